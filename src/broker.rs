@@ -1,0 +1,113 @@
+//! The two ports to a broker: [`Publish`] (out) and [`Feed`] (in).
+//!
+//! Two implementations, [`memory`] and [`crate::pubsub`], held by one contract suite (`tests/contract.rs`). The guarantee
+//! is at least once, in the order of each author; deduplication is the reader's ([`crate::relay`]).
+
+pub mod memory;
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::event::{Event, cloudevent::Undecodable};
+
+/// The largest payload of an event, in bytes. Pub/Sub takes 10,000,000 with attributes and framing; one that is larger
+/// would be refused there, with all that shares its batch.
+pub const MAX_DATA_BYTES: usize = 9_000_000;
+
+/// How long [`Publish::publish`] may take before it gives up.
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The way out: events to the topic.
+#[async_trait]
+pub trait Publish: Send + Sync + 'static {
+    /// Publishes the event and returns once the topic has acknowledged it, within [`PUBLISH_TIMEOUT`]. Events of one
+    /// author reach every feed in the order of their calls. Cancelling the call does not unpublish.
+    async fn publish(&self, event: &Event) -> Result<(), PublishError>;
+
+    /// Waits until nothing is in flight any more. Unbounded: callers put their own limit on it.
+    async fn flush(&self);
+}
+
+/// Why an event was not acknowledged. After [`TimedOut`](Self::TimedOut) and [`Unavailable`](Self::Unavailable) it may
+/// still appear on the topic.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// The event can never be published: too large, or an attribute out of bounds. Do not retry.
+    #[error("event cannot be published: {0}")]
+    Invalid(String),
+    /// Too many events are in flight. Retry later.
+    #[error("too many events in flight")]
+    Overloaded,
+    /// No acknowledgement in time. Retry if a repeat does no harm.
+    #[error("topic did not acknowledge within {} s", PUBLISH_TIMEOUT.as_secs())]
+    TimedOut,
+    /// The topic refused it or cannot be reached. Retry if a repeat does no harm.
+    #[error("topic unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The way in: a pod's own view of the topic.
+#[async_trait]
+pub trait Feed: Send + 'static {
+    /// The next message of the topic, waiting for it and through every outage; `None` only when the feed is closed for
+    /// good. Cancel-safe.
+    async fn next(&mut self) -> Option<Received>;
+
+    /// Whether the topic can be heard, as it changes.
+    fn state(&self) -> watch::Receiver<FeedState>;
+
+    /// Ends the feed and leaves nothing behind at the broker. Unbounded: callers put their own limit on it.
+    async fn close(&mut self);
+}
+
+/// One message off the topic, not yet acknowledged.
+#[derive(Debug)]
+pub struct Received {
+    /// The event in it, or why there is none.
+    pub event: Result<Event, Undecodable>,
+    /// Must be called once the event was handed over, also for a message without an event.
+    pub ack: Ack,
+}
+
+/// Acknowledges one message. Dropped without a call, the message comes again.
+#[must_use = "dropped without `ack`, the message comes again"]
+pub struct Ack(Option<Box<dyn FnOnce() + Send>>);
+
+impl Ack {
+    /// An acknowledgement that calls `ack`.
+    pub fn new(ack: impl FnOnce() + Send + 'static) -> Self {
+        Self(Some(Box::new(ack)))
+    }
+
+    /// For brokers that need none.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// Tells the broker that the message was handed over. Returns at once.
+    pub fn ack(self) {
+        if let Some(ack) = self.0 {
+            ack();
+        }
+    }
+}
+
+impl fmt::Debug for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ack")
+    }
+}
+
+/// Whether a feed hears the topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FeedState {
+    /// It is being created or created anew; the text says what stands in the way, if anything does.
+    Opening(Option<String>),
+    /// What is published from now on arrives.
+    Open,
+    /// It has ended, for good.
+    Closed,
+}

@@ -1,0 +1,4 @@
+//! To come.
+pub mod index;
+pub mod outbox;
+pub mod watcher;

@@ -1,0 +1,4 @@
+//! To come.
+pub mod admin;
+pub mod feed;
+pub mod publisher;
