@@ -1,0 +1,178 @@
+//! Frames as text: the client's read, the server's written.
+//!
+//! Apart from the rules, so that what may be said when and how it is spelled can each be read alone. Reading must never
+//! panic, nor nest without bound, whatever the client sends; what is written is always one JSON object.
+
+use std::{str, sync::Arc};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
+
+use super::Dialect;
+
+/// The longest id that is accepted, in bytes: it comes back with every result. Stock clients count, or send a UUID.
+const MAX_ID: usize = 256;
+
+/// A GraphQL request, as clients of either dialect send it.
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(Debug, PartialEq))]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    /// The document.
+    pub query: String,
+    /// Which of the document's operations to run, if it has several.
+    pub operation_name: Option<String>,
+    /// The values of its variables.
+    pub variables: Option<Map<String, Value>>,
+    /// Whatever else the client says to servers that understand it.
+    pub extensions: Option<Map<String, Value>>,
+}
+
+/// A frame of the client, in either dialect.
+pub(super) enum ClientFrame<'a> {
+    /// `connection_init`.
+    Init { payload: Option<Map<String, Value>> },
+    /// `ping`, with an object or nothing.
+    Ping { payload: Option<&'a RawValue> },
+    /// `pong`.
+    Pong,
+    /// `subscribe`; legacy `start`.
+    Start { id: Arc<str>, request: Request },
+    /// `complete`; legacy `stop`.
+    Stop { id: Arc<str> },
+    /// Legacy `connection_terminate`.
+    Terminate,
+}
+
+/// Why a text is not a frame of the client. The reason is fit for the client, and as long as it pleases.
+pub(super) enum Malformed {
+    /// It is not an object with the fields of a frame.
+    Text(String),
+    /// It is, but there is no such frame.
+    Frame { id: Option<String>, reason: String },
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    id: Option<String>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+impl<'a> ClientFrame<'a> {
+    pub(super) fn parse(dialect: Dialect, text: &'a str) -> Result<Self, Malformed> {
+        let Envelope { kind, id, payload } = object(text).map_err(Malformed::Text)?;
+        let id = id.filter(|id| (1..=MAX_ID).contains(&id.len()));
+        Self::read(dialect, kind.as_deref().unwrap_or_default(), id.as_deref(), payload)
+            .map_err(|reason| Malformed::Frame { id, reason })
+    }
+
+    fn read(
+        dialect: Dialect,
+        kind: &str,
+        id: Option<&str>,
+        payload: Option<&'a RawValue>,
+    ) -> Result<Self, String> {
+        use Dialect::{Legacy, Transport};
+        let id = || id.map(Arc::from).ok_or_else(|| format!("{kind}: `id` must have 1 to {MAX_ID} bytes"));
+        let within = |reason| format!("{kind}: payload: {reason}");
+        Ok(match (dialect, kind) {
+            (_, "connection_init") => {
+                Self::Init { payload: payload.map(|raw| object(raw.get())).transpose().map_err(within)? }
+            }
+            (Transport, "subscribe") | (Legacy, "start") => {
+                let payload = payload.map_or("", RawValue::get);
+                Self::Start { id: id()?, request: object(payload).map_err(within)? }
+            }
+            (Transport, "complete") | (Legacy, "stop") => Self::Stop { id: id()? },
+            (Transport, "ping" | "pong") => {
+                if payload.is_some_and(|raw| !raw.get().starts_with('{')) {
+                    return Err(within(NOT_AN_OBJECT.to_owned()));
+                }
+                if kind == "ping" { Self::Ping { payload } } else { Self::Pong }
+            }
+            (Legacy, "connection_terminate") => Self::Terminate,
+            (Transport, "") => return Err("`type` is missing".to_owned()),
+            (Transport, _) => return Err(format!("clients do not send `{kind}`")),
+            (Legacy, _) => return Err("Invalid message type!".to_owned()),
+        })
+    }
+}
+
+const NOT_AN_OBJECT: &str = "not a JSON object";
+
+/// Reads a JSON object. (serde alone would take an array for a struct, field by field.)
+fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(NOT_AN_OBJECT.to_owned());
+    }
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+/// The frame of one result: what [`super::Action::Start`] gave as its head, and the JSON of an execution result.
+///
+/// On the way of every delivery: one allocation, nothing is parsed or escaped.
+///
+/// # Panics
+/// If the payload is not UTF-8, which no JSON is.
+#[must_use]
+pub fn frame(head: &str, payload: &[u8]) -> String {
+    let payload = str::from_utf8(payload).expect("JSON is UTF-8");
+    let mut frame = String::with_capacity(head.len() + payload.len() + 1);
+    frame.push_str(head);
+    frame.push_str(payload);
+    frame.push('}');
+    frame
+}
+
+/// What the frames of an operation's results begin with.
+pub(super) fn head(dialect: Dialect, id: &str) -> Arc<str> {
+    let kind = match dialect {
+        Dialect::Transport => "next",
+        Dialect::Legacy => "data",
+    };
+    format!(r#"{{"type":"{kind}","id":{},"payload":"#, quoted(id)).into()
+}
+
+pub(super) fn complete(id: &str) -> String {
+    format!(r#"{{"type":"complete","id":{}}}"#, quoted(id))
+}
+
+/// `errors` is a JSON array, which the legacy dialect replaces by its first element.
+pub(super) fn error(dialect: Dialect, id: Option<&str>, errors: &str) -> String {
+    let first = match dialect {
+        Dialect::Transport => None,
+        Dialect::Legacy => {
+            serde_json::from_str::<Vec<&RawValue>>(errors).ok().and_then(|all| all.first().copied())
+        }
+    };
+    let payload = first.map_or(errors, RawValue::get);
+    match id {
+        Some(id) => format!(r#"{{"type":"error","id":{},"payload":{payload}}}"#, quoted(id)),
+        None => format!(r#"{{"type":"error","payload":{payload}}}"#),
+    }
+}
+
+pub(super) fn connection_ack(payload: Option<&Value>) -> String {
+    match payload {
+        Some(payload) => format!(r#"{{"type":"connection_ack","payload":{payload}}}"#),
+        None => r#"{"type":"connection_ack"}"#.to_owned(),
+    }
+}
+
+pub(super) fn connection_error(message: &str) -> String {
+    format!(r#"{{"type":"connection_error","payload":{}}}"#, json!({ "message": message }))
+}
+
+pub(super) fn pong(payload: Option<&RawValue>) -> String {
+    match payload {
+        Some(payload) => format!(r#"{{"type":"pong","payload":{payload}}}"#),
+        None => r#"{"type":"pong"}"#.to_owned(),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
