@@ -8,13 +8,14 @@ pub mod mutation;
 mod operation;
 pub mod subscription;
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use async_graphql::{
     Context, ObjectType, Request, Response, Schema, SchemaBuilder, SubscriptionType,
     futures_util::stream::BoxStream,
 };
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 
 pub use self::{document::Prepared, error::Error, mutation::Outlet};
 use self::{error::Code, operation::Operations};
@@ -106,10 +107,13 @@ impl Engine {
         document::prepare(request)
     }
 
-    /// Runs a query or a mutation for the viewer.
+    /// Runs a query or a mutation for the viewer. A resolver that panics costs its own request only.
     pub async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Response {
         let request = prepared.request.data(viewer).data(self.outlet.clone());
-        error::publicly(self.api.execute(request).await)
+        match AssertUnwindSafe(self.api.execute(request)).catch_unwind().await {
+            Ok(response) => error::publicly(response),
+            Err(_) => error::internal(),
+        }
     }
 
     /// Lets the viewer watch a subscription: its results go to the outbox, marked with `id`, until the guard is dropped.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use opentelemetry::metrics::Meter;
 
 use self::{index::Index, watcher::Watcher};
 pub use self::{
@@ -41,11 +42,21 @@ impl Hub {
         Self::default()
     }
 
+    /// Shows the number of watchers as a metric.
+    pub fn observe(&self, meter: &Meter) {
+        let hub = self.clone();
+        meter
+            .u64_observable_gauge("relay.watchers")
+            .with_description("Watchers now.")
+            .with_callback(move |gauge| gauge.observe(hub.watchers() as u64, &[]))
+            .build();
+    }
+
     /// Lets a watcher in: every event dispatched from now on that is for its viewer reaches its outbox. It leaves when
     /// the returned guard is dropped.
     #[must_use = "the watcher leaves when the guard is dropped"]
     pub fn watch(&self, watch: Watch) -> Watching {
-        let slot = self.index().insert(Arc::new(Watcher::new(watch)));
+        let slot = self.index().insert(Watcher::new(watch));
         Watching::new(self.clone(), slot)
     }
 

@@ -185,3 +185,147 @@ impl Render for Operation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_graphql::{Context, EmptyMutation, Object, Schema, Subscription};
+    use futures_util::{Stream, StreamExt as _};
+
+    use super::*;
+    use crate::graphql::{self, document::prepare, subscription::payloads};
+
+    struct Query;
+
+    #[Object]
+    impl Query {
+        async fn nothing(&self) -> bool {
+            true
+        }
+    }
+
+    #[derive(Clone)]
+    struct Number(u32);
+
+    #[Object]
+    impl Number {
+        async fn value(&self, ctx: &Context<'_>) -> u32 {
+            ctx.data_unchecked::<Arc<AtomicUsize>>().fetch_add(1, Ordering::Relaxed);
+            assert_ne!(self.0, 13, "unlucky");
+            self.0
+        }
+
+        async fn slow(&self) -> u32 {
+            tokio::time::sleep(Duration::from_secs(u64::from(self.0))).await;
+            self.0
+        }
+    }
+
+    struct Numbers;
+
+    #[Subscription]
+    impl Numbers {
+        async fn even(&self, ctx: &Context<'_>) -> impl Stream<Item = Number> {
+            payloads::<Number>(ctx).filter(|number| std::future::ready(number.0.is_multiple_of(2)))
+        }
+
+        async fn all(&self, ctx: &Context<'_>) -> impl Stream<Item = Number> {
+            payloads::<Number>(ctx)
+        }
+    }
+
+    fn operations() -> (Operations, Arc<AtomicUsize>) {
+        let executions = Arc::new(AtomicUsize::new(0));
+        let schema = Schema::build(Query, EmptyMutation, Numbers).data(executions.clone());
+        (Operations::new(graphql::build(schema)), executions)
+    }
+
+    async fn open(operations: &Operations, document: &str) -> Result<Arc<Operation>, serde_json::Value> {
+        let opened = match prepare(Request::new(document)) {
+            Ok(prepared) => operations.open(prepared).await,
+            Err(refusal) => Err(refusal),
+        };
+        opened.map_err(|refusal| serde_json::to_value(&refusal.errors[0]).unwrap())
+    }
+
+    async fn render(operation: &Operation, number: u32) -> Option<serde_json::Value> {
+        let mut event = Event::new("/test".into(), "number", None, Bytes::new());
+        event.id = "e".into();
+        let payload: Payload = Arc::new(Number(number));
+        let bytes = operation.render(&event, &payload).await?;
+        Some(serde_json::from_slice(&bytes).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_same_subscription_is_one_operation_executed_once_an_event() {
+        let (operations, executions) = operations();
+        let first = open(&operations, "subscription { all { value } }").await.unwrap();
+        let second = open(&operations, "subscription { all { value } }").await.unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        let result = render(&first, 1).await.unwrap();
+        assert_eq!(result["data"]["all"]["value"], 1);
+        assert_eq!(result["extensions"]["eventId"], "e");
+        assert_eq!(render(&first, 2).await.unwrap()["data"]["all"]["value"], 2);
+        assert_eq!(executions.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn what_the_resolver_leaves_out_nobody_gets() {
+        let (operations, _) = operations();
+        let even = open(&operations, "subscription { even { value } }").await.unwrap();
+        assert_eq!(render(&even, 1).await, None);
+        assert_eq!(render(&even, 2).await.unwrap()["data"]["even"]["value"], 2);
+        assert_eq!(render(&even, 3).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resolver_may_wait_but_not_for_long() {
+        let (operations, _) = operations();
+        let slow = open(&operations, "subscription { all { slow } }").await.unwrap();
+        assert_eq!(render(&slow, 4).await.unwrap()["data"]["all"]["slow"], 4);
+        assert_eq!(render(&slow, 60).await.unwrap()["errors"][0]["extensions"]["code"], "INTERNAL");
+        assert_eq!(
+            render(&slow, 1).await.unwrap()["data"]["all"]["slow"],
+            1,
+            "the next event is not its concern"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_panics_costs_one_event_one_error() {
+        let (operations, _) = operations();
+        let all = open(&operations, "subscription { all { value } }").await.unwrap();
+        assert_eq!(render(&all, 13).await.unwrap()["errors"][0]["extensions"]["code"], "INTERNAL");
+        assert_eq!(render(&all, 1).await.unwrap()["data"]["all"]["value"], 1);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_validate_is_refused_before_it_watches() {
+        let (operations, _) = operations();
+        for (document, code) in [
+            ("subscription { all { nonsense } }", "GRAPHQL_VALIDATION_FAILED"),
+            ("subscription { all { value } even { value } }", "GRAPHQL_VALIDATION_FAILED"),
+            ("subscription { ... on Numbers { all { value } } }", "GRAPHQL_VALIDATION_FAILED"),
+            ("subscription {", "GRAPHQL_PARSE_FAILED"),
+            ("", "BAD_REQUEST"),
+        ] {
+            let error = open(&operations, document).await.err().unwrap();
+            assert_eq!(error["extensions"]["code"], code, "{document}");
+        }
+    }
+
+    #[tokio::test]
+    async fn operations_that_nobody_watches_make_room() {
+        let (operations, _) = operations();
+        let document = |n: usize| format!("subscription Name{n} {{ all {{ value }} }}");
+        let mut held = Vec::new();
+        for n in 0..MAX_OPERATIONS {
+            held.push(open(&operations, &document(n)).await.unwrap());
+        }
+        let error = open(&operations, &document(MAX_OPERATIONS)).await.err().unwrap();
+        assert_eq!(error["extensions"]["code"], "LIMIT_REACHED");
+        held.pop();
+        assert!(open(&operations, &document(MAX_OPERATIONS)).await.is_ok());
+    }
+}

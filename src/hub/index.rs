@@ -21,14 +21,16 @@ pub struct Index {
 
 impl Index {
     /// Adds the watcher and returns its slot.
-    pub fn insert(&mut self, watcher: Arc<Watcher>) -> usize {
-        let slot = self.watchers.insert(watcher.clone());
+    pub fn insert(&mut self, watcher: Watcher) -> usize {
+        let entry = self.watchers.vacant_entry();
+        let slot = entry.key();
         if !watcher.viewer.interests.keys().is_empty() {
             let keys = self.fields.entry(watcher.field.clone()).or_default();
             for key in watcher.viewer.interests.keys() {
                 keys.entry(key.clone()).or_default().insert(slot);
             }
         }
+        entry.insert(Arc::new(watcher));
         slot
     }
 
