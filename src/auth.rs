@@ -1,3 +1,318 @@
-//! To come.
+//! Who is asking: turns what a client sent as its authorization into a viewer, or a refusal.
+//!
+//! One gate for every transport, so that HTTP and WebSocket cannot come to differ. It never logs, stores or returns a
+//! token, and never lets a viewer pass whom the domain does not know.
+
 pub mod demo;
+pub mod jwks;
 pub mod jwt;
+
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use thiserror::Error;
+
+use crate::{audience::Viewer, contract::Domain};
+
+/// The longest authorization looked at, in bytes: twice what common proxies let through as one header.
+pub const MAX_AUTHORIZATION: usize = 16 * 1024;
+
+/// How tokens are checked.
+#[derive(Clone, Debug)]
+pub enum Settings {
+    /// A token is the name of a user, and anybody may say any: for a laptop only.
+    Demo,
+    /// A token is a signed JWT.
+    Jwt(jwt::Settings),
+}
+
+/// Whom a token lets in, and for how long.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    /// The user behind the token.
+    pub viewer: Arc<Viewer>,
+    /// When the connection that showed the token must end; `None`: never. Always later than the moment of admission.
+    pub expires: Option<SystemTime>,
+}
+
+/// Why the authenticator cannot be opened. Each is the operator's to mend; none names a secret.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    /// A short secret can be guessed from one token.
+    #[error(
+        "RELAY_JWT_SECRET has {0} bytes, HS256 needs at least 32: make one with `openssl rand -base64 48`"
+    )]
+    ShortSecret(usize),
+    /// The key set's file is absent, unreadable or not a key set.
+    #[error("cannot use the JWKS file {} of RELAY_JWT_JWKS: name a readable JSON file {{\"keys\": [...]}}", path.display())]
+    JwksFile {
+        /// The file as configured.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: jwks::LoadError,
+    },
+    /// The address cannot be asked. One that merely does not answer is not an error.
+    #[error("the JWKS address of RELAY_JWT_JWKS is not a URL that starts with http:// or https://")]
+    JwksUrl,
+    /// No HTTP client: the system's root certificates cannot be read.
+    #[error("cannot set up HTTPS for the JWKS address: are the system's CA certificates installed?")]
+    HttpClient(#[source] reqwest::Error),
+}
+
+/// Why nobody is let in. The text is fit for the client: it holds nothing of the token.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum AuthError {
+    /// There is no token.
+    #[error("a token is required")]
+    Missing,
+    /// More than [`MAX_AUTHORIZATION`]; not looked at.
+    #[error("the token is too long")]
+    TooLong,
+    /// Not `Bearer <token>`, or not a JWT that can be read.
+    #[error("the token is malformed")]
+    Malformed,
+    /// The header asks for an algorithm that is not the key's.
+    #[error("the token's algorithm is not accepted")]
+    WrongAlgorithm,
+    /// Signed by somebody else, or changed since.
+    #[error("the token's signature is wrong")]
+    BadSignature,
+    /// No `exp`: a token that never ends is not accepted.
+    #[error("the token has no expiry")]
+    MissingExpiry,
+    /// Past its `exp`. The client may come back with a fresh one.
+    #[error("the token has expired")]
+    Expired,
+    /// Before its `nbf`. The client may come back later.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    /// `iss` is not the configured one.
+    #[error("the token is from another issuer")]
+    WrongIssuer,
+    /// `aud` does not hold the configured audience, or names one where none is configured.
+    #[error("the token is for another audience")]
+    WrongAudience,
+    /// The issuer says that the e-mail has not been verified, and nothing else names a user.
+    #[error("the token's e-mail is not verified")]
+    UnverifiedEmail,
+    /// No key of the set, or more than one, could have signed it.
+    #[error("the token's key is unknown")]
+    UnknownKey,
+    /// Genuine, and the domain has no such user.
+    #[error("the token's user is unknown")]
+    UnknownUser,
+    /// The key set cannot be loaded, so nothing is known about the token: the client may retry it.
+    #[error("tokens cannot be checked at the moment")]
+    KeysUnavailable,
+}
+
+impl AuthError {
+    /// A stable label for metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::TooLong => "too_long",
+            Self::Malformed => "malformed",
+            Self::WrongAlgorithm => "wrong_algorithm",
+            Self::BadSignature => "bad_signature",
+            Self::MissingExpiry => "missing_expiry",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::WrongIssuer => "wrong_issuer",
+            Self::WrongAudience => "wrong_audience",
+            Self::UnverifiedEmail => "unverified_email",
+            Self::UnknownKey => "unknown_key",
+            Self::UnknownUser => "unknown_user",
+            Self::KeysUnavailable => "keys_unavailable",
+        }
+    }
+}
+
+/// The gate. Cheap to clone; all clones share one key set.
+#[derive(Clone)]
+pub struct Authenticator {
+    scheme: Arc<Scheme>,
+    domain: Arc<dyn Domain>,
+}
+
+enum Scheme {
+    Demo,
+    Jwt(Box<jwt::Verifier>),
+}
+
+impl Authenticator {
+    /// Checks the settings and loads the keys. A JWKS address that does not answer only delays this (up to
+    /// [`jwks::FETCH_TIMEOUT`]): it is asked again when a token comes.
+    ///
+    /// # Errors
+    /// [`SetupError`]: the settings cannot work.
+    pub async fn open(settings: Settings, domain: Arc<dyn Domain>) -> Result<Self, SetupError> {
+        let scheme = match settings {
+            Settings::Demo => Scheme::Demo,
+            Settings::Jwt(settings) => Scheme::Jwt(Box::new(jwt::Verifier::open(settings).await?)),
+        };
+        Ok(Self { scheme: Arc::new(scheme), domain })
+    }
+
+    /// Lets in the user whom the authorization names: `Bearer <token>` in whatever case, or the bare token.
+    ///
+    /// Answers at once, unless a key set must be loaded first (see [`jwks`]); dropping the future does no harm.
+    ///
+    /// # Errors
+    /// [`AuthError`]: who is not let in, and why.
+    pub async fn admit(&self, authorization: Option<&str>) -> Result<Pass, AuthError> {
+        let token = token(authorization)?;
+        match &*self.scheme {
+            Scheme::Demo => demo::admit(token, &*self.domain),
+            Scheme::Jwt(verifier) => verifier.admit(token, &*self.domain).await,
+        }
+    }
+}
+
+fn token(authorization: Option<&str>) -> Result<&str, AuthError> {
+    let value = authorization.ok_or(AuthError::Missing)?;
+    if value.len() > MAX_AUTHORIZATION {
+        return Err(AuthError::TooLong);
+    }
+    let value = value.trim_matches(' ');
+    if value.is_empty() || value.eq_ignore_ascii_case("bearer") {
+        return Err(AuthError::Missing);
+    }
+    let token = match value.split_once(' ') {
+        None => value,
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start_matches(' '),
+        Some(_) => return Err(AuthError::Malformed),
+    };
+    if token.contains(char::is_whitespace) {
+        return Err(AuthError::Malformed);
+    }
+    Ok(token)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp, jwk::Jwk};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        contract::{Fact, Identity, Unreadable},
+        event::Event,
+    };
+
+    /// Two users: `1` (ZELO) and `2` (ZEWI), with e-mails.
+    struct TwoUsers;
+
+    impl Domain for TwoUsers {
+        fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
+            let user = match identity {
+                Identity::Demo("ZELO") | Identity::Subject("1") | Identity::Email("user-1@gmail.com") => "1",
+                Identity::Demo("ZEWI") | Identity::Subject("2") | Identity::Email("user-2@gmail.com") => "2",
+                _ => return None,
+            };
+            Some(Viewer { user: user.into(), interests: Default::default() })
+        }
+
+        fn read(&self, _: &Event) -> Result<Fact, Unreadable> {
+            Err(Unreadable::UnknownType)
+        }
+
+        fn apply(&self, _: &Event, _: &Fact) {}
+    }
+
+    pub(super) async fn open(settings: Settings) -> Result<Authenticator, SetupError> {
+        Authenticator::open(settings, Arc::new(TwoUsers)).await
+    }
+
+    /// Somebody who signs tokens.
+    #[derive(Clone)]
+    pub(super) struct Issuer {
+        pub(super) header: Header,
+        pub(super) key: EncodingKey,
+    }
+
+    impl Issuer {
+        pub(super) fn secret(secret: &str) -> Self {
+            Self { header: Header::new(Algorithm::HS256), key: EncodingKey::from_secret(secret.as_bytes()) }
+        }
+
+        /// ES256 with a new key.
+        pub(super) fn ec(id: &str) -> Self {
+            let key = rcgen::KeyPair::generate().unwrap();
+            Self::with_id(id, Algorithm::ES256, EncodingKey::from_ec_der(key.serialized_der()))
+        }
+
+        /// RS256, always with the same key.
+        pub(super) fn rsa(id: &str) -> Self {
+            let key = include_bytes!("../tests/keys/test-only-rsa2048.der");
+            Self::with_id(id, Algorithm::RS256, EncodingKey::from_rsa_der(key))
+        }
+
+        fn with_id(id: &str, algorithm: Algorithm, key: EncodingKey) -> Self {
+            let header = Header { kid: Some(id.into()), ..Header::new(algorithm) };
+            Self { header, key }
+        }
+
+        /// The same key, without its id in the tokens.
+        pub(super) fn nameless(&self) -> Self {
+            Self { header: Header { kid: None, ..self.header.clone() }, key: self.key.clone() }
+        }
+
+        /// The public key, as a JWKS lists it.
+        pub(super) fn jwk(&self) -> Value {
+            let mut jwk = Jwk::from_encoding_key(&self.key, self.header.alg).unwrap();
+            jwk.common.key_id.clone_from(&self.header.kid);
+            serde_json::to_value(jwk).unwrap()
+        }
+
+        /// An authorization with these claims.
+        pub(super) fn sign(&self, claims: &Value) -> String {
+            format!("Bearer {}", encode(&self.header, claims, &self.key).unwrap())
+        }
+
+        /// An authorization of user `1` for a minute.
+        pub(super) fn token(&self) -> String {
+            self.sign(&json!({ "sub": "1", "exp": get_current_timestamp() + 60 }))
+        }
+    }
+
+    async fn demo(authorization: Option<&str>) -> Result<Pass, AuthError> {
+        open(Settings::Demo).await.unwrap().admit(authorization).await
+    }
+
+    #[tokio::test]
+    async fn a_demo_token_names_its_user_for_ever() {
+        for value in ["Bearer ZEWI", "bearer ZEWI", "BEARER   ZEWI", " Bearer ZEWI ", "ZEWI"] {
+            let pass = demo(Some(value)).await.expect(value);
+            assert_eq!((&*pass.viewer.user, pass.expires), ("2", None), "{value:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_token_is_refused_by_its_reason() {
+        let long = "x".repeat(MAX_AUTHORIZATION + 1);
+        for (value, error) in [
+            (None, AuthError::Missing),
+            (Some(""), AuthError::Missing),
+            (Some("  "), AuthError::Missing),
+            (Some("Bearer"), AuthError::Missing),
+            (Some("bearer  "), AuthError::Missing),
+            (Some("Basic ZEWI"), AuthError::Malformed),
+            (Some("Bearer ZEWI ZELO"), AuthError::Malformed),
+            (Some("Bearer\tZEWI"), AuthError::Malformed),
+            (Some("ZEWI\u{a0}"), AuthError::Malformed),
+            (Some("Bearer NOBODY"), AuthError::UnknownUser),
+            (Some(&long), AuthError::TooLong),
+        ] {
+            assert_eq!(demo(value).await.err(), Some(error), "{:?}", value.map(|value| value.get(..20)));
+        }
+        let longest = "x".repeat(MAX_AUTHORIZATION);
+        assert_eq!(demo(Some(&longest)).await.err(), Some(AuthError::UnknownUser));
+    }
+
+    #[test]
+    fn a_gate_can_be_shared_between_threads() {
+        fn shared<T: Clone + Send + Sync + 'static>() {}
+        shared::<Authenticator>();
+    }
+}

@@ -1,1 +1,249 @@
-//! To come.
+//! The command line and the environment, read once into typed settings.
+//!
+//! One table ([`SETTINGS`]) is what `--help`, `docs/CONFIG.md` and the parser share, so that none can know a setting that
+//! another does not. Every problem is reported at once. It must never print a secret, and nothing else reads the
+//! environment.
+
+mod command_line;
+mod reader;
+mod setting;
+mod table;
+mod value;
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use self::{reader::Reader, table as t};
+pub use self::{
+    setting::{Concern, Fallback, Only, Setting, Unit, Values},
+    table::SETTINGS,
+};
+use crate::{auth, telemetry::LogFormat, web::Origins};
+
+/// The exit code of a command line or an environment that cannot be used: `EX_USAGE` of sysexits.h.
+pub const EX_USAGE: u8 = 64;
+
+/// The environment, as the process was given it.
+pub type Environment = BTreeMap<OsString, OsString>;
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Run one pod.
+    Serve(Settings),
+    /// Run several pods in one process, on neighbouring ports.
+    Cluster {
+        /// What all the pods share; [`Settings::listen`] is the first pod's, [`Settings::pod`] and [`Settings::broker`]
+        /// are for the cluster to choose.
+        settings: Settings,
+        /// How many, 1 to 64.
+        pods: u16,
+        /// The first pod's port; those of all the others fit below 65536.
+        first_port: u16,
+        /// `CLOUDSDK_ROOT_DIR`: where the Cloud SDK is installed.
+        cloudsdk_root: Option<PathBuf>,
+        /// `PATH`: where to look for `gcloud`.
+        path: Option<OsString>,
+        /// `PUBSUB_EMULATOR_HOST`, as `HOST:PORT`: an emulator that runs already.
+        emulator_host: Option<String>,
+    },
+    /// Print the GraphQL schema.
+    Schema,
+}
+
+/// Everything that a pod can be told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `RELAY_LISTEN`, else `PORT` on all addresses: where clients connect.
+    pub listen: SocketAddr,
+    /// `RELAY_ADMIN_LISTEN`: where probes and metrics are served; `None`: on [`listen`](Self::listen).
+    pub admin_listen: Option<SocketAddr>,
+    /// `RELAY_BROKER`.
+    pub broker: Broker,
+    /// `RELAY_POD`, else `POD_NAME`, else random: 1 to 63 lowercase letters, digits and hyphens.
+    pub pod: String,
+    /// `RELAY_AUTH` and `RELAY_JWT_*`.
+    pub auth: auth::Settings,
+    /// `RELAY_DIRECTORY`: a readable file; `None`: the built-in directory. Its content is the domain's to check.
+    pub directory: Option<PathBuf>,
+    /// `RELAY_ALLOWED_ORIGINS`.
+    pub allowed_origins: Origins,
+    /// `RELAY_REPLAY_WINDOW`: how far back a client can resume.
+    pub replay_window: Duration,
+    /// `RELAY_REPLAY_BYTES`: what the window may hold.
+    pub replay_bytes: usize,
+    /// `RELAY_QUEUE_BYTES`: what may wait for one connection.
+    pub queue_bytes: usize,
+    /// `RELAY_MAX_CONNECTIONS`: for this pod.
+    pub max_connections: usize,
+    /// `RELAY_MAX_WATCHERS`: for each connection.
+    pub max_watchers: usize,
+    /// `RELAY_DRAIN_DEADLINE`: from SIGTERM to the end, whatever is left.
+    pub drain_deadline: Duration,
+    /// `RELAY_LOG`: a valid filter of `tracing-subscriber`.
+    pub log: String,
+    /// `RELAY_LOG_FORMAT`.
+    pub log_format: LogFormat,
+    /// Variables that begin with `RELAY_` and are no setting: probably misspelt, worth a warning.
+    pub unknown: Vec<String>,
+}
+
+/// Where events come from and go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Broker {
+    /// Inside this process: no other pod hears anything.
+    Memory,
+    /// A topic of Cloud Pub/Sub.
+    PubSub {
+        /// The project's id.
+        project: String,
+        /// The topic's id: at most 150 characters, so that a feed's name, which adds the pod's, stays within 255.
+        topic: String,
+        /// `HOST:PORT` of the emulator that stands in for Google.
+        emulator: Option<String>,
+    },
+}
+
+/// Why there is no command to run: help was asked for, or something is wrong. Print it and exit.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What to print, final newline included.
+    pub text: String,
+    /// The exit code: 0 for help and version, else [`EX_USAGE`].
+    pub code: u8,
+    /// Whether the text was asked for and belongs on stdout rather than stderr.
+    pub to_stdout: bool,
+}
+
+/// Reads the process's own arguments and environment.
+///
+/// # Errors
+/// A [`Refusal`], which names every problem that there is.
+pub fn parse() -> Result<Command, Refusal> {
+    parse_from(std::env::args_os(), &std::env::vars_os().collect())
+}
+
+/// Reads these arguments, the first of which is the program's name, in this environment. Of the machine it touches only
+/// the files that settings name.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_from(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+) -> Result<Command, Refusal> {
+    let matches = command_line::command().try_get_matches_from(arguments).map_err(|problem| Refusal {
+        text: problem.render().to_string(),
+        code: if problem.use_stderr() { EX_USAGE } else { 0 },
+        to_stdout: !problem.use_stderr(),
+    })?;
+    let (name, flags) = matches.subcommand().unwrap_or(("serve", &matches));
+    let mut reader = Reader::new(flags, environment);
+    let command = match name {
+        "schema" => Command::Schema,
+        "cluster" => cluster(&mut reader),
+        _ => serve(&mut reader),
+    };
+    reader.finish().map(|()| command)
+}
+
+/// One pod.
+fn serve(reader: &mut Reader<'_>) -> Command {
+    let port = match reader.is_given(&t::LISTEN) {
+        true => None,
+        false => reader.optional(&t::PORT, value::port),
+    };
+    let listen = match port {
+        Some(port) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+        None => reader.required(&t::LISTEN, value::address),
+    };
+    let admin_listen = reader.optional(&t::ADMIN_LISTEN, value::address);
+    if admin_listen == Some(listen) && listen.port() != 0 {
+        reader
+            .refuse(&t::ADMIN_LISTEN, "is the clients' address: give another, or unset it to share that one");
+    }
+    let broker = match reader.required(&t::BROKER, value::broker) {
+        Broker::PubSub { project, topic, .. } => {
+            Broker::PubSub { project, topic, emulator: reader.optional(&t::EMULATOR_HOST, value::host_port) }
+        }
+        Broker::Memory => Broker::Memory,
+    };
+    let pod = match reader.is_given(&t::POD) {
+        true => reader.optional(&t::POD, value::pod),
+        false => reader.optional(&t::POD_NAME, value::pod),
+    };
+    let settings = Settings {
+        listen,
+        admin_listen,
+        broker,
+        pod: pod.unwrap_or_else(value::random_pod),
+        ..shared(reader)
+    };
+    let is_real = matches!(settings.broker, Broker::PubSub { emulator: None, .. });
+    if is_real && !reader.is_given(&t::EMULATOR_HOST) && reader.is_demo() {
+        reader.refuse(
+            &t::AUTH,
+            "demo lets anybody in and is refused with a real Pub/Sub project: set it to jwt, or PUBSUB_EMULATOR_HOST",
+        );
+    }
+    Command::Serve(settings)
+}
+
+/// Several pods.
+fn cluster(reader: &mut Reader<'_>) -> Command {
+    for setting in SETTINGS.iter().flat_map(|concern| concern.settings) {
+        // PORT and POD_NAME belong to whatever the process runs in: nobody expects the cluster to follow them.
+        let is_ours = setting.variable.is_some_and(|variable| variable.starts_with("RELAY_"));
+        if setting.only == Some(Only::Serve) && is_ours && reader.is_given(setting) {
+            reader.refuse(setting, "is not for cluster, which chooses its own: unset it, or run serve");
+        }
+    }
+    let pods = u16::try_from(reader.amount(&t::PODS)).expect("the table bounds it");
+    let first_port = u16::try_from(reader.amount(&t::FIRST_PORT)).expect("the table bounds it");
+    if first_port.checked_add(pods - 1).is_none() {
+        reader.refuse(&t::FIRST_PORT, "leaves too few ports below 65536 for all the pods: give a lower one");
+    }
+    Command::Cluster {
+        settings: Settings { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, first_port)), ..shared(reader) },
+        pods,
+        first_port,
+        cloudsdk_root: reader.raw(&t::CLOUDSDK_ROOT_DIR).map(PathBuf::from),
+        path: reader.raw(&t::PATH).map(OsStr::to_owned),
+        emulator_host: reader.optional(&t::EMULATOR_HOST, value::host_port),
+    }
+}
+
+/// The settings that both commands know, around placeholders for those that only one does.
+fn shared(reader: &mut Reader<'_>) -> Settings {
+    let auth = reader.auth();
+    let own = match auth {
+        auth::Settings::Demo => Origins::Localhost,
+        auth::Settings::Jwt(_) => Origins::Same,
+    };
+    Settings {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        admin_listen: None,
+        broker: Broker::Memory,
+        pod: String::new(),
+        auth,
+        directory: reader.optional(&t::DIRECTORY, value::readable_file),
+        allowed_origins: reader.optional(&t::ALLOWED_ORIGINS, value::origins).unwrap_or(own),
+        replay_window: Duration::from_nanos(reader.amount(&t::REPLAY_WINDOW)),
+        replay_bytes: reader.size(&t::REPLAY_BYTES),
+        queue_bytes: reader.size(&t::QUEUE_BYTES),
+        max_connections: reader.size(&t::MAX_CONNECTIONS),
+        max_watchers: reader.size(&t::MAX_WATCHERS),
+        drain_deadline: Duration::from_nanos(reader.amount(&t::DRAIN_DEADLINE)),
+        log: reader.required(&t::LOG, value::log_filter),
+        log_format: reader.required(&t::LOG_FORMAT, value::log_format),
+        unknown: reader.unknown(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,13 +4,11 @@
 //! The relay carries envelopes; a [`Domain`] says whose token it is, what an event means, whom it is for, and which
 //! state it changes. Its GraphQL schema comes beside it (see [`crate::graphql::Api`]). Nothing here may name a domain.
 
-use std::{any::Any, sync::Arc};
-
 use thiserror::Error;
 
 use crate::{
     audience::{Audience, Viewer},
-    event::Event,
+    event::{Event, Payload},
 };
 
 /// Whom a checked token names. The domain finds the user behind it.
@@ -32,7 +30,7 @@ pub struct Fact {
     /// Whom among those watchers it is for.
     pub audience: Audience,
     /// The decoded payload, which the field's resolver takes by its type ([`crate::graphql::subscription::payloads`]).
-    pub payload: Arc<dyn Any + Send + Sync>,
+    pub payload: Payload,
 }
 
 /// Why an event means nothing to the domain. Neither stops the feed; each is counted apart.

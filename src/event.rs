@@ -5,10 +5,13 @@
 
 pub mod cloudevent;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{any::Any, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use uuid::Uuid;
+
+/// An event's data as the domain decoded it, for the resolvers that take it by its type.
+pub type Payload = Arc<dyn Any + Send + Sync>;
 
 /// One thing that happened, as every pod sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,1 +1,67 @@
-//! To come.
+//! Whether this pod should get traffic (readiness) and whether it should live (liveness).
+//!
+//! A pod is ready when its feed hears the topic and it is not draining; it is alive as long as it answers at all, since
+//! no outage of the broker is cured by a restart.
+
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::FeedState;
+
+/// The gates that readiness depends on. Clones look at the same gates.
+#[derive(Clone, Debug)]
+pub struct Health {
+    feed: watch::Receiver<FeedState>,
+    drain: CancellationToken,
+}
+
+/// Whether the pod is ready, and what keeps it from that, as `/readyz` answers it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// No gate is shut.
+    pub ready: bool,
+    /// One line for each gate that is.
+    pub reasons: Vec<String>,
+}
+
+impl Health {
+    /// Readiness of a pod with this feed, which stops when `drain` is cancelled.
+    #[must_use]
+    pub const fn new(feed: watch::Receiver<FeedState>, drain: CancellationToken) -> Self {
+        Self { feed, drain }
+    }
+
+    /// Looks at every gate.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let mut reasons = Vec::new();
+        match &*self.feed.borrow() {
+            FeedState::Open => {}
+            FeedState::Opening(None) => reasons.push("feed: opening".to_owned()),
+            FeedState::Opening(Some(why)) => reasons.push(format!("feed: {why}")),
+            FeedState::Closed => reasons.push("feed: closed".to_owned()),
+        }
+        if self.drain.is_cancelled() {
+            reasons.push("draining".to_owned());
+        }
+        Readiness { ready: reasons.is_empty(), reasons }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_shut_gate_is_named() {
+        let (state, feed) = watch::channel(FeedState::Opening(Some("no such topic".to_owned())));
+        let drain = CancellationToken::new();
+        let health = Health::new(feed, drain.clone());
+        assert_eq!(health.readiness().reasons, ["feed: no such topic"]);
+        state.send_replace(FeedState::Open);
+        assert!(health.readiness().ready);
+        drain.cancel();
+        assert_eq!(health.readiness(), Readiness { ready: false, reasons: vec!["draining".to_owned()] });
+    }
+}

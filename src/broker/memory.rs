@@ -1,1 +1,360 @@
-//! To come.
+//! The topic of a single process: a log in memory, and for each feed a position in it.
+//!
+//! It lets the relay run with nothing beside it, and stands in for Pub/Sub in tests; what Pub/Sub refuses it refuses too.
+//! It must never lose an event silently: full of what a feed has not taken yet, it makes publishers wait and says so.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::{Instant, timeout},
+};
+
+use crate::{
+    broker::{Ack, Feed, FeedState, MAX_DATA_BYTES, PUBLISH_TIMEOUT, Publish, PublishError, Received},
+    event::{Event, cloudevent},
+};
+
+/// The topic. Clones are the same topic; it lives as long as one of them or one of its feeds.
+#[derive(Clone)]
+pub struct Topic(Arc<Shared>);
+
+struct Shared {
+    retention: Duration,
+    max_bytes: usize,
+    log: Mutex<Log>,
+    /// Publishers pass one by one in the order of their calls, or a small event would overtake a large one that waits
+    /// for room.
+    turn: Semaphore,
+    /// The log has grown: wakes every feed.
+    grown: Notify,
+    /// A feed has moved on or ended: wakes the publisher whose turn it is, the only one that waits here.
+    moved: Notify,
+}
+
+#[derive(Default)]
+struct Log {
+    events: VecDeque<Entry>,
+    /// The position of the first of `events`; positions count from the topic's beginning.
+    first: u64,
+    /// What `events` weigh together.
+    bytes: usize,
+    /// The position that each open feed takes next, by the feed's number.
+    feeds: HashMap<u64, u64>,
+    feeds_opened: u64,
+    last_published: Option<SystemTime>,
+}
+
+struct Entry {
+    event: Event,
+    bytes: usize,
+    since: Instant,
+}
+
+impl Topic {
+    /// An empty topic that keeps an event for `retention` and keeps `max_bytes` of them, beyond both of which it forgets
+    /// the oldest ones, but none that an open feed has yet to take.
+    #[must_use]
+    pub fn new(retention: Duration, max_bytes: usize) -> Self {
+        Self(Arc::new(Shared {
+            retention,
+            max_bytes,
+            log: Mutex::default(),
+            turn: Semaphore::new(1),
+            grown: Notify::new(),
+            moved: Notify::new(),
+        }))
+    }
+
+    /// A feed that is open at once and begins with the oldest event kept, as one on Pub/Sub does that was sought back.
+    /// Until it is closed or dropped the topic keeps for it what it has not taken.
+    #[must_use]
+    pub fn open_feed(&self) -> MemoryFeed {
+        let mut log = self.0.log();
+        log.trim(self.0.retention, self.0.max_bytes);
+        let number = log.feeds_opened;
+        log.feeds_opened += 1;
+        let first = log.first;
+        log.feeds.insert(number, first);
+        drop(log);
+        MemoryFeed { topic: Arc::clone(&self.0), number, state: watch::Sender::new(FeedState::Open) }
+    }
+}
+
+#[async_trait]
+impl Publish for Topic {
+    async fn publish(&self, event: &Event) -> Result<(), PublishError> {
+        validate(event)?;
+        let room = timeout(PUBLISH_TIMEOUT, async {
+            let turn = self.0.turn.acquire().await.expect("the semaphore is never closed");
+            while !self.0.append(event) {
+                self.0.moved.notified().await;
+            }
+            drop(turn);
+        });
+        room.await.map_err(|_elapsed| PublishError::Overloaded)
+    }
+
+    async fn flush(&self) {
+        // turns are taken in order, so that when this one comes all publishers before it are through
+        drop(self.0.turn.acquire().await);
+    }
+}
+
+/// Refuses what Pub/Sub and its readers would refuse.
+fn validate(event: &Event) -> Result<(), PublishError> {
+    if event.data.is_empty() {
+        return Err(PublishError::Invalid("no data".to_owned()));
+    }
+    if event.data.len() > MAX_DATA_BYTES {
+        let text = format!("{} bytes of data, at most {MAX_DATA_BYTES}", event.data.len());
+        return Err(PublishError::Invalid(text));
+    }
+    cloudevent::check(event).map_err(|error| PublishError::Invalid(error.to_string()))
+}
+
+impl Shared {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        // no code under the lock panics halfway through a change
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there was room for the event.
+    fn append(&self, event: &Event) -> bool {
+        let bytes = weight(event);
+        let mut log = self.log();
+        log.trim(self.retention, self.max_bytes.saturating_sub(bytes));
+        // one event alone always fits, however small the topic
+        if !log.events.is_empty() && log.bytes + bytes > self.max_bytes {
+            return false;
+        }
+        let mut event = event.clone();
+        event.published = Some(log.stamp());
+        log.bytes += bytes;
+        log.events.push_back(Entry { event, bytes, since: Instant::now() });
+        drop(log);
+        self.grown.notify_waiters();
+        true
+    }
+
+    fn end(&self, feed: u64) {
+        self.log().feeds.remove(&feed);
+        self.moved.notify_one();
+    }
+}
+
+impl Log {
+    /// Forgets the oldest events that are too old or too many bytes, up to the first that a feed has yet to take.
+    fn trim(&mut self, retention: Duration, max_bytes: usize) {
+        let taken_by_all = self.feeds.values().copied().min().unwrap_or(u64::MAX);
+        while let Some(oldest) = self.events.front()
+            && self.first < taken_by_all
+            && (self.bytes > max_bytes || oldest.since.elapsed() > retention)
+        {
+            self.bytes -= oldest.bytes;
+            self.first += 1;
+            self.events.pop_front();
+        }
+    }
+
+    /// A time of publishing that no event had before, so that the order by it is total.
+    fn stamp(&mut self) -> SystemTime {
+        let now = SystemTime::now();
+        let published = match self.last_published {
+            Some(last) if last >= now => last + Duration::from_nanos(1),
+            _ => now,
+        };
+        self.last_published = Some(published);
+        published
+    }
+
+    /// The next event of the feed, if there is one yet; the feed must be open.
+    fn take(&mut self, feed: u64) -> Option<Event> {
+        let position = self.feeds.get_mut(&feed)?;
+        let index = usize::try_from(*position - self.first).ok()?;
+        let entry = self.events.get(index)?;
+        *position += 1;
+        Some(entry.event.clone())
+    }
+}
+
+/// What the event weighs against the topic's bound, in bytes.
+fn weight(event: &Event) -> usize {
+    let texts = [
+        Some(&event.id),
+        Some(&event.source),
+        Some(&event.kind),
+        event.author.as_ref(),
+        event.trace.as_ref(),
+    ];
+    mem::size_of::<Entry>()
+        + event.data.len()
+        + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
+}
+
+/// One reader of a [`Topic`]: takes every event once, in the order of publishing.
+///
+/// Its events need no acknowledgement, since a hand-over within the process cannot be lost. Dropped, it is closed.
+pub struct MemoryFeed {
+    topic: Arc<Shared>,
+    number: u64,
+    state: watch::Sender<FeedState>,
+}
+
+#[async_trait]
+impl Feed for MemoryFeed {
+    async fn next(&mut self) -> Option<Received> {
+        loop {
+            // before the look at the log, or a publish between the two would go unheard
+            let grown = self.topic.grown.notified();
+            if *self.state.borrow() == FeedState::Closed {
+                return None;
+            }
+            let taken = self.topic.log().take(self.number);
+            if let Some(event) = taken {
+                self.topic.moved.notify_one();
+                return Some(Received { event: Ok(event), ack: Ack::none() });
+            }
+            grown.await;
+        }
+    }
+
+    fn state(&self) -> watch::Receiver<FeedState> {
+        self.state.subscribe()
+    }
+
+    async fn close(&mut self) {
+        self.topic.end(self.number);
+        self.state.send_replace(FeedState::Closed);
+    }
+}
+
+impl Drop for MemoryFeed {
+    fn drop(&mut self) {
+        self.topic.end(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn event(data: &'static str) -> Event {
+        Event::new("/pods/test".into(), "test.v1", None, Bytes::from_static(data.as_bytes()))
+    }
+
+    /// A topic with room for this many events of [`event`] with one byte of data.
+    fn topic_of(events: usize) -> Topic {
+        Topic::new(HOUR, events * weight(&event("x")))
+    }
+
+    fn next(feed: &mut MemoryFeed) -> Option<Event> {
+        feed.next().now_or_never().map(|received| received.unwrap().event.unwrap())
+    }
+
+    fn data(feed: &mut MemoryFeed) -> Vec<Bytes> {
+        std::iter::from_fn(|| next(feed)).map(|event| event.data).collect()
+    }
+
+    #[tokio::test]
+    async fn times_of_publishing_only_grow() {
+        let topic = topic_of(200);
+        let mut feed = topic.open_feed();
+        for _ in 0..100 {
+            topic.publish(&event("x")).await.unwrap();
+        }
+        let times: Vec<_> =
+            std::iter::from_fn(|| next(&mut feed)).map(|event| event.published.unwrap()).collect();
+        assert_eq!(times.len(), 100);
+        assert!(times.is_sorted_by(|a, b| a < b));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_too_old_is_forgotten_once_every_feed_has_taken_it() {
+        let topic = topic_of(100);
+        let mut slow = topic.open_feed();
+        topic.publish(&event("a")).await.unwrap();
+        tokio::time::advance(HOUR + Duration::from_secs(1)).await;
+        topic.publish(&event("b")).await.unwrap();
+        assert_eq!(data(&mut slow), ["a", "b"]);
+        assert_eq!(data(&mut topic.open_feed()), ["b"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_is_forgotten_from_the_oldest_on() {
+        let topic = topic_of(2);
+        for data in ["a", "b", "c"] {
+            topic.publish(&event(data)).await.unwrap();
+        }
+        assert_eq!(data(&mut topic.open_feed()), ["b", "c"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_topic_makes_publishers_wait_and_then_refuses() {
+        let topic = topic_of(1);
+        let mut feed = topic.open_feed();
+        topic.publish(&event("a")).await.unwrap();
+        let start = Instant::now();
+        let refused = topic.publish(&event("b")).await;
+        assert!(matches!(refused, Err(PublishError::Overloaded)));
+        assert_eq!(start.elapsed(), PUBLISH_TIMEOUT);
+
+        let c = event("c");
+        let (accepted, first) = tokio::join!(topic.publish(&c), feed.next());
+        accepted.unwrap();
+        assert_eq!(first.unwrap().event.unwrap().data, "a");
+        assert_eq!(data(&mut feed), ["c"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn publishers_that_wait_keep_their_order() {
+        let topic = topic_of(3);
+        let mut feed = topic.open_feed();
+        topic.publish(&event("x")).await.unwrap();
+        topic.publish(&event("x")).await.unwrap();
+        let large = event("large, and so it has to wait for the other two, unlike the one after it");
+        let small = event("x");
+        let (large, small, ()) = tokio::join!(topic.publish(&large), topic.publish(&small), async {
+            for length in [1, 1, 71, 1] {
+                assert_eq!(feed.next().await.unwrap().event.unwrap().data.len(), length);
+            }
+        });
+        large.unwrap();
+        small.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_feed_that_is_closed_or_dropped_no_longer_holds_the_log() {
+        let topic = topic_of(1);
+        let (mut closed, dropped) = (topic.open_feed(), topic.open_feed());
+        topic.publish(&event("a")).await.unwrap();
+        assert!(topic.publish(&event("b")).now_or_never().is_none());
+        closed.close().await;
+        assert!(topic.publish(&event("b")).now_or_never().is_none());
+        drop(dropped);
+        topic.publish(&event("b")).await.unwrap();
+        assert!(closed.next().await.is_none());
+        assert_eq!(*closed.state().borrow(), FeedState::Closed);
+    }
+
+    #[tokio::test]
+    async fn an_event_larger_than_the_topic_still_passes() {
+        let topic = Topic::new(HOUR, 0);
+        let mut feed = topic.open_feed();
+        topic.publish(&event("a")).await.unwrap();
+        assert_eq!(data(&mut feed), ["a"]);
+        topic.publish(&event("b")).await.unwrap();
+        assert_eq!(data(&mut feed), ["b"]);
+    }
+}

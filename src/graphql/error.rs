@@ -1,1 +1,187 @@
-//! To come.
+//! The one boundary between what goes wrong inside and what a client reads: a code and a public text.
+//!
+//! Whatever is not an [error](struct@Error) of ours, nor the executor's own word on the request, becomes `INTERNAL` with a fixed text
+//! and is logged here, once. No `Display` of a foreign error ever reaches a client.
+
+use std::{any::Any, borrow::Cow, fmt, sync::Arc};
+
+use async_graphql::{ErrorExtensionValues, Response, ServerError};
+use thiserror::Error;
+
+/// What went wrong, as `extensions.code` says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// There is no viewer: the token is missing, bad or expired.
+    Unauthenticated,
+    /// The viewer may not do this.
+    Forbidden,
+    /// An argument is out of bounds.
+    BadUserInput,
+    /// The thing named does not exist.
+    NotFound,
+    /// The document does not parse.
+    ParseFailed,
+    /// The document does not fit the schema, or passes a limit.
+    ValidationFailed,
+    /// The request around the document is not one.
+    BadRequest,
+    /// The topic did not acknowledge the event; nothing is stored.
+    PublishFailed,
+    /// This pod has as many distinct operations, or this connection as many watchers, as it may.
+    LimitReached,
+    /// Our fault.
+    Internal,
+}
+
+impl Code {
+    /// As clients read it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::Forbidden => "FORBIDDEN",
+            Self::BadUserInput => "BAD_USER_INPUT",
+            Self::NotFound => "NOT_FOUND",
+            Self::ParseFailed => "GRAPHQL_PARSE_FAILED",
+            Self::ValidationFailed => "GRAPHQL_VALIDATION_FAILED",
+            Self::BadRequest => "BAD_REQUEST",
+            Self::PublishFailed => "PUBLISH_FAILED",
+            Self::LimitReached => "LIMIT_REACHED",
+            Self::Internal => "INTERNAL",
+        }
+    }
+}
+
+/// An error that a client may read as it is.
+#[derive(Clone, Debug, Error)]
+#[error("{text}")]
+pub struct Error {
+    code: Code,
+    text: Cow<'static, str>,
+}
+
+impl Error {
+    /// An error with this code and public text.
+    pub fn new(code: Code, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    /// An argument is out of bounds: the text says which, and the bound.
+    pub fn bad_input(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::BadUserInput, text)
+    }
+
+    /// The thing named does not exist.
+    pub fn not_found(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::NotFound, text)
+    }
+
+    /// A response that is only this error.
+    #[must_use]
+    pub fn response(self) -> Response {
+        let mut error = ServerError::new(self.text, None);
+        mark(&mut error, self.code);
+        Response::from_errors(vec![error])
+    }
+}
+
+/// Makes the response fit for a client: each error gets a code, and what a client must not read is masked and logged.
+#[must_use]
+pub fn publicly(mut response: Response) -> Response {
+    let executed = !matches!(response.data, async_graphql::Value::Null);
+    for error in &mut response.errors {
+        if error.extensions.as_ref().is_some_and(|extensions| extensions.get("code").is_some()) {
+            continue;
+        }
+        let ours = error.source::<Error>().map(|ours| ours.code);
+        let code = match (ours, &error.source) {
+            (Some(code), _) => code,
+            (None, Some(source)) => {
+                mask(error, source.clone());
+                continue;
+            }
+            // The executor's own words: about a document that was refused whole, or about one value in it.
+            (None, None) if executed || !error.path.is_empty() => Code::BadUserInput,
+            (None, None) => Code::ValidationFailed,
+        };
+        mark(error, code);
+    }
+    response
+}
+
+/// The answer to an operation that panicked or never ended.
+#[must_use]
+pub fn internal() -> Response {
+    Error::new(Code::Internal, INTERNAL_TEXT).response()
+}
+
+const INTERNAL_TEXT: &str = "internal error";
+
+fn mask(error: &mut ServerError, source: Arc<dyn Any + Send + Sync>) {
+    tracing::error!(error = %error.message, path = ?error.path, "a resolver failed");
+    drop(source);
+    error.message = INTERNAL_TEXT.to_owned();
+    error.source = None;
+    mark(error, Code::Internal);
+}
+
+fn mark(error: &mut ServerError, code: Code) {
+    error.extensions.get_or_insert_with(ErrorExtensionValues::default).set("code", code.as_str());
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_graphql::{EmptyMutation, EmptySubscription, Object, Schema};
+
+    use super::*;
+
+    struct Query;
+
+    #[Object]
+    impl Query {
+        async fn ours(&self) -> Result<u8, Error> {
+            Err(Error::not_found("no such thing"))
+        }
+
+        async fn foreign(&self) -> Result<u8, std::num::ParseIntError> {
+            "secret".parse()
+        }
+
+        async fn plus(&self, n: u8) -> u8 {
+            n
+        }
+    }
+
+    async fn answer(document: &str) -> serde_json::Value {
+        let schema = Schema::new(Query, EmptyMutation, EmptySubscription);
+        serde_json::to_value(publicly(schema.execute(document).await)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn our_errors_are_read_as_they_are() {
+        let answer = answer("{ ours }").await;
+        assert_eq!(answer["errors"][0]["message"], "no such thing");
+        assert_eq!(answer["errors"][0]["extensions"]["code"], "NOT_FOUND");
+    }
+
+    #[tokio::test]
+    async fn foreign_errors_are_masked() {
+        let answer = answer("{ foreign }").await;
+        assert_eq!(answer["errors"][0]["message"], "internal error");
+        assert_eq!(answer["errors"][0]["extensions"]["code"], "INTERNAL");
+    }
+
+    #[tokio::test]
+    async fn a_document_that_does_not_fit_the_schema_says_so() {
+        assert_eq!(
+            answer("{ nothing }").await["errors"][0]["extensions"]["code"],
+            "GRAPHQL_VALIDATION_FAILED"
+        );
+    }
+}

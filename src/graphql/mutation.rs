@@ -1,1 +1,95 @@
-//! To come.
+//! A mutation's way out: its event to the topic and, once acknowledged, into this pod's own state.
+//!
+//! It never touches the hub: watchers hear of the event when it comes back from the topic, on this pod like on every
+//! other.
+
+use std::{error::Error as _, sync::Arc};
+
+use async_graphql::Context;
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Histogram, Meter},
+};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::{
+    error::{Code, Error},
+    viewer,
+};
+use crate::{
+    broker::{Publish, PublishError},
+    contract::Domain,
+    event::Event,
+    telemetry::LATENCY_BUCKETS,
+};
+
+/// Where mutations publish. One a pod, in the data of each of its requests.
+pub struct Outlet {
+    publisher: Arc<dyn Publish>,
+    domain: Arc<dyn Domain>,
+    source: Arc<str>,
+    publishes: Counter<u64>,
+    duration: Histogram<f64>,
+}
+
+impl Outlet {
+    /// The outlet of the pod named `pod`.
+    pub fn new(publisher: Arc<dyn Publish>, domain: Arc<dyn Domain>, pod: &str, meter: &Meter) -> Self {
+        Self {
+            publisher,
+            domain,
+            source: format!("/pods/{pod}").into(),
+            publishes: meter
+                .u64_counter("relay.publishes")
+                .with_description("Events handed to the topic, by outcome.")
+                .build(),
+            duration: meter
+                .f64_histogram("relay.publish.duration")
+                .with_unit("s")
+                .with_boundaries(LATENCY_BUCKETS.to_vec())
+                .with_description("Time until the topic acknowledged an event, or did not.")
+                .build(),
+        }
+    }
+
+    async fn publish(&self, event: &Event) -> Result<(), PublishError> {
+        let started = Instant::now();
+        let published = self.publisher.publish(event).await;
+        self.duration.record(started.elapsed().as_secs_f64(), &[]);
+        let outcome = match &published {
+            Ok(()) => "acknowledged",
+            Err(PublishError::Invalid(_)) => "invalid",
+            Err(PublishError::Overloaded) => "overloaded",
+            Err(PublishError::TimedOut) => "timed_out",
+            Err(PublishError::Unavailable(_)) => "unavailable",
+        };
+        self.publishes.add(1, &[KeyValue::new("outcome", outcome)]);
+        published
+    }
+}
+
+/// Publishes what the viewer did, as an event of this kind with this data in JSON.
+///
+/// Returns once the topic has acknowledged the event and the domain's state on this pod shows it, so that its author
+/// reads what it wrote.
+///
+/// # Errors
+/// `PUBLISH_FAILED` within [`crate::broker::PUBLISH_TIMEOUT`]: then this pod's state is as before. `UNAUTHENTICATED`
+/// without a viewer.
+pub async fn publish<T: Serialize + Sync>(ctx: &Context<'_>, kind: &str, data: &T) -> Result<(), Error> {
+    let author = viewer(ctx)?.user.clone();
+    let internal = |text: &'static str| Error::new(Code::Internal, text);
+    let outlet = ctx.data_opt::<Arc<Outlet>>().ok_or_else(|| internal("this request cannot publish"))?;
+    let data = serde_json::to_vec(data).map_err(|_| internal("the data has no JSON form"))?;
+    let event = Event::new(outlet.source.clone(), kind, Some(author), data.into());
+    outlet.publish(&event).await.map_err(|error| {
+        tracing::warn!(error = %error, cause = error.source().map(tracing::field::debug), "publishing failed");
+        Error::new(Code::PublishFailed, "the event could not be published; try again")
+    })?;
+    match outlet.domain.read(&event) {
+        Ok(fact) => outlet.domain.apply(&event, &fact),
+        Err(error) => tracing::error!(kind, %error, "the domain does not read what it published"),
+    }
+    Ok(())
+}

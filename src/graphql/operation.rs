@@ -1,1 +1,331 @@
-//! To come.
+//! Operations: one validated GraphQL subscription (document, name, variables), executed once per event for all the
+//! watchers that share it.
+//!
+//! The executor's own stream is kept open and fed one payload at a time, so that parsing and validation happen once.
+
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::Poll,
+    time::Duration,
+};
+
+use async_graphql::{Request, Response, Value, parser::types::ExecutableDocument};
+use async_trait::async_trait;
+use futures_util::FutureExt as _;
+use tokio::time::timeout;
+
+use super::{
+    Api,
+    document::Prepared,
+    error::{Code, Error, internal, publicly},
+    subscription::{Results, Source},
+};
+use crate::{
+    event::{Event, Payload},
+    hub::Render,
+};
+
+/// How many distinct operations a pod runs at once. An event executes at most this many.
+const MAX_OPERATIONS: usize = 10_000;
+
+/// How long one execution may take. Resolvers of payloads need no I/O; one that hangs would hold up every event.
+const EXECUTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The operations that have watchers.
+pub(super) struct Operations {
+    api: Arc<dyn Api>,
+    live: Mutex<HashMap<Key, Weak<Operation>>>,
+}
+
+/// What makes an operation distinct.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    query: String,
+    name: Option<String>,
+    variables: String,
+}
+
+impl Operations {
+    pub(super) fn new(api: Arc<dyn Api>) -> Self {
+        Self { api, live: Mutex::default() }
+    }
+
+    /// The operation of this request, shared with whoever runs the same.
+    ///
+    /// # Errors
+    /// The response that refuses it: it does not validate, or there are too many others.
+    pub(super) async fn open(&self, prepared: Prepared) -> Result<Arc<Operation>, Box<Response>> {
+        let variables = serde_json::to_string(&prepared.request.variables).map_err(|_| internal())?;
+        let key = Key {
+            query: prepared.request.query.clone(),
+            name: prepared.request.operation_name.clone(),
+            variables,
+        };
+        if let Some(operation) = self.live().get(&key).and_then(Weak::upgrade) {
+            return Ok(operation);
+        }
+        let operation = Arc::new(Operation::open(self.api.clone(), prepared).await?);
+        let mut live = self.live();
+        if live.len() >= MAX_OPERATIONS {
+            live.retain(|_, operation| operation.strong_count() > 0);
+        }
+        if live.len() >= MAX_OPERATIONS {
+            let text = "this pod runs as many distinct subscriptions as it may";
+            return Err(Error::new(Code::LimitReached, text).response().into());
+        }
+        live.insert(key, Arc::downgrade(&operation));
+        Ok(operation)
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashMap<Key, Weak<Operation>>> {
+        // Nothing panics while it is held.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A validated subscription and the executor's stream behind it.
+pub(super) struct Operation {
+    api: Arc<dyn Api>,
+    field: Arc<str>,
+    query: String,
+    name: Option<String>,
+    variables: async_graphql::Variables,
+    document: ExecutableDocument,
+    // Events are executed one after the other: the lock is never contended, and tokio's may be held across an await.
+    execution: tokio::sync::Mutex<Option<Execution>>,
+}
+
+struct Execution {
+    results: Results,
+    source: Source,
+}
+
+impl Operation {
+    async fn open(
+        api: Arc<dyn Api>,
+        Prepared { request, document, field, .. }: Prepared,
+    ) -> Result<Self, Box<Response>> {
+        let Request { query, operation_name: name, variables, .. } = request;
+        let execution = tokio::sync::Mutex::default();
+        let operation = Self { api, field: field.into(), query, name, variables, document, execution };
+        let mut execution = operation.start();
+        // Validation answers before the first payload is asked for.
+        if let Some(refusal) = execution.next().await {
+            return Err(publicly(refusal).into());
+        }
+        *operation.execution.lock().await = Some(execution);
+        Ok(operation)
+    }
+
+    /// The subscription root field.
+    pub(super) const fn field(&self) -> &Arc<str> {
+        &self.field
+    }
+
+    fn start(&self) -> Execution {
+        let source = Source::default();
+        let mut request =
+            Request::new(self.query.as_str()).variables(self.variables.clone()).data(source.clone());
+        request.operation_name.clone_from(&self.name);
+        request.set_parsed_query(self.document.clone());
+        Execution { results: self.api.execute_stream(request), source }
+    }
+
+    async fn execute(&self, payload: &Payload) -> Option<Response> {
+        let mut kept = self.execution.lock().await;
+        let mut execution = kept.take().unwrap_or_else(|| {
+            // The last one panicked, hung or ended: begin anew.
+            self.start()
+        });
+        execution.source.put(payload.clone());
+        let result = timeout(EXECUTION_TIMEOUT, AssertUnwindSafe(execution.next()).catch_unwind()).await;
+        match result {
+            Ok(Ok(response)) => {
+                *kept = Some(execution);
+                response
+            }
+            Ok(Err(_)) => {
+                tracing::error!(field = %self.field, "a resolver panicked");
+                Some(internal())
+            }
+            Err(_) => {
+                tracing::error!(field = %self.field, "a resolver did not end in time");
+                Some(internal())
+            }
+        }
+    }
+}
+
+impl Execution {
+    /// The result for the payload that was put in; `None` if the resolver left it out.
+    async fn next(&mut self) -> Option<Response> {
+        poll_fn(|task| match self.results.as_mut().poll_next(task) {
+            Poll::Pending if self.source.is_drained() => Poll::Ready(None),
+            next => next,
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Render for Operation {
+    async fn render(&self, event: &Event, payload: &Payload) -> Option<Arc<str>> {
+        let response = self.execute(payload).await?;
+        let response = publicly(response).extension("eventId", Value::from(&*event.id));
+        match serde_json::to_string(&response) {
+            Ok(text) => Some(text.into()),
+            Err(error) => {
+                tracing::error!(%error, "a result has no JSON form");
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_graphql::{Context, EmptyMutation, Object, Schema, Subscription};
+    use bytes::Bytes;
+    use futures_util::{Stream, StreamExt as _};
+
+    use super::*;
+    use crate::graphql::{self, document::prepare, subscription::payloads};
+
+    struct Query;
+
+    #[Object]
+    impl Query {
+        async fn nothing(&self) -> bool {
+            true
+        }
+    }
+
+    #[derive(Clone)]
+    struct Number(u32);
+
+    #[Object]
+    impl Number {
+        async fn value(&self, ctx: &Context<'_>) -> u32 {
+            ctx.data_unchecked::<Arc<AtomicUsize>>().fetch_add(1, Ordering::Relaxed);
+            assert_ne!(self.0, 13, "unlucky");
+            self.0
+        }
+
+        async fn slow(&self) -> u32 {
+            tokio::time::sleep(Duration::from_secs(u64::from(self.0))).await;
+            self.0
+        }
+    }
+
+    struct Numbers;
+
+    #[Subscription]
+    impl Numbers {
+        async fn even(&self, ctx: &Context<'_>) -> impl Stream<Item = Number> {
+            payloads::<Number>(ctx).filter(|number| std::future::ready(number.0.is_multiple_of(2)))
+        }
+
+        async fn all(&self, ctx: &Context<'_>) -> impl Stream<Item = Number> {
+            payloads::<Number>(ctx)
+        }
+    }
+
+    fn operations() -> (Operations, Arc<AtomicUsize>) {
+        let executions = Arc::new(AtomicUsize::new(0));
+        let schema = Schema::build(Query, EmptyMutation, Numbers).data(executions.clone());
+        (Operations::new(graphql::build(schema)), executions)
+    }
+
+    async fn open(operations: &Operations, document: &str) -> Result<Arc<Operation>, serde_json::Value> {
+        let opened = match prepare(Request::new(document)) {
+            Ok(prepared) => operations.open(prepared).await,
+            Err(refusal) => Err(refusal),
+        };
+        opened.map_err(|refusal| serde_json::to_value(&refusal.errors[0]).unwrap())
+    }
+
+    async fn render(operation: &Operation, number: u32) -> Option<serde_json::Value> {
+        let mut event = Event::new("/test".into(), "number", None, Bytes::new());
+        event.id = "e".into();
+        let payload: Payload = Arc::new(Number(number));
+        let text = operation.render(&event, &payload).await?;
+        Some(serde_json::from_str(&text).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_same_subscription_is_one_operation_executed_once_an_event() {
+        let (operations, executions) = operations();
+        let first = open(&operations, "subscription { all { value } }").await.unwrap();
+        let second = open(&operations, "subscription { all { value } }").await.unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        let result = render(&first, 1).await.unwrap();
+        assert_eq!(result["data"]["all"]["value"], 1);
+        assert_eq!(result["extensions"]["eventId"], "e");
+        assert_eq!(render(&first, 2).await.unwrap()["data"]["all"]["value"], 2);
+        assert_eq!(executions.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn what_the_resolver_leaves_out_nobody_gets() {
+        let (operations, _) = operations();
+        let even = open(&operations, "subscription { even { value } }").await.unwrap();
+        assert_eq!(render(&even, 1).await, None);
+        assert_eq!(render(&even, 2).await.unwrap()["data"]["even"]["value"], 2);
+        assert_eq!(render(&even, 3).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resolver_may_wait_but_not_for_long() {
+        let (operations, _) = operations();
+        let slow = open(&operations, "subscription { all { slow } }").await.unwrap();
+        assert_eq!(render(&slow, 4).await.unwrap()["data"]["all"]["slow"], 4);
+        assert_eq!(render(&slow, 60).await.unwrap()["errors"][0]["extensions"]["code"], "INTERNAL");
+        assert_eq!(
+            render(&slow, 1).await.unwrap()["data"]["all"]["slow"],
+            1,
+            "the next event is not its concern"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_panics_costs_one_event_one_error() {
+        let (operations, _) = operations();
+        let all = open(&operations, "subscription { all { value } }").await.unwrap();
+        assert_eq!(render(&all, 13).await.unwrap()["errors"][0]["extensions"]["code"], "INTERNAL");
+        assert_eq!(render(&all, 1).await.unwrap()["data"]["all"]["value"], 1);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_validate_is_refused_before_it_watches() {
+        let (operations, _) = operations();
+        for (document, code) in [
+            ("subscription { all { nonsense } }", "GRAPHQL_VALIDATION_FAILED"),
+            ("subscription { all { value } even { value } }", "GRAPHQL_VALIDATION_FAILED"),
+            ("subscription { ... on Numbers { all { value } } }", "GRAPHQL_VALIDATION_FAILED"),
+            ("subscription {", "GRAPHQL_PARSE_FAILED"),
+            ("", "BAD_REQUEST"),
+        ] {
+            let error = open(&operations, document).await.err().unwrap();
+            assert_eq!(error["extensions"]["code"], code, "{document}");
+        }
+    }
+
+    #[tokio::test]
+    async fn operations_that_nobody_watches_make_room() {
+        let (operations, _) = operations();
+        let document = |n: usize| format!("subscription Name{n} {{ all {{ value }} }}");
+        let mut held = Vec::new();
+        for n in 0..MAX_OPERATIONS {
+            held.push(open(&operations, &document(n)).await.unwrap());
+        }
+        let error = open(&operations, &document(MAX_OPERATIONS)).await.err().unwrap();
+        assert_eq!(error["extensions"]["code"], "LIMIT_REACHED");
+        held.pop();
+        assert!(open(&operations, &document(MAX_OPERATIONS)).await.is_ok());
+    }
+}

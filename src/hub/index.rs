@@ -1,1 +1,83 @@
-//! To come.
+//! The inverted index from field and key to watchers.
+//!
+//! Plain data without a lock or a clock; [`crate::hub::Hub`] guards it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use slab::Slab;
+
+use super::watcher::Watcher;
+use crate::audience::{Audience, Key};
+
+/// Which watchers listen to what. A watcher stands in every key of its viewer's interests, under its field.
+#[derive(Default)]
+pub struct Index {
+    watchers: Slab<Arc<Watcher>>,
+    fields: HashMap<Arc<str>, HashMap<Key, HashSet<usize>>>,
+}
+
+impl Index {
+    /// Adds the watcher and returns its slot.
+    pub fn insert(&mut self, watcher: Watcher) -> usize {
+        let entry = self.watchers.vacant_entry();
+        let slot = entry.key();
+        if !watcher.viewer.interests.keys().is_empty() {
+            let keys = self.fields.entry(watcher.field.clone()).or_default();
+            for key in watcher.viewer.interests.keys() {
+                keys.entry(key.clone()).or_default().insert(slot);
+            }
+        }
+        entry.insert(Arc::new(watcher));
+        slot
+    }
+
+    /// Removes the watcher in that slot, and every key that nobody listens to any more.
+    pub fn remove(&mut self, slot: usize) {
+        let Some(watcher) = self.watchers.try_remove(slot) else { return };
+        let Some(keys) = self.fields.get_mut(&watcher.field) else { return };
+        for key in watcher.viewer.interests.keys() {
+            if let Some(slots) = keys.get_mut(key) {
+                slots.remove(&slot);
+                if slots.is_empty() {
+                    keys.remove(key);
+                }
+            }
+        }
+        if keys.is_empty() {
+            self.fields.remove(&watcher.field);
+        }
+    }
+
+    /// The watchers of `field` whom the audience includes, each once, in no particular order.
+    #[must_use]
+    pub fn matching(&self, field: &str, audience: &Audience) -> Vec<Arc<Watcher>> {
+        let Some(keys) = self.fields.get(field) else { return Vec::new() };
+        let mut slots: Vec<usize> =
+            audience.keys().iter().filter_map(|key| keys.get(key)).flatten().copied().collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let watchers = slots.into_iter().filter_map(|slot| self.watchers.get(slot));
+        watchers.filter(|watcher| !audience.excludes(&watcher.viewer.user)).cloned().collect()
+    }
+
+    /// How many watchers there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.watchers.len()
+    }
+
+    /// Whether there is no watcher.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.watchers.is_empty()
+    }
+
+    /// How many keys have listeners, over all fields.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.fields.values().map(HashMap::len).sum()
+    }
+}

@@ -169,8 +169,8 @@ impl Protocol {
     }
 
     /// The operation cannot run: the frame to write, unless the client ended it first. The id is free. `errors` is
-    /// a JSON array of at least one GraphQL error; legacy clients are told the first.
-    pub fn rejected(&mut self, id: &str, errors: &str) -> Option<String> {
+    /// an array of at least one GraphQL error; legacy clients are told the first.
+    pub fn rejected(&mut self, id: &str, errors: &Value) -> Option<String> {
         self.operations.remove(id).then(|| wire::error(self.dialect, Some(id), errors))
     }
 
@@ -248,7 +248,7 @@ impl Protocol {
             Some(code) => json!([{ "message": message, "extensions": { "code": code } }]),
             None => json!([{ "message": message }]),
         };
-        wire::error(self.dialect, id, &error.to_string())
+        wire::error(self.dialect, id, &error)
     }
 
     fn close(&mut self, close: Close) -> Action {

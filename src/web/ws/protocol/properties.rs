@@ -69,7 +69,7 @@ impl Driver {
                 self.last_of(id, frame.as_deref());
             }
             Input::Reject(id) => {
-                let frame = self.protocol.rejected(id, r#"[{"message":"no"}]"#);
+                let frame = self.protocol.rejected(id, &json!([{"message": "no"}]));
                 self.last_of(id, frame.as_deref());
             }
         }

@@ -138,7 +138,7 @@ mod both_dialects {
             assert_eq!(protocol.on_binary(), Action::Nothing);
             assert_eq!(protocol.on_init_timeout(), Action::Nothing);
             assert_eq!(protocol.completed("1"), None);
-            assert_eq!(protocol.rejected("1", "[]"), None);
+            assert_eq!(protocol.rejected("1", &json!([])), None);
             assert_eq!(protocol.keep_alive(), None);
             assert_eq!(protocol.refused("late").0, None);
         }
@@ -193,7 +193,7 @@ mod both_dialects {
             (Dialect::Legacy, start("a\"\\\n\u{1F41D}"), "data"),
         ] {
             let (id, head, _) = run(&mut admitted(dialect), &frame);
-            let text = super::frame(&head, br#"{"data":{"a":1}}"#);
+            let text = super::frame(&head, r#"{"data":{"a":1}}"#);
             assert_eq!(text.len(), text.capacity());
             is_frame(&text, &json!({"type": kind, "id": *id, "payload": {"data": {"a": 1}}}));
         }
@@ -293,7 +293,7 @@ mod graphql_transport_ws {
         let complete = r#"{"type":"complete","id":"1"}"#;
         assert_eq!(protocol.on_text(complete), Action::Stop { id: "1".into(), reply: None });
         assert_eq!(protocol.completed("1"), None);
-        assert_eq!(protocol.rejected("1", "[]"), None);
+        assert_eq!(protocol.rejected("1", &json!([])), None);
         run(&mut protocol, &subscribe("1"));
     }
 
@@ -309,7 +309,7 @@ mod graphql_transport_ws {
         let mut protocol = transport();
         run(&mut protocol, &subscribe("1"));
         let errors = json!([{"message": "a"}, {"message": "b"}]);
-        let frame = protocol.rejected("1", &errors.to_string()).expect("a frame");
+        let frame = protocol.rejected("1", &errors).expect("a frame");
         is_frame(&frame, &json!({"type": "error", "id": "1", "payload": errors}));
         assert_eq!(protocol.completed("1"), None);
         run(&mut protocol, &subscribe("1"));
@@ -511,7 +511,7 @@ mod legacy_graphql_ws {
     fn an_operation_that_cannot_run_is_an_error_with_one_object_and_no_complete() {
         let mut protocol = legacy();
         run(&mut protocol, &start("1"));
-        let frame = protocol.rejected("1", r#"[{"message":"a"},{"message":"b"}]"#).expect("a frame");
+        let frame = protocol.rejected("1", &json!([{"message": "a"}, {"message": "b"}])).expect("a frame");
         is_frame(&frame, &json!({"type": "error", "id": "1", "payload": {"message": "a"}}));
         assert_eq!(protocol.completed("1"), None);
     }

@@ -3,7 +3,7 @@
 //! Apart from the rules, so that what may be said when and how it is spelled can each be read alone. Reading must never
 //! panic, nor nest without bound, whatever the client sends; what is written is always one JSON object.
 
-use std::{str, sync::Arc};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
@@ -114,12 +114,8 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
 /// The frame of one result: what [`super::Action::Start`] gave as its head, and the JSON of an execution result.
 ///
 /// On the way of every delivery: one allocation, nothing is parsed or escaped.
-///
-/// # Panics
-/// If the payload is not UTF-8, which no JSON is.
 #[must_use]
-pub fn frame(head: &str, payload: &[u8]) -> String {
-    let payload = str::from_utf8(payload).expect("JSON is UTF-8");
+pub fn frame(head: &str, payload: &str) -> String {
     let mut frame = String::with_capacity(head.len() + payload.len() + 1);
     frame.push_str(head);
     frame.push_str(payload);
@@ -140,15 +136,12 @@ pub(super) fn complete(id: &str) -> String {
     format!(r#"{{"type":"complete","id":{}}}"#, quoted(id))
 }
 
-/// `errors` is a JSON array, which the legacy dialect replaces by its first element.
-pub(super) fn error(dialect: Dialect, id: Option<&str>, errors: &str) -> String {
-    let first = match dialect {
-        Dialect::Transport => None,
-        Dialect::Legacy => {
-            serde_json::from_str::<Vec<&RawValue>>(errors).ok().and_then(|all| all.first().copied())
-        }
+/// `errors` is an array, of which the legacy dialect says the first.
+pub(super) fn error(dialect: Dialect, id: Option<&str>, errors: &Value) -> String {
+    let payload = match dialect {
+        Dialect::Transport => errors,
+        Dialect::Legacy => errors.get(0).unwrap_or(errors),
     };
-    let payload = first.map_or(errors, RawValue::get);
     match id {
         Some(id) => format!(r#"{{"type":"error","id":{},"payload":{payload}}}"#, quoted(id)),
         None => format!(r#"{{"type":"error","payload":{payload}}}"#),

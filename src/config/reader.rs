@@ -1,0 +1,188 @@
+//! Looks settings up, flag before variable, and gathers every problem on the way.
+//!
+//! A setting that is wrong is noted and takes its fallback, so that reading goes on to the next problem; nothing read may
+//! be used before [`Reader::finish`] has said that there was none. It must never put a value into a problem's text.
+
+use std::{ffi::OsStr, fs};
+
+use clap::ArgMatches;
+
+use super::{
+    EX_USAGE, Environment, Refusal, SETTINGS,
+    setting::{Fallback, Setting, Values},
+    table as t,
+    value::{self, Mode, Parsed},
+};
+use crate::auth::{
+    self,
+    jwt::{self, Keys, Secret},
+};
+
+/// One reading of flags and environment.
+pub(super) struct Reader<'a> {
+    flags: &'a ArgMatches,
+    environment: &'a Environment,
+    problems: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) const fn new(flags: &'a ArgMatches, environment: &'a Environment) -> Self {
+        Self { flags, environment, problems: Vec::new() }
+    }
+
+    /// The problems, one a line, if there are any.
+    pub(super) fn finish(self) -> Result<(), Refusal> {
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        let text = self.problems.iter().map(|problem| format!("relay: {problem}\n")).collect();
+        Err(Refusal { text, code: EX_USAGE, to_stdout: false })
+    }
+
+    /// Notes what is wrong with the setting, in words that follow its name.
+    pub(super) fn refuse(&mut self, setting: &Setting, complaint: &str) {
+        self.problems.push(format!("{setting} {complaint}"));
+    }
+
+    /// The value as it was given, flag before variable. An empty one counts as not given.
+    pub(super) fn raw(&self, setting: &Setting) -> Option<&'a OsStr> {
+        // A flag that the running command does not have is an error to clap and merely absent here.
+        let flag = setting.flag.and_then(|flag| self.flags.try_get_one::<String>(flag).ok().flatten());
+        let variable = || self.environment.get(OsStr::new(setting.variable?));
+        let not_empty = |value: &&OsStr| !value.is_empty();
+        flag.map(OsStr::new).filter(not_empty).or_else(|| variable().map(AsRef::as_ref).filter(not_empty))
+    }
+
+    pub(super) fn is_given(&self, setting: &Setting) -> bool {
+        self.raw(setting).is_some()
+    }
+
+    /// The setting, if it is given and right.
+    pub(super) fn optional<T>(&mut self, setting: &Setting, parse: impl Fn(&str) -> Parsed<T>) -> Option<T> {
+        let parsed = match self.raw(setting)?.to_str() {
+            Some(text) => parse(text.trim()),
+            None => Err("is not UTF-8: write it in plain characters".to_owned()),
+        };
+        parsed.map_err(|complaint| self.refuse(setting, &complaint)).ok()
+    }
+
+    /// The setting, or its fallback.
+    pub(super) fn required<T>(&mut self, setting: &Setting, parse: impl Fn(&str) -> Parsed<T>) -> T {
+        self.optional(setting, &parse).unwrap_or_else(|| fallback(setting, parse))
+    }
+
+    /// The amount, or its fallback, in nanoseconds, bytes or ones; within the setting's bounds.
+    pub(super) fn amount(&mut self, setting: &Setting) -> u64 {
+        let Values::Between(unit, least, most) = setting.values else {
+            unreachable!("{setting} is no amount")
+        };
+        let fallback = setting.fallback;
+        self.required(setting, |text| {
+            let amount = unit.parse(text).filter(|amount| {
+                unit.parse(least).is_some_and(|least| least <= *amount)
+                    && unit.parse(most).is_some_and(|most| *amount <= most)
+            });
+            amount.ok_or_else(|| format!("is not between {least} and {most}: write it like {fallback}"))
+        })
+    }
+
+    /// An amount that counts things in memory.
+    pub(super) fn size(&mut self, setting: &Setting) -> usize {
+        usize::try_from(self.amount(setting)).unwrap_or(usize::MAX)
+    }
+
+    /// Whether demo tokens were asked for, or nothing at all.
+    pub(super) fn is_demo(&self) -> bool {
+        let is_demo = |raw: &OsStr| raw.to_str().map(|text| value::mode(text.trim())) == Some(Ok(Mode::Demo));
+        self.raw(&t::AUTH).is_none_or(is_demo)
+    }
+
+    /// How tokens are checked.
+    pub(super) fn auth(&mut self) -> auth::Settings {
+        let mode = self.optional(&t::AUTH, value::mode);
+        if self.is_demo() {
+            for setting in
+                [&t::JWT_SECRET, &t::JWT_SECRET_FILE, &t::JWT_JWKS, &t::JWT_ISSUER, &t::JWT_AUDIENCE]
+            {
+                if self.is_given(setting) {
+                    self.refuse(setting, "is of no use to demo tokens: set RELAY_AUTH=jwt, or unset it");
+                }
+            }
+        }
+        let keys = self.keys(mode == Some(Mode::Jwt));
+        let issuer = self.optional(&t::JWT_ISSUER, value::text);
+        let audience = self.optional(&t::JWT_AUDIENCE, value::text);
+        match keys {
+            Some(keys) if mode == Some(Mode::Jwt) => {
+                auth::Settings::Jwt(jwt::Settings { keys, issuer, audience })
+            }
+            _ => auth::Settings::Demo,
+        }
+    }
+
+    /// The one source of keys, if there is exactly one and it is right.
+    fn keys(&mut self, is_needed: bool) -> Option<Keys> {
+        let [secret, file, jwks] = [&t::JWT_SECRET, &t::JWT_SECRET_FILE, &t::JWT_JWKS];
+        let given: Vec<_> =
+            [secret, file, jwks].into_iter().filter(|setting| self.is_given(setting)).collect();
+        match given[..] {
+            [] if is_needed => {
+                let complaint = format!("is jwt, which needs keys: set one of {file}, {secret} and {jwks}");
+                self.refuse(&t::AUTH, &complaint);
+            }
+            [first, ref others @ ..] => {
+                for other in others {
+                    self.refuse(other, &format!("cannot be set beside {first}: unset one of them"));
+                }
+            }
+            [] => {}
+        }
+        let inline = self.secret(secret, |raw| Ok(raw.as_encoded_bytes().to_vec()));
+        let from_file = self.secret(file, |path| fs::read(path));
+        let jwks = self.optional(jwks, value::jwks);
+        inline.or(from_file).map(Keys::Secret).or(jwks.map(Keys::Jwks))
+    }
+
+    /// A secret, if it is long enough. One final newline is an editor's, not the secret's.
+    fn secret(
+        &mut self,
+        setting: &Setting,
+        read: impl Fn(&OsStr) -> std::io::Result<Vec<u8>>,
+    ) -> Option<Secret> {
+        let secret = read(self.raw(setting)?).map_err(|problem| value::unreadable(&problem));
+        secret.and_then(value::secret).map_err(|complaint| self.refuse(setting, &complaint)).ok()
+    }
+
+    /// The names of variables that look like settings and are none.
+    pub(super) fn unknown(&self) -> Vec<String> {
+        let is_known = |name: &str| {
+            SETTINGS.iter().flat_map(|concern| concern.settings).any(|setting| setting.variable == Some(name))
+        };
+        self.environment
+            .iter()
+            .filter(|(_, value)| !value.is_empty())
+            .filter_map(|(name, value)| Some((name.to_str()?, value.to_string_lossy())))
+            .filter(|(name, _)| name.starts_with("RELAY_") && !is_known(name))
+            .filter(|(name, value)| !is_service_link(name, value))
+            .map(|(name, _)| name.to_owned())
+            .collect()
+    }
+}
+
+/// The fallback of a setting that has a value for it.
+fn fallback<T>(setting: &Setting, parse: impl Fn(&str) -> Parsed<T>) -> T {
+    match setting.fallback {
+        Fallback::Is(text) => {
+            parse(text).unwrap_or_else(|complaint| unreachable!("{setting}: {text} {complaint}"))
+        }
+        Fallback::Says(_) => unreachable!("{setting} has no value to fall back to"),
+    }
+}
+
+/// Whether Kubernetes made the variable for a Service whose name begins with `relay`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.contains("_PORT_")
+        || ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme))
+}

@@ -1,0 +1,207 @@
+//! The table of all settings: names, defaults, bounds and meaning.
+//!
+//! It is the only place that knows them, so that a setting cannot exist without being documented. It reads nothing.
+
+use super::setting::{
+    Concern,
+    Fallback::{Is, Says},
+    Only, Setting, Unit,
+    Values::{Between, Form},
+};
+
+pub(super) static LISTEN: Setting =
+    Setting::new("RELAY_LISTEN", Is("127.0.0.1:3000"), Form("IP:PORT"), "address for clients")
+        .flag("listen")
+        .only(Only::Serve);
+pub(super) static PORT: Setting = Setting::new(
+    "PORT",
+    Says("unset"),
+    Form("1 to 65535"),
+    "without RELAY_LISTEN, clients are served on this port of every IPv4 address",
+)
+.only(Only::Serve);
+pub(super) static ADMIN_LISTEN: Setting = Setting::new(
+    "RELAY_ADMIN_LISTEN",
+    Says("clients' address"),
+    Form("IP:PORT"),
+    "own address for /livez, /readyz and /metrics",
+)
+.only(Only::Serve);
+pub(super) static POD: Setting = Setting::new(
+    "RELAY_POD",
+    Says("POD_NAME, else random"),
+    Form("1 to 63 of a-z 0-9 -"),
+    "this pod's name; two that run at a time never share one",
+)
+.only(Only::Serve);
+pub(super) static POD_NAME: Setting = Setting::new(
+    "POD_NAME",
+    Says("unset"),
+    Form("1 to 63 of a-z 0-9 -"),
+    "the name that Kubernetes gave the pod, without RELAY_POD",
+)
+.only(Only::Serve);
+
+pub(super) static BROKER: Setting = Setting::new(
+    "RELAY_BROKER",
+    Is("memory:"),
+    Form("memory: or pubsub://PROJECT/TOPIC"),
+    "where events come from and go to; memory: stays within the process",
+)
+.flag("broker")
+.only(Only::Serve);
+pub(super) static EMULATOR_HOST: Setting = Setting::new(
+    "PUBSUB_EMULATOR_HOST",
+    Says("Google"),
+    Form("HOST:PORT"),
+    "Pub/Sub emulator that stands in for Google",
+);
+
+pub(super) static PODS: Setting =
+    Setting::new("", Is("4"), Between(Unit::Count, "1", "64"), "how many pods to run")
+        .flag("pods")
+        .without_variable()
+        .only(Only::Cluster);
+pub(super) static FIRST_PORT: Setting = Setting::new(
+    "",
+    Is("3001"),
+    Between(Unit::Count, "1", "65535"),
+    "the first pod's port on 127.0.0.1; the others take the next ones",
+)
+.flag("port")
+.without_variable()
+.only(Only::Cluster);
+pub(super) static CLOUDSDK_ROOT_DIR: Setting = Setting::new(
+    "CLOUDSDK_ROOT_DIR",
+    Says("where gcloud is"),
+    Form("directory"),
+    "the Cloud SDK whose Pub/Sub emulator to start",
+)
+.only(Only::Cluster);
+pub(super) static PATH: Setting =
+    Setting::new("PATH", Says("unset"), Form("directories"), "where gcloud is looked for")
+        .only(Only::Cluster);
+
+pub(super) static AUTH: Setting = Setting::new(
+    "RELAY_AUTH",
+    Is("demo"),
+    Form("demo or jwt"),
+    "how tokens are checked; demo is refused with a real Pub/Sub project",
+)
+.flag("auth");
+pub(super) static JWT_SECRET: Setting = Setting::new(
+    "RELAY_JWT_SECRET",
+    Says("unset"),
+    Form("32 bytes or more"),
+    "secret of HS256 tokens; better given as a file",
+);
+pub(super) static JWT_SECRET_FILE: Setting = Setting::new(
+    "RELAY_JWT_SECRET_FILE",
+    Says("unset"),
+    Form("file of 32 bytes or more"),
+    "file that holds the secret; one final newline is not part of it",
+);
+pub(super) static JWT_JWKS: Setting = Setting::new(
+    "RELAY_JWT_JWKS",
+    Says("unset"),
+    Form("file, or http(s) URL"),
+    "JSON Web Key Set of RS256 and ES256 tokens",
+);
+pub(super) static JWT_ISSUER: Setting =
+    Setting::new("RELAY_JWT_ISSUER", Says("any or none"), Form("text"), "the iss that tokens must have");
+pub(super) static JWT_AUDIENCE: Setting = Setting::new(
+    "RELAY_JWT_AUDIENCE",
+    Says("none"),
+    Form("text"),
+    "what the aud of tokens must be or hold; unset, they must have no aud",
+);
+
+pub(super) static DIRECTORY: Setting = Setting::new(
+    "RELAY_DIRECTORY",
+    Says("built in"),
+    Form("JSON file"),
+    "users and locations; the built-in ones are the tutorial's",
+);
+pub(super) static ALLOWED_ORIGINS: Setting = Setting::new(
+    "RELAY_ALLOWED_ORIGINS",
+    Says("same origin; with demo also any localhost"),
+    Form("SCHEME://HOST[:PORT],... or *"),
+    "browsers' origins that may connect (CORS and WebSocket)",
+);
+
+pub(super) static REPLAY_WINDOW: Setting = Setting::new(
+    "RELAY_REPLAY_WINDOW",
+    Is("10m"),
+    Between(Unit::Duration, "10s", "24h"),
+    "how far back a client can resume; the topic must retain at least as much",
+);
+pub(super) static REPLAY_BYTES: Setting = Setting::new(
+    "RELAY_REPLAY_BYTES",
+    Is("64MiB"),
+    Between(Unit::Size, "1MiB", "16GiB"),
+    "memory for the events of the window; the oldest go first",
+);
+pub(super) static QUEUE_BYTES: Setting = Setting::new(
+    "RELAY_QUEUE_BYTES",
+    Is("256KiB"),
+    Between(Unit::Size, "16KiB", "64MiB"),
+    "a connection's outgoing queue; one that is full is slow and ended",
+);
+pub(super) static MAX_CONNECTIONS: Setting = Setting::new(
+    "RELAY_MAX_CONNECTIONS",
+    Is("50000"),
+    Between(Unit::Count, "1", "1000000"),
+    "connections of a pod at a time",
+);
+pub(super) static MAX_WATCHERS: Setting = Setting::new(
+    "RELAY_MAX_WATCHERS",
+    Is("64"),
+    Between(Unit::Count, "1", "10000"),
+    "watchers of a connection at a time",
+);
+
+pub(super) static DRAIN_DEADLINE: Setting = Setting::new(
+    "RELAY_DRAIN_DEADLINE",
+    Is("45s"),
+    Between(Unit::Duration, "1s", "1h"),
+    "from SIGTERM to the exit, whatever is left; below the orchestrator's own grace period",
+);
+
+pub(super) static LOG: Setting = Setting::new(
+    "RELAY_LOG",
+    Is("info"),
+    Form("filter"),
+    "what is logged: a level, or such as info,pubsub_relay=debug",
+);
+pub(super) static LOG_FORMAT: Setting = Setting::new(
+    "RELAY_LOG_FORMAT",
+    Is("text"),
+    Form("text or json"),
+    "how lines look; json has Cloud Logging's field names",
+);
+
+/// Every setting that exists, in the order in which help and documents list them.
+pub static SETTINGS: &[Concern] = &[
+    Concern { title: "Addresses and name", settings: &[&LISTEN, &PORT, &ADMIN_LISTEN, &POD, &POD_NAME] },
+    Concern { title: "Broker", settings: &[&BROKER, &EMULATOR_HOST] },
+    Concern { title: "Cluster", settings: &[&PODS, &FIRST_PORT, &CLOUDSDK_ROOT_DIR, &PATH] },
+    Concern {
+        title: "Who may connect",
+        settings: &[
+            &AUTH,
+            &JWT_SECRET,
+            &JWT_SECRET_FILE,
+            &JWT_JWKS,
+            &JWT_ISSUER,
+            &JWT_AUDIENCE,
+            &ALLOWED_ORIGINS,
+            &DIRECTORY,
+        ],
+    },
+    Concern {
+        title: "Limits",
+        settings: &[&REPLAY_WINDOW, &REPLAY_BYTES, &QUEUE_BYTES, &MAX_CONNECTIONS, &MAX_WATCHERS],
+    },
+    Concern { title: "Drain", settings: &[&DRAIN_DEADLINE] },
+    Concern { title: "Logs", settings: &[&LOG, &LOG_FORMAT] },
+];

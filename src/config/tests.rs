@@ -1,0 +1,231 @@
+//! What the settings accept and refuse, without a process.
+
+use super::*;
+
+const SECRET: &str = "correct-horse-battery-staple-32-bytes";
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
+}
+
+fn parsed(arguments: &str, variables: &[(&str, &str)]) -> Result<Command, Refusal> {
+    let arguments = ["relay"].into_iter().chain(arguments.split_whitespace()).map(OsString::from);
+    parse_from(arguments, &environment(variables))
+}
+
+fn settings(arguments: &str, variables: &[(&str, &str)]) -> Settings {
+    match parsed(arguments, variables).unwrap() {
+        Command::Serve(settings) | Command::Cluster { settings, .. } => settings,
+        Command::Schema => panic!("schema has no settings"),
+    }
+}
+
+/// The lines of the refusal.
+fn problems(arguments: &str, variables: &[(&str, &str)]) -> Vec<String> {
+    let refusal = parsed(arguments, variables).unwrap_err();
+    assert_eq!((refusal.code, refusal.to_stdout), (EX_USAGE, false));
+    refusal.text.lines().map(str::to_owned).collect()
+}
+
+/// Asserts that there is one problem and that it begins with this.
+fn assert_refused(variables: &[(&str, &str)], beginning: &str) {
+    let problems = problems("", variables);
+    assert!(problems.len() == 1 && problems[0].starts_with(beginning), "{beginning}: {problems:?}");
+}
+
+#[test]
+fn nothing_set_is_a_pod_in_memory_for_demo_users() {
+    let settings = settings("", &[]);
+    assert_eq!(settings.listen, "127.0.0.1:3000".parse().unwrap());
+    assert_eq!((settings.admin_listen, settings.broker, settings.directory), (None, Broker::Memory, None));
+    assert!(matches!(settings.auth, auth::Settings::Demo));
+    assert_eq!(settings.allowed_origins, Origins::Localhost);
+    assert_eq!(settings.replay_window, Duration::from_secs(600));
+    assert_eq!((settings.replay_bytes, settings.queue_bytes), (64 << 20, 256 << 10));
+    assert_eq!((settings.max_connections, settings.max_watchers), (50_000, 64));
+    assert_eq!(settings.drain_deadline, Duration::from_secs(45));
+    assert_eq!((settings.log.as_str(), settings.log_format), ("info", LogFormat::Text));
+    assert!(settings.pod.starts_with("pod-") && settings.pod.len() == 10, "{}", settings.pod);
+    assert!(settings.unknown.is_empty());
+}
+
+#[test]
+fn every_fallback_and_bound_of_the_table_is_valid() {
+    for setting in SETTINGS.iter().flat_map(|concern| concern.settings) {
+        if let Values::Between(unit, least, most) = setting.values {
+            let [least, most] = [least, most].map(|bound| unit.parse(bound).unwrap());
+            assert!(least < most, "{setting}");
+            let name = setting.variable.unwrap_or_default();
+            for outside in [least.checked_sub(1), most.checked_add(1)].into_iter().flatten() {
+                let text = match unit {
+                    Unit::Duration => format!("{outside}ns"),
+                    Unit::Size | Unit::Count => outside.to_string(),
+                };
+                match setting.flag {
+                    Some(flag) => {
+                        assert_eq!(problems(&format!("cluster --{flag}={text}"), &[]).len(), 1, "{setting}");
+                    }
+                    None => assert_refused(&[(name, &text)], &format!("relay: {name} ")),
+                }
+            }
+        }
+    }
+    settings("cluster", &[]);
+}
+
+#[test]
+fn a_flag_wins_over_its_variable_and_an_empty_one_counts_as_not_set() {
+    let variables = [("RELAY_LISTEN", "127.0.0.1:1"), ("RELAY_LOG", ""), ("RELAY_JWT_SECRET", "")];
+    assert_eq!(settings("--listen 127.0.0.1:2", &variables).listen.port(), 2);
+    assert_eq!(settings("serve --listen 127.0.0.1:2", &variables).listen.port(), 2);
+    assert_eq!(settings("serve --listen=", &variables).listen.port(), 1);
+    assert_eq!(settings("", &variables).log, "info");
+}
+
+#[test]
+fn port_alone_listens_everywhere_and_gives_way_to_listen() {
+    assert_eq!(settings("", &[("PORT", "8080")]).listen, "0.0.0.0:8080".parse().unwrap());
+    let both = [("PORT", "nonsense"), ("RELAY_LISTEN", "[::1]:0")];
+    assert_eq!(settings("", &both).listen, "[::1]:0".parse().unwrap());
+    assert_refused(&[("PORT", "0")], "relay: PORT ");
+    assert_refused(&[("PORT", "+80")], "relay: PORT ");
+}
+
+#[test]
+fn a_pod_is_named_by_relay_pod_then_by_pod_name() {
+    assert_eq!(settings("", &[("POD_NAME", "relay-7d-x")]).pod, "relay-7d-x");
+    assert_eq!(settings("", &[("POD_NAME", "Bad!"), ("RELAY_POD", "pod-1")]).pod, "pod-1");
+    assert_refused(&[("POD_NAME", "Bad!")], "relay: POD_NAME ");
+    assert_refused(&[("RELAY_POD", &"a".repeat(64))], "relay: RELAY_POD ");
+}
+
+#[test]
+fn a_broker_is_memory_or_a_legal_topic() {
+    let emulator = ("PUBSUB_EMULATOR_HOST", "[::1]:8085");
+    for (project, topic) in [("demo", "relay"), ("example.com:shop", "Ab-_.~+%9")] {
+        let broker = format!("pubsub://{project}/{topic}");
+        let expected = Broker::PubSub {
+            project: project.to_owned(),
+            topic: topic.to_owned(),
+            emulator: Some("[::1]:8085".to_owned()),
+        };
+        assert_eq!(settings("", &[("RELAY_BROKER", &broker), emulator]).broker, expected);
+    }
+    let long = format!("pubsub://demo/{}", "t".repeat(151));
+    for broker in ["memory", "redis://x", "pubsub://demo", "pubsub://ab/topic", "pubsub://demo/ab", &long]
+        .into_iter()
+        .chain(["pubsub://demo/google", "pubsub://Demo/topic", "pubsub://demo/a/b", "pubsub://demo/1ab"])
+    {
+        assert_refused(&[("RELAY_BROKER", broker), emulator], "relay: RELAY_BROKER (--broker) ");
+    }
+    let schemed = [("RELAY_BROKER", "pubsub://demo/relay"), ("PUBSUB_EMULATOR_HOST", "http://localhost:1")];
+    assert_refused(&schemed, "relay: PUBSUB_EMULATOR_HOST ");
+    // Of no concern to a pod that does not use it.
+    settings("", &schemed[1..]);
+}
+
+#[test]
+fn demo_tokens_are_refused_with_a_real_project_only() {
+    let broker = ("RELAY_BROKER", "pubsub://shop-prod/relay");
+    for auth in ["", "demo", " demo "] {
+        assert_refused(&[broker, ("RELAY_AUTH", auth)], "relay: RELAY_AUTH (--auth) demo ");
+    }
+    settings("", &[broker, ("RELAY_AUTH", "jwt"), ("RELAY_JWT_SECRET", SECRET)]);
+    settings("", &[broker, ("PUBSUB_EMULATOR_HOST", "localhost:8085")]);
+    // One mistake, one line.
+    assert_refused(
+        &[broker, ("RELAY_AUTH", "jwt"), ("RELAY_JWT_SECRET", "short")],
+        "relay: RELAY_JWT_SECRET ",
+    );
+    assert_refused(&[broker, ("RELAY_AUTH", "jwtt")], "relay: RELAY_AUTH (--auth) is not ");
+}
+
+#[test]
+fn keys_come_from_exactly_one_place_and_only_for_jwt() {
+    let jwt = ("RELAY_AUTH", "jwt");
+    let secret = ("RELAY_JWT_SECRET", SECRET);
+    let jwks = ("RELAY_JWT_JWKS", "https://id.example.com/keys");
+    let auth = settings("", &[jwt, jwks, ("RELAY_JWT_ISSUER", "https://id.example.com")]).auth;
+    let auth::Settings::Jwt(auth) = auth else { panic!("{auth:?}") };
+    assert!(matches!(auth.keys, auth::jwt::Keys::Jwks(auth::jwt::JwksSource::Url(url)) if url == jwks.1));
+    assert_eq!((auth.issuer.as_deref(), auth.audience), (Some("https://id.example.com"), None));
+
+    assert_refused(&[jwt], "relay: RELAY_AUTH (--auth) is jwt, which needs keys");
+    assert_refused(&[jwt, secret, jwks], "relay: RELAY_JWT_JWKS cannot be set beside RELAY_JWT_SECRET");
+    assert_refused(&[("RELAY_AUTH", "demo"), secret], "relay: RELAY_JWT_SECRET is of no use");
+    assert_refused(&[("RELAY_JWT_AUDIENCE", "relay")], "relay: RELAY_JWT_AUDIENCE is of no use");
+    assert_refused(
+        &[jwt, ("RELAY_JWT_SECRET_FILE", "/nowhere")],
+        "relay: RELAY_JWT_SECRET_FILE names a file",
+    );
+    for (bytes, is_fine) in
+        [(format!("{}\r\n", &SECRET[..32]), true), (format!("{}\n\n", &SECRET[..30]), false)]
+    {
+        assert_eq!(value::secret(bytes.into_bytes()).is_ok(), is_fine);
+    }
+    for jwks in ["/nowhere", "ftp://id.example.com/keys", "https://", "https://me:pw@id.example.com/keys"] {
+        assert_refused(&[jwt, ("RELAY_JWT_JWKS", jwks)], "relay: RELAY_JWT_JWKS ");
+    }
+    let both = problems("", &[jwt, secret, ("RELAY_JWT_SECRET_FILE", "/nowhere")]);
+    assert!(
+        both[0].starts_with("relay: RELAY_JWT_SECRET_FILE cannot be set beside RELAY_JWT_SECRET"),
+        "{both:?}"
+    );
+}
+
+#[test]
+fn origins_are_kept_as_browsers_write_them() {
+    let origins = |text: &str| settings("", &[("RELAY_ALLOWED_ORIGINS", text)]).allowed_origins;
+    assert_eq!(origins("*"), Origins::Any);
+    let list =
+        ["https://app.example.com", "http://localhost:5173", "capacitor://localhost", "http://[::1]:80"];
+    assert_eq!(
+        origins("https://App.example.com:443, http://localhost:5173,capacitor://localhost,http://[::1]"),
+        Origins::List([&list[..3], &["http://[::1]"]].concat().into_iter().map(str::to_owned).collect()),
+    );
+    assert_eq!(origins(list[3]), Origins::List(vec!["http://[::1]".to_owned()]));
+    for bad in
+        ["example.com", "https://a.com/", "https://a.com/x", "null", "*,https://a.com", ",", "https://"]
+    {
+        assert_refused(&[("RELAY_ALLOWED_ORIGINS", bad)], "relay: RELAY_ALLOWED_ORIGINS ");
+    }
+    let jwt = [("RELAY_AUTH", "jwt"), ("RELAY_JWT_SECRET", SECRET)];
+    assert_eq!(settings("", &jwt).allowed_origins, Origins::Same);
+}
+
+#[test]
+fn misspelt_variables_are_listed_and_those_of_kubernetes_are_not() {
+    let variables = [
+        ("RELAY_BROKR", "memory:"),
+        ("RELAY_SERVICE_HOST", "10.0.0.1"),
+        ("RELAY_SERVICE_PORT_HTTP", "3000"),
+        ("RELAY_PORT", "tcp://10.0.0.1:3000"),
+        ("RELAY_PORT_3000_TCP_ADDR", "10.0.0.1"),
+        ("OTHER", "x"),
+    ];
+    assert_eq!(settings("", &variables).unknown, ["RELAY_BROKR"]);
+}
+
+#[test]
+fn a_cluster_has_ports_of_its_own_and_refuses_what_is_for_one_pod() {
+    let variables =
+        [("PUBSUB_EMULATOR_HOST", "localhost:8085"), ("PORT", "1"), ("CLOUDSDK_ROOT_DIR", "/sdk")];
+    let command = parsed("cluster --pods 2 --port 65534", &variables).unwrap();
+    let Command::Cluster { settings, pods, first_port, cloudsdk_root, path, emulator_host } = command else {
+        panic!("{command:?}")
+    };
+    assert_eq!((pods, first_port, settings.listen.port()), (2, 65534, 65534));
+    assert_eq!((cloudsdk_root, path), (Some(PathBuf::from("/sdk")), None));
+    assert_eq!(emulator_host.as_deref(), Some("localhost:8085"));
+
+    assert!(problems("cluster --pods 3 --port 65534", &[])[0].starts_with("relay: --port "));
+    let one_pod = [("RELAY_LISTEN", "127.0.0.1:1"), ("RELAY_BROKER", "memory:"), ("RELAY_POD", "a")];
+    assert_eq!(problems("cluster --pods 0", &one_pod).len(), 4);
+    parsed("cluster --broker memory:", &[]).unwrap_err();
+    parsed("--auth demo cluster", &[]).unwrap_err();
+}
+
+#[test]
+fn the_schema_needs_no_settings() {
+    assert!(matches!(parsed("schema", &[("RELAY_LISTEN", "bad")]), Ok(Command::Schema)));
+}

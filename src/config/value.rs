@@ -1,0 +1,220 @@
+//! One function for each kind of value: text in, the typed value or what is wrong with it out.
+//!
+//! A complaint completes a sentence that begins with the variable's name, says what to do, and must never repeat the text
+//! of a setting that may hold a secret; so none repeats any.
+
+use std::{fs::File, net::SocketAddr, path::PathBuf};
+
+use bytesize::ByteSize;
+use rand::RngExt as _;
+use tracing_subscriber::EnvFilter;
+
+use super::Broker;
+use crate::{
+    auth::jwt::{JwksSource, Secret},
+    telemetry::LogFormat,
+    web::Origins,
+};
+
+/// The least that HS256 may sign with: as much as the hash's own output (RFC 7518, 3.2).
+const SECRET_BYTES: usize = 32;
+
+/// The value, or what is wrong with the text.
+pub(super) type Parsed<T> = Result<T, String>;
+
+/// How tokens are checked, before the keys are known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Demo,
+    Jwt,
+}
+
+pub(super) fn mode(text: &str) -> Parsed<Mode> {
+    match text {
+        "demo" => Ok(Mode::Demo),
+        "jwt" => Ok(Mode::Jwt),
+        _ => Err("is not a way to check tokens: write demo or jwt".to_owned()),
+    }
+}
+
+/// Any text at all.
+pub(super) fn text(text: &str) -> Parsed<String> {
+    Ok(text.to_owned())
+}
+
+pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
+    text.parse()
+        .map_err(|_| "is not an IP address with a port: write it like 127.0.0.1:3000 or [::]:3000".to_owned())
+}
+
+pub(super) fn port(text: &str) -> Parsed<u16> {
+    // Rust's own parser would take a sign.
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse()
+        .ok()
+        .filter(|port| is_plain && *port > 0)
+        .ok_or_else(|| "is not a port: give 1 to 65535".to_owned())
+}
+
+/// `HOST:PORT`, as Google's own clients take it.
+pub(super) fn host_port(text: &str) -> Parsed<String> {
+    match text.rsplit_once(':') {
+        Some((host, digits)) if is_host(host) && port(digits).is_ok() => Ok(text.to_owned()),
+        _ => Err("is not HOST:PORT: write it like localhost:8085, without a scheme".to_owned()),
+    }
+}
+
+/// A name, an IPv4 address, or an IPv6 address in brackets.
+fn is_host(host: &str) -> bool {
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        }
+    }
+}
+
+/// The emulator is filled in by the caller: it is a setting of its own.
+pub(super) fn broker(text: &str) -> Parsed<Broker> {
+    if text == "memory:" {
+        return Ok(Broker::Memory);
+    }
+    let Some((project, topic)) = text.strip_prefix("pubsub://").and_then(|rest| rest.split_once('/')) else {
+        return Err("is not a broker: write memory: or pubsub://PROJECT/TOPIC".to_owned());
+    };
+    // `example.com:project` is the id of a project in a domain's scope.
+    let is_project = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | ':');
+    if !is_id(project, 63, is_project) {
+        return Err("has no legal project: give 3 to 63 of a-z 0-9 - . : with a letter first".to_owned());
+    }
+    let is_topic = |c: char| c.is_ascii_alphanumeric() || "-_.~+%".contains(c);
+    // 150 leaves the rest of a feed's 255 characters to the pod's name (63) and the incarnation.
+    if !is_id(topic, 150, is_topic) || topic.starts_with("goog") {
+        return Err(
+            "has no legal topic: give 3 to 150 of A-Z a-z 0-9 - _ . ~ + % with a letter first, not goog"
+                .to_owned(),
+        );
+    }
+    Ok(Broker::PubSub { project: project.to_owned(), topic: topic.to_owned(), emulator: None })
+}
+
+fn is_id(id: &str, most: usize, is_legal: impl Fn(char) -> bool) -> bool {
+    (3..=most).contains(&id.len())
+        && id.starts_with(|c: char| c.is_ascii_alphabetic())
+        && id.chars().all(is_legal)
+}
+
+/// A pod's name is part of its feed's name and a label's value, which takes the least.
+pub(super) fn pod(text: &str) -> Parsed<String> {
+    let is_legal = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    match (1..=63).contains(&text.len()) && is_legal {
+        true => Ok(text.to_owned()),
+        false => Err("is not a pod's name: give 1 to 63 lowercase letters, digits and hyphens".to_owned()),
+    }
+}
+
+/// `pod-x7k2mf`: without letters that look like digits, and long enough (10^9) that the pods of a fleet hardly collide,
+/// because a pod takes feeds of its own name for left-overs.
+pub(super) fn random_pod() -> String {
+    const LETTERS: &[u8] = b"abcdefghjkmnpqrstuvwxyz23456789";
+    let mut rng = rand::rng();
+    let suffix = (0..6).map(|_| char::from(LETTERS[rng.random_range(..LETTERS.len())]));
+    format!("pod-{}", suffix.collect::<String>())
+}
+
+pub(super) fn readable_file(text: &str) -> Parsed<PathBuf> {
+    match File::open(text).and_then(|file| file.metadata()) {
+        Ok(metadata) if metadata.is_file() => Ok(PathBuf::from(text)),
+        Ok(_) => Err("does not name a file: give the path of one".to_owned()),
+        Err(problem) => Err(unreadable(&problem)),
+    }
+}
+
+/// The complaint about a file; without its path, which may be a secret that was put into the wrong variable.
+pub(super) fn unreadable(problem: &std::io::Error) -> String {
+    format!("names a file that cannot be read ({problem}): check path and permissions")
+}
+
+pub(super) fn secret(bytes: Vec<u8>) -> Parsed<Secret> {
+    let text = String::from_utf8(bytes)
+        .map_err(|_| "is not UTF-8: give a secret of text, such as base64".to_owned())?;
+    let text = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
+    match text.len() >= SECRET_BYTES {
+        true => Ok(Secret::new(text)),
+        false => Err(format!("is too short a secret: give {SECRET_BYTES} bytes or more")),
+    }
+}
+
+pub(super) fn jwks(text: &str) -> Parsed<JwksSource> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return readable_file(text).map(JwksSource::File);
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if !matches!(scheme, "http" | "https") || authority.is_empty() || text.contains(char::is_whitespace) {
+        return Err("is not a source of keys: give a file's path or an http(s) URL".to_owned());
+    }
+    // A URL is logged when it cannot be fetched, and so would be a password in it.
+    if authority.contains('@') {
+        return Err("holds credentials: give a URL without".to_owned());
+    }
+    Ok(JwksSource::Url(text.to_owned()))
+}
+
+pub(super) fn origins(text: &str) -> Parsed<Origins> {
+    if text == "*" {
+        return Ok(Origins::Any);
+    }
+    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    entries
+        .map(origin)
+        .collect::<Option<Vec<_>>>()
+        .filter(|list| !list.is_empty())
+        .map(Origins::List)
+        .ok_or_else(|| {
+            "is not a list of origins: write each like https://app.example.com, nothing after it, or * alone"
+                .to_owned()
+        })
+}
+
+/// An origin as browsers write it.
+fn origin(text: &str) -> Option<String> {
+    let text = text.to_ascii_lowercase();
+    let (scheme, authority) = text.split_once("://")?;
+    // Not only http and https: desktop and mobile shells have schemes of their own (capacitor://localhost).
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    let is_authority = is_host(authority) || host_port(authority).is_ok();
+    let authority = authority.strip_suffix(default_port).unwrap_or(authority);
+    (is_scheme && is_authority).then(|| format!("{scheme}://{authority}"))
+}
+
+pub(super) fn log_filter(text: &str) -> Parsed<String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("is not a log filter: write a level, or such as info,pubsub_relay=debug".to_owned()),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("is not a log format: write text or json".to_owned()),
+    }
+}
+
+/// `10m`, `1h 30m`.
+pub(super) fn nanoseconds(text: &str) -> Option<u64> {
+    humantime::parse_duration(text).ok()?.as_nanos().try_into().ok()
+}
+
+/// `64MiB`, `1.5GiB`, `500kB`, and a bare number of bytes.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    text.parse::<ByteSize>().ok().map(|size| size.as_u64())
+}

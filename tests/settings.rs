@@ -1,0 +1,139 @@
+//! The real binary's command line: what it documents, what it refuses, and what it never prints.
+
+use std::{collections::BTreeSet, fs, process::Command, process::Output};
+
+use pubsub_relay::config::{SETTINGS, Setting};
+
+const SECRET: &str = "never-print-this-secret-of-40-characters";
+
+/// Runs `relay` to its end with these variables alone.
+fn relay(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
+    command.args(arguments).env_clear().envs(variables.iter().copied());
+    command.output().expect("the binary was built with this test")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("output is UTF-8")
+}
+
+/// Runs `relay`, asserts that it refuses with 64 on stderr alone, and returns its lines.
+fn refusal(arguments: &[&str], variables: &[(&str, &str)]) -> Vec<String> {
+    let output = relay(arguments, variables);
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    text(&output.stderr).lines().map(str::to_owned).collect()
+}
+
+fn settings() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().flat_map(|concern| concern.settings.iter().copied())
+}
+
+#[test]
+fn help_lists_exactly_the_settings_that_exist() {
+    let output = relay(&["--help"], &[("RELAY_JWT_SECRET", SECRET)]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty());
+    let help = text(&output.stdout);
+    let (options, list) = help.split_once("Settings.").expect("help has a list of settings");
+    let entries: Vec<_> = list
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .map(str::trim)
+        .collect();
+    assert_eq!(entries, settings().map(ToString::to_string).collect::<Vec<_>>());
+
+    let cluster = text(&relay(&["cluster", "--help"], &[]).stdout);
+    let (cluster_options, _) = cluster.split_once("Settings.").expect("help has a list of settings");
+    let flags: BTreeSet<_> = [options, cluster_options]
+        .iter()
+        .flat_map(|help| help.lines())
+        .filter_map(|line| line.trim_start().strip_prefix("--")?.split_whitespace().next())
+        .collect();
+    assert_eq!(flags, settings().filter_map(|setting| setting.flag).collect());
+}
+
+#[test]
+fn the_document_lists_exactly_the_settings_that_exist() {
+    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIG.md")).unwrap();
+    let (tables, _) = document.split_once("## Exit codes").expect("exit codes come last");
+    let rows: Vec<Vec<String>> = tables
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| variable "))
+        .map(|line| line.split('|').skip(1).take(4).map(|cell| cell.trim().replace('`', "")).collect())
+        .collect();
+    let expected: Vec<Vec<String>> = settings()
+        .map(|setting| {
+            vec![
+                setting.variable.unwrap_or_default().to_owned(),
+                setting.flag.map(|flag| format!("--{flag}")).unwrap_or_default(),
+                setting.fallback.to_string(),
+                setting.values.to_string(),
+            ]
+        })
+        .collect();
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn every_bad_setting_is_named_at_once() {
+    let variables = [
+        ("RELAY_LISTEN", "localhost"),
+        ("RELAY_ADMIN_LISTEN", ":9"),
+        ("RELAY_BROKER", "kafka://x"),
+        ("RELAY_POD", "Not A Name"),
+        ("RELAY_AUTH", "none"),
+        ("RELAY_DIRECTORY", "/does/not/exist.json"),
+        ("RELAY_ALLOWED_ORIGINS", "example.com"),
+        ("RELAY_REPLAY_WINDOW", "ten minutes"),
+        ("RELAY_REPLAY_BYTES", "1"),
+        ("RELAY_QUEUE_BYTES", "lots"),
+        ("RELAY_MAX_CONNECTIONS", "-1"),
+        ("RELAY_MAX_WATCHERS", "0"),
+        ("RELAY_DRAIN_DEADLINE", "0s"),
+        ("RELAY_LOG", "=,="),
+        ("RELAY_LOG_FORMAT", "xml"),
+    ];
+    let lines = refusal(&[], &variables);
+    assert_eq!(lines.len(), variables.len(), "{lines:#?}");
+    for (variable, _) in variables {
+        let beginning = format!("relay: {variable} ");
+        assert!(lines.iter().any(|line| line.starts_with(&beginning)), "{variable}: {lines:#?}");
+    }
+}
+
+#[test]
+fn a_secret_is_never_printed() {
+    // Each is wrong in its own way, one of them by holding the secret where a path belongs.
+    let wrong = [
+        vec![("RELAY_JWT_SECRET", SECRET), ("RELAY_LISTEN", "bad")],
+        vec![("RELAY_JWT_SECRET", SECRET), ("RELAY_AUTH", "jwt"), ("RELAY_JWT_JWKS", "https://a.example/k")],
+        vec![("RELAY_JWT_SECRET_FILE", SECRET), ("RELAY_AUTH", "jwt")],
+        vec![("RELAY_JWT_JWKS", SECRET), ("RELAY_AUTH", "jwt")],
+        vec![("RELAY_AUTH", SECRET)],
+        vec![("RELAY_JWT_SECRET", &SECRET[..31]), ("RELAY_AUTH", "jwt")],
+    ];
+    for variables in wrong {
+        let lines = refusal(&[], &variables);
+        assert!(!lines.concat().contains(&SECRET[..31]), "{lines:#?}");
+    }
+}
+
+#[test]
+fn demo_users_are_refused_with_a_real_project() {
+    let lines = refusal(&["--broker", "pubsub://shop-prod/relay"], &[]);
+    assert!(matches!(&lines[..], [line] if line.starts_with("relay: RELAY_AUTH (--auth) ")), "{lines:#?}");
+}
+
+#[test]
+fn an_unknown_flag_is_refused_like_a_bad_setting() {
+    let lines = refusal(&["--brokr", "memory:"], &[]);
+    assert!(lines[0].contains("--brokr"), "{lines:#?}");
+}
+
+#[test]
+fn version_is_the_package_s() {
+    let output = relay(&["--version"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stdout), concat!("relay ", env!("CARGO_PKG_VERSION"), "\n"));
+}
