@@ -1,1 +1,324 @@
-//! To come.
+//! [`Directory`]: who the users are, and which locations they listen to.
+//!
+//! Read once, before the pod starts, from a file or from the tutorial's own; it never changes. All that is wrong with a
+//! file is said at once.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_graphql::ID;
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::{
+    id,
+    location::{self, Location},
+    user::User,
+};
+use crate::{
+    audience::{Interests, Key, Viewer},
+    contract::Identity,
+};
+
+/// Largest file, in bytes: some 100,000 users.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// How many problems of one file are spelled out. The rest is counted.
+const MAX_PROBLEMS: usize = 20;
+
+/// Why there is no directory.
+#[derive(Debug, Error)]
+pub enum DirectoryError {
+    /// The file cannot be read. Check its path and permissions.
+    #[error("directory {path} cannot be read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file is larger than 16 MiB.
+    #[error("directory {path} is larger than 16 MiB")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is not JSON of the form in `docs/ADAPTING.md`.
+    #[error("directory does not have the form of one: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// It has the form of a directory and contradicts itself: everything that is wrong, one text each.
+    #[error("directory is wrong: {}", .0.join("; "))]
+    Wrong(Vec<String>),
+}
+
+/// The users and locations.
+#[derive(Debug)]
+pub struct Directory {
+    locations: Vec<Location>,
+    by_id: HashMap<String, Known>,
+    by_name: HashMap<String, Known>,
+    by_email: HashMap<String, Known>,
+}
+
+/// A user, ready to be a viewer. All users of an organisation share one set of interests.
+#[derive(Clone, Debug)]
+struct Known {
+    user: Arc<str>,
+    interests: Arc<Interests>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rows {
+    locations: Vec<Location>,
+    users: Vec<User>,
+}
+
+impl Directory {
+    /// The tutorial's directory.
+    #[must_use]
+    pub fn built_in() -> Self {
+        Self::parse(include_str!("directory.json")).expect("a test parses the built-in directory")
+    }
+
+    /// Reads the file, blocking: for use before the pod starts.
+    ///
+    /// # Errors
+    /// The file cannot be read, is too large, or is not a directory.
+    pub fn load(path: &Path) -> Result<Self, DirectoryError> {
+        let failed = |source| DirectoryError::Read { path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        let mut json = String::new();
+        file.take(MAX_FILE_BYTES + 1).read_to_string(&mut json).map_err(failed)?;
+        if json.len() as u64 > MAX_FILE_BYTES {
+            return Err(DirectoryError::TooLarge { path: path.to_owned() });
+        }
+        Self::parse(&json)
+    }
+
+    /// The directory in this JSON, whose form `docs/ADAPTING.md` describes.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Malformed`] with the place of the first error of form, else [`DirectoryError::Wrong`] with
+    /// everything else: bad or repeated ids, types and e-mails, users without exactly one of location and organisation,
+    /// and users at a location or organisation that there is not.
+    pub fn parse(json: &str) -> Result<Self, DirectoryError> {
+        let Rows { locations, users } = serde_json::from_str(json)?;
+        let mut problems = Problems::default();
+        let places = Places::new(&locations, &mut problems);
+        let (mut by_id, mut by_name, mut by_email) = (HashMap::new(), HashMap::new(), HashMap::new());
+        for user in users {
+            let interests = places.interests(&user, &mut problems);
+            let known = Known { user: user.id.as_str().into(), interests };
+            problems.insert(&mut by_id, "user id", user.id, known.clone());
+            if let Some(name) = user.name {
+                problems.insert(&mut by_name, "user type", name, known.clone());
+            }
+            if let Some(email) = user.email {
+                problems.insert(&mut by_email, "e-mail", email.to_lowercase(), known);
+            }
+        }
+        problems.none()?;
+        Ok(Self { locations, by_id, by_name, by_email })
+    }
+
+    /// The user whom a token names. Demo names and ids are compared to the letter, e-mails without case.
+    #[must_use]
+    pub fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
+        let known = match identity {
+            Identity::Demo(name) => self.by_name.get(name),
+            Identity::Subject(id) => self.by_id.get(id),
+            Identity::Email(email) => self.by_email.get(&email.to_lowercase()),
+        }?;
+        Some(Viewer { user: known.user.clone(), interests: (*known.interests).clone() })
+    }
+
+    /// All locations, in the order of the file.
+    #[must_use]
+    pub fn locations(&self) -> &[Location] {
+        &self.locations
+    }
+}
+
+/// What there is to listen to.
+struct Places<'a> {
+    locations: HashSet<&'a str>,
+    organisations: HashMap<&'a str, Arc<Interests>>,
+}
+
+impl<'a> Places<'a> {
+    fn new(rows: &'a [Location], problems: &mut Problems) -> Self {
+        let mut locations = HashSet::new();
+        let mut keys: HashMap<&str, Vec<Key>> = HashMap::new();
+        for Location { id: ID(id), org_id, .. } in rows {
+            problems.check_id("location id", id);
+            problems.check_id("organisation id", org_id);
+            if !locations.insert(id.as_str()) {
+                problems.add(format!("location id {id:?} is given twice"));
+            }
+            keys.entry(org_id).or_default().push(location::key(id));
+        }
+        let interests = |(organisation, keys): (_, Vec<Key>)| (organisation, Arc::new(Interests::new(keys)));
+        Self { locations, organisations: keys.into_iter().map(interests).collect() }
+    }
+
+    /// What the user listens to: nothing, if there is a problem.
+    fn interests(&self, user: &User, problems: &mut Problems) -> Arc<Interests> {
+        let id = &user.id;
+        let problem = match (user.location_id.as_deref(), user.organisation_id.as_deref()) {
+            (Some(location), None) if self.locations.contains(location) => {
+                return Arc::new(Interests::new([location::key(location)]));
+            }
+            (None, Some(organisation)) => match self.organisations.get(organisation) {
+                Some(interests) => return interests.clone(),
+                None => format!("user {id:?} is of organisation {organisation:?}, which owns no location"),
+            },
+            (Some(location), None) => format!("user {id:?} is at location {location:?}, which there is not"),
+            (Some(_), Some(_)) => format!("user {id:?} has both a locationId and an organisationId"),
+            (None, None) => format!("user {id:?} has neither locationId nor organisationId"),
+        };
+        problems.add(problem);
+        Arc::default()
+    }
+}
+
+/// Everything that is wrong with one file.
+#[derive(Default)]
+struct Problems {
+    texts: Vec<String>,
+    untold: usize,
+}
+
+impl Problems {
+    fn add(&mut self, text: String) {
+        if self.texts.len() < MAX_PROBLEMS {
+            self.texts.push(text);
+        } else {
+            self.untold += 1;
+        }
+    }
+
+    fn check_id(&mut self, what: &str, id: &str) {
+        if !id::is_valid(id) {
+            self.add(format!("{what} {id:?} is not {}", id::RULE));
+        }
+    }
+
+    /// Inserts the value under a key that must be valid and new.
+    fn insert<V>(&mut self, map: &mut HashMap<String, V>, what: &str, key: String, value: V) {
+        self.check_id(what, &key);
+        match map.entry(key) {
+            Entry::Occupied(entry) => self.add(format!("{what} {:?} is given twice", entry.key())),
+            Entry::Vacant(entry) => {
+                entry.insert(value);
+            }
+        }
+    }
+
+    fn none(mut self) -> Result<(), DirectoryError> {
+        if self.untold > 0 {
+            self.texts.push(format!("and {} more", self.untold));
+        }
+        if self.texts.is_empty() { Ok(()) } else { Err(DirectoryError::Wrong(self.texts)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(directory: &Directory, identity: Identity<'_>) -> Option<(String, Vec<String>)> {
+        let viewer = directory.viewer(identity)?;
+        Some((viewer.user.to_string(), viewer.interests.keys().iter().map(ToString::to_string).collect()))
+    }
+
+    fn problems(json: &str) -> Vec<String> {
+        match Directory::parse(json) {
+            Err(DirectoryError::Wrong(problems)) => problems,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_built_in_directory_is_the_tutorials() {
+        let directory = Directory::built_in();
+        let listens = |name| keys(&directory, Identity::Demo(name)).unwrap();
+        let expect =
+            |id: &str, keys: &[&str]| (id.to_owned(), keys.iter().map(ToString::to_string).collect());
+        assert_eq!(listens("ZELO"), expect("1", &["location:1"]));
+        assert_eq!(listens("ZEWI"), expect("2", &["location:3", "location:4"]));
+        assert_eq!(listens("ZOWI"), expect("3", &["location:1", "location:2"]));
+        assert_eq!(listens("ZOLO"), expect("4", &["location:3"]));
+        assert_eq!(directory.locations().len(), 4);
+    }
+
+    #[test]
+    fn a_user_is_found_by_name_id_and_email() {
+        let directory = Directory::built_in();
+        let user = |identity| keys(&directory, identity).map(|(user, _)| user);
+        assert_eq!(user(Identity::Demo("zowi")), None, "names to the letter");
+        assert_eq!(user(Identity::Subject("3")).as_deref(), Some("3"));
+        assert_eq!(user(Identity::Subject("ZOWI")), None);
+        assert_eq!(user(Identity::Email("User-3@Gmail.com")).as_deref(), Some("3"));
+        assert_eq!(user(Identity::Email("")), None);
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let problems = problems(
+            r#"{ "locations": [
+                { "id": "1", "name": "a", "orgId": "1" }, { "id": "1", "name": "b", "orgId": "" }
+            ], "users": [
+                { "id": "1", "type": "A", "email": "a@b", "locationId": "1" },
+                { "id": "1", "type": "A", "email": "A@B", "locationId": "1" },
+                { "id": "", "type": "", "locationId": "1" },
+                { "id": "2", "locationId": "9" }, { "id": "3", "organisationId": "9" },
+                { "id": "4" }, { "id": "5", "locationId": "1", "organisationId": "1" }
+            ] }"#,
+        );
+        let expected = [
+            "location id \"1\" is given twice",
+            "organisation id \"\" is not 1 to 256 bytes without control characters",
+            "user id \"1\" is given twice",
+            "user type \"A\" is given twice",
+            "e-mail \"a@b\" is given twice",
+            "user id \"\" is not 1 to 256 bytes without control characters",
+            "user type \"\" is not 1 to 256 bytes without control characters",
+            "user \"2\" is at location \"9\", which there is not",
+            "user \"3\" is of organisation \"9\", which owns no location",
+            "user \"4\" has neither locationId nor organisationId",
+            "user \"5\" has both a locationId and an organisationId",
+        ];
+        for text in expected {
+            assert!(problems.iter().any(|problem| problem == text), "{text} in {problems:#?}");
+        }
+    }
+
+    #[test]
+    fn many_problems_are_counted() {
+        let users: Vec<_> = (0..100).map(|id| format!(r#"{{"id":"{id}"}}"#)).collect();
+        let problems = problems(&format!(r#"{{"locations":[],"users":[{}]}}"#, users.join(",")));
+        assert_eq!(problems.len(), MAX_PROBLEMS + 1);
+        assert_eq!(problems.last().unwrap(), "and 80 more");
+    }
+
+    #[test]
+    fn an_error_of_form_names_its_place() {
+        let error = Directory::parse("{\n \"locations\": [], \"user\": []}").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "directory does not have the form of one: unknown field `user`, expected `locations` or `users` at line 2 column 24"
+        );
+    }
+
+    #[test]
+    fn a_missing_file_names_itself() {
+        let error = Directory::load(Path::new("/nowhere/users.json")).unwrap_err();
+        assert_eq!(error.to_string(), "directory /nowhere/users.json cannot be read");
+    }
+}
