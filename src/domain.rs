@@ -1,7 +1,7 @@
 //! The tutorial's domain: users at locations and organisations, who tell each other of templates.
 //!
 //! It is the one folder that a team replaces (see `docs/ADAPTING.md`), so nothing else in the library may name anything of
-//! it, and all that the library asks for is here: a [`Domain`] and a GraphQL schema ([`schema::schema`]).
+//! it, and all that the library asks for is here: a [`Domain`] and a GraphQL schema ([`schema()`]).
 
 pub mod directory;
 mod id;
@@ -16,7 +16,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-pub use self::directory::{Directory, DirectoryError};
+pub use self::{
+    directory::{Directory, DirectoryError},
+    schema::schema,
+};
 use self::{template::Template, templates::Templates};
 use crate::{
     audience::{Audience, Viewer},
@@ -156,7 +159,7 @@ mod tests {
                     "id": id.to_string(), "name": "L", "orgId": org.to_string(),
                 })).collect::<Vec<_>>(),
                 "users": users.iter().map(|(id, location, organisation)| serde_json::json!({
-                    "id": id.to_string(), "locationId": text(*location), "organisationId": text(*organisation),
+                    "id": id.to_string(), "locationId": text(*location), "orgId": text(*organisation),
                 })).collect::<Vec<_>>(),
             });
             let directory = Directory::parse(&directory.to_string()).unwrap();

@@ -31,33 +31,30 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 /// How many problems of one file are spelled out. The rest is counted.
 const MAX_PROBLEMS: usize = 20;
 
-/// Why there is no directory.
+/// Why there is no directory. The texts are for the operator, and whole: the cause is in them.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
     /// The file cannot be read. Check its path and permissions.
-    #[error("directory {path} cannot be read")]
+    #[error("cannot read {}: {cause}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The file is larger than 16 MiB.
-    #[error("directory {path} is larger than 16 MiB")]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
+    #[error("{} is larger than 16 MiB", .0.display())]
+    TooLarge(PathBuf),
     /// It is not JSON of the form in `docs/ADAPTING.md`.
-    #[error("directory does not have the form of one: {0}")]
-    Malformed(#[from] serde_json::Error),
+    #[error("not the JSON of a directory: {0}")]
+    Malformed(serde_json::Error),
     /// It has the form of a directory and contradicts itself: everything that is wrong, one text each.
-    #[error("directory is wrong: {}", .0.join("; "))]
+    #[error("the directory is wrong:\n  {}", .0.join("\n  "))]
     Wrong(Vec<String>),
 }
 
 /// The users and locations.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Directory {
     locations: Vec<Location>,
     by_id: HashMap<String, Known>,
@@ -91,12 +88,12 @@ impl Directory {
     /// # Errors
     /// The file cannot be read, is too large, or is not a directory.
     pub fn load(path: &Path) -> Result<Self, DirectoryError> {
-        let failed = |source| DirectoryError::Read { path: path.to_owned(), source };
+        let failed = |cause| DirectoryError::Read { path: path.to_owned(), cause };
         let file = File::open(path).map_err(failed)?;
         let mut json = String::new();
         file.take(MAX_FILE_BYTES + 1).read_to_string(&mut json).map_err(failed)?;
         if json.len() as u64 > MAX_FILE_BYTES {
-            return Err(DirectoryError::TooLarge { path: path.to_owned() });
+            return Err(DirectoryError::TooLarge(path.to_owned()));
         }
         Self::parse(&json)
     }
@@ -108,7 +105,7 @@ impl Directory {
     /// everything else: bad or repeated ids, types and e-mails, users without exactly one of location and organisation,
     /// and users at a location or organisation that there is not.
     pub fn parse(json: &str) -> Result<Self, DirectoryError> {
-        let Rows { locations, users } = serde_json::from_str(json)?;
+        let Rows { locations, users } = serde_json::from_str(json).map_err(DirectoryError::Malformed)?;
         let mut problems = Problems::default();
         let places = Places::new(&locations, &mut problems);
         let (mut by_id, mut by_name, mut by_email) = (HashMap::new(), HashMap::new(), HashMap::new());
@@ -170,7 +167,7 @@ impl<'a> Places<'a> {
     /// What the user listens to: nothing, if there is a problem.
     fn interests(&self, user: &User, problems: &mut Problems) -> Arc<Interests> {
         let id = &user.id;
-        let problem = match (user.location_id.as_deref(), user.organisation_id.as_deref()) {
+        let problem = match (user.location_id.as_deref(), user.org_id.as_deref()) {
             (Some(location), None) if self.locations.contains(location) => {
                 return Arc::new(Interests::new([location::key(location)]));
             }
@@ -179,8 +176,8 @@ impl<'a> Places<'a> {
                 None => format!("user {id:?} is of organisation {organisation:?}, which owns no location"),
             },
             (Some(location), None) => format!("user {id:?} is at location {location:?}, which there is not"),
-            (Some(_), Some(_)) => format!("user {id:?} has both a locationId and an organisationId"),
-            (None, None) => format!("user {id:?} has neither locationId nor organisationId"),
+            (Some(_), Some(_)) => format!("user {id:?} has both a locationId and an orgId"),
+            (None, None) => format!("user {id:?} has neither locationId nor orgId"),
         };
         problems.add(problem);
         Arc::default()
@@ -277,8 +274,8 @@ mod tests {
                 { "id": "1", "type": "A", "email": "a@b", "locationId": "1" },
                 { "id": "1", "type": "A", "email": "A@B", "locationId": "1" },
                 { "id": "", "type": "", "locationId": "1" },
-                { "id": "2", "locationId": "9" }, { "id": "3", "organisationId": "9" },
-                { "id": "4" }, { "id": "5", "locationId": "1", "organisationId": "1" }
+                { "id": "2", "locationId": "9" }, { "id": "3", "orgId": "9" },
+                { "id": "4" }, { "id": "5", "locationId": "1", "orgId": "1" }
             ] }"#,
         );
         let expected = [
@@ -291,8 +288,8 @@ mod tests {
             "user type \"\" is not 1 to 256 bytes without control characters",
             "user \"2\" is at location \"9\", which there is not",
             "user \"3\" is of organisation \"9\", which owns no location",
-            "user \"4\" has neither locationId nor organisationId",
-            "user \"5\" has both a locationId and an organisationId",
+            "user \"4\" has neither locationId nor orgId",
+            "user \"5\" has both a locationId and an orgId",
         ];
         for text in expected {
             assert!(problems.iter().any(|problem| problem == text), "{text} in {problems:#?}");
@@ -312,13 +309,16 @@ mod tests {
         let error = Directory::parse("{\n \"locations\": [], \"user\": []}").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "directory does not have the form of one: unknown field `user`, expected `locations` or `users` at line 2 column 24"
+            "not the JSON of a directory: unknown field `user`, expected `locations` or `users` at line 2 column 24"
         );
     }
 
     #[test]
     fn a_missing_file_names_itself() {
         let error = Directory::load(Path::new("/nowhere/users.json")).unwrap_err();
-        assert_eq!(error.to_string(), "directory /nowhere/users.json cannot be read");
+        assert_eq!(
+            error.to_string(),
+            "cannot read /nowhere/users.json: No such file or directory (os error 2)"
+        );
     }
 }

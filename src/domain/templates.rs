@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::template::Template;
-use crate::{broker::PUBLISH_TIMEOUT, event::Event};
+use crate::event::Event;
 
 /// What all templates may weigh together, in bytes: room for about 100,000 of a usual size.
 const MAX_BYTES: usize = 64 << 20;
@@ -25,8 +25,9 @@ const OVERHEAD: usize = 512;
 const PROVISIONAL_KEPT: Duration = Duration::from_secs(60);
 
 /// How long the id of an event that came through the feed is remembered. The mutation that published it may hear of
-/// the acknowledgement only afterwards, but no later than the publisher's limit; twice that is on the safe side.
-const ARRIVAL_KEPT: Duration = Duration::from_secs(2 * PUBLISH_TIMEOUT.as_secs());
+/// the acknowledgement only afterwards, but no later than
+/// [`crate::broker::PUBLISH_TIMEOUT`]; twice that is on the safe side.
+const ARRIVAL_KEPT: Duration = Duration::from_secs(10);
 
 /// How many such ids at most: for that long at 10,000 events a second.
 const MAX_ARRIVALS: usize = 100_000;

@@ -18,5 +18,5 @@ pub struct User {
     /// The one location they listen to.
     pub location_id: Option<String>,
     /// The organisation to all of whose locations they listen. A user has this or a location.
-    pub organisation_id: Option<String>,
+    pub org_id: Option<String>,
 }
