@@ -59,7 +59,7 @@ pub enum InvalidTemplate {
 }
 
 impl Template {
-    /// A new template with an id of its own, which sorts behind those of earlier templates.
+    /// A new template with an id of its own, which sorts behind those that this process made before.
     ///
     /// # Errors
     /// What is out of bounds.
