@@ -23,7 +23,7 @@ pub use self::{
     setting::{Concern, Fallback, Only, Setting, Unit, Values},
     table::SETTINGS,
 };
-use crate::auth;
+use crate::{auth, telemetry::LogFormat, web::Origins};
 
 /// The exit code of a command line or an environment that cannot be used: `EX_USAGE` of sysexits.h.
 pub const EX_USAGE: u8 = 64;
@@ -57,7 +57,7 @@ pub enum Command {
 }
 
 /// Everything that a pod can be told.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// `RELAY_LISTEN`, else `PORT` on all addresses: where clients connect.
     pub listen: SocketAddr,
@@ -107,28 +107,6 @@ pub enum Broker {
         /// `HOST:PORT` of the emulator that stands in for Google.
         emulator: Option<String>,
     },
-}
-
-/// Which browsers' origins may open connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origins {
-    /// The one under which the pod itself is reached.
-    SameOrigin,
-    /// That one, and every port of this machine.
-    Localhost,
-    /// All.
-    Any,
-    /// These, in the form in which browsers write them: lowercase, without the scheme's default port.
-    List(Vec<String>),
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For Cloud Logging.
-    Json,
 }
 
 /// Why there is no command to run: help was asked for, or something is wrong. Print it and exit.
@@ -245,7 +223,7 @@ fn shared(reader: &mut Reader<'_>) -> Settings {
     let auth = reader.auth();
     let own = match auth {
         auth::Settings::Demo => Origins::Localhost,
-        auth::Settings::Jwt(_) => Origins::SameOrigin,
+        auth::Settings::Jwt(_) => Origins::Same,
     };
     Settings {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),

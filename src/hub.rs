@@ -10,7 +10,6 @@ pub mod watcher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use opentelemetry::metrics::Meter;
 
 use self::{index::Index, watcher::Watcher};
@@ -23,12 +22,12 @@ use crate::{
     event::{Event, Payload},
 };
 
-/// Turns an event into the bytes that every watcher of one operation gets.
+/// Turns an event into the text that every watcher of one operation gets.
 #[async_trait]
 pub trait Render: Send + Sync + 'static {
     /// The JSON of the execution result, or `None` if the operation has nothing to say about this event. Must end by
     /// itself within seconds: the events behind it wait.
-    async fn render(&self, event: &Event, payload: &Payload) -> Option<Bytes>;
+    async fn render(&self, event: &Event, payload: &Payload) -> Option<Arc<str>>;
 }
 
 /// The watchers of one pod. Clones are the same hub.
@@ -73,9 +72,9 @@ impl Hub {
         // Neighbours share an operation, so that each operation is executed once.
         watchers.sort_unstable_by_key(|watcher| watcher.operation_address());
         for sharing in watchers.chunk_by(|a, b| a.operation_address() == b.operation_address()) {
-            let Some(bytes) = sharing[0].operation.render(event, payload).await else { continue };
+            let Some(result) = sharing[0].operation.render(event, payload).await else { continue };
             for watcher in sharing {
-                watcher.deliver(bytes.clone(), event.published);
+                watcher.deliver(result.clone(), event.published);
             }
         }
         watchers.len()
@@ -103,6 +102,7 @@ impl Hub {
 mod tests {
     use std::{collections::BTreeSet, time::SystemTime};
 
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -112,8 +112,8 @@ mod tests {
 
     #[async_trait]
     impl Render for Echo {
-        async fn render(&self, event: &Event, _payload: &Payload) -> Option<Bytes> {
-            Some(Bytes::copy_from_slice(event.id.as_bytes()))
+        async fn render(&self, event: &Event, _payload: &Payload) -> Option<Arc<str>> {
+            Some(event.id.clone())
         }
     }
 

@@ -1,3 +1,159 @@
-//! The `relay` command.
+//! The `relay` command: settings → telemetry → the chosen command → exit code.
 
-fn main() {}
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use pubsub_relay::{
+    broker::memory,
+    cluster::{self, Carrier},
+    config::{self, Command, EX_USAGE, Settings},
+    contract::Domain,
+    domain::{self, Directory, Tutorial},
+    emulator::Search,
+    graphql::{self, Api},
+    pod::{self, Broker, Drained, Pod},
+    pubsub, shutdown, telemetry, web,
+};
+use tokio::{runtime::Runtime, select};
+
+fn main() -> ExitCode {
+    let command = match config::parse() {
+        Ok(command) => command,
+        Err(refusal) if refusal.to_stdout => return print(&refusal.text),
+        Err(refusal) => return complain(&refusal.text, refusal.code.into()),
+    };
+    run(command).unwrap_or_else(|error| complain(&format!("relay: {error:#}\n"), ExitCode::FAILURE))
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let (settings, laptop) = match command {
+        Command::Schema => return Ok(print(&tutorial(Directory::built_in(), Duration::ZERO).1.sdl())),
+        Command::Serve(settings) => (settings, None),
+        Command::Cluster { settings, pods, first_port, cloudsdk_root, path, emulator_host } => {
+            let addresses = cluster::addresses(first_port, pods).collect();
+            (settings, Some(Laptop { addresses, cloudsdk_root, path, emulator_host }))
+        }
+    };
+    let directory = match directory(settings.directory.as_deref()) {
+        Ok(directory) => directory,
+        Err(problem) => {
+            return Ok(complain(&format!("relay: RELAY_DIRECTORY: {problem}\n"), EX_USAGE.into()));
+        }
+    };
+    telemetry::init_logs(&settings.log, settings.log_format)?;
+    for name in &settings.unknown {
+        tracing::warn!(name, "no such setting; see relay --help");
+    }
+    let runtime = Runtime::new()?;
+    let drained = match laptop {
+        None => runtime.block_on(serve(settings, directory)),
+        Some(laptop) => runtime.block_on(run_cluster(settings, directory, laptop)),
+    }?;
+    Ok(match drained {
+        Drained::Cleanly => ExitCode::SUCCESS,
+        Drained::CutOff => ExitCode::FAILURE,
+    })
+}
+
+/// What a cluster needs besides the settings of its pods.
+struct Laptop {
+    addresses: Vec<SocketAddr>,
+    cloudsdk_root: Option<PathBuf>,
+    path: Option<OsString>,
+    emulator_host: Option<String>,
+}
+
+async fn serve(settings: Settings, directory: Directory) -> anyhow::Result<Drained> {
+    let window = settings.replay_window;
+    let broker = match &settings.broker {
+        config::Broker::Memory => Broker::Memory(memory::Topic::new(window, settings.replay_bytes)),
+        config::Broker::PubSub { project, topic, emulator } => Broker::PubSub(pubsub::Settings {
+            project: project.clone(),
+            topic: topic.clone(),
+            pod: settings.pod.clone(),
+            emulator: emulator.clone(),
+            replay_window: window,
+        }),
+    };
+    let (domain, api) = tutorial(directory, window);
+    let pod = Pod::start(pod_settings(&settings, broker), domain, api).await?;
+    let signal = shutdown::requested().await?;
+    tracing::info!(signal, "draining");
+    Ok(pod.drain().await)
+}
+
+async fn run_cluster(settings: Settings, directory: Directory, laptop: Laptop) -> anyhow::Result<Drained> {
+    let Laptop { addresses, cloudsdk_root, path, emulator_host } = laptop;
+    let window = settings.replay_window;
+    let search = Search { cloudsdk_root, path };
+    let carrier = Carrier::choose(emulator_host, &search, window, settings.replay_bytes).await;
+    let mut pods = Vec::new();
+    let ran = async {
+        for (n, listen) in (1..).zip(addresses) {
+            let pod = format!("pod-{n}");
+            let broker = carrier.broker(&pod, window);
+            let (domain, api) = tutorial(directory.clone(), window);
+            let settings = Settings { pod, listen, ..settings.clone() };
+            pods.push(Pod::start(pod_settings(&settings, broker), domain, api).await?);
+        }
+        select! {
+            () = cluster::wait_until_ready(&pods) => {}
+            signal = shutdown::requested() => return signal.map_err(Into::into),
+        }
+        cluster::welcome(&mut io::stdout(), &carrier, &pods)?;
+        Ok::<_, anyhow::Error>(shutdown::requested().await?)
+    }
+    .await;
+    let drained = cluster::drain(pods).await;
+    carrier.stop().await;
+    ran.map(|_signal| drained)
+}
+
+/// The one place that names the domain: a team puts its own here.
+fn tutorial(directory: Directory, retention: Duration) -> (Arc<dyn Domain>, Arc<dyn Api>) {
+    let tutorial = Tutorial::new(directory, retention);
+    (tutorial.clone(), graphql::build(domain::schema(tutorial)))
+}
+
+fn directory(path: Option<&Path>) -> Result<Directory, domain::DirectoryError> {
+    path.map_or_else(|| Ok(Directory::built_in()), Directory::load)
+}
+
+fn pod_settings(settings: &Settings, broker: Broker) -> pod::Settings {
+    pod::Settings {
+        name: settings.pod.clone(),
+        listen: settings.listen,
+        admin_listen: settings.admin_listen,
+        broker,
+        auth: settings.auth.clone(),
+        web: web::Settings {
+            origins: settings.allowed_origins.clone(),
+            queue_bytes: settings.queue_bytes,
+            max_connections: settings.max_connections,
+            max_watchers: settings.max_watchers,
+        },
+        replay_window: settings.replay_window,
+        drain_deadline: settings.drain_deadline,
+    }
+}
+
+/// The command line's own output.
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn complain(text: &str, code: ExitCode) -> ExitCode {
+    // Nothing is left to complain to if this fails; the code still says that something is wrong.
+    let _ = io::stderr().write_all(text.as_bytes());
+    code
+}

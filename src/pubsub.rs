@@ -1,4 +1,84 @@
-//! To come.
+//! Google Cloud Pub/Sub, or its emulator, behind the ports of [`crate::broker`].
+//!
+//! The one place that knows Google's crates. Its client reads no `PUBSUB_EMULATOR_HOST`; here an emulator is a setting, so
+//! that nobody reaches the real service by accident.
+
 pub mod admin;
 pub mod feed;
 pub mod publisher;
+
+use std::{sync::Arc, time::Duration};
+
+use google_cloud_auth::credentials::{Credentials, anonymous};
+use google_cloud_gax::{client_builder, retry_policy::NeverRetry};
+use google_cloud_pubsub::client;
+use thiserror::Error;
+
+use self::admin::Admin;
+pub use self::{feed::PubSubFeed, publisher::Publisher};
+
+/// Which topic, and who listens to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The project's id.
+    pub project: String,
+    /// The topic's id.
+    pub topic: String,
+    /// The pod's name: part of its feeds' names, and how it knows those of its earlier lives.
+    pub pod: String,
+    /// The `host:port` of an emulator; `None`: Google's service, with application default credentials.
+    pub emulator: Option<String>,
+    /// How far back a new feed reaches.
+    pub replay_window: Duration,
+}
+
+/// Why there is no client. It is not a matter of the network: no connection is made yet.
+#[derive(Debug, Error)]
+#[error("cannot set up the Pub/Sub client: are there application default credentials?")]
+pub struct ConnectError(#[from] client_builder::Error);
+
+/// The clients of one pod.
+pub struct PubSub {
+    admin: Admin,
+    subscriber: client::Subscriber,
+    publisher: Arc<Publisher>,
+}
+
+impl PubSub {
+    /// Sets up the clients. Needs no network: a broker that is away is found out by the feed.
+    ///
+    /// # Errors
+    /// If there are no credentials for Google's service.
+    pub async fn connect(settings: Settings) -> Result<Self, ConnectError> {
+        let topic = format!("projects/{}/topics/{}", settings.project, settings.topic);
+        let mut topics = client::TopicAdmin::builder().with_retry_policy(NeverRetry);
+        let mut subscriptions = client::SubscriptionAdmin::builder().with_retry_policy(NeverRetry);
+        let mut subscriber = client::Subscriber::builder();
+        let mut publisher = publisher::builder(&topic);
+        if let Some(host) = &settings.emulator {
+            let (endpoint, nobody) =
+                (format!("http://{host}"), || -> Credentials { anonymous::Builder::new().build() });
+            topics = topics.with_endpoint(&endpoint).with_credentials(nobody());
+            subscriptions = subscriptions.with_endpoint(&endpoint).with_credentials(nobody());
+            subscriber = subscriber.with_endpoint(&endpoint).with_credentials(nobody());
+            publisher = publisher.with_endpoint(&endpoint).with_credentials(nobody());
+        }
+        Ok(Self {
+            subscriber: subscriber.build().await?,
+            publisher: Arc::new(Publisher::new(publisher.build().await?)),
+            admin: Admin::new(topics.build().await?, subscriptions.build().await?, settings),
+        })
+    }
+
+    /// The way out.
+    #[must_use]
+    pub fn publisher(&self) -> Arc<Publisher> {
+        self.publisher.clone()
+    }
+
+    /// The way in: a new feed, which opens by itself and stays open until it is closed.
+    #[must_use]
+    pub fn open_feed(&self) -> PubSubFeed {
+        PubSubFeed::open(self.admin.clone(), self.subscriber.clone())
+    }
+}

@@ -1,5 +1,84 @@
-//! To come.
+//! The pod's face to clients and machines: every route and every layer, in order.
+//!
+//! It turns bytes into operations and results into bytes. It decides nothing about events: that is the hub's and the
+//! domain's.
+
 pub mod admin;
 pub mod connection;
 pub mod http;
+pub mod origin;
 pub mod ws;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::{
+        HeaderName, Method,
+        header::{AUTHORIZATION, CONTENT_TYPE},
+    },
+    routing::get,
+};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+pub use self::{connection::Connections, origin::Origins};
+use crate::{auth::Authenticator, graphql::Engine, health::Health, telemetry::Metrics};
+
+/// The largest request body, in bytes: a mutation with the most location ids is under 100 KiB.
+const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// What clients may do, and how much of it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which web pages may talk to the pod.
+    pub origins: Origins,
+    /// A connection's outgoing queue, in bytes; a full one ends its connection.
+    pub queue_bytes: usize,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Watchers on one connection.
+    pub max_watchers: usize,
+}
+
+/// All that the handlers work with.
+pub struct Site {
+    /// Runs operations.
+    pub engine: Engine,
+    /// Tells who a token names.
+    pub auth: Authenticator,
+    /// Who is connected.
+    pub connections: Connections,
+    /// Whether the pod is ready.
+    pub health: Health,
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
+    /// Bounds.
+    pub settings: Settings,
+}
+
+/// The routes for clients, and for machines too unless these have an address of their own.
+pub fn router(site: Arc<Site>, with_admin: bool) -> Router {
+    let origins = site.settings.origins.clone();
+    let cors = CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(move |origin, request| {
+            origins.allow(origin.as_bytes(), &request.headers)
+        }))
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("traceparent")]);
+    let clients = Router::new()
+        .route("/graphql", get(http::get).post(http::post))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(cors)
+        .with_state(site.clone());
+    if with_admin { clients.merge(admin(site)) } else { clients }
+}
+
+/// The routes for machines.
+pub fn admin(site: Arc<Site>) -> Router {
+    Router::new()
+        .route("/livez", get(admin::livez))
+        .route("/readyz", get(admin::readyz))
+        .route("/metrics", get(admin::metrics))
+        .with_state(site)
+}

@@ -190,7 +190,7 @@ fn origins_are_kept_as_browsers_write_them() {
         assert_refused(&[("RELAY_ALLOWED_ORIGINS", bad)], "relay: RELAY_ALLOWED_ORIGINS ");
     }
     let jwt = [("RELAY_AUTH", "jwt"), ("RELAY_JWT_SECRET", SECRET)];
-    assert_eq!(settings("", &jwt).allowed_origins, Origins::SameOrigin);
+    assert_eq!(settings("", &jwt).allowed_origins, Origins::Same);
 }
 
 #[test]

@@ -9,8 +9,12 @@ use bytesize::ByteSize;
 use rand::RngExt as _;
 use tracing_subscriber::EnvFilter;
 
-use super::{Broker, LogFormat, Origins};
-use crate::auth::jwt::{JwksSource, Secret};
+use super::Broker;
+use crate::{
+    auth::jwt::{JwksSource, Secret},
+    telemetry::LogFormat,
+    web::Origins,
+};
 
 /// The least that HS256 may sign with: as much as the hash's own output (RFC 7518, 3.2).
 const SECRET_BYTES: usize = 32;

@@ -14,7 +14,6 @@ use std::{
 
 use async_graphql::{Request, Response, Value, parser::types::ExecutableDocument};
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::time::timeout;
 
@@ -173,11 +172,11 @@ impl Execution {
 
 #[async_trait]
 impl Render for Operation {
-    async fn render(&self, event: &Event, payload: &Payload) -> Option<Bytes> {
+    async fn render(&self, event: &Event, payload: &Payload) -> Option<Arc<str>> {
         let response = self.execute(payload).await?;
         let response = publicly(response).extension("eventId", Value::from(&*event.id));
-        match serde_json::to_vec(&response) {
-            Ok(bytes) => Some(bytes.into()),
+        match serde_json::to_string(&response) {
+            Ok(text) => Some(text.into()),
             Err(error) => {
                 tracing::error!(%error, "a result has no JSON form");
                 None
@@ -191,6 +190,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use async_graphql::{Context, EmptyMutation, Object, Schema, Subscription};
+    use bytes::Bytes;
     use futures_util::{Stream, StreamExt as _};
 
     use super::*;
@@ -253,8 +253,8 @@ mod tests {
         let mut event = Event::new("/test".into(), "number", None, Bytes::new());
         event.id = "e".into();
         let payload: Payload = Arc::new(Number(number));
-        let bytes = operation.render(&event, &payload).await?;
-        Some(serde_json::from_slice(&bytes).unwrap())
+        let text = operation.render(&event, &payload).await?;
+        Some(serde_json::from_str(&text).unwrap())
     }
 
     #[tokio::test]

@@ -10,7 +10,6 @@ use std::{
     time::SystemTime,
 };
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 
 /// What an entry costs besides its payload, in bytes: the entry itself and the frame around the payload.
@@ -22,7 +21,7 @@ pub struct Delivery {
     /// Which of the connection's watchers it is for.
     pub watcher: u64,
     /// The JSON of the execution result, shared with every other watcher of the operation.
-    pub payload: Bytes,
+    pub payload: Arc<str>,
     /// When the topic took the event.
     pub published: Option<SystemTime>,
 }
@@ -106,7 +105,7 @@ mod tests {
     use super::*;
 
     fn delivery(bytes: usize) -> Delivery {
-        Delivery { watcher: 1, payload: vec![b'x'; bytes].into(), published: None }
+        Delivery { watcher: 1, payload: "x".repeat(bytes).into(), published: None }
     }
 
     #[tokio::test]

@@ -2,8 +2,6 @@
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use bytes::Bytes;
-
 use super::{Delivery, Hub, Outbox, Render};
 use crate::audience::Viewer;
 
@@ -40,7 +38,7 @@ impl Watcher {
         Arc::as_ptr(&self.operation).cast()
     }
 
-    pub(super) fn deliver(&self, payload: Bytes, published: Option<SystemTime>) {
+    pub(super) fn deliver(&self, payload: Arc<str>, published: Option<SystemTime>) {
         self.outbox.push(Delivery { watcher: self.id, payload, published });
     }
 }

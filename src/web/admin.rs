@@ -1,1 +1,36 @@
-//! To come.
+//! What machines ask: is it alive, is it ready, and how is it doing.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
+
+use super::Site;
+use crate::telemetry::PROMETHEUS_TEXT;
+
+/// Alive: it answers.
+pub async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// 200 when ready, 503 otherwise; the reasons in JSON.
+pub async fn readyz(State(site): State<Arc<Site>>) -> impl IntoResponse {
+    let readiness = site.health.readiness();
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness))
+}
+
+/// Every metric in Prometheus' text format.
+pub async fn metrics(State(site): State<Arc<Site>>) -> Response {
+    match site.metrics.text() {
+        Ok(text) => ([(CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

@@ -1,1 +1,211 @@
-//! To come.
+//! Connections: who is there, how many may be, and why each ended.
+//!
+//! A connection is counted by its [`Guard`], so that no way out of a handler forgets to uncount it.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Histogram, Meter, UpDownCounter},
+};
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::ws::protocol::Close;
+use crate::{hub::Delivery, telemetry::LATENCY_BUCKETS};
+
+/// Why a connection ended. The first reason counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The client left in good order.
+    Left,
+    /// The transport broke.
+    Lost,
+    /// The client did not answer our pings.
+    Dead,
+    /// The client broke the protocol, or was refused by it.
+    Refused(Close),
+    /// A message over the limit.
+    TooBig,
+    /// Text that is not UTF-8, or a frame that is not one.
+    Malformed(u16),
+    /// Its token expired; it may come back with a fresh one.
+    Expired,
+    /// It did not read what was meant for it in time; it may come back.
+    Slow,
+    /// There was no room for it; it may come back.
+    Full,
+    /// The pod drains; it may come back, to another pod.
+    Drained,
+}
+
+impl End {
+    /// The reason as metrics and logs name it.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::Lost => "lost",
+            Self::Dead => "dead",
+            Self::Refused(close) => close.label(),
+            Self::TooBig => "too_big",
+            Self::Malformed(_) => "malformed",
+            Self::Expired => "expired",
+            Self::Slow => "slow",
+            Self::Full => "full",
+            Self::Drained => "drained",
+        }
+    }
+
+    /// What a WebSocket's client is told, if there is anybody left to tell.
+    #[must_use]
+    pub fn close(&self) -> Option<Close> {
+        Some(match self {
+            Self::Left | Self::Lost | Self::Dead => return None,
+            Self::Refused(close) => close.clone(),
+            Self::TooBig => Close::new(1009, "message too big"),
+            Self::Malformed(code) => Close::new(*code, "malformed frame"),
+            Self::Expired => Close::new(4403, "token expired"),
+            Self::Slow => Close::new(1013, "too slow"),
+            Self::Full => Close::new(1013, "too many connections"),
+            Self::Drained => Close::new(1012, "service restart"),
+        })
+    }
+}
+
+/// The connections of one pod.
+pub struct Connections {
+    count: Arc<AtomicUsize>,
+    limit: usize,
+    drain: CancellationToken,
+    tasks: TaskTracker,
+    instruments: Arc<Instruments>,
+}
+
+struct Instruments {
+    connections: UpDownCounter<i64>,
+    ends: Counter<u64>,
+    deliveries: Counter<u64>,
+    latency: Histogram<f64>,
+}
+
+impl Connections {
+    /// No connections yet; at most `limit` at once, all asked to end when `drain` is cancelled.
+    #[must_use]
+    pub fn new(limit: usize, drain: CancellationToken, meter: &Meter) -> Self {
+        let instruments = Instruments {
+            connections: meter
+                .i64_up_down_counter("relay.connections")
+                .with_description("Connections now, by transport.")
+                .build(),
+            ends: meter
+                .u64_counter("relay.connection.ends")
+                .with_description("Connections that ended, by transport and reason.")
+                .build(),
+            deliveries: meter
+                .u64_counter("relay.deliveries")
+                .with_description("Events written to sockets, by transport.")
+                .build(),
+            latency: meter
+                .f64_histogram("relay.delivery.latency")
+                .with_unit("s")
+                .with_boundaries(LATENCY_BUCKETS.to_vec())
+                .with_description("From the topic's acknowledgement of an event to its write to a socket.")
+                .build(),
+        };
+        let tasks = TaskTracker::new();
+        Self { count: Arc::default(), limit, drain, tasks, instruments: Arc::new(instruments) }
+    }
+
+    /// Counts a new connection in, or returns the end that it meets at once.
+    ///
+    /// # Errors
+    /// [`End::Full`] or [`End::Drained`].
+    pub fn enter(&self, transport: &'static str) -> Result<Guard, End> {
+        let refusal = if self.drain.is_cancelled() {
+            Some(End::Drained)
+        } else if self.count.fetch_add(1, Ordering::Relaxed) >= self.limit {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            Some(End::Full)
+        } else {
+            None
+        };
+        let transport = [KeyValue::new("transport", transport)];
+        if let Some(end) = refusal {
+            self.instruments.end(&transport, &end);
+            return Err(end);
+        }
+        self.instruments.connections.add(1, &transport);
+        let (count, instruments) = (self.count.clone(), self.instruments.clone());
+        Ok(Guard {
+            count,
+            instruments,
+            transport,
+            end: End::Lost,
+            since: Instant::now(),
+            drain: self.drain.clone(),
+        })
+    }
+
+    /// Where the tasks of connections run, so that a drain can wait for them.
+    #[must_use]
+    pub const fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+}
+
+impl Instruments {
+    fn end(&self, transport: &[KeyValue; 1], end: &End) {
+        self.ends.add(1, &[transport[0].clone(), KeyValue::new("reason", end.reason())]);
+    }
+}
+
+/// One connection that counts, until it is dropped.
+pub struct Guard {
+    count: Arc<AtomicUsize>,
+    instruments: Arc<Instruments>,
+    transport: [KeyValue; 1],
+    end: End,
+    since: Instant,
+    drain: CancellationToken,
+}
+
+impl Guard {
+    /// Says why the connection ends. Without a word it was lost.
+    pub fn end(mut self, end: End) {
+        self.end = end;
+    }
+
+    /// Waits until the pod drains.
+    pub async fn drained(&self) {
+        self.drain.cancelled().await;
+    }
+
+    /// Counts deliveries that are on the socket now.
+    pub fn delivered(&self, deliveries: &VecDeque<Delivery>) {
+        for delivery in deliveries {
+            let latency = delivery.published.map(|published| published.elapsed().unwrap_or(Duration::ZERO));
+            if let Some(latency) = latency {
+                self.instruments.latency.record(latency.as_secs_f64(), &self.transport);
+            }
+        }
+        self.instruments.deliveries.add(deliveries.len() as u64, &self.transport);
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.instruments.connections.add(-1, &self.transport);
+        self.instruments.end(&self.transport, &self.end);
+        let (reason, seconds) = (self.end.reason(), self.since.elapsed().as_secs_f64());
+        tracing::debug!(transport = %self.transport[0].value, reason, seconds, "connection ended");
+    }
+}

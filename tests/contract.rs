@@ -1,0 +1,464 @@
+//! One suite that every broker passes: what a [`Publish`] and a [`Feed`] promise, on `memory:` and on Google's emulator.
+//!
+//! What the relay may rely on is what is tested here, and no more. No test may share a topic with another.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::{self, Write as _},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use pubsub_relay::{
+    broker::{Feed, FeedState, MAX_DATA_BYTES, Publish, PublishError, Received, memory::Topic},
+    emulator::{Emulator, EmulatorError, Search},
+    event::{Event, cloudevent::Undecodable},
+    pubsub::{PubSub, Settings},
+};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, sleep, timeout},
+};
+
+/// Long enough for an emulator on a busy machine, and shorter than its minute of silence after a stream was abused.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const TOPIC: &str = "events";
+
+macro_rules! contract {
+    ($($case:ident),+ $(,)?) => {
+        mod memory {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$case(super::Broker::memory()).await;
+            })+
+        }
+
+        mod pubsub {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(broker) = super::Broker::pubsub(stringify!($case)).await {
+                    super::$case(broker).await;
+                }
+            })+
+        }
+    };
+}
+
+contract! {
+    what_is_published_reaches_every_feed_exactly_as_sent,
+    one_authors_events_arrive_in_order_whoever_else_publishes,
+    a_feed_opened_later_hears_what_is_retained,
+    an_event_that_was_not_acknowledged_comes_again,
+    an_event_without_data_is_invalid,
+    an_event_that_no_reader_would_take_is_invalid,
+    an_oversize_event_is_invalid_and_holds_up_nobody,
+    a_closed_feed_ends_and_leaves_nothing_behind,
+    waiting_for_the_next_event_can_be_given_up_at_any_moment,
+    garbage_is_handed_out_as_such_and_the_feed_goes_on,
+    a_feed_that_was_deleted_comes_back_and_hears_what_it_missed,
+}
+
+async fn what_is_published_reaches_every_feed_exactly_as_sent(broker: Broker) {
+    let (mut one, mut two) = (broker.open_feed("one").await, broker.open_feed("two").await);
+    let publisher = broker.publisher().await;
+    let mut traced = event(Some("1"), r#"{"name":"Grüße 👋"}"#);
+    traced.trace = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into());
+    traced.time = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
+    let anonymous = event(None, "{}");
+    let binary = Event { data: Bytes::from_static(&[0, 255, 10, 0]), ..event(Some("用户"), "") };
+    let sent = [traced, anonymous, binary];
+    for event in &sent {
+        publisher.publish(event).await.unwrap();
+    }
+
+    let (one, two) = (by_id(receive(&mut *one, 3).await), by_id(receive(&mut *two, 3).await));
+    assert_eq!(one, two);
+    for event in sent {
+        let published = one[&event.id].published;
+        assert!(published.is_some());
+        assert_eq!(one[&event.id], Event { published, ..event });
+    }
+}
+
+async fn one_authors_events_arrive_in_order_whoever_else_publishes(broker: Broker) {
+    const EVENTS: usize = 200;
+    let mut feed = broker.open_feed("reader").await;
+    let publisher = broker.publisher().await;
+    let publish_all = |author: &'static str| {
+        let publisher = Arc::clone(&publisher);
+        async move {
+            let numbers: Vec<usize> = (0..EVENTS).collect();
+            // the order of the calls counts, answered or not
+            for calls in numbers.chunks(20) {
+                let calls: Vec<Event> = calls.iter().map(|n| event(Some(author), &n.to_string())).collect();
+                for answer in join_all(calls.iter().map(|event| publisher.publish(event))).await {
+                    answer.unwrap();
+                }
+            }
+        }
+    };
+    let authors = ["1", "2", "3", "4"];
+    let (events, _) =
+        tokio::join!(receive(&mut *feed, authors.len() * EVENTS), join_all(authors.map(publish_all)));
+
+    for author in authors {
+        let of_author = events.iter().filter(|event| event.author.as_deref() == Some(author));
+        let numbers: Vec<String> =
+            of_author.map(|event| String::from_utf8_lossy(&event.data).into_owned()).collect();
+        let expected: Vec<String> = (0..EVENTS).map(|n| n.to_string()).collect();
+        assert_eq!(numbers, expected, "author {author}");
+    }
+}
+
+async fn a_feed_opened_later_hears_what_is_retained(broker: Broker) {
+    let mut early = broker.open_feed("early").await;
+    let publisher = broker.publisher().await;
+    for n in 0..10 {
+        publisher.publish(&event(Some("1"), &n.to_string())).await.unwrap();
+    }
+    let heard = receive(&mut *early, 10).await;
+    let mut late = broker.open_feed("late").await;
+    assert_eq!(receive(&mut *late, 10).await, heard);
+    publisher.publish(&event(Some("1"), "live")).await.unwrap();
+    assert_eq!(receive(&mut *late, 1).await[0].data, "live");
+}
+
+async fn an_event_that_was_not_acknowledged_comes_again(broker: Broker) {
+    if matches!(broker, Broker::Memory(_)) {
+        // it needs no acknowledgement: what it hands over stays within the process and cannot be lost on the way
+        return;
+    }
+    let mut feed = broker.open_feed("reader").await;
+    let publisher = broker.publisher().await;
+    let sent = event(Some("1"), "{}");
+    publisher.publish(&sent).await.unwrap();
+    let first = next(&mut *feed).await;
+    assert_eq!(first.event.unwrap().id, sent.id);
+    drop(first.ack);
+    let again = next(&mut *feed).await;
+    assert_eq!(again.event.unwrap().id, sent.id);
+    again.ack.ack();
+}
+
+async fn an_event_without_data_is_invalid(broker: Broker) {
+    let mut feed = broker.open_feed("reader").await;
+    let publisher = broker.publisher().await;
+    let empty = event(Some("1"), "");
+    let good = event(Some("1"), "{}");
+    // at once, since the real service fails all that shares a batch with an empty message
+    let (refused, accepted) = tokio::join!(publisher.publish(&empty), publisher.publish(&good));
+    assert!(matches!(refused, Err(PublishError::Invalid(_))), "{refused:?}");
+    accepted.unwrap();
+    assert_eq!(receive(&mut *feed, 1).await[0].id, good.id);
+}
+
+async fn an_event_that_no_reader_would_take_is_invalid(broker: Broker) {
+    let publisher = broker.publisher().await;
+    let unnamed = Event { id: "".into(), ..event(Some("1"), "{}") };
+    let long = Event { author: Some("x".repeat(2_000).into()), ..event(None, "{}") };
+    for event in [unnamed, long] {
+        let refused = publisher.publish(&event).await;
+        assert!(matches!(refused, Err(PublishError::Invalid(_))), "{refused:?}");
+    }
+}
+
+async fn an_oversize_event_is_invalid_and_holds_up_nobody(broker: Broker) {
+    let mut feed = broker.open_feed("reader").await;
+    let publisher = broker.publisher().await;
+    let oversize = Event { data: vec![b'x'; MAX_DATA_BYTES + 1].into(), ..event(Some("1"), "") };
+    let refused = publisher.publish(&oversize).await;
+    assert!(matches!(refused, Err(PublishError::Invalid(_))), "{refused:?}");
+    let largest = Event { data: vec![b'x'; MAX_DATA_BYTES].into(), ..event(Some("1"), "") };
+    publisher.publish(&largest).await.unwrap();
+    publisher.publish(&event(Some("1"), "{}")).await.unwrap();
+    let lengths: Vec<usize> = receive(&mut *feed, 2).await.iter().map(|event| event.data.len()).collect();
+    assert_eq!(lengths, [MAX_DATA_BYTES, 2]);
+}
+
+async fn a_closed_feed_ends_and_leaves_nothing_behind(broker: Broker) {
+    let mut feed = broker.open_feed("reader").await;
+    let mut other = broker.open_feed("other").await;
+    let publisher = broker.publisher().await;
+    publisher.publish(&event(Some("1"), "{}")).await.unwrap();
+    receive(&mut *feed, 1).await;
+    timeout(PATIENCE, feed.close()).await.expect("the feed closes");
+    assert!(next_or_none(&mut *feed).await.is_none());
+    assert_eq!(*feed.state().borrow(), FeedState::Closed);
+
+    publisher.publish(&event(Some("1"), "{}")).await.unwrap();
+    receive(&mut *other, 2).await;
+    timeout(PATIENCE, other.close()).await.expect("the feed closes");
+    timeout(PATIENCE, publisher.flush()).await.expect("nothing is in flight");
+    if let Broker::PubSub(google) = &broker {
+        assert_eq!(google.subscriptions().await, Vec::<String>::new());
+    }
+}
+
+async fn waiting_for_the_next_event_can_be_given_up_at_any_moment(broker: Broker) {
+    const EVENTS: usize = 50;
+    let mut feed = broker.open_feed("reader").await;
+    let publisher = broker.publisher().await;
+    let mut arrived = Vec::new();
+    let mut sent = HashSet::new();
+    for n in 0..EVENTS {
+        // first on a quiet feed, then with an event under way, then at once
+        if n % 3 == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        if let Ok(received) = timeout(Duration::from_millis(n as u64 % 4), feed.next()).await {
+            arrived.push(accept(received.expect("the feed is open")).unwrap());
+        }
+        let event = event(Some("1"), "{}");
+        publisher.publish(&event).await.unwrap();
+        sent.insert(event.id);
+    }
+    while arrived.len() < EVENTS {
+        arrived.push(accept(next(&mut *feed).await).unwrap());
+    }
+    assert_eq!(arrived.into_iter().map(|event| event.id).collect::<HashSet<_>>(), sent);
+    assert!(timeout(Duration::from_millis(500), feed.next()).await.is_err(), "an event came twice");
+}
+
+async fn garbage_is_handed_out_as_such_and_the_feed_goes_on(broker: Broker) {
+    let Broker::PubSub(google) = &broker else {
+        // there is no way to put anything but an event into it
+        return;
+    };
+    let mut feed = broker.open_feed("reader").await;
+    let foreign = r#""ce-specversion":"1.0","ce-id":"f","ce-source":"/foreign","ce-type":"foreign.v1""#;
+    google
+        .publish(&format!(
+            r#"{{"messages":[
+                {{"attributes":{{"a":"b"}}}},
+                {{"data":"AAEC/w=="}},
+                {{"attributes":{{{foreign},"ce-time":"yesterday"}},"data":"e30="}},
+                {{"attributes":{{{foreign},"content-type":"application/json; charset=utf-8"}},"data":"e30="}}
+            ]}}"#
+        ))
+        .await;
+    let mut events = Vec::new();
+    let mut causes = HashMap::new();
+    for _ in 0..4 {
+        match accept(next(&mut *feed).await) {
+            Ok(event) => events.push(event),
+            Err(cause) => *causes.entry(cause.reason()).or_insert(0) += 1,
+        }
+    }
+    assert_eq!(causes, HashMap::from([("not_cloudevent", 2), ("time", 1)]));
+    let [foreign] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((&*foreign.id, &foreign.author, &foreign.data[..]), ("f", &None, &b"{}"[..]));
+    assert_eq!(Some(foreign.time), foreign.published);
+
+    let own = event(Some("1"), "{}");
+    broker.publisher().await.publish(&own).await.unwrap();
+    assert_eq!(receive(&mut *feed, 1).await[0].id, own.id);
+}
+
+async fn a_feed_that_was_deleted_comes_back_and_hears_what_it_missed(broker: Broker) {
+    let Broker::PubSub(google) = &broker else {
+        // nobody else can delete a feed of it
+        return;
+    };
+    let mut feed = broker.open_feed("reader").await;
+    let publisher = broker.publisher().await;
+    publisher.publish(&event(Some("1"), "before")).await.unwrap();
+    let before = receive(&mut *feed, 1).await;
+
+    let subscriptions = google.subscriptions().await;
+    assert_eq!(subscriptions.len(), 1, "{subscriptions:?}");
+    google.delete(&subscriptions[0]).await;
+    let between = event(Some("1"), "between");
+    publisher.publish(&between).await.unwrap();
+    let deleted = Instant::now();
+    loop {
+        // what it heard already may come again
+        let event = accept(next(&mut *feed).await).unwrap();
+        if event.id == between.id {
+            break;
+        }
+        assert_eq!(event.id, before[0].id);
+    }
+    assert!(deleted.elapsed() < Duration::from_secs(10), "{:?}", deleted.elapsed());
+    assert_ne!(google.subscriptions().await, subscriptions, "a new life has a new name");
+    assert_eq!(*feed.state().borrow(), FeedState::Open);
+}
+
+#[tokio::test]
+async fn the_emulator_of_this_machine_serves_and_is_gone_when_stopped() {
+    let emulator = match start_emulator().await {
+        Ok(emulator) => emulator,
+        Err(missing) => return skip("the emulator's own test", &missing),
+    };
+    let url = format!("http://{}/v1/projects/own/topics", emulator.host());
+    assert!(reqwest::get(&url).await.unwrap().status().is_success());
+    emulator.stop().await;
+    assert!(reqwest::get(&url).await.is_err());
+}
+
+/// A topic of its own on one of the brokers.
+enum Broker {
+    Memory(Topic),
+    PubSub(Google),
+}
+
+impl Broker {
+    fn memory() -> Self {
+        Self::Memory(Topic::new(Duration::from_secs(600), 64 << 20))
+    }
+
+    /// `None`: there is no emulator here, and that was said.
+    async fn pubsub(case: &str) -> Option<Self> {
+        let host = emulator_host(case).await?;
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        Some(Self::PubSub(Google { host, project: format!("contract-{}", &id[20..]) }))
+    }
+
+    /// Feeds are opened first: on the emulator it is the first feed that creates the topic.
+    async fn publisher(&self) -> Arc<dyn Publish> {
+        match self {
+            Self::Memory(topic) => Arc::new(topic.clone()),
+            Self::PubSub(google) => google.connect("publisher").await.publisher(),
+        }
+    }
+
+    /// A feed that is open.
+    async fn open_feed(&self, pod: &str) -> Box<dyn Feed> {
+        let feed: Box<dyn Feed> = match self {
+            Self::Memory(topic) => Box::new(topic.open_feed()),
+            Self::PubSub(google) => Box::new(google.connect(pod).await.open_feed()),
+        };
+        let mut state = feed.state();
+        let open = timeout(PATIENCE, state.wait_for(|state| *state == FeedState::Open)).await;
+        open.unwrap_or_else(|_| panic!("still {:?}", feed.state().borrow())).expect("the feed lives");
+        feed
+    }
+}
+
+/// A project of its own on an emulator, and the REST calls that the relay itself has no use for.
+struct Google {
+    host: String,
+    project: String,
+}
+
+impl Google {
+    async fn connect(&self, pod: &str) -> PubSub {
+        let settings = Settings {
+            project: self.project.clone(),
+            topic: TOPIC.to_owned(),
+            pod: pod.to_owned(),
+            emulator: Some(self.host.clone()),
+            replay_window: Duration::from_secs(600),
+        };
+        PubSub::connect(settings).await.unwrap()
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}/v1/{path}", self.host)
+    }
+
+    async fn subscriptions(&self) -> Vec<String> {
+        let url = self.url(&format!("projects/{}/subscriptions", self.project));
+        let body = reqwest::get(url).await.unwrap().error_for_status().unwrap().text().await.unwrap();
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let names = body["subscriptions"].as_array().into_iter().flatten();
+        names.map(|subscription| subscription["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    async fn delete(&self, subscription: &str) {
+        let answer = reqwest::Client::new().delete(self.url(subscription)).send().await.unwrap();
+        answer.error_for_status().unwrap();
+    }
+
+    async fn publish(&self, body: &str) {
+        let url = self.url(&format!("projects/{}/topics/{TOPIC}:publish", self.project));
+        let request = reqwest::Client::new().post(url).header("content-type", "application/json");
+        request.body(body.to_owned()).send().await.unwrap().error_for_status().unwrap();
+    }
+}
+
+/// The emulator of the environment, else one for all tests of this binary, with which it ends.
+async fn emulator_host(case: &str) -> Option<String> {
+    static EMULATOR: OnceCell<Result<Emulator, String>> = OnceCell::const_new();
+    if let Some(host) = variable("PUBSUB_EMULATOR_HOST") {
+        return Some(host);
+    }
+    match EMULATOR.get_or_init(start_emulator).await {
+        Ok(emulator) => Some(emulator.host().to_owned()),
+        Err(missing) => {
+            skip(case, missing);
+            None
+        }
+    }
+}
+
+/// An emulator of its own, or what is missing for one, which fails the test in CI.
+async fn start_emulator() -> Result<Emulator, String> {
+    let search = Search {
+        cloudsdk_root: variable("CLOUDSDK_ROOT_DIR").map(Into::into),
+        path: variable("PATH").map(Into::into),
+    };
+    let in_ci = variable("CI").as_deref() == Some("true");
+    match Emulator::start(&search).await {
+        Err(missing @ (EmulatorError::NotFound | EmulatorError::NoJava)) if !in_ci => {
+            Err(missing.to_string())
+        }
+        started => Ok(started.unwrap_or_else(|error| panic!("{error}"))),
+    }
+}
+
+/// Past the test harness, which keeps to itself what a passing test prints.
+fn skip(case: &str, missing: &str) {
+    io::stderr().write_all(format!("skipped: {case}: {missing}\n").as_bytes()).unwrap();
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "where the emulator is, is the tests' own matter and no setting"
+)]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn event(author: Option<&str>, data: &str) -> Event {
+    Event::new(
+        "/pods/contract".into(),
+        "contract.v1",
+        author.map(Into::into),
+        Bytes::copy_from_slice(data.as_bytes()),
+    )
+}
+
+fn by_id(events: Vec<Event>) -> HashMap<Arc<str>, Event> {
+    events.into_iter().map(|event| (Arc::clone(&event.id), event)).collect()
+}
+
+fn accept(received: Received) -> Result<Event, Undecodable> {
+    received.ack.ack();
+    received.event
+}
+
+async fn next(feed: &mut dyn Feed) -> Received {
+    next_or_none(feed).await.expect("the feed is open")
+}
+
+async fn next_or_none(feed: &mut dyn Feed) -> Option<Received> {
+    timeout(PATIENCE, feed.next()).await.expect("something comes in time")
+}
+
+/// So many different events in the order of their first arrival, acknowledged: a broker may repeat itself.
+async fn receive(feed: &mut dyn Feed, count: usize) -> Vec<Event> {
+    let mut seen = HashSet::new();
+    let mut events = Vec::new();
+    while events.len() < count {
+        let event = accept(next(feed).await).unwrap();
+        if seen.insert(Arc::clone(&event.id)) {
+            events.push(event);
+        }
+    }
+    events
+}
