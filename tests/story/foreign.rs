@@ -10,7 +10,7 @@ const HUGE: usize = 9 << 20;
 /// Whom the nth template is for.
 fn audience(n: usize) -> Vec<&'static str> {
     let first = EVERYWHERE[n % 4];
-    if n % 3 == 0 { vec![first, EVERYWHERE[(n / 4) % 4]] } else { vec![first] }
+    if n.is_multiple_of(3) { vec![first, EVERYWHERE[(n / 4) % 4]] } else { vec![first] }
 }
 
 /// What no reader can use, and the reason under which it is counted.

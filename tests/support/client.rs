@@ -149,11 +149,6 @@ impl Socket {
         }
     }
 
-    /// Whether nothing is said for this long.
-    pub(crate) async fn is_silent(&mut self, time: Duration) -> bool {
-        timeout(time, self.hear_without_limit()).await.is_err()
-    }
-
     /// Ends it in good order.
     pub(crate) async fn close(mut self) {
         let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
