@@ -2,7 +2,10 @@
 //!
 //! Each pod has its own meter, so that the pods of one `relay cluster` do not add up into one another.
 
-use std::fmt::Display;
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal as _},
+};
 
 use opentelemetry::metrics::{Meter, MeterProvider as _};
 use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
@@ -53,7 +56,7 @@ impl TelemetryError {
 /// If the filter does not parse, or on a second call.
 pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let registry = tracing_subscriber::registry().with(EnvFilter::try_new(filter)?);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Text => registry.with(lines.with_target(false)).try_init()?,
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init()?,

@@ -1,6 +1,6 @@
 //! The one boundary between what goes wrong inside and what a client reads: a code and a public text.
 //!
-//! Whatever is not an [`Error`] of ours, nor the executor's own word on the request, becomes `INTERNAL` with a fixed text
+//! Whatever is not an [error](struct@Error) of ours, nor the executor's own word on the request, becomes `INTERNAL` with a fixed text
 //! and is logged here, once. No `Display` of a foreign error ever reaches a client.
 
 use std::{any::Any, borrow::Cow, fmt, sync::Arc};

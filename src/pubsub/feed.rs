@@ -175,7 +175,7 @@ async fn read(mut stream: MessageStream, events: mpsc::Sender<Received>) -> Ende
     let why = loop {
         match stream.next().await {
             Some(Ok((message, handler))) => {
-                let received = receive(message, handler);
+                let received = receive(&message, handler);
                 seen = seen.max(received.event.as_ref().ok().and_then(|event| event.published));
                 if events.send(received).await.is_err() {
                     break "nobody listens".to_owned();
@@ -188,7 +188,7 @@ async fn read(mut stream: MessageStream, events: mpsc::Sender<Received>) -> Ende
     Ended { seen, why }
 }
 
-fn receive(message: Message, handler: Handler) -> Received {
+fn receive(message: &Message, handler: Handler) -> Received {
     let published = message.publish_time.and_then(|time| SystemTime::try_from(time).ok());
     let attribute = |name: &str| message.attributes.get(name).map(String::as_str);
     let event = cloudevent::decode(attribute, message.data.clone(), published);
