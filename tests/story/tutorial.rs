@@ -12,6 +12,9 @@ async fn zowis_template_for_location_3_reaches_zolo_and_zewi_and_nobody_else() {
     let pods = four_pods(&topic).await;
     for dialect in [Dialect::Transport, Dialect::Legacy] {
         tell(&topic, &pods, dialect).await;
+        for pod in &pods {
+            pod.until_metric("relay_watchers", 0.0).await;
+        }
     }
 }
 

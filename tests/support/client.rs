@@ -1,6 +1,6 @@
 //! [`Client`]: a user's browser on a WebSocket of one pod, in either dialect.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
