@@ -1,111 +1,138 @@
-//! The directory of users and locations: built in (the tutorial's) or a JSON file.
+//! [`Directory`]: who the users are, and which locations they listen to.
 //!
-//! It is read once and checked whole, so that nothing later meets a user without a place.
+//! Read once, before the pod starts, from a file or from the tutorial's own; it never changes. All that is wrong with a
+//! file is said at once.
 
 use std::{
-    collections::{HashMap, HashSet},
-    fmt::Write as _,
-    fs, io,
+    collections::{HashMap, HashSet, hash_map::Entry},
+    fs::File,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use async_graphql::ID;
 use serde::Deserialize;
 use thiserror::Error;
 
 use super::{
+    id,
     location::{self, Location},
     user::User,
 };
 use crate::{
-    audience::{Interests, Viewer},
+    audience::{Interests, Key, Viewer},
     contract::Identity,
 };
 
-/// The largest directory file, in bytes: some 100,000 users.
-const MAX_BYTES: u64 = 16 << 20;
+/// Largest file, in bytes: some 100,000 users.
+const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// Why a directory cannot be used.
+/// How many problems of one file are spelled out. The rest is counted.
+const MAX_PROBLEMS: usize = 20;
+
+/// Why there is no directory. The texts are for the operator, and whole: the cause is in them.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
-    /// The file cannot be read.
-    #[error("cannot read {}", path.display())]
+    /// The file cannot be read. Check its path and permissions.
+    #[error("cannot read {}: {cause}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// What the system says.
+        cause: io::Error,
     },
-    /// The file is over 16 MiB.
+    /// The file is larger than 16 MiB.
     #[error("{} is larger than 16 MiB", .0.display())]
     TooLarge(PathBuf),
-    /// It is not JSON of the directory's form.
-    #[error("not a directory of users and locations: {0}")]
-    Form(#[from] serde_json::Error),
-    /// It contradicts itself; every contradiction is named.
-    #[error("the directory contradicts itself:{0}")]
-    Contradictions(String),
+    /// It is not JSON of the form in `docs/ADAPTING.md`.
+    #[error("not the JSON of a directory: {0}")]
+    Malformed(serde_json::Error),
+    /// It has the form of a directory and contradicts itself: everything that is wrong, one text each.
+    #[error("the directory is wrong:\n  {}", .0.join("\n  "))]
+    Wrong(Vec<String>),
 }
 
-/// Users and locations, checked.
+/// The users and locations.
 #[derive(Clone, Debug)]
 pub struct Directory {
     locations: Vec<Location>,
-    viewers: Vec<Viewer>,
-    by_id: HashMap<Arc<str>, usize>,
-    by_kind: HashMap<Arc<str>, usize>,
-    by_email: HashMap<String, usize>,
+    by_id: HashMap<String, Known>,
+    by_name: HashMap<String, Known>,
+    by_email: HashMap<String, Known>,
+}
+
+/// A user, ready to be a viewer. All users of an organisation share one set of interests.
+#[derive(Clone, Debug)]
+struct Known {
+    user: Arc<str>,
+    interests: Arc<Interests>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entries {
+struct Rows {
     locations: Vec<Location>,
     users: Vec<User>,
 }
 
 impl Directory {
-    /// The tutorial's four users and four locations.
+    /// The tutorial's directory.
     #[must_use]
     pub fn built_in() -> Self {
-        Self::parse(include_str!("directory.json")).expect("the built-in directory is tested")
+        Self::parse(include_str!("directory.json")).expect("a test parses the built-in directory")
     }
 
-    /// The directory in a JSON file.
+    /// Reads the file, blocking: for use before the pod starts.
     ///
     /// # Errors
-    /// If the file cannot be read, or as [`parse`](Self::parse).
+    /// The file cannot be read, is too large, or is not a directory.
     pub fn load(path: &Path) -> Result<Self, DirectoryError> {
-        let read = |source| DirectoryError::Read { path: path.to_owned(), source };
-        if fs::metadata(path).map_err(read)?.len() > MAX_BYTES {
+        let failed = |cause| DirectoryError::Read { path: path.to_owned(), cause };
+        let file = File::open(path).map_err(failed)?;
+        let mut json = String::new();
+        file.take(MAX_FILE_BYTES + 1).read_to_string(&mut json).map_err(failed)?;
+        if json.len() as u64 > MAX_FILE_BYTES {
             return Err(DirectoryError::TooLarge(path.to_owned()));
         }
-        Self::parse(&fs::read_to_string(path).map_err(read)?)
+        Self::parse(&json)
     }
 
-    /// The directory in this JSON.
+    /// The directory in this JSON, whose form `docs/ADAPTING.md` describes.
     ///
     /// # Errors
-    /// If it has another form, or contradicts itself: an id, type or e-mail twice or empty, a reference to a location
-    /// or organisation that is not there, a user with both or neither of them.
+    /// [`DirectoryError::Malformed`] with the place of the first error of form, else [`DirectoryError::Wrong`] with
+    /// everything else: bad or repeated ids, types and e-mails, users without exactly one of location and organisation,
+    /// and users at a location or organisation that there is not.
     pub fn parse(json: &str) -> Result<Self, DirectoryError> {
-        let Entries { locations, users } = serde_json::from_str(json)?;
-        let problems = problems(&locations, &users);
-        if !problems.is_empty() {
-            let lines = problems.iter().fold(String::new(), |mut lines, problem| {
-                let _ = write!(lines, "\n  {problem}");
-                lines
-            });
-            return Err(DirectoryError::Contradictions(lines));
+        let Rows { locations, users } = serde_json::from_str(json).map_err(DirectoryError::Malformed)?;
+        let mut problems = Problems::default();
+        let places = Places::new(&locations, &mut problems);
+        let (mut by_id, mut by_name, mut by_email) = (HashMap::new(), HashMap::new(), HashMap::new());
+        for user in users {
+            let interests = places.interests(&user, &mut problems);
+            let known = Known { user: user.id.as_str().into(), interests };
+            problems.insert(&mut by_id, "user id", user.id, known.clone());
+            if let Some(name) = user.name {
+                problems.insert(&mut by_name, "user type", name, known.clone());
+            }
+            if let Some(email) = user.email {
+                problems.insert(&mut by_email, "e-mail", email.to_lowercase(), known);
+            }
         }
-        let index = |of: fn(&User) -> Arc<str>| users.iter().map(of).zip(0..).collect();
-        Ok(Self {
-            by_id: index(|user| user.id.clone()),
-            by_kind: index(|user| user.kind.clone()),
-            by_email: users.iter().map(|user| user.email.to_lowercase()).zip(0..).collect(),
-            viewers: users.iter().map(|user| viewer(user, &locations)).collect(),
-            locations,
-        })
+        problems.none()?;
+        Ok(Self { locations, by_id, by_name, by_email })
+    }
+
+    /// The user whom a token names. Demo names and ids are compared to the letter, e-mails without case.
+    #[must_use]
+    pub fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
+        let known = match identity {
+            Identity::Demo(name) => self.by_name.get(name),
+            Identity::Subject(id) => self.by_id.get(id),
+            Identity::Email(email) => self.by_email.get(&email.to_lowercase()),
+        }?;
+        Some(Viewer { user: known.user.clone(), interests: (*known.interests).clone() })
     }
 
     /// All locations, in the order of the file.
@@ -113,109 +140,185 @@ impl Directory {
     pub fn locations(&self) -> &[Location] {
         &self.locations
     }
+}
 
-    /// The user of that name as a viewer.
-    #[must_use]
-    pub fn viewer(&self, identity: Identity<'_>) -> Option<&Viewer> {
-        let place = match identity {
-            Identity::Demo(kind) => self.by_kind.get(kind),
-            Identity::Subject(id) => self.by_id.get(id),
-            Identity::Email(email) => self.by_email.get(&email.to_lowercase()),
+/// What there is to listen to.
+struct Places<'a> {
+    locations: HashSet<&'a str>,
+    organisations: HashMap<&'a str, Arc<Interests>>,
+}
+
+impl<'a> Places<'a> {
+    fn new(rows: &'a [Location], problems: &mut Problems) -> Self {
+        let mut locations = HashSet::new();
+        let mut keys: HashMap<&str, Vec<Key>> = HashMap::new();
+        for Location { id: ID(id), org_id, .. } in rows {
+            problems.check_id("location id", id);
+            problems.check_id("organisation id", org_id);
+            if !locations.insert(id.as_str()) {
+                problems.add(format!("location id {id:?} is given twice"));
+            }
+            keys.entry(org_id).or_default().push(location::key(id));
+        }
+        let interests = |(organisation, keys): (_, Vec<Key>)| (organisation, Arc::new(Interests::new(keys)));
+        Self { locations, organisations: keys.into_iter().map(interests).collect() }
+    }
+
+    /// What the user listens to: nothing, if there is a problem.
+    fn interests(&self, user: &User, problems: &mut Problems) -> Arc<Interests> {
+        let id = &user.id;
+        let problem = match (user.location_id.as_deref(), user.org_id.as_deref()) {
+            (Some(location), None) if self.locations.contains(location) => {
+                return Arc::new(Interests::new([location::key(location)]));
+            }
+            (None, Some(organisation)) => match self.organisations.get(organisation) {
+                Some(interests) => return interests.clone(),
+                None => format!("user {id:?} is of organisation {organisation:?}, which owns no location"),
+            },
+            (Some(location), None) => format!("user {id:?} is at location {location:?}, which there is not"),
+            (Some(_), Some(_)) => format!("user {id:?} has both a locationId and an orgId"),
+            (None, None) => format!("user {id:?} has neither locationId nor orgId"),
         };
-        place.and_then(|place| self.viewers.get(*place))
+        problems.add(problem);
+        Arc::default()
     }
 }
 
-fn viewer(user: &User, locations: &[Location]) -> Viewer {
-    let heard = locations.iter().filter(|location| {
-        user.location_id.as_ref() == Some(&location.id) || user.org_id.as_ref() == Some(&location.org_id)
-    });
-    Viewer {
-        user: user.id.clone(),
-        interests: Interests::new(heard.map(|location| location::key(&location.id))),
-    }
+/// Everything that is wrong with one file.
+#[derive(Default)]
+struct Problems {
+    texts: Vec<String>,
+    untold: usize,
 }
 
-fn problems(locations: &[Location], users: &[User]) -> Vec<String> {
-    let mut problems = Vec::new();
-    let mut distinct = |what: &str, names: &mut dyn Iterator<Item = String>| {
-        let mut seen = HashSet::new();
-        for name in names {
-            if name.is_empty() {
-                problems.push(format!("a {what} is empty"));
-            } else if !seen.insert(name.clone()) {
-                problems.push(format!("{what} {name:?} is there twice"));
-            }
-        }
-    };
-    distinct("location id", &mut locations.iter().map(|location| location.id.to_string()));
-    distinct("user id", &mut users.iter().map(|user| user.id.to_string()));
-    distinct("user type", &mut users.iter().map(|user| user.kind.to_string()));
-    distinct("user e-mail", &mut users.iter().map(|user| user.email.to_lowercase()));
-    for User { id, location_id, org_id, .. } in users {
-        match (location_id, org_id) {
-            (Some(_), Some(_)) => problems.push(format!("user {id:?} has both a locationId and an orgId")),
-            (None, None) => problems.push(format!("user {id:?} has neither a locationId nor an orgId")),
-            (Some(place), None) if !locations.iter().any(|location| location.id == *place) => {
-                problems.push(format!("user {id:?} is at location {place:?}, which is not there"));
-            }
-            (None, Some(org)) if !locations.iter().any(|location| location.org_id == *org) => {
-                problems.push(format!("user {id:?} is of organisation {org:?}, which owns no location"));
-            }
-            _ => {}
+impl Problems {
+    fn add(&mut self, text: String) {
+        if self.texts.len() < MAX_PROBLEMS {
+            self.texts.push(text);
+        } else {
+            self.untold += 1;
         }
     }
-    problems
+
+    fn check_id(&mut self, what: &str, id: &str) {
+        if !id::is_valid(id) {
+            self.add(format!("{what} {id:?} is not {}", id::RULE));
+        }
+    }
+
+    /// Inserts the value under a key that must be valid and new.
+    fn insert<V>(&mut self, map: &mut HashMap<String, V>, what: &str, key: String, value: V) {
+        self.check_id(what, &key);
+        match map.entry(key) {
+            Entry::Occupied(entry) => self.add(format!("{what} {:?} is given twice", entry.key())),
+            Entry::Vacant(entry) => {
+                entry.insert(value);
+            }
+        }
+    }
+
+    fn none(mut self) -> Result<(), DirectoryError> {
+        if self.untold > 0 {
+            self.texts.push(format!("and {} more", self.untold));
+        }
+        if self.texts.is_empty() { Ok(()) } else { Err(DirectoryError::Wrong(self.texts)) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn interests(identity: Identity<'_>) -> Vec<String> {
-        let directory = Directory::built_in();
-        directory.viewer(identity).unwrap().interests.keys().iter().map(ToString::to_string).collect()
+    fn keys(directory: &Directory, identity: Identity<'_>) -> Option<(String, Vec<String>)> {
+        let viewer = directory.viewer(identity)?;
+        Some((viewer.user.to_string(), viewer.interests.keys().iter().map(ToString::to_string).collect()))
     }
 
-    #[test]
-    fn the_tutorials_users_listen_to_what_the_tutorial_says() {
-        assert_eq!(interests(Identity::Demo("ZELO")), ["location:1"]);
-        assert_eq!(interests(Identity::Demo("ZEWI")), ["location:3", "location:4"]);
-        assert_eq!(interests(Identity::Subject("3")), ["location:1", "location:2"]);
-        assert_eq!(interests(Identity::Email("User-4@gmail.com")), ["location:3"]);
-        assert_eq!(Directory::built_in().viewer(Identity::Demo("zelo")), None);
-        assert_eq!(Directory::built_in().viewer(Identity::Subject("ZELO")), None);
-    }
-
-    #[test]
-    fn every_contradiction_is_named_at_once() {
-        let error = Directory::parse(
-            r#"{"locations": [{"id": "1", "name": "a", "orgId": "1"}, {"id": "1", "name": "b", "orgId": "1"}],
-                "users": [{"id": "1", "type": "A", "email": "a@x", "locationId": "9"},
-                          {"id": "1", "type": "A", "email": "A@X", "orgId": "9"},
-                          {"id": "", "type": "B", "email": "b@x", "orgId": "1", "locationId": "1"},
-                          {"id": "3", "type": "C", "email": "c@x"}]}"#,
-        )
-        .unwrap_err()
-        .to_string();
-        for part in [
-            "location id \"1\" is there twice",
-            "user id \"1\" is there twice",
-            "user type \"A\" is there twice",
-            "user e-mail \"a@x\" is there twice",
-            "a user id is empty",
-            "location \"9\", which is not there",
-            "organisation \"9\", which owns no location",
-            "has both",
-            "has neither",
-        ] {
-            assert!(error.contains(part), "{part} in {error}");
+    fn problems(json: &str) -> Vec<String> {
+        match Directory::parse(json) {
+            Err(DirectoryError::Wrong(problems)) => problems,
+            other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn another_form_says_where() {
-        let error = Directory::parse("{\"locations\": []}").unwrap_err().to_string();
-        assert!(error.contains("missing field `users`"), "{error}");
+    fn the_built_in_directory_is_the_tutorials() {
+        let directory = Directory::built_in();
+        let listens = |name| keys(&directory, Identity::Demo(name)).unwrap();
+        let expect =
+            |id: &str, keys: &[&str]| (id.to_owned(), keys.iter().map(ToString::to_string).collect());
+        assert_eq!(listens("ZELO"), expect("1", &["location:1"]));
+        assert_eq!(listens("ZEWI"), expect("2", &["location:3", "location:4"]));
+        assert_eq!(listens("ZOWI"), expect("3", &["location:1", "location:2"]));
+        assert_eq!(listens("ZOLO"), expect("4", &["location:3"]));
+        assert_eq!(directory.locations().len(), 4);
+    }
+
+    #[test]
+    fn a_user_is_found_by_name_id_and_email() {
+        let directory = Directory::built_in();
+        let user = |identity| keys(&directory, identity).map(|(user, _)| user);
+        assert_eq!(user(Identity::Demo("zowi")), None, "names to the letter");
+        assert_eq!(user(Identity::Subject("3")).as_deref(), Some("3"));
+        assert_eq!(user(Identity::Subject("ZOWI")), None);
+        assert_eq!(user(Identity::Email("User-3@Gmail.com")).as_deref(), Some("3"));
+        assert_eq!(user(Identity::Email("")), None);
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let problems = problems(
+            r#"{ "locations": [
+                { "id": "1", "name": "a", "orgId": "1" }, { "id": "1", "name": "b", "orgId": "" }
+            ], "users": [
+                { "id": "1", "type": "A", "email": "a@b", "locationId": "1" },
+                { "id": "1", "type": "A", "email": "A@B", "locationId": "1" },
+                { "id": "", "type": "", "locationId": "1" },
+                { "id": "2", "locationId": "9" }, { "id": "3", "orgId": "9" },
+                { "id": "4" }, { "id": "5", "locationId": "1", "orgId": "1" }
+            ] }"#,
+        );
+        let expected = [
+            "location id \"1\" is given twice",
+            "organisation id \"\" is not 1 to 256 bytes without control characters",
+            "user id \"1\" is given twice",
+            "user type \"A\" is given twice",
+            "e-mail \"a@b\" is given twice",
+            "user id \"\" is not 1 to 256 bytes without control characters",
+            "user type \"\" is not 1 to 256 bytes without control characters",
+            "user \"2\" is at location \"9\", which there is not",
+            "user \"3\" is of organisation \"9\", which owns no location",
+            "user \"4\" has neither locationId nor orgId",
+            "user \"5\" has both a locationId and an orgId",
+        ];
+        for text in expected {
+            assert!(problems.iter().any(|problem| problem == text), "{text} in {problems:#?}");
+        }
+    }
+
+    #[test]
+    fn many_problems_are_counted() {
+        let users: Vec<_> = (0..100).map(|id| format!(r#"{{"id":"{id}"}}"#)).collect();
+        let problems = problems(&format!(r#"{{"locations":[],"users":[{}]}}"#, users.join(",")));
+        assert_eq!(problems.len(), MAX_PROBLEMS + 1);
+        assert_eq!(problems.last().unwrap(), "and 80 more");
+    }
+
+    #[test]
+    fn an_error_of_form_names_its_place() {
+        let error = Directory::parse("{\n \"locations\": [], \"user\": []}").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "not the JSON of a directory: unknown field `user`, expected `locations` or `users` at line 2 column 24"
+        );
+    }
+
+    #[test]
+    fn a_missing_file_names_itself() {
+        let error = Directory::load(Path::new("/nowhere/users.json")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot read /nowhere/users.json: No such file or directory (os error 2)"
+        );
     }
 }

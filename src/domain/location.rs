@@ -1,40 +1,26 @@
-//! Locations, which templates are shared with.
+//! [`Location`]: a place of an organisation, which templates are shared with and users listen to.
+//!
+//! Locations come from the directory only; a template may name others, which nobody listens to.
 
-use std::sync::Arc;
-
-use async_graphql::{ID, Object};
+use async_graphql::{ID, SimpleObject};
 use serde::Deserialize;
 
 use crate::audience::Key;
 
-/// A location of an organisation.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+/// A place that belongs to an organisation.
+#[derive(Clone, Debug, PartialEq, Eq, SimpleObject, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Location {
-    /// The id.
-    pub id: Arc<str>,
-    /// What people call it.
+    /// Unique among locations.
+    pub id: ID,
+    /// For people.
     pub name: String,
     /// The organisation that owns it.
-    pub org_id: Arc<str>,
+    pub org_id: ID,
 }
 
-#[Object]
-impl Location {
-    async fn id(&self) -> ID {
-        ID::from(&*self.id)
-    }
-
-    async fn name(&self) -> &str {
-        &self.name
-    }
-
-    async fn org_id(&self) -> ID {
-        ID::from(&*self.org_id)
-    }
-}
-
-/// What an event about the location is about, and whoever listens to it listens to.
-pub(super) fn key(id: &str) -> Key {
-    format!("location:{id}").into()
+/// The key that everyone who listens to the location listens to.
+#[must_use]
+pub fn key(location: &str) -> Key {
+    format!("location:{location}").into()
 }

@@ -1,118 +1,346 @@
-//! The tutorial's GraphQL schema: what clients may ask, do and watch.
+//! The tutorial's GraphQL schema, as its clients know it.
+//!
+//! It is here and not with the engine because it is all made of the domain's names. Resolvers answer from memory;
+//! only mutations wait, for the topic.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use async_graphql::{
     Context, ID, InputObject, MaybeUndefined, Object, Schema, SchemaBuilder, SimpleObject, Subscription,
 };
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 
-use super::{ADDED, EDITED, Tutorial, location::Location, template::Template};
+use super::{
+    TEMPLATE_ADDED, TEMPLATE_EDITED, Tutorial,
+    location::Location,
+    template::{InvalidTemplate, Template},
+};
 use crate::graphql::{Error, mutation::publish, subscription::payloads};
 
-/// The schema, over this tutorial's state.
-pub fn schema(tutorial: Arc<Tutorial>) -> SchemaBuilder<Query, Mutation, Subscriptions> {
-    Schema::build(Query, Mutation, Subscriptions).data(tutorial)
+/// The schema over this domain; [`crate::graphql::build`] finishes it.
+pub fn schema(tutorial: Arc<Tutorial>) -> SchemaBuilder<Query, Mutation, Subscription> {
+    Schema::build(Query, Mutation, Subscription).data(tutorial)
 }
 
-fn tutorial<'a>(ctx: &'a Context<'_>) -> &'a Tutorial {
-    ctx.data_unchecked::<Arc<Tutorial>>()
-}
-
-/// What clients may ask.
+/// What can be asked.
 pub struct Query;
 
-#[Object]
-impl Query {
-    async fn templates(&self, ctx: &Context<'_>) -> Option<Vec<Template>> {
-        Some(tutorial(ctx).templates().all())
-    }
-
-    async fn template_by_id(&self, ctx: &Context<'_>, id: ID) -> Option<Template> {
-        tutorial(ctx).templates().get(&id)
-    }
-
-    async fn locations(&self, ctx: &Context<'_>) -> Option<Vec<Location>> {
-        Some(tutorial(ctx).directory().locations().to_vec())
-    }
-
-    async fn locations_by_org_id(&self, ctx: &Context<'_>, id: ID) -> Option<Vec<Location>> {
-        let locations = tutorial(ctx).directory().locations().iter();
-        Some(locations.filter(|location| *location.org_id == **id).cloned().collect())
-    }
-}
-
-/// What clients may do.
+/// What can be done.
 pub struct Mutation;
 
+/// What can be watched.
+pub struct Subscription;
+
+/// What a mutation did.
+#[derive(SimpleObject)]
+pub struct CommonResponse {
+    /// Always true: what fails is an error.
+    success: bool,
+    /// For people.
+    message: Option<String>,
+    /// The template as it is now.
+    template: Option<Arc<Template>>,
+}
+
+/// A template to be.
 #[derive(InputObject)]
-struct AddTemplateInput {
+pub struct AddTemplateInput {
+    /// 1 to 200 characters, not counting space around it.
     name: String,
+    /// At most 1,000 locations, known or not.
     share_location_ids: Option<Vec<ID>>,
 }
 
+/// A template as it is to be. What is left out stays as it is.
 #[derive(InputObject)]
-struct EditTemplateInput {
+pub struct EditTemplateInput {
+    /// Which template.
     id: ID,
+    /// As in `AddTemplateInput`; null stays as it is, too.
     name: Option<String>,
+    /// As in `AddTemplateInput`; null is shared with no location.
     share_location_ids: MaybeUndefined<Vec<ID>>,
 }
 
-/// How a mutation went.
-#[derive(SimpleObject)]
-struct CommonResponse {
-    success: bool,
-    message: Option<String>,
-    template: Option<Template>,
+#[Object]
+impl Query {
+    /// The templates of the last while, in the order of their ids; the same on every pod.
+    async fn templates(&self, ctx: &Context<'_>) -> Option<Vec<Arc<Template>>> {
+        Some(tutorial(ctx).templates.list(SystemTime::now()))
+    }
+
+    /// The template with this id, if it is among them.
+    async fn template_by_id(&self, ctx: &Context<'_>, id: ID) -> Option<Arc<Template>> {
+        tutorial(ctx).templates.get(&id, SystemTime::now())
+    }
+
+    /// All locations.
+    async fn locations<'a>(&self, ctx: &Context<'a>) -> Option<&'a [Location]> {
+        Some(tutorial(ctx).directory.locations())
+    }
+
+    /// The locations that an organisation owns.
+    async fn locations_by_org_id<'a>(&self, ctx: &Context<'a>, id: ID) -> Option<Vec<&'a Location>> {
+        Some(tutorial(ctx).directory.locations().iter().filter(|location| location.org_id == id).collect())
+    }
 }
 
 #[Object]
 impl Mutation {
+    /// Adds a template and tells everyone at its locations but its author.
     async fn add_template(
         &self,
         ctx: &Context<'_>,
         template_input: AddTemplateInput,
     ) -> Result<Option<CommonResponse>, Error> {
-        let locations = template_input.share_location_ids.map(texts);
-        let template = Template::add(&template_input.name, locations).map_err(Error::bad_input)?;
-        publish(ctx, ADDED, &template).await?;
-        Ok(done("template added", template))
+        let AddTemplateInput { name, share_location_ids } = template_input;
+        let template = Template::new(&name, share_location_ids)?;
+        publish(ctx, TEMPLATE_ADDED, &template).await?;
+        Ok(Some(CommonResponse::done("template added", template)))
     }
 
+    /// Changes a template, for queries only. Of two edits at a time the last one published wins, whole.
     async fn edit_template(
         &self,
         ctx: &Context<'_>,
         template_input: EditTemplateInput,
     ) -> Result<Option<CommonResponse>, Error> {
         let EditTemplateInput { id, name, share_location_ids } = template_input;
-        let current =
-            tutorial(ctx).templates().get(&id).ok_or_else(|| Error::not_found("no such template"))?;
-        let locations = match share_location_ids {
-            MaybeUndefined::Undefined => None,
-            MaybeUndefined::Null => Some(None),
-            MaybeUndefined::Value(ids) => Some(Some(texts(ids))),
+        let template = tutorial(ctx).templates.get(&id, SystemTime::now());
+        let template = template.ok_or_else(|| Error::not_found("there is no template with this id"))?;
+        let share_location_ids = match share_location_ids {
+            MaybeUndefined::Undefined => template.share_location_ids.clone(),
+            MaybeUndefined::Null => None,
+            MaybeUndefined::Value(ids) => Some(ids),
         };
-        let template = current.edit(name.as_deref(), locations).map_err(Error::bad_input)?;
-        publish(ctx, EDITED, &template).await?;
-        Ok(done("template edited", template))
+        let template = template.edited(name.as_ref().unwrap_or(&template.name), share_location_ids)?;
+        publish(ctx, TEMPLATE_EDITED, &template).await?;
+        Ok(Some(CommonResponse::done("template edited", template)))
     }
 }
 
-fn texts(ids: Vec<ID>) -> Vec<String> {
-    ids.into_iter().map(|id| id.0).collect()
+#[Subscription]
+impl Subscription {
+    /// Each template that another user shares with a location of the viewer's, from now on.
+    async fn template_added(&self, ctx: &Context<'_>) -> impl Stream<Item = Option<Arc<Template>>> {
+        payloads::<Arc<Template>>(ctx).map(Some)
+    }
 }
 
-fn done(message: &str, template: Template) -> Option<CommonResponse> {
-    Some(CommonResponse { success: true, message: Some(message.to_owned()), template: Some(template) })
+impl CommonResponse {
+    fn done(message: &str, template: Template) -> Self {
+        Self { success: true, message: Some(message.to_owned()), template: Some(Arc::new(template)) }
+    }
 }
 
-/// What clients may watch.
-pub struct Subscriptions;
+impl From<InvalidTemplate> for Error {
+    fn from(invalid: InvalidTemplate) -> Self {
+        Self::bad_input(invalid.to_string())
+    }
+}
 
-#[Subscription(name = "Subscription")]
-impl Subscriptions {
-    async fn template_added(&self, ctx: &Context<'_>) -> impl Stream<Item = Option<Template>> {
-        use futures_util::StreamExt as _;
-        payloads::<Template>(ctx).map(Some)
+fn tutorial<'a>(ctx: &Context<'a>) -> &'a Tutorial {
+    ctx.data_unchecked::<Arc<Tutorial>>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_graphql::{Request, Response};
+    use async_trait::async_trait;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        broker::{Publish, PublishError},
+        contract::{Domain, Identity},
+        domain::Directory,
+        event::Event,
+        graphql::{self, Engine, Outlet},
+        hub::{Hub, Outbox},
+        telemetry::Metrics,
+    };
+
+    /// A topic that acknowledges everything, or nothing.
+    struct Topic {
+        acknowledges: bool,
+    }
+
+    #[async_trait]
+    impl Publish for Topic {
+        async fn publish(&self, _event: &Event) -> Result<(), PublishError> {
+            if self.acknowledges { Ok(()) } else { Err(PublishError::TimedOut) }
+        }
+
+        async fn flush(&self) {}
+    }
+
+    struct Pod {
+        tutorial: Arc<Tutorial>,
+        engine: Engine,
+        hub: Hub,
+    }
+
+    impl Pod {
+        fn new(acknowledges: bool) -> Self {
+            let tutorial = Tutorial::new(Directory::built_in(), Duration::from_secs(600));
+            let meter = Metrics::new().unwrap().meter();
+            let outlet = Outlet::new(Arc::new(Topic { acknowledges }), tutorial.clone(), "pod", &meter);
+            let (api, hub) = (graphql::build(schema(tutorial.clone())), Hub::new());
+            Self { tutorial, engine: Engine::new(api, outlet, hub.clone()), hub }
+        }
+
+        async fn run(&self, document: &str, variables: Value) -> Value {
+            let request = Request::new(document).variables(async_graphql::Variables::from_json(variables));
+            let viewer = self.tutorial.viewer(Identity::Demo("ZOWI")).unwrap();
+            let response: Response = match self.engine.prepare(request) {
+                Ok(prepared) => self.engine.execute(prepared, Arc::new(viewer)).await,
+                Err(refusal) => *refusal,
+            };
+            serde_json::to_value(response).unwrap()
+        }
+
+        async fn add(&self, input: Value) -> Value {
+            let document = "mutation($i: AddTemplateInput!) { addTemplate(templateInput: $i) {
+                success message template { id name shareLocationIds } } }";
+            self.run(document, json!({ "i": input })).await
+        }
+
+        async fn edit(&self, input: Value) -> Value {
+            let document = "mutation($i: EditTemplateInput!) { editTemplate(templateInput: $i) {
+                success template { id name shareLocationIds } } }";
+            self.run(document, json!({ "i": input })).await
+        }
+
+        async fn templates(&self) -> Value {
+            self.run("{ templates { id name shareLocationIds } }", json!({})).await["data"]["templates"]
+                .take()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_added_is_read_at_once() {
+        let pod = Pod::new(true);
+        let answer = pod.add(json!({ "name": " T ", "shareLocationIds": [3, "3", "x"] })).await;
+        let added = &answer["data"]["addTemplate"];
+        assert_eq!((&added["success"], &added["message"]), (&json!(true), &json!("template added")));
+        assert_eq!(added["template"]["name"], "T");
+        assert_eq!(added["template"]["shareLocationIds"], json!(["3", "x"]));
+        assert_eq!(pod.templates().await, json!([added["template"]]));
+        let by_id = "query($id: ID!) { templateById(id: $id) { name } }";
+        let found = pod.run(by_id, json!({ "id": added["template"]["id"] })).await;
+        assert_eq!(found["data"]["templateById"]["name"], "T");
+        assert_eq!(pod.run(by_id, json!({ "id": "9" })).await["data"], json!({ "templateById": null }));
+    }
+
+    #[tokio::test]
+    async fn templates_are_listed_in_the_order_of_adding() {
+        let pod = Pod::new(true);
+        for name in ["a", "b", "c"] {
+            pod.add(json!({ "name": name })).await;
+        }
+        let names: Vec<_> = pod
+            .templates()
+            .await
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|template| template["name"].clone())
+            .collect();
+        assert_eq!(names, ["a", "b", "c"]);
+    }
+
+    #[tokio::test]
+    async fn an_edit_keeps_what_it_leaves_out() {
+        let pod = Pod::new(true);
+        let added = pod.add(json!({ "name": "T", "shareLocationIds": ["3"] })).await;
+        let id = &added["data"]["addTemplate"]["template"]["id"];
+        for (input, name, ids) in [
+            (json!({ "id": id }), "T", json!(["3"])),
+            (json!({ "id": id, "name": "U" }), "U", json!(["3"])),
+            (json!({ "id": id, "name": null, "shareLocationIds": ["1", "2"] }), "U", json!(["1", "2"])),
+            (json!({ "id": id, "shareLocationIds": null }), "U", json!(null)),
+        ] {
+            let edited = pod.edit(input).await["data"]["editTemplate"].take();
+            let expected = json!({ "id": id, "name": name, "shareLocationIds": ids });
+            assert_eq!(edited, json!({ "success": true, "template": expected }));
+            assert_eq!(pod.templates().await, json!([expected]));
+        }
+    }
+
+    #[tokio::test]
+    async fn bad_input_is_refused_by_name() {
+        let pod = Pod::new(true);
+        let code = |answer: Value| answer["errors"][0]["extensions"]["code"].clone();
+        let empty = pod.add(json!({ "name": " " })).await;
+        assert_eq!(
+            empty["errors"][0]["message"],
+            "name must have 1 to 200 characters, not counting space around it"
+        );
+        assert_eq!(code(empty), "BAD_USER_INPUT");
+        let many = json!({ "name": "T", "shareLocationIds": vec!["1"; 1_001] });
+        assert_eq!(code(pod.add(many).await), "BAD_USER_INPUT");
+        assert_eq!(code(pod.edit(json!({ "id": "9", "name": "T" })).await), "NOT_FOUND");
+        assert_eq!(pod.templates().await, json!([]));
+    }
+
+    #[tokio::test]
+    async fn what_the_topic_did_not_acknowledge_is_not_stored() {
+        let pod = Pod::new(false);
+        let answer = pod.add(json!({ "name": "T" })).await;
+        assert_eq!(answer["errors"][0]["extensions"]["code"], "PUBLISH_FAILED");
+        assert_eq!(pod.templates().await, json!([]));
+    }
+
+    #[tokio::test]
+    async fn locations_are_the_directorys() {
+        let pod = Pod::new(true);
+        let answer =
+            pod.run("{ locations { id } locationsByOrgId(id: 2) { id name orgId } }", json!({})).await;
+        assert_eq!(answer["data"]["locations"].as_array().unwrap().len(), 4);
+        let expected = [("3", "Location 3"), ("4", "Location 4")]
+            .map(|(id, name)| json!({ "id": id, "name": name, "orgId": "2" }));
+        assert_eq!(answer["data"]["locationsByOrgId"], json!(expected));
+    }
+
+    #[tokio::test]
+    async fn watchers_are_told_of_the_template_itself() {
+        let pod = Pod::new(true);
+        let outbox = Outbox::new(1 << 16);
+        let viewer = Arc::new(pod.tutorial.viewer(Identity::Demo("ZOLO")).unwrap());
+        let prepared =
+            pod.engine.prepare(Request::new("subscription { templateAdded { id name } }")).unwrap();
+        let _watching = pod.engine.watch(prepared, viewer, outbox.clone(), 1).await.unwrap();
+        let data = br#"{"id":7,"name":"T","shareLocationIds":[3]}"#;
+        let event = Event::new("/test".into(), TEMPLATE_ADDED, Some("3".into()), data.as_slice().into());
+        let fact = pod.tutorial.read(&event).unwrap();
+        pod.hub.dispatch(&event, fact.field.unwrap(), &fact.audience, &fact.payload).await;
+        let delivered: Value = serde_json::from_str(&outbox.take()[0].payload).unwrap();
+        assert_eq!(delivered["data"], json!({ "templateAdded": { "id": "7", "name": "T" } }));
+    }
+
+    #[test]
+    fn the_schema_is_the_tutorials() {
+        let tutorial = Tutorial::new(Directory::built_in(), Duration::from_secs(600));
+        let sdl = graphql::build(schema(tutorial)).sdl();
+        let lines: Vec<&str> = sdl.lines().map(str::trim).collect();
+        for line in [
+            "type Template {",
+            "shareLocationIds: [ID!]",
+            "orgId: ID!",
+            "success: Boolean!",
+            "message: String",
+            "template: Template",
+            "templates: [Template!]",
+            "templateById(id: ID!): Template",
+            "locations: [Location!]",
+            "locationsByOrgId(id: ID!): [Location!]",
+            "addTemplate(templateInput: AddTemplateInput!): CommonResponse",
+            "editTemplate(templateInput: EditTemplateInput!): CommonResponse",
+            "templateAdded: Template",
+        ] {
+            assert!(lines.contains(&line), "{line} in {sdl}");
+        }
     }
 }

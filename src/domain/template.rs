@@ -1,114 +1,136 @@
-//! A template: what users add and share with locations, as clients read it and as the topic carries it.
+//! [`Template`]: what users share, as clients see it and as events carry it.
+//!
+//! Whatever its way in, a mutation or the topic, a template that exists is within its bounds.
 
 use std::{collections::HashSet, sync::Arc};
 
-use async_graphql::{ID, Object};
+use async_graphql::{ID, SimpleObject};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use uuid::Uuid;
 
-use super::location;
+use super::{id, location};
 use crate::audience::Audience;
 
-/// The longest name, in characters after trimming.
-pub const MAX_NAME: usize = 200;
+/// Longest name, in characters.
+const MAX_NAME_CHARS: usize = 200;
 
-/// How many locations a template may be shared with, repeats counted.
-pub const MAX_LOCATIONS: usize = 1_000;
+/// Most locations that a template is shared with, repeated ones included.
+const MAX_LOCATIONS: usize = 1_000;
 
-/// The longest id of a template or a location, in bytes.
-const MAX_ID: usize = 64;
+/// Longest data of an event, in bytes: four times a template at all its bounds, and too little to occupy a pod.
+const MAX_DATA_BYTES: usize = 1 << 20;
 
-/// A template. Its JSON is what the topic carries.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A template, within its bounds.
+#[derive(Clone, Debug, PartialEq, Eq, SimpleObject, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Template {
-    pub(super) id: Arc<str>,
-    name: Arc<str>,
-    share_location_ids: Option<Arc<[Arc<str>]>>,
+    /// Unique among templates.
+    pub(super) id: ID,
+    /// For people; without space around it.
+    pub(super) name: String,
+    /// The locations that it is shared with, each once.
+    pub(super) share_location_ids: Option<Vec<ID>>,
 }
 
-#[Object]
-impl Template {
-    async fn id(&self) -> ID {
-        ID::from(&*self.id)
-    }
-
-    async fn name(&self) -> &str {
-        &self.name
-    }
-
-    async fn share_location_ids(&self) -> Option<Vec<ID>> {
-        self.share_location_ids.as_ref().map(|ids| ids.iter().map(|id| ID::from(&**id)).collect())
-    }
+/// Why something is not a template. The text is fit for clients, and quotes nothing.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum InvalidTemplate {
+    /// The name is empty or too long.
+    #[error("name must have 1 to {MAX_NAME_CHARS} characters, not counting space around it")]
+    Name,
+    /// There are too many locations.
+    #[error("shareLocationIds must be at most {MAX_LOCATIONS}")]
+    TooManyLocations,
+    /// An id is out of bounds.
+    #[error("{0} must be {rule}", rule = id::RULE)]
+    Id(&'static str),
+    /// The data is too long to be read at all.
+    #[error("data is longer than {MAX_DATA_BYTES} bytes")]
+    TooLong,
+    /// The data is not the JSON of a template.
+    #[error("data is not the JSON of a template (line {line}, column {column})")]
+    Json {
+        /// Where reading stopped.
+        line: usize,
+        /// Where in that line.
+        column: usize,
+    },
 }
 
 impl Template {
-    /// A new template with a fresh id.
+    /// A new template with an id of its own, which sorts behind those that this process made before.
     ///
     /// # Errors
-    /// What is out of bounds, in words for the client.
-    pub fn add(name: &str, locations: Option<Vec<String>>) -> Result<Self, String> {
-        Self::checked(&Uuid::now_v7().to_string(), name, locations)
+    /// What is out of bounds.
+    pub fn new(name: &str, share_location_ids: Option<Vec<ID>>) -> Result<Self, InvalidTemplate> {
+        Self::build(Uuid::now_v7().into(), name, share_location_ids)
     }
 
-    /// This template with another name, other locations, or both. Locations of `None` are cleared.
+    /// This template under another name and shared with other locations.
     ///
     /// # Errors
-    /// What is out of bounds, in words for the client.
-    pub fn edit(&self, name: Option<&str>, locations: Option<Option<Vec<String>>>) -> Result<Self, String> {
-        let kept =
-            || self.share_location_ids.as_ref().map(|ids| ids.iter().map(ToString::to_string).collect());
-        Self::checked(&self.id, name.unwrap_or(&self.name), locations.unwrap_or_else(kept))
+    /// What is out of bounds.
+    pub fn edited(&self, name: &str, share_location_ids: Option<Vec<ID>>) -> Result<Self, InvalidTemplate> {
+        Self::build(self.id.clone(), name, share_location_ids)
     }
 
-    /// The template in an event's data. Ids may be numbers; fields that are not ours are passed over.
+    /// Reads the data of an event. Fields that it does not know are passed over, ids may be numbers, since other programs
+    /// publish too.
     ///
     /// # Errors
-    /// What is missing or out of bounds.
-    pub fn parse(data: &[u8]) -> Result<Self, String> {
-        let Wire { id, name, share_location_ids } =
-            serde_json::from_slice(data).map_err(|error| error.to_string())?;
-        let locations = share_location_ids.map(|ids| ids.into_iter().map(WireId::text).collect());
-        Self::checked(&id.text(), &name, locations)
-    }
-
-    fn checked(id: &str, name: &str, locations: Option<Vec<String>>) -> Result<Self, String> {
-        check_id("the template's id", id)?;
-        let name = name.trim();
-        if name.is_empty() || name.chars().count() > MAX_NAME {
-            return Err(format!("the name must have 1 to {MAX_NAME} characters"));
+    /// What is out of bounds, or where it ceases to be a template.
+    pub fn parse(data: &[u8]) -> Result<Self, InvalidTemplate> {
+        if data.len() > MAX_DATA_BYTES {
+            return Err(InvalidTemplate::TooLong);
         }
-        Ok(Self { id: id.into(), name: name.into(), share_location_ids: locations.map(fold).transpose()? })
+        // serde's own words would quote the data into the log.
+        let at =
+            |error: serde_json::Error| InvalidTemplate::Json { line: error.line(), column: error.column() };
+        let Wire { id, name, share_location_ids } = serde_json::from_slice(data).map_err(at)?;
+        let ids = share_location_ids.map(|ids| ids.into_iter().map(ID::from).collect());
+        Self::build(id.into(), &name, ids)
     }
 
-    /// Whom the template's event is for: everyone who listens to a location that it is shared with, but the author.
+    fn build(id: ID, name: &str, share_location_ids: Option<Vec<ID>>) -> Result<Self, InvalidTemplate> {
+        let name = name.trim();
+        if !id::is_valid(&id) {
+            return Err(InvalidTemplate::Id("id"));
+        }
+        if name.is_empty() || name.chars().nth(MAX_NAME_CHARS).is_some() {
+            return Err(InvalidTemplate::Name);
+        }
+        let share_location_ids = share_location_ids.map(distinct).transpose()?;
+        Ok(Self { id, name: name.to_owned(), share_location_ids })
+    }
+
+    /// About what it takes in memory, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let ids = self.share_location_ids.iter().flatten();
+        self.id.len() + self.name.len() + ids.map(|id| size_of::<ID>() + id.len()).sum::<usize>()
+    }
+
+    /// Whom the template is for: those who listen to a location that it is shared with, but its author.
     #[must_use]
     pub fn audience(&self, author: Option<Arc<str>>) -> Audience {
-        let locations = self.share_location_ids.iter().flat_map(|ids| ids.iter());
-        Audience::new(locations.map(|id| location::key(id)), author)
+        Audience::new(self.share_location_ids.iter().flatten().map(|id| location::key(id)), author)
     }
 }
 
-/// Checks the location ids and folds repeats, the first of each kept.
-fn fold(mut ids: Vec<String>) -> Result<Arc<[Arc<str>]>, String> {
+/// Each id once, in the order of its first mention. Repeated ones count against the bound, so that it bounds the work.
+fn distinct(mut ids: Vec<ID>) -> Result<Vec<ID>, InvalidTemplate> {
     if ids.len() > MAX_LOCATIONS {
-        return Err(format!("a template is shared with at most {MAX_LOCATIONS} locations"));
+        return Err(InvalidTemplate::TooManyLocations);
     }
-    for id in &ids {
-        check_id("a location's id", id)?;
+    if !ids.iter().all(|id| id::is_valid(id)) {
+        return Err(InvalidTemplate::Id("each of shareLocationIds"));
     }
-    let mut seen = HashSet::new();
+    let mut seen = HashSet::with_capacity(ids.len());
     ids.retain(|id| seen.insert(id.clone()));
-    Ok(ids.into_iter().map(Into::into).collect())
+    Ok(ids)
 }
 
-fn check_id(what: &str, id: &str) -> Result<(), String> {
-    if id.is_empty() || id.len() > MAX_ID {
-        return Err(format!("{what} must have 1 to {MAX_ID} bytes"));
-    }
-    Ok(())
-}
-
+/// A template as an event's data has it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire {
@@ -118,118 +140,103 @@ struct Wire {
     share_location_ids: Option<Vec<WireId>>,
 }
 
-/// Other programs write ids as numbers, too.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum WireId {
     Text(String),
-    Number(u64),
+    Whole(i64),
+    Large(u64),
 }
 
-impl WireId {
-    fn text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Number(number) => number.to_string(),
+impl From<WireId> for ID {
+    fn from(id: WireId) -> Self {
+        match id {
+            WireId::Text(text) => Self(text),
+            WireId::Whole(number) => Self(number.to_string()),
+            WireId::Large(number) => Self(number.to_string()),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-    use crate::{
-        audience::Viewer,
-        contract::Identity,
-        domain::{Directory, user::User},
-    };
 
-    fn ids(ids: &[&str]) -> Option<Vec<String>> {
-        Some(ids.iter().map(ToString::to_string).collect())
+    fn ids(ids: &[&str]) -> Option<Vec<ID>> {
+        Some(ids.iter().map(ID::from).collect())
+    }
+
+    fn parse(json: &str) -> Result<Template, InvalidTemplate> {
+        Template::parse(json.as_bytes())
     }
 
     #[test]
-    fn what_one_pod_writes_every_pod_reads() {
-        for locations in [None, ids(&[]), ids(&["3", "4"])] {
-            let template = Template::add("  Hello  ", locations).unwrap();
-            assert_eq!(&*template.name, "Hello");
-            assert_eq!(Template::parse(&serde_json::to_vec(&template).unwrap()), Ok(template));
+    fn names_are_trimmed_and_have_1_to_200_characters() {
+        let name = |name: &str| Template::new(name, None).map(|template| template.name);
+        assert_eq!(name(" a b\n").as_deref(), Ok("a b"));
+        assert_eq!(name(&"ü".repeat(200)), Ok("ü".repeat(200)));
+        assert_eq!(name(&"ü".repeat(201)), Err(InvalidTemplate::Name));
+        assert_eq!(name(" \t"), Err(InvalidTemplate::Name));
+    }
+
+    #[test]
+    fn locations_are_folded_and_at_most_1000() {
+        let locations = |ids| Template::new("a", ids).map(|template| template.share_location_ids);
+        assert_eq!(locations(None), Ok(None));
+        assert_eq!(locations(ids(&[])), Ok(ids(&[])));
+        assert_eq!(locations(ids(&["3", "1", "3"])), Ok(ids(&["3", "1"])));
+        assert_eq!(locations(ids(&["1"; 1_000])), Ok(ids(&["1"])));
+        assert_eq!(locations(ids(&["1"; 1_001])), Err(InvalidTemplate::TooManyLocations));
+        assert_eq!(locations(ids(&[""])), Err(InvalidTemplate::Id("each of shareLocationIds")));
+        assert!(locations(ids(&[&"x".repeat(257)])).is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for share_location_ids in [None, ids(&[]), ids(&["3", "4"])] {
+            let template = Template::new("a \"name\"", share_location_ids).unwrap();
+            let json = serde_json::to_string(&template).unwrap();
+            assert_eq!(parse(&json), Ok(template));
         }
+        let template = Template::build("1".into(), "a", ids(&["3"])).unwrap();
+        assert_eq!(
+            serde_json::to_string(&template).unwrap(),
+            r#"{"id":"1","name":"a","shareLocationIds":["3"]}"#
+        );
     }
 
     #[test]
-    fn other_programs_may_write_less_and_more() {
-        let read = Template::parse(br#"{"id": 7, "name": "n", "shareLocationIds": [3, "4", 3], "more": {}}"#)
-            .unwrap();
-        assert_eq!((&*read.id, &read.share_location_ids), ("7", &Some(Arc::from(["3".into(), "4".into()]))));
-        assert_eq!(Template::parse(br#"{"id": "7", "name": "n"}"#).unwrap().share_location_ids, None);
-        for bad in [
+    fn other_programs_may_write_it_their_way() {
+        let template = Template::build("7".into(), "a", ids(&["3", "18446744073709551615"])).unwrap();
+        let json = r#"{"id":7,"name":" a ","more":{},"shareLocationIds":[3,"3",18446744073709551615]}"#;
+        assert_eq!(parse(json), Ok(template));
+        assert_eq!(parse(r#"{"id":"7","name":"a"}"#), Template::build("7".into(), "a", None));
+        assert_eq!(
+            parse(r#"{"id":"7","name":"a","shareLocationIds":null}"#),
+            Template::build("7".into(), "a", None)
+        );
+    }
+
+    #[test]
+    fn what_is_no_template_is_refused_and_not_quoted() {
+        let long = format!(r#"{{"id":"1","name":"{}"}}"#, "x".repeat(MAX_DATA_BYTES));
+        let many = format!(r#"{{"id":"1","name":"a","shareLocationIds":[{}1]}}"#, "1,".repeat(1_000));
+        for json in [
             "",
-            "{}",
             "[]",
+            "null",
             "\u{0}",
-            r#"{"id": "7"}"#,
-            r#"{"id": "", "name": "n"}"#,
-            r#"{"id": [], "name": "n"}"#,
+            r#"{"name":"secret"}"#,
+            r#"{"id":"1"}"#,
+            r#"{"id":"","name":"secret"}"#,
+            r#"{"id":1.5,"name":"secret"}"#,
+            r#"{"id":"1","name":"secret","shareLocationIds":"secret"}"#,
+            r#"{"id":"1","name":"secret","shareLocationIds":[null]}"#,
+            &long,
+            &many,
         ] {
-            assert!(Template::parse(bad.as_bytes()).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn bounds_are_inclusive() {
-        assert!(Template::add(&"é".repeat(MAX_NAME), None).is_ok());
-        assert!(Template::add(&"é".repeat(MAX_NAME + 1), None).is_err());
-        assert!(Template::add(" ", None).is_err());
-        assert!(Template::add("n", Some(vec!["1".to_owned(); MAX_LOCATIONS])).is_ok());
-        assert!(Template::add("n", Some(vec!["1".to_owned(); MAX_LOCATIONS + 1])).is_err());
-        assert!(Template::add("n", ids(&[""])).is_err());
-    }
-
-    #[test]
-    fn an_edit_keeps_what_it_does_not_name() {
-        let template = Template::add("n", ids(&["1"])).unwrap();
-        assert_eq!(template.edit(None, None), Ok(template.clone()));
-        assert_eq!(template.edit(None, Some(None)).unwrap().share_location_ids, None);
-        assert_eq!(&*template.edit(Some("m"), None).unwrap().name, "m");
-    }
-
-    /// The tutorial's own filter, as it was written there: the author is left out, then location by location.
-    fn template_filter(author: &str, shared: &[String], user: &User) -> bool {
-        if user.id.as_ref() == author {
-            return false;
-        }
-        let organisation = |location: &str| if matches!(location, "1" | "2") { "1" } else { "2" };
-        shared.iter().filter(|id| ["1", "2", "3", "4"].contains(&id.as_str())).any(|id| {
-            user.location_id.as_deref() == Some(id) || user.org_id.as_deref() == Some(organisation(id))
-        })
-    }
-
-    fn users() -> Vec<User> {
-        let json: serde_json::Value = serde_json::from_str(include_str!("directory.json")).unwrap();
-        serde_json::from_value(json["users"].clone()).unwrap()
-    }
-
-    proptest! {
-        #[test]
-        fn the_audience_is_whom_the_tutorials_filter_lets_through(
-            shared in prop::collection::vec("[0-6]", 0..6),
-            author in "[1-5]",
-        ) {
-            let template = Template::add("n", Some(shared.clone())).unwrap();
-            let audience = template.audience(Some(author.as_str().into()));
-            let directory = Directory::built_in();
-            for user in users() {
-                let viewer: &Viewer = directory.viewer(Identity::Subject(&user.id)).unwrap();
-                prop_assert_eq!(audience.includes(viewer), template_filter(&author, &shared, &user), "{:?}", user);
-            }
-        }
-
-        #[test]
-        fn no_data_makes_reading_panic(data in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Template::parse(&data);
+            let error = parse(json).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
         }
     }
 }

@@ -1,24 +1,22 @@
-//! Users: whom tokens name, and what each listens to.
-
-use std::sync::Arc;
+//! [`User`]: a row of the directory.
+//!
+//! Only the directory reads it, and makes a viewer of it; the relay knows viewers only.
 
 use serde::Deserialize;
 
-/// A user of the directory.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+/// A user as the directory's file has it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct User {
-    /// The id, as events name their author and a JWT its `sub`.
-    pub id: Arc<str>,
-    /// The demo token's name for the user, such as `ZOWI`.
+    /// Unique among users; the `sub` of their tokens, and the author of what they do.
+    pub id: String,
+    /// The tutorial's name for a user, which is their demo token: `ZOWI`.
     #[serde(rename = "type")]
-    pub kind: Arc<str>,
-    /// The address that a JWT's `email` may name, whatever its case.
-    pub email: Arc<str>,
-    /// The one location that the user listens to; or else
-    #[serde(default)]
-    pub location_id: Option<Arc<str>>,
-    /// the organisation to all of whose locations it listens.
-    #[serde(default)]
-    pub org_id: Option<Arc<str>>,
+    pub name: Option<String>,
+    /// The `email` of their tokens; upper and lower case are the same.
+    pub email: Option<String>,
+    /// The one location they listen to.
+    pub location_id: Option<String>,
+    /// The organisation to all of whose locations they listen. A user has this or a location.
+    pub org_id: Option<String>,
 }

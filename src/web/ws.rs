@@ -222,8 +222,9 @@ impl Connection {
                 self.stop(&id);
                 self.write(reply.into_iter().collect()).await
             }
-            Action::Restart { id, head, request } => {
+            Action::Restart { id, reply, head, request } => {
                 self.stop(&id);
+                self.write(vec![reply]).await?;
                 self.start(id, head, request).await
             }
             Action::Close(close) => Err(End::Refused(close)),

@@ -1,24 +1,28 @@
-//! The two WebSocket subprotocols as a state machine: text in, [`Action`]s out.
+//! The two WebSocket subprotocols as one state machine: the client's frames and the driver's decisions in, [`Action`]s out.
 //!
-//! `graphql-transport-ws` is the one of the graphql-ws package; `graphql-ws`, confusingly, the older one of
-//! subscriptions-transport-ws. Sans-IO: no runtime, no clock, no socket, so that every rule is a plain test. The driver
-//! decides who is let in and runs operations; this decides what may be said when.
+//! No socket, clock or executor, so that every rule is a plain test. Where the legacy dialect's own PROTOCOL.md is silent,
+//! the last release of its library is the model. It must never let an operation start before its viewer is let in, nor
+//! say anything of an operation after its end.
 
+mod close;
 mod wire;
 
-use std::{borrow::Cow, collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use serde_json::{Map, Value, json};
 
-use self::wire::{ClientFrame, Legacy, Transport, completed, error, fitting, head};
-pub use self::wire::{Request, frame};
+use self::wire::{ClientFrame, Malformed};
+pub use self::{
+    close::Close,
+    wire::{Request, frame},
+};
 
 /// Which subprotocol a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// `graphql-transport-ws`.
+    /// `graphql-transport-ws`, of the package graphql-ws.
     Transport,
-    /// `graphql-ws`.
+    /// `graphql-ws`, of the older package subscriptions-transport-ws.
     Legacy,
 }
 
@@ -37,111 +41,81 @@ impl Dialect {
     }
 }
 
-/// How the server ends a WebSocket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Close {
-    /// The close code.
-    pub code: u16,
-    /// What people read; at most 123 bytes, or the frame would not be one.
-    pub reason: Cow<'static, str>,
-}
-
-impl Close {
-    /// A close with a fixed reason.
-    #[must_use]
-    pub const fn new(code: u16, reason: &'static str) -> Self {
-        Self { code, reason: Cow::Borrowed(reason) }
-    }
-
-    fn bad_message(reason: &str) -> Self {
-        Self { code: 4400, reason: Cow::Owned(fitting(reason).to_owned()) }
-    }
-
-    /// The code as metrics and logs name it.
-    #[must_use]
-    pub const fn label(&self) -> &'static str {
-        match self.code {
-            4400 => "bad_message",
-            4401 => "unauthorized",
-            4403 => "forbidden",
-            4406 => "bad_subprotocol",
-            4408 => "init_timeout",
-            4409 => "id_in_use",
-            4429 => "second_init",
-            _ => "refused",
-        }
-    }
-}
-
 /// What the driver does next.
-#[derive(Debug, PartialEq)]
+// Only tests may print it: it holds tokens and variables.
+#[cfg_attr(test, derive(Debug, PartialEq))]
 pub enum Action {
     /// Nothing.
     Nothing,
     /// Write this frame.
     Write(String),
-    /// Find out who this is, then call [`Protocol::admitted`] or [`Protocol::refused`].
+    /// Find out who this is and call [`Protocol::admitted`] or [`Protocol::refused`], before the next frame is read:
+    /// legacy clients start operations on the heels of `connection_init`.
     Authenticate {
-        /// What came with `connection_init`.
+        /// What came with `connection_init`; see [`token`].
         payload: Option<Map<String, Value>>,
     },
-    /// Run this operation; say how it ended with [`Protocol::completed`] or [`Protocol::rejected`].
+    /// Run this operation, and say how it ended with [`Protocol::completed`] or [`Protocol::rejected`].
     Start {
         /// The client's id of it, free until now.
         id: Arc<str>,
-        /// The frame of one of its results up to the payload, for [`frame`].
+        /// The beginning of the frame of each of its results, for [`frame`].
         head: Arc<str>,
         /// What to run.
         request: Request,
     },
-    /// End this operation, then write the frame, if any. The id is free again.
+    /// End the operation, then write the reply, if any. Nothing of it may be written any more; its id is free.
     Stop {
         /// The client's id of it.
         id: Arc<str>,
         /// What the client is told.
         reply: Option<String>,
     },
-    /// End this operation, and run this one in its place.
+    /// A [`Stop`](Self::Stop), then a [`Start`](Self::Start) with the same id.
     Restart {
         /// The client's id of both.
         id: Arc<str>,
-        /// As in [`Action::Start`].
+        /// What the client is told of the one that ends.
+        reply: String,
+        /// The beginning of the frame of each result of the one that starts.
         head: Arc<str>,
         /// What to run.
         request: Request,
     },
-    /// End the connection.
+    /// End the connection, all its operations with it.
     Close(Close),
-    /// The client said goodbye.
+    /// The same, as the client wishes: a normal close.
     Terminate,
 }
 
+/// How far the conversation has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The client has not said who it is.
-    New,
-    /// It has, and the driver looks into it.
+    Opened,
+    /// It has; the driver looks into it.
     Initialised,
-    /// It may start operations.
+    /// It is let in.
     Acknowledged,
     /// Nothing counts any more.
     Ended,
 }
 
-/// One connection's side of the conversation.
+/// The server's side of one connection.
 #[derive(Debug)]
 pub struct Protocol {
     dialect: Dialect,
     phase: Phase,
+    /// The ids in use.
     operations: HashSet<Arc<str>>,
     max_operations: usize,
 }
 
 impl Protocol {
-    /// A connection just opened, on which at most `max_operations` may run at once.
+    /// A connection that has just been opened, on which at most `max_operations` may run at once.
     #[must_use]
     pub fn new(dialect: Dialect, max_operations: usize) -> Self {
-        Self { dialect, phase: Phase::New, operations: HashSet::new(), max_operations }
+        Self { dialect, phase: Phase::Opened, operations: HashSet::new(), max_operations }
     }
 
     /// The client sent this text.
@@ -149,146 +123,157 @@ impl Protocol {
         if self.phase == Phase::Ended {
             return Action::Nothing;
         }
-        match self.dialect {
-            Dialect::Transport => match serde_json::from_str::<Transport>(text) {
-                Ok(frame) => self.on_transport(frame),
-                Err(error) => self.close(Close::bad_message(&format!("Invalid message: {error}"))),
-            },
-            Dialect::Legacy => match ClientFrame::parse(text) {
-                Ok(frame) => self.on_legacy(frame),
-                Err(error) => Action::Write(wire::connection_error(&format!("invalid message: {error}"))),
-            },
+        match ClientFrame::parse(self.dialect, text) {
+            Ok(ClientFrame::Init { payload }) => self.init(payload),
+            Ok(ClientFrame::Ping { payload }) => Action::Write(wire::pong(payload)),
+            Ok(ClientFrame::Pong) => Action::Nothing,
+            Ok(ClientFrame::Start { id, request }) => self.start(id, request),
+            Ok(ClientFrame::Stop { id }) => self.stop(&id),
+            Ok(ClientFrame::Terminate) => self.end(Action::Terminate),
+            Err(malformed) => self.complain(malformed),
         }
     }
 
     /// The client sent bytes, which neither dialect has a use for.
     pub fn on_binary(&mut self) -> Action {
-        self.close(Close::new(4400, "Invalid message: text frames only"))
+        self.close(Close::bad_message("only text is understood"))
     }
 
     /// The client has had time enough to say who it is.
     pub fn on_init_timeout(&mut self) -> Action {
         match self.phase {
-            Phase::New => self.close(Close::new(4408, "Connection initialisation timeout")),
+            Phase::Opened => self.close(Close::INIT_TIMEOUT),
             _ => Action::Nothing,
         }
     }
 
-    /// The client is let in: the frames to write.
+    /// The viewer is let in: the frames to write, none if nobody asked. The payload is for the client to read.
     pub fn admitted(&mut self, payload: Option<&Value>) -> Vec<String> {
+        if self.phase != Phase::Initialised {
+            return Vec::new();
+        }
         self.phase = Phase::Acknowledged;
-        let ack = match payload {
-            Some(payload) => json!({"type": "connection_ack", "payload": payload}),
-            None => json!({"type": "connection_ack"}),
-        };
-        let mut frames = vec![ack.to_string()];
-        frames.extend(self.keep_alive());
-        frames
+        [wire::connection_ack(payload)].into_iter().chain(self.keep_alive()).collect()
     }
 
-    /// The client is not let in: the frame to write, and then the end.
-    pub fn refused(&mut self, why: &str) -> (Option<String>, Close) {
-        self.phase = Phase::Ended;
-        let frame = (self.dialect == Dialect::Legacy).then(|| wire::connection_error(why));
-        (frame, Close { code: 4403, reason: Cow::Owned(fitting(&format!("Forbidden: {why}")).to_owned()) })
+    /// The viewer is not let in, for a reason fit for the client: the frame to write, if any, and how to close then.
+    pub fn refused(&mut self, reason: &str) -> (Option<String>, Close) {
+        let speaks = self.dialect == Dialect::Legacy && self.phase != Phase::Ended;
+        self.end(Action::Nothing);
+        (speaks.then(|| wire::connection_error(reason)), Close::forbidden(reason))
     }
 
-    /// The operation has ended by itself: the frame to write, unless the client ended it first.
+    /// The operation has come to its end: the frame to write, unless the client ended it first. The id is free.
     pub fn completed(&mut self, id: &str) -> Option<String> {
-        self.operations.remove(id).then(|| completed(id))
+        self.operations.remove(id).then(|| wire::complete(id))
     }
 
-    /// The operation was not run: the frame to write, unless the client ended it first. `errors` are GraphQL errors.
+    /// The operation cannot run: the frame to write, unless the client ended it first. The id is free. `errors` is
+    /// an array of at least one GraphQL error; legacy clients are told the first.
     pub fn rejected(&mut self, id: &str, errors: &Value) -> Option<String> {
-        self.operations.remove(id).then(|| error(self.dialect, id, errors))
+        self.operations.remove(id).then(|| wire::error(self.dialect, Some(id), errors))
     }
 
-    /// The frame that tells the client every now and then that the server is there, in the dialect that has one.
+    /// The frame that tells a client every now and then that the server is there, if the dialect has one. (In the other,
+    /// the WebSocket's own pings do.)
     #[must_use]
     pub fn keep_alive(&self) -> Option<String> {
-        (self.dialect == Dialect::Legacy && self.phase == Phase::Acknowledged)
-            .then(|| r#"{"type":"ka"}"#.to_owned())
-    }
-
-    fn on_transport(&mut self, frame: Transport) -> Action {
-        match frame {
-            Transport::ConnectionInit { payload } => self.init(payload),
-            Transport::Ping { payload } => Action::Write(wire::pong(payload.as_ref())),
-            Transport::Pong { .. } => Action::Nothing,
-            Transport::Subscribe { .. } if self.phase != Phase::Acknowledged => {
-                self.close(Close::new(4401, "Unauthorized"))
-            }
-            Transport::Subscribe { id, .. } if self.operations.contains(&*id.0) => {
-                let reason = format!("Subscriber for {} already exists", id.0);
-                self.close(Close { code: 4409, reason: Cow::Owned(fitting(&reason).to_owned()) })
-            }
-            Transport::Subscribe { id, payload } => self.start(id.0, payload),
-            Transport::Complete { id } => self.stop(&id.0, None),
-        }
-    }
-
-    fn on_legacy(&mut self, frame: ClientFrame) -> Action {
-        let ClientFrame { id, content } = frame;
-        let id: Arc<str> = id.unwrap_or_default().into();
-        match content {
-            Ok(Legacy::ConnectionInit { payload }) => self.init(payload),
-            Ok(Legacy::ConnectionTerminate) => {
-                self.phase = Phase::Ended;
-                Action::Terminate
-            }
-            Ok(Legacy::Start { .. }) if self.phase != Phase::Acknowledged => {
-                self.complain(&id, "a token is required")
-            }
-            Ok(Legacy::Start { payload }) if self.operations.contains(&id) => {
-                Action::Restart { head: head(self.dialect, &id), id, request: payload }
-            }
-            Ok(Legacy::Start { payload }) => self.start(id, payload),
-            Ok(Legacy::Stop) => self.stop(&id, Some(completed(&id))),
-            Err(why) => self.complain(&id, &why),
-        }
+        let due = self.dialect == Dialect::Legacy && self.phase == Phase::Acknowledged;
+        due.then(|| r#"{"type":"ka"}"#.to_owned())
     }
 
     fn init(&mut self, payload: Option<Map<String, Value>>) -> Action {
-        if self.phase != Phase::New {
-            return self.close(Close::new(4429, "Too many initialisation requests"));
+        if self.phase != Phase::Opened {
+            // The legacy library would ask again who this is; a connection of ours has one viewer all its life.
+            return self.close(Close::SECOND_INIT);
         }
         self.phase = Phase::Initialised;
         Action::Authenticate { payload }
     }
 
     fn start(&mut self, id: Arc<str>, request: Request) -> Action {
+        if self.phase != Phase::Acknowledged {
+            return match self.dialect {
+                Dialect::Transport => self.close(Close::UNAUTHORIZED),
+                Dialect::Legacy => {
+                    Action::Write(self.error(Some(&id), "Unauthorized", Some("UNAUTHENTICATED")))
+                }
+            };
+        }
+        let head = wire::head(self.dialect, &id);
+        if self.operations.contains(&id) {
+            return match self.dialect {
+                Dialect::Transport => self.close(Close::id_in_use(&id)),
+                Dialect::Legacy => Action::Restart { reply: wire::complete(&id), id, head, request },
+            };
+        }
         if self.operations.len() >= self.max_operations {
-            let text = format!("at most {} operations run on one connection", self.max_operations);
-            let errors = json!([{"message": text, "extensions": {"code": "LIMIT_REACHED"}}]);
-            return Action::Write(error(self.dialect, &id, &errors));
+            let message = format!("at most {} operations may run on a connection", self.max_operations);
+            return Action::Write(self.error(Some(&id), &message, Some("LIMIT_REACHED")));
         }
         self.operations.insert(id.clone());
-        Action::Start { head: head(self.dialect, &id), id, request }
+        Action::Start { id, head, request }
     }
 
-    fn stop(&mut self, id: &str, reply: Option<String>) -> Action {
-        self.operations.take(id).map_or(Action::Nothing, |id| Action::Stop { id, reply })
+    fn stop(&mut self, id: &str) -> Action {
+        let Some(id) = self.operations.take(id) else {
+            // It may have ended by itself while the client's frame was on its way.
+            return Action::Nothing;
+        };
+        // Only the legacy library's server answers, by the way its iterators end.
+        let reply = (self.dialect == Dialect::Legacy).then(|| wire::complete(&id));
+        Action::Stop { id, reply }
     }
 
-    fn complain(&self, id: &str, why: &str) -> Action {
-        Action::Write(error(self.dialect, id, &json!([{"message": why}])))
+    fn complain(&mut self, malformed: Malformed) -> Action {
+        match (self.dialect, malformed) {
+            (Dialect::Transport, Malformed::Text(reason) | Malformed::Frame { reason, .. }) => {
+                self.close(Close::bad_message(&reason))
+            }
+            (Dialect::Legacy, Malformed::Text(reason)) => Action::Write(wire::connection_error(&reason)),
+            (Dialect::Legacy, Malformed::Frame { id, reason }) => {
+                let id = id.as_deref();
+                let error = self.error(id, &reason, None);
+                // An `error` is the last that a client hears of an id, also of one that happens to be in use.
+                match id.and_then(|id| self.operations.take(id)) {
+                    Some(id) => Action::Stop { id, reply: Some(error) },
+                    None => Action::Write(error),
+                }
+            }
+        }
+    }
+
+    fn error(&self, id: Option<&str>, message: &str, code: Option<&str>) -> String {
+        let error = match code {
+            Some(code) => json!([{ "message": message, "extensions": { "code": code } }]),
+            None => json!([{ "message": message }]),
+        };
+        wire::error(self.dialect, id, &error)
     }
 
     fn close(&mut self, close: Close) -> Action {
+        self.end(Action::Close(close))
+    }
+
+    /// Ends the conversation with `last`, unless it has ended.
+    fn end(&mut self, last: Action) -> Action {
         if self.phase == Phase::Ended {
             return Action::Nothing;
         }
         self.phase = Phase::Ended;
-        Action::Close(close)
+        self.operations = HashSet::new();
+        last
     }
 }
 
-/// The token in what came with `connection_init`: the tutorial's `token`, or `Authorization` in either case.
+/// The token in the payload of `connection_init`: `token`, or else `Authorization` in either case.
 #[must_use]
 pub fn token(payload: Option<&Map<String, Value>>) -> Option<&str> {
     let payload = payload?;
-    ["token", "Authorization", "authorization"].iter().find_map(|name| payload.get(*name)?.as_str())
+    ["token", "Authorization", "authorization"].into_iter().find_map(|name| payload.get(name)?.as_str())
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

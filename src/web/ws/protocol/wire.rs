@@ -1,126 +1,119 @@
-//! The frames of both subprotocols as JSON: read with bounds, written without surprises.
+//! Frames as text: the client's read, the server's written.
+//!
+//! Apart from the rules, so that what may be said when and how it is spelled can each be read alone. Reading must never
+//! panic, nor nest without bound, whatever the client sends; what is written is always one JSON object.
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, de::Error as _};
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
 
 use super::Dialect;
 
-/// The longest id of an operation, in bytes; UUIDs have 36.
+/// The longest id that is accepted, in bytes: it comes back with every result. Stock clients count, or send a UUID.
 const MAX_ID: usize = 256;
 
-/// The longest reason that fits a close frame, in bytes (RFC 6455, 5.5).
-const MAX_REASON: usize = 123;
-
-/// What a client sends in `graphql-transport-ws`. Whatever else it sends is a bad message.
+/// A GraphQL request, as clients of either dialect send it.
 #[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Transport {
-    ConnectionInit {
-        #[serde(default)]
-        payload: Option<Map<String, Value>>,
-    },
-    Ping {
-        #[serde(default)]
-        payload: Option<Map<String, Value>>,
-    },
-    Pong {
-        #[serde(default, rename = "payload")]
-        _payload: Option<Map<String, Value>>,
-    },
-    Subscribe {
-        id: Id,
-        payload: Request,
-    },
-    Complete {
-        id: Id,
-    },
-}
-
-/// What a client sends in `graphql-ws`, by its type.
-#[derive(Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Legacy {
-    ConnectionInit {
-        #[serde(default)]
-        payload: Option<Map<String, Value>>,
-    },
-    ConnectionTerminate,
-    Start {
-        payload: Request,
-    },
-    Stop,
-}
-
-/// A frame of `graphql-ws`: JSON, with an id if it concerns an operation, and a content that may make no sense.
-pub(super) struct ClientFrame {
-    pub(super) id: Option<String>,
-    pub(super) content: Result<Legacy, String>,
-}
-
-impl ClientFrame {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let frame: Map<String, Value> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let id = match frame.get("id") {
-            Some(Value::String(id)) if id.len() > MAX_ID => {
-                return Err(format!("an id has at most {MAX_ID} bytes"));
-            }
-            Some(Value::String(id)) => Some(id.clone()),
-            Some(Value::Number(id)) => Some(id.to_string()),
-            _ => None,
-        };
-        let content = match Legacy::deserialize(Value::Object(frame)) {
-            Ok(Legacy::Start { .. } | Legacy::Stop) if id.is_none() => {
-                Err("an operation needs an id".to_owned())
-            }
-            Ok(content) => Ok(content),
-            Err(error) => Err(format!("Invalid message type! {error}")),
-        };
-        Ok(Self { id, content })
-    }
-}
-
-/// An operation's id: not empty, and bounded.
-pub(super) struct Id(pub(super) Arc<str>);
-
-impl<'de> Deserialize<'de> for Id {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let id = String::deserialize(deserializer)?;
-        if id.is_empty() || id.len() > MAX_ID {
-            return Err(D::Error::custom(format!("an id has 1 to {MAX_ID} bytes")));
-        }
-        Ok(Self(id.into()))
-    }
-}
-
-/// What to run.
-#[derive(Debug, Deserialize, PartialEq)]
+#[cfg_attr(test, derive(Debug, PartialEq))]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
     /// The document.
     pub query: String,
-    /// Which of its operations.
-    #[serde(default)]
+    /// Which of the document's operations to run, if it has several.
     pub operation_name: Option<String>,
-    /// Their values.
-    #[serde(default)]
+    /// The values of its variables.
     pub variables: Option<Map<String, Value>>,
-    /// What else the client says; read, so that a wrong type is noticed, and not used.
-    #[serde(default)]
+    /// Whatever else the client says to servers that understand it.
     pub extensions: Option<Map<String, Value>>,
 }
 
-/// The frame of an operation's result up to its payload. The id is escaped here, once.
-pub(super) fn head(dialect: Dialect, id: &str) -> Arc<str> {
-    let kind = match dialect {
-        Dialect::Transport => "next",
-        Dialect::Legacy => "data",
-    };
-    format!(r#"{{"id":{},"type":"{kind}","payload":"#, Value::from(id)).into()
+/// A frame of the client, in either dialect.
+pub(super) enum ClientFrame<'a> {
+    /// `connection_init`.
+    Init { payload: Option<Map<String, Value>> },
+    /// `ping`, with an object or nothing.
+    Ping { payload: Option<&'a RawValue> },
+    /// `pong`.
+    Pong,
+    /// `subscribe`; legacy `start`.
+    Start { id: Arc<str>, request: Request },
+    /// `complete`; legacy `stop`.
+    Stop { id: Arc<str> },
+    /// Legacy `connection_terminate`.
+    Terminate,
 }
 
-/// The whole frame of a result: its head, the payload's JSON, and the end. One allocation.
+/// Why a text is not a frame of the client. The reason is fit for the client, and as long as it pleases.
+pub(super) enum Malformed {
+    /// It is not an object with the fields of a frame.
+    Text(String),
+    /// It is, but there is no such frame.
+    Frame { id: Option<String>, reason: String },
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    id: Option<String>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+impl<'a> ClientFrame<'a> {
+    pub(super) fn parse(dialect: Dialect, text: &'a str) -> Result<Self, Malformed> {
+        let Envelope { kind, id, payload } = object(text).map_err(Malformed::Text)?;
+        let id = id.filter(|id| (1..=MAX_ID).contains(&id.len()));
+        Self::read(dialect, kind.as_deref().unwrap_or_default(), id.as_deref(), payload)
+            .map_err(|reason| Malformed::Frame { id, reason })
+    }
+
+    fn read(
+        dialect: Dialect,
+        kind: &str,
+        id: Option<&str>,
+        payload: Option<&'a RawValue>,
+    ) -> Result<Self, String> {
+        use Dialect::{Legacy, Transport};
+        let id = || id.map(Arc::from).ok_or_else(|| format!("{kind}: `id` must have 1 to {MAX_ID} bytes"));
+        let within = |reason| format!("{kind}: payload: {reason}");
+        Ok(match (dialect, kind) {
+            (_, "connection_init") => {
+                Self::Init { payload: payload.map(|raw| object(raw.get())).transpose().map_err(within)? }
+            }
+            (Transport, "subscribe") | (Legacy, "start") => {
+                let payload = payload.map_or("", RawValue::get);
+                Self::Start { id: id()?, request: object(payload).map_err(within)? }
+            }
+            (Transport, "complete") | (Legacy, "stop") => Self::Stop { id: id()? },
+            (Transport, "ping" | "pong") => {
+                if payload.is_some_and(|raw| !raw.get().starts_with('{')) {
+                    return Err(within(NOT_AN_OBJECT.to_owned()));
+                }
+                if kind == "ping" { Self::Ping { payload } } else { Self::Pong }
+            }
+            (Legacy, "connection_terminate") => Self::Terminate,
+            (Transport, "") => return Err("`type` is missing".to_owned()),
+            (Transport, _) => return Err(format!("clients do not send `{kind}`")),
+            (Legacy, _) => return Err("Invalid message type!".to_owned()),
+        })
+    }
+}
+
+const NOT_AN_OBJECT: &str = "not a JSON object";
+
+/// Reads a JSON object. (serde alone would take an array for a struct, field by field.)
+fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(NOT_AN_OBJECT.to_owned());
+    }
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+/// The frame of one result: what [`super::Action::Start`] gave as its head, and the JSON of an execution result.
+///
+/// On the way of every delivery: one allocation, nothing is parsed or escaped.
 #[must_use]
 pub fn frame(head: &str, payload: &str) -> String {
     let mut frame = String::with_capacity(head.len() + payload.len() + 1);
@@ -130,31 +123,49 @@ pub fn frame(head: &str, payload: &str) -> String {
     frame
 }
 
-pub(super) fn completed(id: &str) -> String {
-    json!({"id": id, "type": "complete"}).to_string()
+/// What the frames of an operation's results begin with.
+pub(super) fn head(dialect: Dialect, id: &str) -> Arc<str> {
+    let kind = match dialect {
+        Dialect::Transport => "next",
+        Dialect::Legacy => "data",
+    };
+    format!(r#"{{"type":"{kind}","id":{},"payload":"#, quoted(id)).into()
 }
 
-/// All errors, or, in the older dialect, the first one.
-pub(super) fn error(dialect: Dialect, id: &str, errors: &Value) -> String {
+pub(super) fn complete(id: &str) -> String {
+    format!(r#"{{"type":"complete","id":{}}}"#, quoted(id))
+}
+
+/// `errors` is an array, of which the legacy dialect says the first.
+pub(super) fn error(dialect: Dialect, id: Option<&str>, errors: &Value) -> String {
     let payload = match dialect {
         Dialect::Transport => errors,
         Dialect::Legacy => errors.get(0).unwrap_or(errors),
     };
-    json!({"id": id, "type": "error", "payload": payload}).to_string()
+    match id {
+        Some(id) => format!(r#"{{"type":"error","id":{},"payload":{payload}}}"#, quoted(id)),
+        None => format!(r#"{{"type":"error","payload":{payload}}}"#),
+    }
 }
 
-pub(super) fn connection_error(why: &str) -> String {
-    json!({"type": "connection_error", "payload": {"message": why}}).to_string()
-}
-
-pub(super) fn pong(payload: Option<&Map<String, Value>>) -> String {
+pub(super) fn connection_ack(payload: Option<&Value>) -> String {
     match payload {
-        Some(payload) => json!({"type": "pong", "payload": payload}).to_string(),
+        Some(payload) => format!(r#"{{"type":"connection_ack","payload":{payload}}}"#),
+        None => r#"{"type":"connection_ack"}"#.to_owned(),
+    }
+}
+
+pub(super) fn connection_error(message: &str) -> String {
+    format!(r#"{{"type":"connection_error","payload":{}}}"#, json!({ "message": message }))
+}
+
+pub(super) fn pong(payload: Option<&RawValue>) -> String {
+    match payload {
+        Some(payload) => format!(r#"{{"type":"pong","payload":{payload}}}"#),
         None => r#"{"type":"pong"}"#.to_owned(),
     }
 }
 
-/// The text, cut to what a close frame can carry.
-pub(super) fn fitting(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_REASON)]
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
 }
