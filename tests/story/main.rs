@@ -16,6 +16,8 @@ mod drain;
 mod faults;
 mod foreign;
 mod http;
+mod limits;
+mod machines;
 mod start;
 mod tokens;
 mod truth;

@@ -91,6 +91,32 @@ impl Http {
         self.graphql(user, ADD, json!({ "input": input })).await
     }
 
+    /// The handshake of a WebSocket from a page of this origin.
+    pub(crate) async fn upgrade(&self, origin: Option<&str>) -> Answer {
+        let mut request = self.client.get(self.url("/graphql"));
+        for (name, value) in [
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("sec-websocket-protocol", "graphql-transport-ws"),
+        ] {
+            request = request.header(name, value);
+        }
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        self.answer(request).await.unwrap()
+    }
+
+    /// What a browser asks before a page of this origin may send a token.
+    pub(crate) async fn preflight(&self, origin: &str) -> Answer {
+        let request = self.client.request(reqwest::Method::OPTIONS, self.url("/graphql"));
+        let request = request.header("origin", origin).header("access-control-request-method", "POST");
+        let request = request.header("access-control-request-headers", "authorization, content-type");
+        self.answer(request).await.unwrap()
+    }
+
     fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
