@@ -1,0 +1,147 @@
+//! How a WebSocket ends when its client breaks the rules: one code for each, and never for the others.
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, Dialect, End, Relay, Setup, Socket};
+
+async fn open(pod: &Relay, dialect: Dialect) -> Socket {
+    Socket::open(pod.port(), Some(dialect.subprotocol())).await
+}
+
+/// The end of a connection that says this first and is told nothing.
+async fn end_after(pod: &Relay, messages: &[Value]) -> End {
+    let mut socket = open(pod, Dialect::Transport).await;
+    for message in messages {
+        socket.send(message.clone()).await;
+    }
+    let (told, end) = socket.hear_out().await;
+    assert!(told.is_empty(), "{told:?}");
+    end
+}
+
+fn init(token: &str) -> Value {
+    json!({ "type": "connection_init", "payload": { "token": token } })
+}
+
+fn subscribe(id: &str) -> Value {
+    let query = "subscription { templateAdded { id } }";
+    json!({ "id": id, "type": "subscribe", "payload": { "query": query } })
+}
+
+#[tokio::test]
+async fn what_is_no_message_ends_with_4400() {
+    let pod = Setup::new("pod").start().await;
+    for text in ["", "nonsense", "[]", "{}", r#"{"type":"unheard_of"}"#, r#"{"type":"subscribe"}"#] {
+        for is_admitted in [false, true] {
+            let mut socket = open(&pod, Dialect::Transport).await;
+            if is_admitted {
+                socket.send(init("Bearer ZOLO")).await;
+                assert_eq!(socket.hear().await.unwrap()["type"], "connection_ack");
+            }
+            socket.send_text(text.to_owned()).await;
+            assert_eq!(socket.hear_out().await.1.code, 4400, "{text:?} {is_admitted}");
+        }
+    }
+    let mut socket = open(&pod, Dialect::Transport).await;
+    socket.send_binary(vec![0, 255]).await;
+    assert_eq!(socket.hear_out().await.1.code, 4400);
+}
+
+#[tokio::test]
+async fn who_subscribes_before_the_ack_ends_with_4401() {
+    let pod = Setup::new("pod").start().await;
+    assert_eq!(end_after(&pod, &[subscribe("1")]).await.code, 4401);
+}
+
+#[tokio::test]
+async fn a_bad_token_ends_with_4403_before_any_ack() {
+    let pod = Setup::new("pod").start().await;
+    for message in [init("Bearer NOBODY"), init("Basic ZOLO"), init(""), json!({ "type": "connection_init" })]
+    {
+        let end = end_after(&pod, std::slice::from_ref(&message)).await;
+        assert_eq!(end.code, 4403, "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_subprotocol_that_nobody_speaks_ends_with_4406() {
+    let pod = Setup::new("pod").start().await;
+    for subprotocol in [None, Some("mqtt")] {
+        let mut socket = Socket::open(pod.port(), subprotocol).await;
+        assert_eq!(socket.subprotocol, None);
+        assert_eq!(socket.hear_out().await.1.code, 4406, "{subprotocol:?}");
+    }
+    let both = "mqtt, graphql-transport-ws, graphql-ws";
+    let socket = Socket::open(pod.port(), Some(both)).await;
+    assert_eq!(socket.subprotocol.as_deref(), Some("graphql-transport-ws"));
+}
+
+#[tokio::test]
+async fn who_says_nothing_ends_with_4408() {
+    let pod = Setup::new("pod").start().await;
+    assert_eq!(end_after(&pod, &[]).await.code, 4408);
+}
+
+#[tokio::test]
+async fn an_id_in_use_ends_with_4409() {
+    let pod = Setup::new("pod").start().await;
+    let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+    client.socket.send(subscribe("same")).await;
+    client.socket.send(subscribe("same")).await;
+    assert_eq!(client.socket.hear_out().await.1.code, 4409);
+}
+
+#[tokio::test]
+async fn an_id_can_be_used_again_once_it_is_free() {
+    let pod = Setup::new("pod").start().await;
+    let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+    for _ in 0..3 {
+        client.socket.send(subscribe("watch")).await;
+        client.socket.send(json!({ "id": "watch", "type": "complete" })).await;
+    }
+    client.watch().await;
+    // whoever was answered this has been heard out on all before it
+    client.start("barrier", "subscription { nonsense }").await;
+    assert_eq!(client.socket.hear().await.unwrap()["id"], "barrier");
+    pod.until_metric("relay_watchers", 1.0).await;
+    pod.add_template("ZOWI", "once", Some(&["3"])).await;
+    assert_eq!(client.next().await, "once");
+}
+
+#[tokio::test]
+async fn a_second_init_ends_with_4429() {
+    let pod = Setup::new("pod").start().await;
+    let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+    client.socket.send(init("Bearer ZOLO")).await;
+    assert_eq!(client.socket.hear_out().await.1.code, 4429);
+}
+
+#[tokio::test]
+async fn a_frame_that_is_too_big_ends_with_1009() {
+    let pod = Setup::new("pod").start().await;
+    let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+    client.socket.try_send_text("x".repeat(2 << 20)).await;
+    assert_eq!(client.socket.hear_out().await.1.code, 1009);
+}
+
+#[tokio::test]
+async fn legacy_clients_are_told_of_a_bad_token_and_then_ended() {
+    let pod = Setup::new("pod").start().await;
+    let mut socket = open(&pod, Dialect::Legacy).await;
+    socket.send(init("Bearer NOBODY")).await;
+    let (told, end) = socket.hear_out().await;
+    let types: Vec<_> = told.iter().map(|message| &message["type"]).collect();
+    assert_eq!(types, ["connection_error"], "{told:?}");
+    assert_ne!(end.code, 1006, "it is ended in good order");
+}
+
+#[tokio::test]
+async fn one_connection_that_ends_costs_the_others_nothing() {
+    let pod = Setup::new("pod").start().await;
+    let mut clients = crate::support::watchers_on(&pod, Dialect::Transport, &["ZOLO", "ZEWI"]).await;
+    clients[0].socket.send_text("nonsense".to_owned()).await;
+    assert_eq!(clients[0].socket.hear_out().await.1.code, 4400);
+    pod.until_metric("relay_watchers", 1.0).await;
+    pod.add_template("ZOWI", "goes on", Some(&["3"])).await;
+    assert_eq!(clients[1].next().await, "goes on");
+}

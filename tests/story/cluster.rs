@@ -1,0 +1,96 @@
+//! `relay cluster`: the whole story on a laptop, in one process.
+
+use std::{fs, path::Path};
+
+use crate::support::{Client, Dialect, Http, PATIENCE, Relay, Setup, Topic, environment, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_tells_the_story_and_takes_everything_with_it() {
+    // the emulator is the cluster's own; without one on the machine there is nothing to see
+    if Topic::fresh().await.is_none() {
+        return;
+    }
+    let mut setup = Setup::cluster();
+    for variable in ["PATH", "JAVA_HOME", "CLOUDSDK_ROOT_DIR", "PUBSUB_EMULATOR_HOST"] {
+        if let Some(value) = environment(variable) {
+            setup = setup.set(variable, value);
+        }
+    }
+    let mut cluster = setup.launch();
+    let ports = cluster.port()..cluster.port() + 4;
+    for port in ports.clone() {
+        let http = Http::new(port);
+        eventually("every pod is ready", PATIENCE, async || {
+            http.try_get("/readyz").await.filter(|answer| answer.status == 200)
+        })
+        .await;
+    }
+    for port in ports.clone() {
+        assert!(cluster.said().contains(&port.to_string()), "{}", cluster.said());
+    }
+
+    tell(&cluster).await;
+
+    let children = descendants(cluster.pid());
+    assert!(!children.is_empty() || environment("PUBSUB_EMULATOR_HOST").is_some(), "{}", cluster.said());
+    cluster.signal("INT");
+    assert_eq!(cluster.ended().await.code(), Some(0), "{}", cluster.said());
+    eventually("nothing that it started is left", PATIENCE, async || {
+        children.iter().all(|pid| !is_running(*pid)).then_some(())
+    })
+    .await;
+}
+
+async fn tell(cluster: &Relay) {
+    let mut clients = Vec::new();
+    for (port, user) in (cluster.port()..).zip(["ZOWI", "ZOLO", "ZEWI", "ZELO"]) {
+        let mut client = Client::connect(port, Dialect::Transport, user).await;
+        client.watch().await;
+        clients.push(client);
+    }
+    for port in cluster.port()..cluster.port() + 4 {
+        let http = Http::new(port);
+        eventually("every pod has a watcher", PATIENCE, async || {
+            let metrics = http.get("/metrics").await.text;
+            metrics
+                .lines()
+                .any(|line| line.starts_with("relay_watchers") && line.ends_with(" 1"))
+                .then_some(())
+        })
+        .await;
+    }
+    cluster.add_template("ZOWI", "story", Some(&["3"])).await;
+    for client in &mut clients[1..3] {
+        assert_eq!(client.next().await, "story", "{}", client.user);
+    }
+    // by the same author, hence after it: ZELO is told of this one only
+    cluster.add_template("ZOWI", "for location 1", Some(&["1"])).await;
+    assert_eq!(clients[3].next().await, "for location 1");
+}
+
+/// The processes that this one started, and those that they started.
+fn descendants(ancestor: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let pids: Vec<u32> =
+        processes.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok())).collect();
+    let parents: Vec<(u32, u32)> = pids.iter().filter_map(|&pid| Some((pid, status(pid)?.1))).collect();
+    let mut found = vec![ancestor];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found.split_off(1)
+}
+
+/// The state of a process and the id of its parent: the two fields after its name, which is in brackets.
+fn status(pid: u32) -> Option<(String, u32)> {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
+
+/// A process that ended and was not asked for its status yet runs no longer.
+fn is_running(pid: u32) -> bool {
+    status(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
+}

@@ -1,0 +1,89 @@
+//! Pods that die and feeds that vanish, under traffic.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::sleep;
+
+use crate::support::{Client, Dialect, Message, PATIENCE, Topic, four_pods, watchers_on};
+
+/// How soon a pod must hear the topic again after it lost its feed.
+const RECOVERY: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_one_pod_of_four_is_killed_under_traffic_the_others_miss_nothing() {
+    const EVENTS: usize = 200;
+    let Some(topic) = Topic::fresh().await else { return };
+    let mut pods = four_pods(&topic).await;
+    let mut victim = pods.pop().unwrap();
+    let orphans = watchers_on(&victim, Dialect::Transport, &["ZOLO", "ZEWI"]).await;
+    let mut clients: Vec<Client> = Vec::new();
+    for pod in &pods {
+        clients.extend(watchers_on(pod, Dialect::Transport, &["ZOLO", "ZEWI"]).await);
+    }
+
+    let expected: Vec<_> = (0..EVENTS).map(|n| format!("event-{n}")).collect();
+    let traffic = async {
+        for name in &expected {
+            pods[0].add_template("ZOWI", name, Some(&["3"])).await;
+        }
+    };
+    let kill = async {
+        // in the middle of the traffic: 200 mutations take more than this
+        sleep(Duration::from_millis(200)).await;
+        victim.kill();
+    };
+    let hearing = join_all(clients.iter_mut().map(|client| client.until_all(expected.last().cloned())));
+    let ((), (), heard) = tokio::join!(traffic, kill, hearing);
+
+    for heard in heard {
+        assert_eq!(heard, expected);
+    }
+    for orphan in orphans {
+        let (told, end) = { orphan }.socket.hear_out().await;
+        assert!(told.len() < EVENTS, "the pod was killed too late to prove anything");
+        assert_eq!(end.code, 1006);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_feed_was_deleted_is_back_in_ten_seconds_and_missed_nothing() {
+    const EVENTS: usize = 20;
+    let Some(topic) = Topic::fresh().await else { return };
+    let mut pods = four_pods(&topic).await;
+    let mut clients = watchers_on(&pods[1], Dialect::Transport, &["ZOLO"]).await;
+    topic.publish([Message::template("before", &["3"])]).await;
+    assert_eq!(clients[0].next().await, "before");
+
+    let feeds = topic.feeds_of("pod2").await;
+    let [feed] = &feeds[..] else { panic!("one pod, one feed: {feeds:?}") };
+    topic.delete(feed).await;
+    let names: Vec<_> = (0..EVENTS).map(|n| format!("between-{n}")).collect();
+    topic.publish(names.iter().map(|name| Message::template(name, &["3"]))).await;
+
+    let heard = tokio::time::timeout(RECOVERY, clients[0].until_all(names.last().cloned())).await;
+    assert_eq!(heard.expect("heard within ten seconds"), names);
+    pods[1].until_ready(RECOVERY).await;
+    let feeds = topic.feeds_of("pod2").await;
+    assert!(matches!(&feeds[..], [new] if new != feed), "{feeds:?} after {feed}");
+
+    // what a new feed replays was told before, and is not told again
+    topic.publish([Message::template("after", &["3"])]).await;
+    assert_eq!(clients[0].next().await, "after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_comes_later_answers_queries_like_the_others() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let first = crate::support::Setup::new("first").topic(&topic).start().await;
+    for n in 0..5 {
+        first.add_template("ZOWI", &format!("template-{n}"), None).await;
+    }
+    let late = crate::support::Setup::new("late").topic(&topic).start().await;
+    let names = first.template_names().await;
+    assert_eq!(names.len(), 5);
+    crate::support::eventually("the late pod answers alike", PATIENCE, async || {
+        (late.template_names().await == names).then_some(())
+    })
+    .await;
+}

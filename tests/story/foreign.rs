@@ -1,0 +1,77 @@
+//! Other programs on the same topic: those that publish templates, and those that publish rubbish.
+
+use futures_util::future::join_all;
+
+use crate::support::{Dialect, EVERYWHERE, Message, Topic, USERS, four_pods, locations, watchers_on};
+
+/// 9 MiB, the most that Pub/Sub takes being 10 MB.
+const HUGE: usize = 9 << 20;
+
+/// Whom the nth template is for.
+fn audience(n: usize) -> Vec<&'static str> {
+    let first = EVERYWHERE[n % 4];
+    if n.is_multiple_of(3) { vec![first, EVERYWHERE[(n / 4) % 4]] } else { vec![first] }
+}
+
+/// What no reader can use, and the reason under which it is counted.
+fn poison() -> Vec<(Message, &'static str)> {
+    let template = || Message::template("poison", &EVERYWHERE);
+    vec![
+        (template().without_attributes(), "not_cloudevent"),
+        (template().with("ce-specversion", "2.0"), "specversion"),
+        (template().with("ce-type", "invoice.paid.v1"), "unknown_type"),
+        (template().with_data("{\"name\": "), "malformed_data"),
+        (template().with_data(vec![b'x'; HUGE]), "malformed_data"),
+        (template().with_data([0xff, 0xfe, 0x00]), "malformed_data"),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_events_of_a_foreign_publisher_reach_exactly_their_audiences_between_poison() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let pods = four_pods(&topic).await;
+    let mut clients: Vec<_> =
+        join_all(pods.iter().map(|pod| watchers_on(pod, Dialect::Transport, &USERS))).await;
+
+    let mut poison = poison().into_iter();
+    for n in 0..100 {
+        topic.publish([Message::template(&format!("foreign-{n}"), &audience(n))]).await;
+        if n % 10 == 5 {
+            topic.publish(poison.next().map(|(message, _)| message)).await;
+        }
+    }
+    assert!(poison.next().is_none());
+    // on the same ordering key as all the others, so nothing can come after it
+    topic.publish([Message::template("last", &EVERYWHERE)]).await;
+
+    for client in clients.iter_mut().flatten() {
+        let heard = client.before("last").await;
+        let is_for =
+            |n: &usize| audience(*n).iter().any(|location| locations(&client.user).contains(location));
+        let expected: Vec<_> = (0..100).filter(is_for).map(|n| format!("foreign-{n}")).collect();
+        assert_eq!(heard, expected, "{}", client.user);
+    }
+    for pod in &pods {
+        for (reason, count) in
+            [("not_cloudevent", 1.0), ("specversion", 1.0), ("unknown_type", 1.0), ("malformed_data", 3.0)]
+        {
+            let label = format!("reason=\"{reason}\"");
+            let counted = pod.metric_of("relay_events_rejected_total", &label).await;
+            assert!((counted - count).abs() < 0.5, "{reason} at {}: {counted}", pod.name());
+        }
+        assert_eq!(pod.http.get("/readyz").await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_comes_twice_is_told_once() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let pods = four_pods(&topic).await;
+    let mut clients = watchers_on(&pods[1], Dialect::Transport, &["ZOLO"]).await;
+
+    let twice = || Message::template("twice", &["3"]).with("ce-id", "the-same");
+    topic.publish([twice(), twice(), Message::template("last", &["3"])]).await;
+
+    assert_eq!(clients[0].before("last").await, ["twice"]);
+    pods[1].until_metric("relay_events_deduplicated_total", 1.0).await;
+}

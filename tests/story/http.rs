@@ -1,0 +1,132 @@
+//! GraphQL over plain HTTP: who is let in, what may be asked how, and what is read after it was written.
+
+use serde_json::{Value, json};
+
+use crate::support::{Dialect, PATIENCE, Relay, Setup, Topic, eventually, four_pods, watchers_on};
+
+#[tokio::test]
+async fn without_a_good_token_the_answer_is_401_in_graphql() {
+    let pod = Setup::new("pod").start().await;
+    for authorization in [None, Some("Bearer NOBODY"), Some("Basic Wk9XSQ=="), Some("Bearer ")] {
+        let answer = pod.http.graphql_with(authorization, "{ templates { id } }", Value::Null).await;
+        assert_eq!(answer.status, 401, "{authorization:?}: {answer:?}");
+        assert!(answer.header("www-authenticate").starts_with("Bearer"), "{answer:?}");
+        assert_eq!(answer.code(), "UNAUTHENTICATED", "{answer:?}");
+        assert_eq!(answer.json().get("data").unwrap_or(&Value::Null), &Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn a_query_may_come_by_get_and_a_mutation_may_not() {
+    let pod = Setup::new("pod").start().await;
+    let answer = pod.http.graphql_get("ZOWI", "{ locations { id name orgId } }").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json()["data"]["locations"].as_array().unwrap().len(), 4, "{answer:?}");
+
+    let mutation = r#"mutation { addTemplate(templateInput: { name: "by get" }) { success } }"#;
+    let answer = pod.http.graphql_get("ZOWI", mutation).await;
+    assert_eq!(answer.status, 405, "{answer:?}");
+    assert!(answer.header("allow").contains("POST"), "{answer:?}");
+    assert!(pod.template_names().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_plain_request_that_subscribes_is_told_so() {
+    let pod = Setup::new("pod").start().await;
+    let answer = pod.http.graphql("ZOWI", "subscription { templateAdded { id } }", Value::Null).await;
+    assert!((400..500).contains(&answer.status), "{answer:?}");
+    let message = answer.json()["errors"][0]["message"].as_str().unwrap().to_lowercase();
+    assert!(message.contains("subscription"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn what_asks_for_too_much_is_refused_and_the_pod_serves_on() {
+    let pod = Setup::new("pod").start().await;
+    let nested = format!(
+        "{{ __schema {{ types {{ fields {{ type {{ {} name {} }} }} }} }} }}",
+        "ofType { ".repeat(40),
+        "} ".repeat(40)
+    );
+    let aliases: String = (0..200).map(|n| format!("a{n}: locations {{ id }} ")).collect();
+    for (what, query) in [
+        ("depth", nested),
+        ("aliases", format!("{{ {aliases} }}")),
+        ("nesting", "{ a ".repeat(10_000)),
+        ("empty", String::new()),
+        ("incomplete", "{ locations".to_owned()),
+    ] {
+        let answer = pod.http.graphql("ZOWI", &query, Value::Null).await;
+        assert!(!answer.code().is_empty(), "{what}: {answer:?}");
+        assert!(answer.json()["data"].is_null(), "{what}: {answer:?}");
+    }
+    assert!(pod.template_names().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused() {
+    let pod = Setup::new("pod").start().await;
+    let answer = pod.http.graphql("ZOWI", &" ".repeat(2 << 20), Value::Null).await;
+    assert_eq!(answer.status, 413, "{answer:?}");
+    assert!(pod.template_names().await.is_empty());
+}
+
+#[tokio::test]
+async fn bad_input_is_named_and_nothing_is_stored() {
+    let pod = Setup::new("pod").start().await;
+    let many: Vec<String> = (0..1_001).map(|n| n.to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let long = "x".repeat(201);
+    for (name, locations) in [("", None), ("  \t ", None), (&*long, None), ("many", Some(&*many))] {
+        let answer = pod.http.add_template("ZOWI", name, locations).await;
+        assert_eq!(answer.code(), "BAD_USER_INPUT", "{answer:?}");
+    }
+    let unknown = r#"mutation { editTemplate(templateInput: { id: "none", name: "x" }) { success } }"#;
+    let answer = pod.http.graphql("ZOWI", unknown, Value::Null).await;
+    assert!(!answer.code().is_empty() || answer.json()["data"]["editTemplate"]["success"] == json!(false));
+    assert!(pod.template_names().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_is_read_at_once_on_that_pod_and_soon_on_all_others() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let pods = four_pods(&topic).await;
+    let id = pods[0].add_template("ZOWI", "first name", Some(&["3", "3", "99"])).await;
+    assert_eq!(pods[0].template_names().await, ["first name"]);
+    read_everywhere(&pods, "first name").await;
+
+    let edit = "mutation($input: EditTemplateInput!) { editTemplate(templateInput: $input) { success template { name } } }";
+    let input = json!({ "input": { "id": id, "name": "second name" } });
+    let answer = pods[2].http.graphql("ZEWI", edit, input).await;
+    assert_eq!(answer.json()["data"]["editTemplate"]["success"], json!(true), "{answer:?}");
+    assert_eq!(pods[2].template_names().await, ["second name"]);
+    read_everywhere(&pods, "second name").await;
+
+    let by_id = "query($id: ID!) { templateById(id: $id) { name shareLocationIds } }";
+    for pod in &pods {
+        let answer = pod.http.graphql("ZELO", by_id, json!({ "id": id })).await;
+        let expected = json!({ "name": "second name", "shareLocationIds": ["3", "99"] });
+        assert_eq!(answer.json()["data"]["templateById"], expected, "{answer:?}");
+    }
+}
+
+async fn read_everywhere(pods: &[Relay], name: &str) {
+    for pod in pods {
+        eventually("every pod answers alike", PATIENCE, async || {
+            (pod.template_names().await == [name]).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_edit_is_no_addition_to_those_who_watch() {
+    let pod = Setup::new("pod").start().await;
+    let id = pod.add_template("ZOWI", "old", Some(&["3"])).await;
+    let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;
+    let edit = "mutation($input: EditTemplateInput!) { editTemplate(templateInput: $input) { success } }";
+    let input = json!({ "input": { "id": id, "name": "new" } });
+    let answer = pod.http.graphql("ZOWI", edit, input).await;
+    assert_eq!(answer.json()["data"]["editTemplate"]["success"], json!(true), "{answer:?}");
+    pod.add_template("ZOWI", "last", Some(&["3"])).await;
+    assert_eq!(clients[0].next().await, "last");
+}

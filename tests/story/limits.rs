@@ -1,0 +1,98 @@
+//! What one connection may take, and that no more than itself suffers when it takes too much.
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, Dialect, Setup, Socket, watchers_on};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_is_ended_and_the_others_miss_nothing() {
+    // more than the sockets between them can hold: 300 events of some 70 KB
+    const EVENTS: usize = 300;
+    let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "1MiB").start().await;
+    let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO", "ZEWI"]).await;
+    let [mut slow, mut fast] = <[Client; 2]>::try_from(clients.split_off(0)).ok().unwrap();
+    let mut locations: Vec<String> = (0..999).map(|n| format!("{n:-<60}")).collect();
+    locations.push("3".to_owned());
+    let locations: Vec<&str> = locations.iter().map(String::as_str).collect();
+
+    let names: Vec<_> = (0..EVENTS).map(|n| format!("event-{n}")).collect();
+    let publishing = async {
+        for name in &names {
+            pod.add_template("ZOWI", name, Some(&locations)).await;
+        }
+    };
+    let ((), heard) = tokio::join!(publishing, fast.until_all(names.last().cloned()));
+    assert_eq!(heard, names);
+
+    pod.until_metric("relay_watchers", 1.0).await;
+    pod.until_metric("relay_connections", 1.0).await;
+    let ends = pod.metric_of("relay_connection_ends_total", "reason=\"slow\"").await;
+    assert!((ends - 1.0).abs() < 0.5, "{ends}");
+    // what it did get is whole and in order; the code comes through only if it reads again in time
+    let (told, end) = slow.socket.hear_out().await;
+    let told: Vec<_> =
+        told.iter().map(|message| &message["payload"]["data"]["templateAdded"]["name"]).collect();
+    assert_eq!(told, names[..told.len()].iter().collect::<Vec<_>>());
+    assert!(told.len() < EVENTS);
+    assert!([1013, 1006].contains(&end.code), "{end:?}");
+}
+
+#[tokio::test]
+async fn one_watcher_too_many_is_refused_and_the_others_stay() {
+    let pod = Setup::new("pod").set("RELAY_MAX_WATCHERS", "2").start().await;
+    let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+    client.watch().await;
+    client.start("second", "subscription { templateAdded { id } }").await;
+    client.start("third", "subscription { templateAdded { id } }").await;
+    let refusal = client.socket.hear().await.unwrap();
+    assert_eq!((&refusal["type"], &refusal["id"]), (&json!("error"), &json!("third")), "{refusal}");
+    assert_eq!(refusal["payload"][0]["extensions"]["code"], "LIMIT_REACHED", "{refusal}");
+
+    client.socket.send(json!({ "id": "second", "type": "complete" })).await;
+    pod.until_metric("relay_watchers", 1.0).await;
+    pod.add_template("ZOWI", "goes on", Some(&["3"])).await;
+    assert_eq!(client.next().await, "goes on");
+}
+
+#[tokio::test]
+async fn a_full_pod_refuses_and_has_room_again_when_somebody_leaves() {
+    let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS", "1").start().await;
+    let client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+    let answer = pod.http.upgrade(None).await;
+    assert_eq!((answer.status, &*answer.code()), (503, "LIMIT_REACHED"), "{answer:?}");
+
+    client.socket.close().await;
+    pod.until_metric("relay_connections", 0.0).await;
+    Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_gets_no_socket_and_no_answer() {
+    let pod = Setup::new("pod").set("RELAY_ALLOWED_ORIGINS", "https://shop.example").start().await;
+    for (origin, status) in [("https://evil.example", 403), ("null", 403), ("https://shop.example", 101)] {
+        assert_eq!(pod.http.upgrade(Some(origin)).await.status, status, "{origin}");
+        let allowed = pod.http.preflight(origin).await;
+        let expected = if status == 101 { origin } else { "" };
+        assert_eq!(allowed.header("access-control-allow-origin"), expected, "{allowed:?}");
+    }
+    // programs are no pages, and say no origin
+    Socket::open(pod.port(), Some("graphql-transport-ws")).await;
+}
+
+#[tokio::test]
+async fn queries_and_mutations_come_through_a_socket_too() {
+    let pod = Setup::new("pod").start().await;
+    for (dialect, next) in [(Dialect::Transport, "next"), (Dialect::Legacy, "data")] {
+        let mut client = Client::connect(pod.port(), dialect, "ZOWI").await;
+        let mutation = r#"mutation { addTemplate(templateInput: { name: "by socket" }) { success } }"#;
+        client.start("m", mutation).await;
+        let result = client.socket.hear().await.unwrap();
+        let payload = json!({ "data": { "addTemplate": { "success": true } } });
+        assert_eq!(result, json!({ "type": next, "id": "m", "payload": payload }));
+        assert_eq!(client.socket.hear().await.unwrap(), json!({ "type": "complete", "id": "m" }));
+
+        client.start("bad", "{ nothing }").await;
+        let refusal: Value = client.socket.hear().await.unwrap();
+        assert_eq!((&refusal["type"], &refusal["id"]), (&json!("error"), &json!("bad")), "{refusal}");
+    }
+}

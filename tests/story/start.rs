@@ -1,0 +1,144 @@
+//! Starts that fail, or that must wait for the broker.
+
+use std::{fs, path::PathBuf, process::Output, time::Duration};
+
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::Instant,
+};
+
+use crate::support::{Message, PATIENCE, Setup, Topic, eventually, free_ports, watchers_on};
+
+fn lines(output: &Output) -> Vec<String> {
+    String::from_utf8(output.stderr.clone()).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn every_bad_setting_is_named_at_once() {
+    let setup = Setup::new("pod")
+        .set("RELAY_BROKER", "http://127.0.0.1")
+        .set("RELAY_QUEUE_BYTES", "lots")
+        .set("RELAY_LOG_FORMAT", "yaml");
+    let output = setup.run().await;
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    for variable in ["RELAY_BROKER", "RELAY_QUEUE_BYTES", "RELAY_LOG_FORMAT"] {
+        assert!(lines(&output).iter().any(|line| line.contains(variable)), "{variable}: {output:?}");
+    }
+}
+
+#[tokio::test]
+async fn demo_users_are_refused_with_a_real_project() {
+    let output = Setup::new("pod").set("RELAY_BROKER", "pubsub://production/templates").run().await;
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    assert!(lines(&output).iter().any(|line| line.contains("RELAY_AUTH")), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_one_clear_line() {
+    let setup = Setup::new("pod").set("RELAY_LOG", "error");
+    let taken = std::net::TcpListener::bind(("127.0.0.1", setup.port())).unwrap();
+    let output = setup.run().await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let lines = lines(&output);
+    let port = taken.local_addr().unwrap().port().to_string();
+    assert!(matches!(&lines[..], [line] if line.contains(&port) && line.contains("in use")), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_directory_is_said() {
+    let user = |id: &str, location: &str| {
+        format!(
+            r#"{{"id": "{id}", "email": "u{id}@example.com", "type": "U{id}", "locationId": "{location}"}}"#
+        )
+    };
+    let locations = r#"[{"id": "1", "name": "one", "orgId": "1"}]"#;
+    let file = |users: &[String]| format!(r#"{{"locations": {locations}, "users": [{}]}}"#, users.join(","));
+    for (content, culprit) in [
+        (file(&[user("double", "1"), user("double", "1")]), "double"),
+        (file(&[user("7", "no-such-location")]), "no-such-location"),
+        ("{\"users\": [".to_owned(), "line 1"),
+    ] {
+        let path = Scratch::file(&content);
+        let output = Setup::new("pod").set("RELAY_DIRECTORY", path.0.to_str().unwrap()).run().await;
+        assert_eq!(output.status.code(), Some(64), "{content}: {output:?}");
+        let lines = lines(&output);
+        assert!(lines[0].contains("RELAY_DIRECTORY"), "{content}: {lines:#?}");
+        assert!(lines.concat().contains(culprit), "{content}: {lines:#?}");
+    }
+}
+
+/// A file that goes with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn file(content: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("relay-{}.json", uuid::Uuid::now_v7()));
+        fs::write(&path, content).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        fs::remove_file(&self.0).ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_without_its_broker_is_up_and_not_ready_until_the_broker_comes() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let host = format!("127.0.0.1:{}", free_ports(1));
+    let mut pod = Setup::new("pod").topic(&topic.seen_at(&host)).launch();
+    let http = pod.http.clone();
+    eventually("it is up", PATIENCE, async || {
+        http.try_get("/livez").await.filter(|answer| answer.status == 200)
+    })
+    .await;
+    let answer = eventually("it says why it is not ready", PATIENCE, async || {
+        let answer = http.get("/readyz").await;
+        assert_eq!(answer.status, 503, "{answer:?}");
+        (answer.json()["reasons"][0] != "feed: opening").then_some(answer)
+    })
+    .await;
+    assert!(answer.json()["reasons"][0].as_str().is_some_and(|reason| !reason.is_empty()), "{answer:?}");
+
+    let asked = Instant::now();
+    let answer = http.add_template("ZOWI", "too early", Some(&["3"])).await;
+    assert_eq!(answer.code(), "PUBLISH_FAILED", "{answer:?}");
+    assert!(asked.elapsed() < Duration::from_secs(7), "{:?}", asked.elapsed());
+    assert!(pod.template_names().await.is_empty());
+
+    let _bridge = Bridge::open(&host, topic.host()).await;
+    // the longest backoff, and some
+    pod.until_ready(Duration::from_secs(60)).await;
+    let mut clients = watchers_on(&pod, crate::support::Dialect::Transport, &["ZOLO"]).await;
+    topic.publish([Message::template("at last", &["3"])]).await;
+    clients[0].until_all(["at last".to_owned()]).await;
+}
+
+/// The emulator appears at another address: it passes on what comes there. It closes when dropped.
+struct Bridge {
+    _tasks: JoinSet<()>,
+}
+
+impl Bridge {
+    async fn open(at: &str, to: &str) -> Self {
+        let listener = TcpListener::bind(at).await.unwrap();
+        let to = to.to_owned();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let to = to.clone();
+                connections.spawn(async move {
+                    let mut far = TcpStream::connect(to).await.unwrap();
+                    // an error is one side's end, which is the other's too
+                    copy_bidirectional(&mut near, &mut far).await.ok();
+                });
+            }
+        });
+        Self { _tasks: tasks }
+    }
+}

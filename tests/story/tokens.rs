@@ -1,0 +1,68 @@
+//! Signed tokens, from the outside: who is let in, and for how long.
+
+use std::time::Duration;
+
+use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::support::{Client, Dialect, Relay, Setup, Socket};
+
+const SECRET: &str = "thirty-two bytes are just enough";
+
+/// The pod forgives clocks that are this many seconds apart.
+const LEEWAY: u64 = 30;
+
+async fn pod() -> Relay {
+    Setup::new("pod").set("RELAY_AUTH", "jwt").set("RELAY_JWT_SECRET", SECRET).start().await
+}
+
+fn token(subject: &str, expires: u64, secret: &str) -> String {
+    let claims = json!({ "sub": subject, "exp": expires });
+    encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+}
+
+async fn status(pod: &Relay, token: &str) -> u16 {
+    let authorization = format!("Bearer {token}");
+    pod.http.graphql_with(Some(&authorization), "{ locations { id } }", Value::Null).await.status
+}
+
+#[tokio::test]
+async fn a_good_token_is_let_in_and_every_other_is_not() {
+    let pod = pod().await;
+    let now = get_current_timestamp();
+    assert_eq!(status(&pod, &token("3", now + 60, SECRET)).await, 200);
+    assert_eq!(status(&pod, &token("3", now - LEEWAY - 5, SECRET)).await, 401, "expired");
+    assert_eq!(status(&pod, &token("3", now + 60, "some other secret of 32 bytes...")).await, 401, "foreign");
+    assert_eq!(status(&pod, &token("99", now + 60, SECRET)).await, 401, "no such user");
+    assert_eq!(status(&pod, "ZOWI").await, 401, "a demo token");
+    assert!(!pod.said().contains(SECRET));
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_4403_when_its_token_expires() {
+    let pod = pod().await;
+    for dialect in [Dialect::Transport, Dialect::Legacy] {
+        // two to three seconds of life, the leeway included
+        let token = token("4", get_current_timestamp() + 3 - LEEWAY, SECRET);
+        let connected = Instant::now();
+        let mut client = Client::connect(pod.port(), dialect, &token).await;
+        client.watch().await;
+        let (told, end) = client.socket.hear_out().await;
+        assert!(told.iter().all(|message| message["type"] != "complete"), "{told:?}");
+        assert_eq!(end.code, 4403, "{dialect:?}");
+        assert!(connected.elapsed() < Duration::from_secs(6), "{:?}", connected.elapsed());
+    }
+    pod.until_metric("relay_watchers", 0.0).await;
+}
+
+#[tokio::test]
+async fn an_expired_token_is_not_acknowledged() {
+    let pod = pod().await;
+    let token = token("4", get_current_timestamp() - LEEWAY - 5, SECRET);
+    let mut socket = Socket::open(pod.port(), Some(Dialect::Transport.subprotocol())).await;
+    let payload = json!({ "Authorization": format!("Bearer {token}") });
+    socket.send(json!({ "type": "connection_init", "payload": payload })).await;
+    let (told, end) = socket.hear_out().await;
+    assert_eq!((told, end.code), (vec![], 4403));
+}

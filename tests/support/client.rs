@@ -1,0 +1,242 @@
+//! [`Client`]: a user's browser on a WebSocket of one pod, in either dialect.
+
+use std::collections::BTreeSet;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        protocol::{CloseFrame, Role, frame::coding::CloseCode},
+    },
+};
+
+use super::{PATIENCE, Relay};
+
+/// What is watched, and under which id.
+pub(crate) const WATCH: &str = "subscription { templateAdded { id name shareLocationIds } }";
+const ID: &str = "watch";
+
+/// How GraphQL is spoken over the WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// `graphql-transport-ws`, of today's clients.
+    Transport,
+    /// `graphql-ws` of subscriptions-transport-ws, of the tutorial's clients.
+    Legacy,
+}
+
+impl Dialect {
+    pub(crate) const fn subprotocol(self) -> &'static str {
+        match self {
+            Self::Transport => "graphql-transport-ws",
+            Self::Legacy => "graphql-ws",
+        }
+    }
+
+    const fn start(self) -> &'static str {
+        match self {
+            Self::Transport => "subscribe",
+            Self::Legacy => "start",
+        }
+    }
+
+    const fn next(self) -> &'static str {
+        match self {
+            Self::Transport => "next",
+            Self::Legacy => "data",
+        }
+    }
+}
+
+/// How a connection ended; code 1006 stands for an end without a word, as in browsers.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) code: u16,
+    pub(crate) reason: String,
+}
+
+/// A WebSocket on which nothing has been said yet.
+pub(crate) struct Socket {
+    stream: WebSocketStream<TcpStream>,
+    /// The subprotocol that the pod chose.
+    pub(crate) subprotocol: Option<String>,
+}
+
+impl Socket {
+    /// Connects by hand, since libraries refuse the answers of which some tests are about.
+    pub(crate) async fn open(port: u16, subprotocol: Option<&str>) -> Self {
+        let mut tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let wanted =
+            subprotocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
+        let request = format!(
+            "GET /graphql HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{wanted}\r\n"
+        );
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            // one by one: what follows belongs to the WebSocket
+            head.push(timeout(PATIENCE, tcp.read_u8()).await.expect("an answer in time").unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        let chosen = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("sec-websocket-protocol").then(|| value.trim().to_owned())
+        });
+        let stream = WebSocketStream::from_raw_socket(tcp, Role::Client, None).await;
+        Self { stream, subprotocol: chosen }
+    }
+
+    pub(crate) async fn send(&mut self, message: Value) {
+        self.send_text(message.to_string()).await;
+    }
+
+    pub(crate) async fn send_text(&mut self, text: String) {
+        self.stream.send(Message::text(text)).await.unwrap();
+    }
+
+    pub(crate) async fn send_binary(&mut self, bytes: Vec<u8>) {
+        self.stream.send(Message::binary(bytes)).await.unwrap();
+    }
+
+    /// Sends without caring whether the other side still reads.
+    pub(crate) async fn try_send_text(&mut self, text: String) {
+        self.stream.send(Message::text(text)).await.ok();
+    }
+
+    /// The next message that is not about staying alive, or how the connection ended.
+    pub(crate) async fn hear(&mut self) -> Result<Value, End> {
+        timeout(PATIENCE, self.hear_without_limit()).await.expect("something in time")
+    }
+
+    async fn hear_without_limit(&mut self) -> Result<Value, End> {
+        loop {
+            let message = match self.stream.next().await {
+                Some(Ok(Message::Text(text))) => serde_json::from_str::<Value>(&text).unwrap(),
+                Some(Ok(Message::Close(frame))) => {
+                    return Err(frame.map_or(End { code: 1005, reason: String::new() }, |frame| End {
+                        code: frame.code.into(),
+                        reason: frame.reason.to_string(),
+                    }));
+                }
+                Some(Ok(_)) => continue,
+                Some(Err(_)) | None => return Err(End { code: 1006, reason: String::new() }),
+            };
+            match message["type"].as_str() {
+                Some("ka" | "pong") => {}
+                Some("ping") => self.send(json!({ "type": "pong" })).await,
+                _ => return Ok(message),
+            }
+        }
+    }
+
+    /// Hears messages until the connection ends.
+    pub(crate) async fn hear_out(&mut self) -> (Vec<Value>, End) {
+        let mut messages = Vec::new();
+        loop {
+            match self.hear().await {
+                Ok(message) => messages.push(message),
+                Err(end) => return (messages, end),
+            }
+        }
+    }
+
+    /// Ends it in good order.
+    pub(crate) async fn close(mut self) {
+        let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        self.stream.close(Some(frame)).await.unwrap();
+        while !matches!(timeout(PATIENCE, self.stream.next()).await, Ok(None | Some(Err(_)))) {}
+    }
+
+    /// Ends it as a machine that is gone does: a reset, and no word.
+    pub(crate) fn abort(self) {
+        self.stream.get_ref().set_zero_linger().unwrap();
+    }
+}
+
+/// A user who is connected, and admitted.
+pub(crate) struct Client {
+    pub(crate) socket: Socket,
+    pub(crate) user: String,
+    dialect: Dialect,
+}
+
+impl Client {
+    /// Connects as this demo user.
+    pub(crate) async fn connect(port: u16, dialect: Dialect, user: &str) -> Self {
+        let mut socket = Socket::open(port, Some(dialect.subprotocol())).await;
+        assert_eq!(socket.subprotocol.as_deref(), Some(dialect.subprotocol()));
+        socket
+            .send(json!({ "type": "connection_init", "payload": { "token": format!("Bearer {user}") } }))
+            .await;
+        let ack = socket.hear().await.unwrap();
+        assert_eq!(ack["type"], "connection_ack", "{ack}");
+        Self { socket, user: user.to_owned(), dialect }
+    }
+
+    /// Begins to watch. When the pod has taken note of it is told by its `relay_watchers` only.
+    pub(crate) async fn watch(&mut self) {
+        self.start(ID, WATCH).await;
+    }
+
+    pub(crate) async fn start(&mut self, id: &str, query: &str) {
+        let message = json!({ "id": id, "type": self.dialect.start(), "payload": { "query": query } });
+        self.socket.send(message).await;
+    }
+
+    /// The name of the next template that the client is told of. Anything else fails the test.
+    pub(crate) async fn next(&mut self) -> String {
+        let message = match self.socket.hear().await {
+            Ok(message) => message,
+            Err(end) => panic!("{} waits for a template: {end:?}", self.user),
+        };
+        assert_eq!(
+            (&message["type"], &message["id"]),
+            (&json!(self.dialect.next()), &json!(ID)),
+            "{message}"
+        );
+        assert_eq!(message["payload"].get("errors"), None, "{message}");
+        message["payload"]["data"]["templateAdded"]["name"].as_str().unwrap().to_owned()
+    }
+
+    /// The names of templates up to and including the last of these, in whatever order they come.
+    pub(crate) async fn until_all(&mut self, last: impl IntoIterator<Item = String>) -> Vec<String> {
+        let mut missing: BTreeSet<String> = last.into_iter().collect();
+        let mut names = Vec::new();
+        while !missing.is_empty() {
+            let name = self.next().await;
+            missing.remove(&name);
+            names.push(name);
+        }
+        names
+    }
+
+    /// The names of the templates before this one.
+    pub(crate) async fn before(&mut self, name: &str) -> Vec<String> {
+        let mut names = self.until_all([name.to_owned()]).await;
+        names.pop();
+        names
+    }
+}
+
+/// Lets these users watch on this pod, and returns once the pod has taken note of all of them.
+pub(crate) async fn watchers_on(pod: &Relay, dialect: Dialect, users: &[&str]) -> Vec<Client> {
+    let before = pod.metric("relay_watchers").await;
+    let mut clients = Vec::new();
+    for user in users {
+        let mut client = Client::connect(pod.port(), dialect, user).await;
+        client.watch().await;
+        clients.push(client);
+    }
+    let added = u32::try_from(clients.len()).unwrap();
+    pod.until_metric("relay_watchers", before + f64::from(added)).await;
+    clients
+}

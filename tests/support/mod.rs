@@ -1,0 +1,55 @@
+//! What tests from outside stand on: real pods, a real emulator, and clients that speak what a browser speaks.
+//!
+//! Nothing here looks inside the library: what it knows is on the wire, so that it stays true for any implementation.
+
+mod client;
+mod http;
+mod relay;
+mod topic;
+
+pub(crate) use client::{Client, Dialect, End, Socket, watchers_on};
+pub(crate) use http::{Answer, Http};
+pub(crate) use relay::{Relay, Setup, free_ports};
+pub(crate) use topic::{Message, Topic, environment};
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// Long enough for whatever must happen, on a machine with four pods, an emulator and a compiler on two cores.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The tutorial's users, each on the pod of the same place in the row.
+pub(crate) const USERS: [&str; 4] = ["ZOWI", "ZOLO", "ZEWI", "ZELO"];
+
+/// The locations that each of them listens to.
+pub(crate) fn locations(user: &str) -> &'static [&'static str] {
+    match user {
+        "ZELO" => &["1"],
+        "ZOLO" => &["3"],
+        "ZOWI" => &["1", "2"],
+        "ZEWI" => &["3", "4"],
+        _ => panic!("no user {user}"),
+    }
+}
+
+/// Every location, so that a template shared with all of them is for every user but its author.
+pub(crate) const EVERYWHERE: [&str; 4] = ["1", "2", "3", "4"];
+
+/// Asks again and again until there is an answer, for `limit` at most.
+pub(crate) async fn eventually<T>(what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Four pods, `pod1` to `pod4`, on this topic.
+pub(crate) async fn four_pods(topic: &Topic) -> Vec<Relay> {
+    let pods = (1..=4).map(|n| Setup::new(&format!("pod{n}")).topic(topic).start());
+    futures_util::future::join_all(pods).await
+}

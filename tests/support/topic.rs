@@ -1,0 +1,156 @@
+//! [`Topic`]: a topic of its own on Google's emulator, and what a foreign program does to it by REST.
+
+use std::{
+    io::{self, Write as _},
+    thread,
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use pubsub_relay::emulator::{Emulator, EmulatorError, Search};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+const NAME: &str = "templates";
+
+/// A topic in a project that no other test uses.
+#[derive(Clone)]
+pub(crate) struct Topic {
+    host: String,
+    project: String,
+}
+
+/// A message as a foreign program publishes it.
+pub(crate) struct Message {
+    attributes: Value,
+    data: Vec<u8>,
+}
+
+impl Message {
+    /// An event as the relay wants it, from nobody it knows: there is no author.
+    pub(crate) fn template(name: &str, locations: &[&str]) -> Self {
+        let id = Uuid::now_v7().to_string();
+        let data = json!({ "id": format!("foreign-{id}"), "name": name, "shareLocationIds": locations });
+        let attributes = json!({
+            "ce-specversion": "1.0",
+            "ce-id": id,
+            "ce-source": "//erp.example/templates",
+            "ce-type": "template.added.v1",
+            "content-type": "application/json",
+        });
+        Self { attributes, data: data.to_string().into_bytes() }
+    }
+
+    pub(crate) fn with(mut self, attribute: &str, value: &str) -> Self {
+        self.attributes[attribute] = value.into();
+        self
+    }
+
+    pub(crate) fn without_attributes(mut self) -> Self {
+        self.attributes = json!({});
+        self
+    }
+
+    pub(crate) fn with_data(mut self, data: impl Into<Vec<u8>>) -> Self {
+        self.data = data.into();
+        self
+    }
+}
+
+impl Topic {
+    /// A topic that the first pod will create, or `None` if there is no emulator here; that was then said.
+    pub(crate) async fn fresh() -> Option<Self> {
+        let host = emulator_host().await?;
+        let id = Uuid::now_v7().simple().to_string();
+        Some(Self { host, project: format!("story-{}", &id[16..]) })
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The same topic, if the emulator had this address.
+    pub(crate) fn seen_at(&self, host: &str) -> Self {
+        Self { host: host.to_owned(), ..self.clone() }
+    }
+
+    /// As `RELAY_BROKER` has it.
+    pub(crate) fn broker(&self) -> String {
+        format!("pubsub://{}/{NAME}", self.project)
+    }
+
+    /// Publishes these in order, on one ordering key, and returns once the topic took the last.
+    pub(crate) async fn publish(&self, messages: impl IntoIterator<Item = Message>) {
+        for message in messages {
+            let body = json!({ "messages": [{
+                "attributes": message.attributes,
+                "data": BASE64_STANDARD.encode(message.data),
+                "orderingKey": "foreign",
+            }] });
+            let url = self.url(&format!("projects/{}/topics/{NAME}:publish", self.project));
+            let request = reqwest::Client::new().post(url).header("content-type", "application/json");
+            request.body(body.to_string()).send().await.unwrap().error_for_status().unwrap();
+        }
+    }
+
+    /// The full names of the feeds of this pod.
+    pub(crate) async fn feeds_of(&self, pod: &str) -> Vec<String> {
+        let url = self.url(&format!("projects/{}/subscriptions", self.project));
+        let body = reqwest::get(url).await.unwrap().error_for_status().unwrap().text().await.unwrap();
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let all = body["subscriptions"].as_array().into_iter().flatten();
+        let names = all.map(|feed| feed["name"].as_str().unwrap().to_owned());
+        names.filter(|name| name.contains(&format!(".{pod}."))).collect()
+    }
+
+    /// Deletes a feed under its pod.
+    pub(crate) async fn delete(&self, feed: &str) {
+        let answer = reqwest::Client::new().delete(self.url(feed)).send().await.unwrap();
+        answer.error_for_status().unwrap();
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}/v1/{path}", self.host)
+    }
+}
+
+/// The emulator of the environment, else one for all tests of this binary. That one ends with the process, however it
+/// ends, as [`Emulator`] promises: nothing here has to.
+async fn emulator_host() -> Option<String> {
+    static OURS: OnceCell<Result<Emulator, String>> = OnceCell::const_new();
+    if let Some(host) = environment("PUBSUB_EMULATOR_HOST") {
+        return Some(host);
+    }
+    match OURS.get_or_init(start_emulator).await {
+        Ok(emulator) => Some(emulator.host().to_owned()),
+        Err(missing) => {
+            let test = thread::current().name().unwrap_or("a test").to_owned();
+            // past the test harness, which keeps to itself what a passing test prints
+            io::stderr().write_all(format!("skipped: {test}: {missing}\n").as_bytes()).unwrap();
+            None
+        }
+    }
+}
+
+/// An emulator, or what is missing for one. In CI nothing may be missing.
+async fn start_emulator() -> Result<Emulator, String> {
+    let search = Search {
+        cloudsdk_root: environment("CLOUDSDK_ROOT_DIR").map(Into::into),
+        path: environment("PATH").map(Into::into),
+    };
+    let in_ci = environment("CI").as_deref() == Some("true");
+    match Emulator::start(&search).await {
+        Err(missing @ (EmulatorError::NotFound | EmulatorError::NoJava)) if !in_ci => {
+            Err(missing.to_string())
+        }
+        started => Ok(started.unwrap_or_else(|error| panic!("{error}"))),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "where the emulator is, is the tests' own matter and no setting"
+)]
+pub(crate) fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
