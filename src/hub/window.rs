@@ -126,7 +126,7 @@ impl Window {
         Ok(Progress { from, began: self.arrivals, position, arrival: self.arrivals })
     }
 
-    /// The next events of a replay, some [`PORTION`] of them; none when it has caught up with the feed.
+    /// The next events of a replay, a few hundred at most; none when it has caught up with the feed.
     ///
     /// # Errors
     /// [`OutOfReach`] if the window has moved past the replay.

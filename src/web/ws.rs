@@ -121,7 +121,7 @@ struct Running {
 /// Ends with its owner.
 enum Work {
     Watching(#[expect(dead_code, reason = "held for its drop")] Watching),
-    /// Its replay is in [`Connection::behind`].
+    /// Its replay is in `Connection::behind`.
     Behind,
     Job(AbortHandle),
 }
