@@ -20,6 +20,7 @@ use pubsub_relay::{
     contract::{Domain, Fact, Identity, Unreadable},
     event::Event,
     graphql::{self, Error, error::Code, mutation::publish, subscription::payloads},
+    hub::window::Bounds,
     pod::{self, Broker, Pod},
     shutdown, telemetry, web,
 };
@@ -146,7 +147,7 @@ async fn start(name: &str, port: u16, topic: &Topic) -> anyhow::Result<Pod> {
             max_connections: 1_000,
             max_watchers: 16,
         },
-        replay_window: WINDOW,
+        window: Bounds { span: WINDOW, bytes: 1 << 20 },
         drain_deadline: Duration::from_secs(5),
     };
     Pod::start(settings, chat, api).await

@@ -11,7 +11,7 @@ pub mod subscription;
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use async_graphql::{
-    Context, ObjectType, Request, Response, Schema, SchemaBuilder, SubscriptionType,
+    Context, ObjectType, Request, Response, Schema, SchemaBuilder, SubscriptionType, Value,
     futures_util::stream::BoxStream,
 };
 use async_trait::async_trait;
@@ -21,7 +21,7 @@ pub use self::{document::Prepared, error::Error, mutation::Outlet};
 use self::{error::Code, operation::Operations};
 use crate::{
     audience::Viewer,
-    hub::{Hub, Outbox, Watch, Watching},
+    hub::{Hub, Outbox, Replay, Watch, Watching},
 };
 
 /// Deep enough for the introspection query of every known tool (15), too shallow to hurt.
@@ -107,16 +107,19 @@ impl Engine {
         document::prepare(request)
     }
 
-    /// Runs a query or a mutation for the viewer. A resolver that panics costs its own request only.
+    /// Runs a query or a mutation for the viewer. A resolver that panics costs its own request only. The result's
+    /// cursor is from before it ran, so that who watches from there misses nothing of what it does not show.
     pub async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Response {
+        let cursor = self.cursor();
         let request = prepared.request.data(viewer).data(self.outlet.clone());
         match AssertUnwindSafe(self.api.execute(request)).catch_unwind().await {
-            Ok(response) => error::publicly(response),
+            Ok(response) => error::publicly(response).extension("cursor", Value::from(cursor)),
             Err(_) => error::internal(),
         }
     }
 
     /// Lets the viewer watch a subscription: its results go to the outbox, marked with `id`, until the guard is dropped.
+    /// With a cursor, `after` or else the request's own, it begins with what was missed since.
     ///
     /// # Errors
     /// The response that refuses it.
@@ -126,8 +129,32 @@ impl Engine {
         viewer: Arc<Viewer>,
         outbox: Arc<Outbox>,
         id: u64,
-    ) -> Result<Watching, Box<Response>> {
+        after: Option<&str>,
+    ) -> Result<Watched, Box<Response>> {
+        let after = match after.or(prepared.after.as_deref()).map(|text| self.hub.read_cursor(text)) {
+            None => None,
+            Some(Ok(cursor)) => Some(cursor),
+            Some(Err(bad)) => return Err(Error::new(Code::BadCursor, bad.to_string()).response().into()),
+        };
         let operation = self.operations.open(prepared).await?;
-        Ok(self.hub.watch(Watch { id, field: operation.field().clone(), viewer, operation, outbox }))
+        let watch = Watch { id, field: operation.field().clone(), viewer, operation, outbox };
+        Ok(match after {
+            None => Watched::Live(self.hub.watch(watch)),
+            Some(after) => Watched::Behind(Box::new(self.hub.resume(watch, after))),
+        })
     }
+
+    /// Where the feed has come to: a subscription that begins after this misses nothing from now on.
+    #[must_use]
+    pub fn cursor(&self) -> String {
+        self.hub.cursor()
+    }
+}
+
+/// A watcher that was let in.
+pub enum Watched {
+    /// It gets what comes.
+    Live(Watching),
+    /// It has to be led through what it missed first.
+    Behind(Box<Replay>),
 }

@@ -1,80 +1,156 @@
-//! Who watches on this pod, and the dispatch of an event to exactly those whom it is for.
+//! Who watches on this pod, what was relayed lately, and the dispatch of an event to exactly those whom it is for.
 //!
 //! An event costs one look-up per key of its audience plus work for the watchers it reaches; no other watcher is touched.
-//! The hub never waits for a socket: it fills [`Outbox`]es, and a full one ends its own connection only.
+//! The hub never waits for a socket: it fills [`Outbox`]es, and a full one ends its own connection only. Index and window
+//! change under one lock, so that between a replay and the live events after it there is neither a hole nor a repeat.
 
 pub mod index;
 pub mod outbox;
+pub mod replay;
 pub mod watcher;
+pub mod window;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
 
 use async_trait::async_trait;
 use opentelemetry::metrics::Meter;
+use tokio::sync::watch;
 
-use self::{index::Index, watcher::Watcher};
+use self::{
+    index::Index,
+    watcher::Watcher,
+    window::{Bounds, Window},
+};
 pub use self::{
     outbox::{Delivery, Outbox},
+    replay::{Replay, Step},
     watcher::{Watch, Watching},
 };
 use crate::{
     audience::Audience,
+    contract::Fact,
+    cursor::{BadCursor, Cursor},
     event::{Event, Payload},
 };
 
-/// Turns an event into the text that every watcher of one operation gets.
+/// An event as the relay understood it.
+pub struct Relayed {
+    /// The event.
+    pub event: Event,
+    /// Its place in the order that all pods agree on.
+    pub position: Cursor,
+    /// What a client that has it resumes from, as text. Usually its position.
+    pub cursor: Arc<str>,
+    /// The subscription root field that it concerns.
+    pub field: &'static str,
+    /// Whom it is for.
+    pub audience: Audience,
+    /// Its data, decoded.
+    pub payload: Payload,
+}
+
+/// Turns events into the text that every watcher of one operation gets.
 #[async_trait]
 pub trait Render: Send + Sync + 'static {
     /// The JSON of the execution result, or `None` if the operation has nothing to say about this event. Must end by
     /// itself within seconds: the events behind it wait.
-    async fn render(&self, event: &Event, payload: &Payload) -> Option<Arc<str>>;
+    async fn render(&self, relayed: &Relayed) -> Option<Arc<str>>;
+
+    /// The same, for a replay, which many clients may ask for at once.
+    async fn render_again(&self, relayed: &Relayed) -> Option<Arc<str>>;
+
+    /// The JSON of a result that says that events are missing, and from where on there are some again.
+    fn gap(&self, reason: &str, cursor: &str) -> Arc<str>;
 }
 
-/// The watchers of one pod. Clones are the same hub.
-#[derive(Clone, Default)]
-pub struct Hub(Arc<Mutex<Index>>);
+/// The watchers and the window of one pod. Clones are the same hub.
+#[derive(Clone)]
+pub struct Hub(Arc<Shared>);
+
+struct Shared {
+    topic: Arc<str>,
+    state: Mutex<State>,
+    caught_up: watch::Sender<bool>,
+}
+
+struct State {
+    index: Index,
+    window: Window,
+    /// While the feed catches up, events come in any order: no cursor is given out that is later than this.
+    held: Option<Cursor>,
+}
 
 impl Hub {
-    /// An empty hub.
+    /// A hub without watchers, whose window misses nothing published since `complete_since`. It has not caught up.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(topic: &str, bounds: Bounds, complete_since: SystemTime) -> Self {
+        let window = Window::new(bounds, complete_since);
+        let state = Mutex::new(State { held: Some(window.head().clone()), index: Index::default(), window });
+        Self(Arc::new(Shared { topic: topic.into(), state, caught_up: watch::Sender::new(false) }))
     }
 
-    /// Shows the number of watchers as a metric.
+    /// Shows the number of watchers, and what the window holds, as metrics.
     pub fn observe(&self, meter: &Meter) {
-        let hub = self.clone();
-        meter
-            .u64_observable_gauge("relay.watchers")
-            .with_description("Watchers now.")
-            .with_callback(move |gauge| gauge.observe(hub.watchers() as u64, &[]))
-            .build();
+        let gauge = |name, unit, description, value: fn(&State) -> u64| {
+            let hub = self.clone();
+            let gauge = meter.u64_observable_gauge(name).with_unit(unit).with_description(description);
+            gauge.with_callback(move |gauge| gauge.observe(value(&hub.state()), &[])).build();
+        };
+        gauge("relay.watchers", "", "Watchers now.", |state| state.index.len() as u64);
+        gauge("relay.window.events", "", "Events kept for replay.", |state| state.window.len() as u64);
+        gauge("relay.window.size", "By", "What they take.", |state| state.window.bytes() as u64);
+    }
+
+    /// Whether the feed has brought all that was published before it was opened. While it has not, replays wait, and
+    /// cursors stand still: one that runs ahead of events that are still to come would lose them.
+    pub fn catch_up(&self, is_caught_up: bool) {
+        let mut state = self.state();
+        state.held =
+            (!is_caught_up).then(|| state.held.clone().unwrap_or_else(|| state.window.head().clone()));
+        self.0.caught_up.send_replace(is_caught_up);
+    }
+
+    /// Where the feed has come to: a client that resumes from here gets all that this pod has not seen yet.
+    #[must_use]
+    pub fn cursor(&self) -> String {
+        let state = self.state();
+        state.cursor(state.window.head()).encode(&self.0.topic)
+    }
+
+    /// Reads a cursor that any pod of this topic has given out.
+    ///
+    /// # Errors
+    /// [`BadCursor`] for anything else.
+    pub fn read_cursor(&self, text: &str) -> Result<Cursor, BadCursor> {
+        Cursor::decode(text, &self.0.topic)
     }
 
     /// Lets a watcher in: every event dispatched from now on that is for its viewer reaches its outbox. It leaves when
     /// the returned guard is dropped.
     #[must_use = "the watcher leaves when the guard is dropped"]
     pub fn watch(&self, watch: Watch) -> Watching {
-        let slot = self.index().insert(Watcher::new(watch));
-        Watching::new(self.clone(), slot)
+        self.enter(&mut self.state(), watch)
     }
 
-    /// Puts the event into the outbox of every watcher of `field` that it is for, once each, and returns how many that
-    /// were. Calls must not overlap, or the order of events would be lost.
-    pub async fn dispatch(
-        &self,
-        event: &Event,
-        field: &str,
-        audience: &Audience,
-        payload: &Payload,
-    ) -> usize {
-        let mut watchers = self.index().matching(field, audience);
+    /// Lets a watcher in that first gets what it missed since the cursor.
+    #[must_use]
+    pub fn resume(&self, watch: Watch, after: Cursor) -> Replay {
+        Replay::new(self.clone(), watch, after)
+    }
+
+    /// Keeps the event for replay and, if it is news, puts it into the outbox of every watcher of its field that it is
+    /// for, once each. Returns how many that were. Calls must not overlap, or the order of events would be lost.
+    pub async fn dispatch(&self, event: Event, fact: Fact, is_news: bool) -> usize {
+        let Some((relayed, mut watchers)) = self.admit(event, fact, is_news) else { return 0 };
         // Neighbours share an operation, so that each operation is executed once.
         watchers.sort_unstable_by_key(|watcher| watcher.operation_address());
         for sharing in watchers.chunk_by(|a, b| a.operation_address() == b.operation_address()) {
-            let Some(result) = sharing[0].operation.render(event, payload).await else { continue };
+            let Some(result) = sharing[0].operation.render(&relayed).await else { continue };
             for watcher in sharing {
-                watcher.deliver(result.clone(), event.published);
+                watcher.deliver(&relayed, result.clone());
             }
         }
         watchers.len()
@@ -83,24 +159,51 @@ impl Hub {
     /// How many watchers there are.
     #[must_use]
     pub fn watchers(&self) -> usize {
-        self.index().len()
+        self.state().index.len()
     }
 
     /// How many keys the index holds; zero without watchers.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.index().keys()
+        self.state().index.keys()
     }
 
-    fn index(&self) -> MutexGuard<'_, Index> {
-        // The index is changed by whole steps that do not panic: a poisoned lock still guards a sound one.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn admit(&self, event: Event, fact: Fact, is_news: bool) -> Option<(Arc<Relayed>, Vec<Arc<Watcher>>)> {
+        let position = Cursor { published: event.published.unwrap_or(event.time), event: event.id.clone() };
+        let mut state = self.state();
+        let Some(field) = fact.field else {
+            state.window.advance(&position);
+            return None;
+        };
+        let cursor = state.cursor(&position).encode(&self.0.topic).into();
+        let Fact { audience, payload, .. } = fact;
+        let relayed = Arc::new(Relayed { event, position, cursor, field, audience, payload });
+        state.window.insert(relayed.clone());
+        let watchers = if is_news { state.index.matching(field, &relayed.audience) } else { Vec::new() };
+        Some((relayed, watchers))
+    }
+
+    fn enter(&self, state: &mut State, watch: Watch) -> Watching {
+        let slot = state.index.insert(Watcher::new(watch));
+        Watching::new(self.clone(), slot)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is changed by whole steps that do not panic: a poisoned lock still guards a sound one.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The position, or where cursors are held.
+    fn cursor(&self, position: &Cursor) -> Cursor {
+        self.held.as_ref().map_or(position, |held| held.min(position)).clone()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, time::SystemTime};
+    use std::{collections::BTreeSet, time::Duration};
 
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -112,9 +215,27 @@ mod tests {
 
     #[async_trait]
     impl Render for Echo {
-        async fn render(&self, event: &Event, _payload: &Payload) -> Option<Arc<str>> {
-            Some(event.id.clone())
+        async fn render(&self, relayed: &Relayed) -> Option<Arc<str>> {
+            Some(relayed.event.id.clone())
         }
+
+        async fn render_again(&self, relayed: &Relayed) -> Option<Arc<str>> {
+            self.render(relayed).await
+        }
+
+        fn gap(&self, reason: &str, _cursor: &str) -> Arc<str> {
+            format!("gap: {reason}").into()
+        }
+    }
+
+    fn hub() -> Hub {
+        let hub = Hub::new(
+            "t",
+            Bounds { span: Duration::from_secs(600), bytes: 1 << 20 },
+            SystemTime::now() - Duration::from_secs(600),
+        );
+        hub.catch_up(true);
+        hub
     }
 
     fn viewer(user: &str, keys: &[String]) -> Arc<Viewer> {
@@ -138,22 +259,22 @@ mod tests {
         event
     }
 
-    fn payload() -> Payload {
-        Arc::new(())
+    fn fact(field: &'static str, audience: &Audience) -> Fact {
+        Fact { field: Some(field), audience: audience.clone(), payload: Arc::new(()) }
     }
 
     #[tokio::test]
     async fn a_watcher_that_left_is_neither_found_nor_told() {
-        let hub = Hub::new();
+        let hub = hub();
         let outbox = Outbox::new(1 << 16);
         let keys = ["a".to_owned(), "b".to_owned()];
         let watching = watch(&hub, 1, &viewer("1", &keys), &outbox);
         let audience = Audience::new(["a".into(), "b".into()], None);
-        assert_eq!(hub.dispatch(&event(), "f", &audience, &payload()).await, 1);
+        assert_eq!(hub.dispatch(event(), fact("f", &audience), true).await, 1);
         assert_eq!(outbox.take().len(), 1, "in two keys, told once");
-        assert_eq!(hub.dispatch(&event(), "g", &audience, &payload()).await, 0, "another field");
+        assert_eq!(hub.dispatch(event(), fact("g", &audience), true).await, 0, "another field");
         drop(watching);
-        assert_eq!(hub.dispatch(&event(), "f", &audience, &payload()).await, 0);
+        assert_eq!(hub.dispatch(event(), fact("f", &audience), true).await, 0);
         assert_eq!((hub.watchers(), hub.keys()), (0, 0));
     }
 
@@ -165,7 +286,7 @@ mod tests {
             author in prop::option::of(0u8..6),
         ) {
             let name = |n: &u8| n.to_string();
-            let hub = Hub::new();
+            let hub = hub();
             let audience = Audience::new(keys.iter().map(|k| name(k).into()), author.as_ref().map(|a| name(a).into()));
             let watching: Vec<_> = viewers.iter().enumerate().map(|(n, (user, keys))| {
                 let viewer = viewer(&name(user), &keys.iter().map(name).collect::<Vec<_>>());
@@ -173,7 +294,7 @@ mod tests {
                 (watch(&hub, n as u64, &viewer, &outbox), viewer, outbox)
             }).collect();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let told = runtime.block_on(hub.dispatch(&event(), "f", &audience, &payload()));
+            let told = runtime.block_on(hub.dispatch(event(), fact("f", &audience), true));
             let by_rule: BTreeSet<usize> =
                 watching.iter().enumerate().filter(|(_, (_, v, _))| audience.includes(v)).map(|(n, _)| n).collect();
             let by_index: BTreeSet<usize> =

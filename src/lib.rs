@@ -6,6 +6,7 @@ pub mod broker;
 pub mod cluster;
 pub mod config;
 pub mod contract;
+pub mod cursor;
 pub mod domain;
 pub mod emulator;
 pub mod event;

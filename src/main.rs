@@ -18,6 +18,7 @@ use pubsub_relay::{
     domain::{self, Directory, Tutorial},
     emulator::Search,
     graphql::{self, Api},
+    hub::window::Bounds,
     pod::{self, Broker, Drained, Pod},
     pubsub, shutdown, telemetry, web,
 };
@@ -139,7 +140,7 @@ fn pod_settings(settings: &Settings, broker: Broker) -> pod::Settings {
             max_connections: settings.max_connections,
             max_watchers: settings.max_watchers,
         },
-        replay_window: settings.replay_window,
+        window: Bounds { span: settings.replay_window, bytes: settings.replay_bytes },
         drain_deadline: settings.drain_deadline,
     }
 }

@@ -1,6 +1,10 @@
 //! The composition root: builds one pod out of its rooms, runs it, drains it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context as _;
 use axum::{Router, serve::ListenerExt as _};
@@ -16,7 +20,7 @@ use crate::{
     contract::Domain,
     graphql::{Api, Engine, Outlet},
     health::Health,
-    hub::Hub,
+    hub::{Hub, window::Bounds},
     pubsub::{self, PubSub},
     relay::Relay,
     telemetry::Metrics,
@@ -40,8 +44,8 @@ pub struct Settings {
     pub auth: auth::Settings,
     /// What clients may do.
     pub web: web::Settings,
-    /// How far back a new feed reaches, and how long event ids are remembered.
-    pub replay_window: Duration,
+    /// How far back clients can resume, and how long event ids are remembered.
+    pub window: Bounds,
     /// The longest that connections may take to end in a drain.
     pub drain_deadline: Duration,
 }
@@ -52,6 +56,16 @@ pub enum Broker {
     Memory(memory::Topic),
     /// Google Cloud Pub/Sub, or its emulator.
     PubSub(pubsub::Settings),
+}
+
+impl Broker {
+    /// The topic's name, which tells its cursors from those of others.
+    fn topic(&self) -> String {
+        match self {
+            Self::Memory(_) => "memory:".to_owned(),
+            Self::PubSub(settings) => format!("projects/{}/topics/{}", settings.project, settings.topic),
+        }
+    }
 }
 
 /// A running pod. Dropped, it stops without a drain.
@@ -94,6 +108,7 @@ impl Pod {
         };
         let address = listener.local_addr()?;
         let auth = Authenticator::open(settings.auth, domain.clone()).await?;
+        let topic = settings.broker.topic();
         let (publisher, feed) = connect(settings.broker).await?;
 
         let metrics = Metrics::new()?;
@@ -101,9 +116,10 @@ impl Pod {
         let (drain, close_feed, tasks) =
             (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let health = Health::new(feed.state(), drain.clone());
-        let hub = Hub::new();
+        let reach = SystemTime::now().checked_sub(settings.window.span).unwrap_or(SystemTime::UNIX_EPOCH);
+        let hub = Hub::new(&topic, settings.window, reach);
         hub.observe(&meter);
-        let relay = Relay::new(domain.clone(), hub.clone(), settings.replay_window, &meter);
+        let relay = Relay::new(domain.clone(), hub.clone(), settings.window.span, &meter);
         tasks.spawn(run_relay(relay, feed, close_feed.clone()));
 
         let outlet = Outlet::new(publisher.clone(), domain, &settings.name, &meter);

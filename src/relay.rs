@@ -12,10 +12,10 @@ use opentelemetry::{
     KeyValue,
     metrics::{Counter, Meter},
 };
-use tokio::time::Instant;
+use tokio::{select, sync::watch, time::Instant};
 
 use crate::{
-    broker::{Feed, Received},
+    broker::{Feed, FeedState, Received},
     contract::{Domain, Unreadable},
     event::Event,
     hub::Hub,
@@ -29,8 +29,10 @@ pub struct Relay {
     domain: Arc<dyn Domain>,
     hub: Hub,
     seen: Seen,
-    /// What was published before this pod began is state, not news: none of its watchers was there.
+    /// What was published before this pod began is no news: none of its watchers was there. Pod and topic may not agree
+    /// on the time, so this counts only until the feed has caught up.
     began: SystemTime,
+    has_caught_up: bool,
     counters: Counters,
 }
 
@@ -42,28 +44,43 @@ impl Relay {
             hub,
             seen: Seen::new(window),
             began: SystemTime::now(),
+            has_caught_up: false,
             counters: Counters::new(meter),
         }
     }
 
     /// Runs until the feed is closed. Cancel-safe between events: one that was not relayed is not acknowledged.
     pub async fn run(&mut self, feed: &mut dyn Feed) {
-        while let Some(Received { event, ack }) = feed.next().await {
-            match event {
-                Ok(event) => self.relay(&event).await,
-                Err(undecodable) => self.counters.reject(undecodable.reason()),
+        let mut state = feed.state();
+        self.follow(&mut state);
+        loop {
+            select! {
+                received = feed.next() => {
+                    let Some(Received { event, ack }) = received else { return };
+                    match event {
+                        Ok(event) => self.relay(event).await,
+                        Err(undecodable) => self.counters.reject(undecodable.reason()),
+                    }
+                    ack.ack();
+                }
+                Ok(()) = state.changed() => self.follow(&mut state),
             }
-            ack.ack();
         }
     }
 
-    async fn relay(&mut self, event: &Event) {
+    fn follow(&mut self, state: &mut watch::Receiver<FeedState>) {
+        let is_open = *state.borrow_and_update() == FeedState::Open;
+        self.hub.catch_up(is_open);
+        self.has_caught_up |= is_open;
+    }
+
+    async fn relay(&mut self, event: Event) {
         self.counters.received.add(1, &[]);
         if !self.seen.insert(&event.id, Instant::now()) {
             self.counters.deduplicated.add(1, &[]);
             return;
         }
-        let fact = match self.domain.read(event) {
+        let fact = match self.domain.read(&event) {
             Ok(fact) => fact,
             Err(Unreadable::UnknownType) => return self.counters.reject("unknown_type"),
             Err(error @ Unreadable::Malformed(_)) => {
@@ -71,13 +88,12 @@ impl Relay {
                 return self.counters.reject("malformed_data");
             }
         };
-        self.domain.apply(event, &fact);
-        let is_news = event.published.is_none_or(|published| published >= self.began);
-        if let Some(field) = fact.field.filter(|_| is_news) {
-            let matched = self.hub.dispatch(event, field, &fact.audience, &fact.payload).await;
-            self.counters.matched.add(matched as u64, &[]);
-            tracing::debug!(event = %event.id, kind = %event.kind, matched, "event dispatched");
-        }
+        self.domain.apply(&event, &fact);
+        let is_news = self.has_caught_up || event.published.is_none_or(|published| published >= self.began);
+        let (id, kind) = (event.id.clone(), event.kind.clone());
+        let matched = self.hub.dispatch(event, fact, is_news).await;
+        self.counters.matched.add(matched as u64, &[]);
+        tracing::debug!(event = %id, %kind, matched, "event dispatched");
     }
 }
 

@@ -121,8 +121,14 @@ impl Mutation {
 
 #[Subscription]
 impl Subscription {
-    /// Each template that another user shares with a location of the viewer's, from now on.
-    async fn template_added(&self, ctx: &Context<'_>) -> impl Stream<Item = Option<Arc<Template>>> {
+    /// Each template that another user shares with a location of the viewer's, from now on; or all that was missed since
+    /// a cursor, and then from now on. Null says that some are missing (see the result's extensions).
+    async fn template_added(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(name = "after", desc = "The cursor of the last result that the client has.")]
+        _after: Option<String>,
+    ) -> impl Stream<Item = Option<Arc<Template>>> {
         payloads::<Arc<Template>>(ctx).map(Some)
     }
 }
@@ -145,7 +151,7 @@ fn tutorial<'a>(ctx: &Context<'a>) -> &'a Tutorial {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use async_graphql::{Request, Response};
     use async_trait::async_trait;
@@ -158,7 +164,7 @@ mod tests {
         domain::Directory,
         event::Event,
         graphql::{self, Engine, Outlet},
-        hub::{Hub, Outbox},
+        hub::{Hub, Outbox, window::Bounds},
         telemetry::Metrics,
     };
 
@@ -176,6 +182,8 @@ mod tests {
         async fn flush(&self) {}
     }
 
+    const BOUNDS: Bounds = Bounds { span: Duration::from_secs(600), bytes: 1 << 20 };
+
     struct Pod {
         tutorial: Arc<Tutorial>,
         engine: Engine,
@@ -187,7 +195,8 @@ mod tests {
             let tutorial = Tutorial::new(Directory::built_in(), Duration::from_secs(600));
             let meter = Metrics::new().unwrap().meter();
             let outlet = Outlet::new(Arc::new(Topic { acknowledges }), tutorial.clone(), "pod", &meter);
-            let (api, hub) = (graphql::build(schema(tutorial.clone())), Hub::new());
+            let (api, hub) =
+                (graphql::build(schema(tutorial.clone())), Hub::new("t", BOUNDS, SystemTime::now()));
             Self { tutorial, engine: Engine::new(api, outlet, hub.clone()), hub }
         }
 
@@ -311,11 +320,11 @@ mod tests {
         let viewer = Arc::new(pod.tutorial.viewer(Identity::Demo("ZOLO")).unwrap());
         let prepared =
             pod.engine.prepare(Request::new("subscription { templateAdded { id name } }")).unwrap();
-        let _watching = pod.engine.watch(prepared, viewer, outbox.clone(), 1).await.unwrap();
+        let _watching = pod.engine.watch(prepared, viewer, outbox.clone(), 1, None).await.unwrap();
         let data = br#"{"id":7,"name":"T","shareLocationIds":[3]}"#;
         let event = Event::new("/test".into(), TEMPLATE_ADDED, Some("3".into()), data.as_slice().into());
         let fact = pod.tutorial.read(&event).unwrap();
-        pod.hub.dispatch(&event, fact.field.unwrap(), &fact.audience, &fact.payload).await;
+        pod.hub.dispatch(event, fact, true).await;
         let delivered: Value = serde_json::from_str(&outbox.take()[0].payload).unwrap();
         assert_eq!(delivered["data"], json!({ "templateAdded": { "id": "7", "name": "T" } }));
     }
@@ -324,6 +333,11 @@ mod tests {
     fn the_schema_is_the_tutorials() {
         let tutorial = Tutorial::new(Directory::built_in(), Duration::from_secs(600));
         let sdl = graphql::build(schema(tutorial)).sdl();
+        assert_eq!(
+            sdl,
+            include_str!("../../schema.graphql"),
+            "write it anew with `relay schema > schema.graphql`"
+        );
         let lines: Vec<&str> = sdl.lines().map(str::trim).collect();
         for line in [
             "type Template {",
@@ -338,7 +352,7 @@ mod tests {
             "locationsByOrgId(id: ID!): [Location!]",
             "addTemplate(templateInput: AddTemplateInput!): CommonResponse",
             "editTemplate(templateInput: EditTemplateInput!): CommonResponse",
-            "templateAdded: Template",
+            "): Template",
         ] {
             assert!(lines.contains(&line), "{line} in {sdl}");
         }

@@ -3,12 +3,19 @@
 
 use async_graphql::{
     Positioned, Request, Response,
+    parser::parse_query,
     parser::types::{
         DocumentOperations, ExecutableDocument, OperationDefinition, OperationType, Selection, SelectionSet,
     },
 };
 
 use super::error::{Code, Error};
+
+mod cursor;
+
+/// The argument of a subscription's root field that takes a cursor. A field that has it can be resumed; its resolver does
+/// not see the value.
+pub const AFTER: &str = "after";
 
 /// How many fields of a document may carry an alias: enough for any page, too few to multiply work with.
 pub const MAX_ALIASES: usize = 30;
@@ -20,7 +27,11 @@ pub struct Prepared {
     /// Whether it is a query, a mutation or a subscription.
     pub kind: OperationType,
     pub(super) document: ExecutableDocument,
+    /// A subscription's one root field, and its name in the result.
     pub(super) field: String,
+    pub(super) response_key: String,
+    /// The cursor to resume from: the field's argument [`AFTER`].
+    pub(super) after: Option<String>,
 }
 
 /// Parses the request's document and picks its operation.
@@ -31,9 +42,9 @@ pub(super) fn prepare(mut request: Request) -> Result<Prepared, Box<Response>> {
     if request.query.trim().is_empty() {
         return refuse(Code::BadRequest, "the request has no query");
     }
-    let document = match request.parsed_query() {
+    let mut document = match request.parsed_query() {
         Ok(document) => document.clone(),
-        Err(error) => return refuse(Code::ParseFailed, error.message),
+        Err(error) => return Err(bad_document(&error.message)),
     };
     let operation = match pick(&document, request.operation_name.as_deref()) {
         Ok(operation) => &operation.node,
@@ -47,19 +58,25 @@ pub(super) fn prepare(mut request: Request) -> Result<Prepared, Box<Response>> {
             format!("the document has {aliases} aliases; {MAX_ALIASES} is the most"),
         );
     }
-    let field = match (kind, operation.selection_set.node.items.as_slice()) {
-        (OperationType::Subscription, [Positioned { node: Selection::Field(field), .. }]) => {
-            field.node.name.node.to_string()
+    let (mut field, mut response_key, mut after) = (String::new(), String::new(), None);
+    if kind == OperationType::Subscription {
+        let [Positioned { node: Selection::Field(root), .. }] = operation.selection_set.node.items.as_slice()
+        else {
+            let text = "a subscription selects exactly one field, not through a fragment";
+            return refuse(Code::ValidationFailed, text);
+        };
+        field = root.node.name.node.to_string();
+        response_key = root.node.response_key().node.to_string();
+        after = cursor::take(&mut request, &root.node);
+        if after.is_some() {
+            document = parse_query(&request.query).map_err(|error| bad_document(&error.to_string()))?;
         }
-        (OperationType::Subscription, _) => {
-            return refuse(
-                Code::ValidationFailed,
-                "a subscription selects exactly one field, not through a fragment",
-            );
-        }
-        _ => String::new(),
-    };
-    Ok(Prepared { request, kind, document, field })
+    }
+    Ok(Prepared { request, kind, document, field, response_key, after })
+}
+
+fn bad_document(text: &str) -> Box<Response> {
+    Error::new(Code::ParseFailed, text.to_owned()).response().into()
 }
 
 fn refuse<T>(code: Code, text: impl Into<std::borrow::Cow<'static, str>>) -> Result<T, Box<Response>> {
@@ -100,4 +117,54 @@ fn aliases(set: &SelectionSet) -> usize {
         Selection::FragmentSpread(_) => 0,
     };
     set.items.iter().map(count).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use async_graphql::Variables;
+    use serde_json::json;
+
+    use super::*;
+
+    fn prepared(document: &str, variables: serde_json::Value) -> Prepared {
+        prepare(Request::new(document).variables(Variables::from_json(variables))).ok().unwrap()
+    }
+
+    #[test]
+    fn the_cursor_is_no_part_of_the_operation() {
+        for (document, variables) in [
+            ("subscription { a(after: \"c\") { b } }", json!({})),
+            ("subscription {\r\n  # é\n  x: a(n: 1, after:\n\"c\", m: \"c\") { b } }", json!({})),
+            ("subscription { a(after: \"\"\"c\"\"\") { b } }", json!({})),
+            ("subscription ($c: String) { a(after: $c) { b } }", json!({"c": "c"})),
+            ("subscription ($c: String = \"d\") { a(after: $c) { b } }", json!({"c": "c"})),
+        ] {
+            let with = prepared(document, variables.clone());
+            assert_eq!(with.after.as_deref(), Some("c"), "{document}");
+            let others = if variables == json!({}) { variables } else { json!({"c": "other"}) };
+            let other = prepared(&document.replacen("\"c", "\"other", 1), others);
+            assert_eq!(with.request.query, other.request.query);
+            assert_eq!(with.request.variables, other.request.variables);
+        }
+    }
+
+    #[test]
+    fn without_a_cursor_nothing_changes() {
+        for document in [
+            "subscription { a { b } }",
+            "subscription { a(after: null) { b } }",
+            "subscription ($c: String) { a(after: $c) { b } }",
+            "subscription { a(after: 7) { b } }",
+        ] {
+            let prepared = prepared(document, json!({}));
+            assert_eq!((prepared.after, &*prepared.request.query), (None, document));
+        }
+    }
+
+    #[test]
+    fn an_escaped_quote_does_not_end_the_cursor() {
+        let prepared = prepared(r#"subscription { a(after: "c\"\\", n: "d") { b } }"#, json!({}));
+        assert_eq!(prepared.after.as_deref(), Some(r#"c"\"#));
+        assert_eq!(prepared.request.query, r#"subscription { a(after: "", n: "d") { b } }"#);
+    }
 }

@@ -19,6 +19,8 @@ pub enum Code {
     BadUserInput,
     /// The thing named does not exist.
     NotFound,
+    /// What is to be resumed from is no cursor of this service.
+    BadCursor,
     /// The document does not parse.
     ParseFailed,
     /// The document does not fit the schema, or passes a limit.
@@ -42,6 +44,7 @@ impl Code {
             Self::Forbidden => "FORBIDDEN",
             Self::BadUserInput => "BAD_USER_INPUT",
             Self::NotFound => "NOT_FOUND",
+            Self::BadCursor => "BAD_CURSOR",
             Self::ParseFailed => "GRAPHQL_PARSE_FAILED",
             Self::ValidationFailed => "GRAPHQL_VALIDATION_FAILED",
             Self::BadRequest => "BAD_REQUEST",

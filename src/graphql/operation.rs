@@ -4,7 +4,7 @@
 //! The executor's own stream is kept open and fed one payload at a time, so that parsing and validation happen once.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     future::poll_fn,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use async_graphql::{Request, Response, Value, parser::types::ExecutableDocument};
+use async_graphql::{Name, Request, Response, Value, parser::types::ExecutableDocument};
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use tokio::time::timeout;
@@ -24,12 +24,16 @@ use super::{
     subscription::{Results, Source},
 };
 use crate::{
-    event::{Event, Payload},
-    hub::Render,
+    cursor::Cursor,
+    event::Payload,
+    hub::{Relayed, Render},
 };
 
 /// How many distinct operations a pod runs at once. An event executes at most this many.
 const MAX_OPERATIONS: usize = 10_000;
+
+/// What the results that replays rendered may take, in bytes, for the whole pod.
+const MAX_REPLAYED_BYTES: usize = 8 << 20;
 
 /// How long one execution may take. Resolvers of payloads need no I/O; one that hangs would hold up every event.
 const EXECUTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,6 +42,7 @@ const EXECUTION_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Operations {
     api: Arc<dyn Api>,
     live: Mutex<HashMap<Key, Weak<Operation>>>,
+    replayed: Arc<Mutex<Replayed>>,
 }
 
 /// What makes an operation distinct.
@@ -50,7 +55,7 @@ struct Key {
 
 impl Operations {
     pub(super) fn new(api: Arc<dyn Api>) -> Self {
-        Self { api, live: Mutex::default() }
+        Self { api, live: Mutex::default(), replayed: Arc::default() }
     }
 
     /// The operation of this request, shared with whoever runs the same.
@@ -64,11 +69,11 @@ impl Operations {
             name: prepared.request.operation_name.clone(),
             variables,
         };
-        if let Some(operation) = self.live().get(&key).and_then(Weak::upgrade) {
+        if let Some(operation) = lock(&self.live).get(&key).and_then(Weak::upgrade) {
             return Ok(operation);
         }
-        let operation = Arc::new(Operation::open(self.api.clone(), prepared).await?);
-        let mut live = self.live();
+        let operation = Arc::new(Operation::open(self.api.clone(), self.replayed.clone(), prepared).await?);
+        let mut live = lock(&self.live);
         if live.len() >= MAX_OPERATIONS {
             live.retain(|_, operation| operation.strong_count() > 0);
         }
@@ -79,17 +84,16 @@ impl Operations {
         live.insert(key, Arc::downgrade(&operation));
         Ok(operation)
     }
-
-    fn live(&self) -> MutexGuard<'_, HashMap<Key, Weak<Operation>>> {
-        // Nothing panics while it is held.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A validated subscription and the executor's stream behind it.
 pub(super) struct Operation {
     api: Arc<dyn Api>,
+    replayed: Arc<Mutex<Replayed>>,
+    /// Never that of another operation, as an address might be.
+    number: u64,
     field: Arc<str>,
+    response_key: String,
     query: String,
     name: Option<String>,
     variables: async_graphql::Variables,
@@ -106,11 +110,15 @@ struct Execution {
 impl Operation {
     async fn open(
         api: Arc<dyn Api>,
-        Prepared { request, document, field, .. }: Prepared,
+        replayed: Arc<Mutex<Replayed>>,
+        prepared: Prepared,
     ) -> Result<Self, Box<Response>> {
+        let Prepared { request, document, field, response_key, .. } = prepared;
         let Request { query, operation_name: name, variables, .. } = request;
-        let execution = tokio::sync::Mutex::default();
-        let operation = Self { api, field: field.into(), query, name, variables, document, execution };
+        let (field, execution) = (field.into(), tokio::sync::Mutex::default());
+        let number = lock(&replayed).number();
+        let operation =
+            Self { api, replayed, number, field, response_key, query, name, variables, document, execution };
         let mut execution = operation.start();
         // Validation answers before the first payload is asked for.
         if let Some(refusal) = execution.next().await {
@@ -172,9 +180,11 @@ impl Execution {
 
 #[async_trait]
 impl Render for Operation {
-    async fn render(&self, event: &Event, payload: &Payload) -> Option<Arc<str>> {
-        let response = self.execute(payload).await?;
-        let response = publicly(response).extension("eventId", Value::from(&*event.id));
+    async fn render(&self, relayed: &Relayed) -> Option<Arc<str>> {
+        let response = self.execute(&relayed.payload).await?;
+        let response = publicly(response)
+            .extension("eventId", Value::from(&*relayed.event.id))
+            .extension("cursor", Value::from(&*relayed.cursor));
         match serde_json::to_string(&response) {
             Ok(text) => Some(text.into()),
             Err(error) => {
@@ -183,6 +193,71 @@ impl Render for Operation {
             }
         }
     }
+
+    async fn render_again(&self, relayed: &Relayed) -> Option<Arc<str>> {
+        let key = (self.number, relayed.position.clone());
+        let recall = || lock(&self.replayed).get(&key);
+        if let Some(result) = recall() {
+            return result;
+        }
+        let result = self.render(relayed).await;
+        lock(&self.replayed).insert(key, result.clone());
+        result
+    }
+
+    fn gap(&self, reason: &str, cursor: &str) -> Arc<str> {
+        let data = Value::Object([(Name::new(&self.response_key), Value::Null)].into_iter().collect());
+        let gap = Value::Object([(Name::new("reason"), Value::from(reason))].into_iter().collect());
+        let notice = Response::new(data).extension("gap", gap).extension("cursor", Value::from(cursor));
+        serde_json::to_string(&notice).expect("names and texts have a JSON form").into()
+    }
+}
+
+/// What replays rendered lately, for the other clients that missed the same.
+#[derive(Default)]
+struct Replayed {
+    results: HashMap<ReplayedKey, Option<Arc<str>>>,
+    order: VecDeque<ReplayedKey>,
+    bytes: usize,
+    operations: u64,
+}
+
+/// An operation, by its number, and an event.
+type ReplayedKey = (u64, Cursor);
+
+impl Replayed {
+    const fn number(&mut self) -> u64 {
+        self.operations += 1;
+        self.operations
+    }
+
+    fn get(&self, key: &ReplayedKey) -> Option<Option<Arc<str>>> {
+        self.results.get(key).cloned()
+    }
+
+    fn insert(&mut self, key: ReplayedKey, result: Option<Arc<str>>) {
+        self.bytes += weight(result.as_deref());
+        if let Some(replaced) = self.results.insert(key.clone(), result) {
+            self.bytes -= weight(replaced.as_deref());
+            return;
+        }
+        self.order.push_back(key);
+        while self.bytes > MAX_REPLAYED_BYTES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.bytes -= self.results.remove(&oldest).map_or(0, |result| weight(result.as_deref()));
+        }
+    }
+}
+
+/// What a result takes with its key, in bytes, roughly.
+fn weight(result: Option<&str>) -> usize {
+    result.map_or(0, str::len) + 256
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one of these is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -194,7 +269,11 @@ mod tests {
     use futures_util::{Stream, StreamExt as _};
 
     use super::*;
-    use crate::graphql::{self, document::prepare, subscription::payloads};
+    use crate::{
+        audience::Audience,
+        event::Event,
+        graphql::{self, document::prepare, subscription::payloads},
+    };
 
     struct Query;
 
@@ -250,11 +329,23 @@ mod tests {
     }
 
     async fn render(operation: &Operation, number: u32) -> Option<serde_json::Value> {
-        let mut event = Event::new("/test".into(), "number", None, Bytes::new());
-        event.id = "e".into();
-        let payload: Payload = Arc::new(Number(number));
-        let text = operation.render(&event, &payload).await?;
+        let text = operation.render(&relayed("e", number)).await?;
         Some(serde_json::from_str(&text).unwrap())
+    }
+
+    fn relayed(id: &str, number: u32) -> Relayed {
+        let mut event = Event::new("/test".into(), "number", None, Bytes::new());
+        event.id = id.into();
+        let position = Cursor { published: event.time, event: event.id.clone() };
+        let (cursor, field) = ("c".into(), "all");
+        Relayed {
+            event,
+            position,
+            cursor,
+            field,
+            audience: Audience::nobody(),
+            payload: Arc::new(Number(number)),
+        }
     }
 
     #[tokio::test]
@@ -265,9 +356,33 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &second));
         let result = render(&first, 1).await.unwrap();
         assert_eq!(result["data"]["all"]["value"], 1);
-        assert_eq!(result["extensions"]["eventId"], "e");
+        assert_eq!(result["extensions"], serde_json::json!({"cursor": "c", "eventId": "e"}));
         assert_eq!(render(&first, 2).await.unwrap()["data"]["all"]["value"], 2);
         assert_eq!(executions.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn what_many_missed_is_rendered_once() {
+        let (operations, executions) = operations();
+        let all = open(&operations, "subscription { all { value } }").await.unwrap();
+        let other = open(&operations, "subscription { x: all { value } }").await.unwrap();
+        let (first, second) = (relayed("first", 1), relayed("second", 2));
+        for _ in 0..3 {
+            assert!(all.render_again(&first).await.unwrap().contains(r#""all":{"value":1}"#));
+            assert!(all.render_again(&second).await.unwrap().contains(r#""all":{"value":2}"#));
+            assert!(other.render_again(&first).await.unwrap().contains(r#""x":{"value":1}"#));
+        }
+        assert_eq!(executions.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn a_gap_is_told_under_the_clients_own_name_of_the_field() {
+        let (operations, _) = operations();
+        let aliased = open(&operations, "subscription { x: all { value } }").await.unwrap();
+        let notice: serde_json::Value = serde_json::from_str(&aliased.gap("WHY", "c")).unwrap();
+        let told =
+            serde_json::json!({"data": {"x": null}, "extensions": {"gap": {"reason": "WHY"}, "cursor": "c"}});
+        assert_eq!(notice, told);
     }
 
     #[tokio::test]

@@ -12,6 +12,8 @@ use std::{
 
 use tokio::sync::Notify;
 
+use super::Relayed;
+
 /// What an entry costs besides its payload, in bytes: the entry itself and the frame around the payload.
 const OVERHEAD: usize = mem::size_of::<Delivery>() + 64;
 
@@ -22,8 +24,17 @@ pub struct Delivery {
     pub watcher: u64,
     /// The JSON of the execution result, shared with every other watcher of the operation.
     pub payload: Arc<str>,
-    /// When the topic took the event.
+    /// What the client resumes from once it has this.
+    pub cursor: Arc<str>,
+    /// When the topic took the event; `None` for what is no live event.
     pub published: Option<SystemTime>,
+}
+
+impl Delivery {
+    /// A live event on its way to a watcher.
+    pub(super) fn new(watcher: u64, relayed: &Relayed, payload: Arc<str>) -> Self {
+        Self { watcher, payload, cursor: relayed.cursor.clone(), published: relayed.event.published }
+    }
 }
 
 /// The outgoing queue of one connection, bounded in bytes.
@@ -105,7 +116,7 @@ mod tests {
     use super::*;
 
     fn delivery(bytes: usize) -> Delivery {
-        Delivery { watcher: 1, payload: "x".repeat(bytes).into(), published: None }
+        Delivery { watcher: 1, payload: "x".repeat(bytes).into(), cursor: "".into(), published: None }
     }
 
     #[tokio::test]

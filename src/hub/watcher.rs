@@ -1,11 +1,12 @@
 //! One running GraphQL subscription operation on a connection, as the hub sees it.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{fmt, sync::Arc};
 
-use super::{Delivery, Hub, Outbox, Render};
+use super::{Delivery, Hub, Outbox, Relayed, Render};
 use crate::audience::Viewer;
 
 /// What a watcher is made of.
+#[derive(Clone)]
 pub struct Watch {
     /// Tells the watchers of one connection apart; never used twice on it.
     pub id: u64,
@@ -38,8 +39,8 @@ impl Watcher {
         Arc::as_ptr(&self.operation).cast()
     }
 
-    pub(super) fn deliver(&self, payload: Arc<str>, published: Option<SystemTime>) {
-        self.outbox.push(Delivery { watcher: self.id, payload, published });
+    pub(super) fn deliver(&self, relayed: &Relayed, payload: Arc<str>) {
+        self.outbox.push(Delivery::new(self.id, relayed, payload));
     }
 }
 
@@ -57,7 +58,7 @@ impl Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.hub.index().remove(self.slot);
+        self.hub.state().index.remove(self.slot);
     }
 }
 

@@ -3,7 +3,6 @@
 //! A connection is counted by its [`Guard`], so that no way out of a handler forgets to uncount it.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -189,7 +188,7 @@ impl Guard {
     }
 
     /// Counts deliveries that are on the socket now.
-    pub fn delivered(&self, deliveries: &VecDeque<Delivery>) {
+    pub fn delivered(&self, deliveries: &[Delivery]) {
         for delivery in deliveries {
             let latency = delivery.published.map(|published| published.elapsed().unwrap_or(Duration::ZERO));
             if let Some(latency) = latency {

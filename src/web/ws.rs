@@ -6,7 +6,7 @@
 pub mod protocol;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     convert::Infallible,
     mem,
     sync::Arc,
@@ -22,7 +22,7 @@ use axum::{
     response::Response,
 };
 use futures_util::SinkExt as _;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::{
     pin, select,
     task::{AbortHandle, JoinError, JoinSet},
@@ -37,7 +37,8 @@ use super::{
 };
 use crate::{
     auth::Pass,
-    hub::{Delivery, Outbox, Watching},
+    graphql::Watched,
+    hub::{Delivery, Outbox, Replay, Step, Watching},
 };
 
 /// The name of this transport in metrics.
@@ -104,6 +105,8 @@ struct Connection {
     running: HashMap<u64, Running>,
     next_number: u64,
     jobs: JoinSet<(u64, GraphQLResponse)>,
+    /// The watchers that have not caught up, taking turns.
+    behind: VecDeque<Box<Replay>>,
     heard: bool,
 }
 
@@ -118,6 +121,8 @@ struct Running {
 /// Ends with its owner.
 enum Work {
     Watching(#[expect(dead_code, reason = "held for its drop")] Watching),
+    /// Its replay is in [`Connection::behind`].
+    Behind,
     Job(AbortHandle),
 }
 
@@ -144,6 +149,7 @@ impl Connection {
             running: HashMap::new(),
             next_number: 0,
             jobs: JoinSet::new(),
+            behind: VecDeque::new(),
             heard: true,
         }
     }
@@ -168,6 +174,8 @@ impl Connection {
                     return Err(End::Drained);
                 }
                 () = self.outbox.changed() => self.deliver().await?,
+                // At the pace of the client: the next step is taken when the last one is written.
+                Some(step) = next_step(&mut self.behind) => self.replay(step).await?,
                 message = self.socket.recv() => self.receive(message).await?,
                 Some(job) = self.jobs.join_next() => self.finish(job).await?,
                 _ = keep_alive.tick() => self.keep_alive().await?,
@@ -181,10 +189,30 @@ impl Connection {
 
     /// Writes all that waits, together.
     async fn deliver(&mut self) -> Result<(), End> {
-        let mut deliveries = self.outbox.take();
+        let deliveries = self.outbox.take();
         if self.outbox.overflowed() {
             return Err(End::Slow);
         }
+        self.write_deliveries(deliveries.into()).await
+    }
+
+    async fn replay(&mut self, step: Step) -> Result<(), End> {
+        let Some(replay) = self.behind.pop_front() else { return Ok(()) };
+        let (deliveries, watching) = match step {
+            Step::Deliveries(deliveries) => {
+                self.behind.push_back(replay);
+                return self.write_deliveries(deliveries).await;
+            }
+            Step::Live(watching) => (Vec::new(), watching),
+            Step::Gap(notice, watching) => (vec![notice], watching),
+        };
+        if let Some(running) = self.running.get_mut(&replay.watcher()) {
+            running._work = Work::Watching(watching);
+        }
+        self.write_deliveries(deliveries).await
+    }
+
+    async fn write_deliveries(&mut self, mut deliveries: Vec<Delivery>) -> Result<(), End> {
         // What was under way to an operation that the client has ended meanwhile is dropped.
         deliveries.retain(|delivery| self.running.contains_key(&delivery.watcher));
         let frame = |delivery: &Delivery| {
@@ -238,7 +266,8 @@ impl Connection {
             Ok(pass) => {
                 self.deadline = pass.expires.map_or_else(far_future, from_now);
                 self.pass = Some(pass);
-                let frames = self.protocol.admitted(None);
+                let cursor = json!({"cursor": self.site.engine.cursor()});
+                let frames = self.protocol.admitted(Some(&cursor));
                 self.write(frames).await
             }
             Err(error) => {
@@ -264,8 +293,12 @@ impl Connection {
             Err(refusal) => return self.reject(&id, &refusal).await,
         };
         let work = if prepared.kind == OperationType::Subscription {
-            match self.site.engine.watch(prepared, viewer, self.outbox.clone(), number).await {
-                Ok(watching) => Work::Watching(watching),
+            match self.site.engine.watch(prepared, viewer, self.outbox.clone(), number, None).await {
+                Ok(Watched::Live(watching)) => Work::Watching(watching),
+                Ok(Watched::Behind(replay)) => {
+                    self.behind.push_back(replay);
+                    Work::Behind
+                }
                 Err(refusal) => return self.reject(&id, &refusal).await,
             }
         } else {
@@ -279,6 +312,7 @@ impl Connection {
 
     fn stop(&mut self, id: &str) {
         self.running.retain(|_, running| &*running.id != id);
+        self.behind.retain(|replay| self.running.contains_key(&replay.watcher()));
     }
 
     async fn reject(&mut self, id: &str, refusal: &GraphQLResponse) -> Result<(), End> {
@@ -354,6 +388,11 @@ async fn goodbye(mut socket: WebSocket, guard: Guard, end: End) {
         tracing::trace!(%error, "no answer to the close");
     }
     guard.end(end);
+}
+
+/// The next step of the first of these.
+async fn next_step(behind: &mut VecDeque<Box<Replay>>) -> Option<Step> {
+    Some(behind.front_mut()?.step().await)
 }
 
 /// Why the socket gave an error instead of a message.
