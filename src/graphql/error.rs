@@ -112,6 +112,14 @@ pub fn publicly(mut response: Response) -> Response {
     response
 }
 
+/// Whether the response refuses a request that was not run at all.
+#[must_use]
+pub fn is_refusal(response: &Response) -> bool {
+    let was_run = response.data != async_graphql::Value::Null
+        || response.errors.iter().any(|error| !error.path.is_empty());
+    !was_run && response.is_err()
+}
+
 /// The answer to an operation that panicked or never ended.
 #[must_use]
 pub fn internal() -> Response {

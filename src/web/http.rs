@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_graphql::{ParseRequestError, parser::types::OperationType};
 use async_graphql_axum::{GraphQLRequest, GraphQLResponse};
 use axum::{
+    RequestExt as _,
     extract::{FromRequest, FromRequestParts, Request, State, WebSocketUpgrade},
     http::{
         HeaderMap, HeaderValue, StatusCode,
@@ -47,7 +48,8 @@ async fn run(site: &Site, request: Request, method: Method) -> Result<Response, 
         let text = "send the request as `application/json`";
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::BadRequest, text));
     }
-    let request = GraphQLRequest::<Refusal>::from_request(request, &()).await?.into_inner();
+    let request =
+        GraphQLRequest::<Refusal>::from_request(request.with_limited_body(), &()).await?.into_inner();
     let prepared = match site.engine.prepare(request) {
         Ok(prepared) => prepared,
         Err(response) => return Ok(GraphQLResponse::from(*response).into_response()),
@@ -131,7 +133,8 @@ impl From<AuthError> for Refusal {
 impl From<ParseRequestError> for Refusal {
     fn from(error: ParseRequestError) -> Self {
         match error {
-            ParseRequestError::PayloadTooLarge => {
+            // The body's own limit comes as an I/O error, told apart by its text only.
+            error if is_too_large(&error) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, Code::BadRequest, "the request is too large")
             }
             ParseRequestError::UnsupportedBatch => Self::new(
@@ -141,6 +144,14 @@ impl From<ParseRequestError> for Refusal {
             ),
             _ => Self::new(StatusCode::BAD_REQUEST, Code::BadRequest, "the request is not GraphQL over HTTP"),
         }
+    }
+}
+
+fn is_too_large(error: &ParseRequestError) -> bool {
+    match error {
+        ParseRequestError::PayloadTooLarge => true,
+        ParseRequestError::Io(error) => error.to_string().contains("length limit exceeded"),
+        _ => false,
     }
 }
 

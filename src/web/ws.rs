@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     auth::Pass,
-    graphql::Watched,
+    graphql::{Watched, error::is_refusal},
     hub::{Delivery, Outbox, Replay, Step, Watching},
 };
 
@@ -326,6 +326,9 @@ impl Connection {
         // A job that was aborted is nobody's any more.
         let Ok((number, response)) = job else { return Ok(()) };
         let Some(running) = self.running.remove(&number) else { return Ok(()) };
+        if is_refusal(&response) {
+            return self.reject(&running.id, &response).await;
+        }
         let Ok(result) = serde_json::to_string(&response) else { return Err(End::Lost) };
         let mut frames = vec![protocol::frame(&running.head, &result)];
         frames.extend(self.protocol.completed(&running.id));
