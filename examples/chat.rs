@@ -149,13 +149,15 @@ async fn start(name: &str, port: u16, topic: &Topic) -> anyhow::Result<Pod> {
         },
         window: Bounds { span: WINDOW, bytes: 1 << 20 },
         drain_deadline: Duration::from_secs(5),
+        otlp: telemetry::Otlp::default(),
+        traces: telemetry::Traces::off(),
     };
     Pod::start(settings, chat, api).await
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    telemetry::init_logs("info", telemetry::LogFormat::Text)?;
+    telemetry::init(&telemetry::Settings { log: "info".to_owned(), ..telemetry::Settings::default() })?;
     let topic = Topic::new(WINDOW, 1 << 24);
     if std::env::args().any(|argument| argument == "--self-test") {
         return self_test::run(&topic).await;

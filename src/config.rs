@@ -23,7 +23,11 @@ pub use self::{
     setting::{Concern, Fallback, Only, Setting, Unit, Values},
     table::SETTINGS,
 };
-use crate::{auth, telemetry::LogFormat, web::Origins};
+use crate::{
+    auth,
+    telemetry::{self, Otlp},
+    web::Origins,
+};
 
 /// The exit code of a command line or an environment that cannot be used: `EX_USAGE` of sysexits.h.
 pub const EX_USAGE: u8 = 64;
@@ -85,10 +89,8 @@ pub struct Settings {
     pub max_watchers: usize,
     /// `RELAY_DRAIN_DEADLINE`: from SIGTERM to the end, whatever is left.
     pub drain_deadline: Duration,
-    /// `RELAY_LOG`: a valid filter of `tracing-subscriber`.
-    pub log: String,
-    /// `RELAY_LOG_FORMAT`.
-    pub log_format: LogFormat,
+    /// `RELAY_LOG`, `RELAY_LOG_FORMAT`, and whether there are endpoints for OTLP.
+    pub telemetry: telemetry::Settings,
     /// Variables that begin with `RELAY_` and are no setting: probably misspelt, worth a warning.
     pub unknown: Vec<String>,
 }
@@ -177,13 +179,16 @@ fn serve(reader: &mut Reader<'_>) -> Command {
         true => reader.optional(&t::POD, value::pod),
         false => reader.optional(&t::POD_NAME, value::pod),
     };
-    let settings = Settings {
+    let mut settings = Settings {
         listen,
         admin_listen,
         broker,
         pod: pod.unwrap_or_else(value::random_pod),
         ..shared(reader)
     };
+    if let Broker::PubSub { project, .. } = &settings.broker {
+        settings.telemetry.project = Some(project.clone());
+    }
     let is_real = matches!(settings.broker, Broker::PubSub { emulator: None, .. });
     if is_real && !reader.is_given(&t::EMULATOR_HOST) && reader.is_demo() {
         reader.refuse(
@@ -239,10 +244,22 @@ fn shared(reader: &mut Reader<'_>) -> Settings {
         max_connections: reader.size(&t::MAX_CONNECTIONS),
         max_watchers: reader.size(&t::MAX_WATCHERS),
         drain_deadline: Duration::from_nanos(reader.amount(&t::DRAIN_DEADLINE)),
-        log: reader.required(&t::LOG, value::log_filter),
-        log_format: reader.required(&t::LOG_FORMAT, value::log_format),
+        telemetry: telemetry::Settings {
+            log: reader.required(&t::LOG, value::log_filter),
+            log_format: reader.required(&t::LOG_FORMAT, value::log_format),
+            project: None,
+            otlp: otlp(reader),
+        },
         unknown: reader.unknown(),
     }
+}
+
+/// The endpoints are only checked here: the library reads them, with all else that the standard has.
+fn otlp(reader: &mut Reader<'_>) -> Otlp {
+    let [any, traces, metrics] = [&t::OTLP, &t::OTLP_TRACES, &t::OTLP_METRICS]
+        .map(|setting| reader.optional(setting, value::url).is_some());
+    let is_on = !reader.required(&t::OTEL_DISABLED, value::boolean);
+    Otlp { traces: is_on && (any || traces), metrics: is_on && (any || metrics) }
 }
 
 #[cfg(test)]

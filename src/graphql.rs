@@ -16,12 +16,14 @@ use async_graphql::{
 };
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
+use tracing::Instrument as _;
 
 pub use self::{document::Prepared, error::Error, mutation::Outlet};
 use self::{error::Code, operation::Operations};
 use crate::{
     audience::Viewer,
     hub::{Hub, Outbox, Replay, Watch, Watching},
+    telemetry::traces,
 };
 
 /// Deep enough for the introspection query of every known tool (15), too shallow to hurt.
@@ -111,11 +113,18 @@ impl Engine {
     /// cursor is from before it ran, so that who watches from there misses nothing of what it does not show.
     pub async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Response {
         let cursor = self.cursor();
+        let span = prepared.span();
         let request = prepared.request.data(viewer).data(self.outlet.clone());
-        match AssertUnwindSafe(self.api.execute(request)).catch_unwind().await {
+        let executed =
+            AssertUnwindSafe(self.api.execute(request)).catch_unwind().instrument(span.clone()).await;
+        let response = match executed {
             Ok(response) => error::publicly(response).extension("cursor", Value::from(cursor)),
             Err(_) => error::internal(),
+        };
+        if response.is_err() {
+            traces::fail(&span, "graphql");
         }
+        response
     }
 
     /// Lets the viewer watch a subscription: its results go to the outbox, marked with `id`, until the guard is dropped.

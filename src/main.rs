@@ -20,7 +20,9 @@ use pubsub_relay::{
     graphql::{self, Api},
     hub::window::Bounds,
     pod::{self, Broker, Drained, Pod},
-    pubsub, shutdown, telemetry, web,
+    pubsub, shutdown,
+    telemetry::{self, Traces},
+    web,
 };
 use tokio::{runtime::Runtime, select};
 
@@ -48,16 +50,20 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             return Ok(complain(&format!("relay: RELAY_DIRECTORY: {problem}\n"), EX_USAGE.into()));
         }
     };
-    telemetry::init_logs(&settings.log, settings.log_format)?;
+    let runtime = Runtime::new()?;
+    let traces = {
+        let _inside = runtime.enter();
+        telemetry::init(&settings.telemetry)?
+    };
     for name in &settings.unknown {
         tracing::warn!(name, "no such setting; see relay --help");
     }
-    let runtime = Runtime::new()?;
     let drained = match laptop {
-        None => runtime.block_on(serve(settings, directory)),
-        Some(laptop) => runtime.block_on(run_cluster(settings, directory, laptop)),
-    }?;
-    Ok(match drained {
+        None => runtime.block_on(serve(settings, directory, &traces)),
+        Some(laptop) => runtime.block_on(run_cluster(settings, directory, laptop, &traces)),
+    };
+    traces.flush();
+    Ok(match drained? {
         Drained::Cleanly => ExitCode::SUCCESS,
         Drained::CutOff => ExitCode::FAILURE,
     })
@@ -71,7 +77,7 @@ struct Laptop {
     emulator_host: Option<String>,
 }
 
-async fn serve(settings: Settings, directory: Directory) -> anyhow::Result<Drained> {
+async fn serve(settings: Settings, directory: Directory, traces: &Traces) -> anyhow::Result<Drained> {
     let window = settings.replay_window;
     let broker = match &settings.broker {
         config::Broker::Memory => Broker::Memory(memory::Topic::new(window, settings.replay_bytes)),
@@ -84,13 +90,18 @@ async fn serve(settings: Settings, directory: Directory) -> anyhow::Result<Drain
         }),
     };
     let (domain, api) = tutorial(directory, window);
-    let pod = Pod::start(pod_settings(&settings, broker), domain, api).await?;
+    let pod = Pod::start(pod_settings(&settings, broker, traces), domain, api).await?;
     let signal = shutdown::requested().await?;
     tracing::info!(signal, "draining");
     Ok(pod.drain().await)
 }
 
-async fn run_cluster(settings: Settings, directory: Directory, laptop: Laptop) -> anyhow::Result<Drained> {
+async fn run_cluster(
+    settings: Settings,
+    directory: Directory,
+    laptop: Laptop,
+    traces: &Traces,
+) -> anyhow::Result<Drained> {
     let Laptop { addresses, cloudsdk_root, path, emulator_host } = laptop;
     let window = settings.replay_window;
     let search = Search { cloudsdk_root, path };
@@ -102,7 +113,7 @@ async fn run_cluster(settings: Settings, directory: Directory, laptop: Laptop) -
             let broker = carrier.broker(&pod, window);
             let (domain, api) = tutorial(directory.clone(), window);
             let settings = Settings { pod, listen, ..settings.clone() };
-            pods.push(Pod::start(pod_settings(&settings, broker), domain, api).await?);
+            pods.push(Pod::start(pod_settings(&settings, broker, traces), domain, api).await?);
         }
         select! {
             () = cluster::wait_until_ready(&pods) => {}
@@ -127,7 +138,7 @@ fn directory(path: Option<&Path>) -> Result<Directory, domain::DirectoryError> {
     path.map_or_else(|| Ok(Directory::built_in()), Directory::load)
 }
 
-fn pod_settings(settings: &Settings, broker: Broker) -> pod::Settings {
+fn pod_settings(settings: &Settings, broker: Broker, traces: &Traces) -> pod::Settings {
     pod::Settings {
         name: settings.pod.clone(),
         listen: settings.listen,
@@ -142,6 +153,8 @@ fn pod_settings(settings: &Settings, broker: Broker) -> pod::Settings {
         },
         window: Bounds { span: settings.replay_window, bytes: settings.replay_bytes },
         drain_deadline: settings.drain_deadline,
+        otlp: settings.telemetry.otlp,
+        traces: traces.clone(),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     hub::{Hub, window::Bounds},
     pubsub::{self, PubSub},
     relay::Relay,
-    telemetry::Metrics,
+    telemetry::{Metrics, Otlp, Traces},
     web::{self, Connections, Site},
 };
 
@@ -48,6 +48,10 @@ pub struct Settings {
     pub window: Bounds,
     /// The longest that connections may take to end in a drain.
     pub drain_deadline: Duration,
+    /// What its metrics are pushed to, besides being read.
+    pub otlp: Otlp,
+    /// The way of the process's spans.
+    pub traces: Traces,
 }
 
 /// A broker, chosen.
@@ -111,18 +115,20 @@ impl Pod {
         let topic = settings.broker.topic();
         let (publisher, feed) = connect(settings.broker).await?;
 
-        let metrics = Metrics::new()?;
+        let metrics = Metrics::new(&settings.name, settings.otlp)?;
         let meter = metrics.meter();
+        settings.traces.observe(&meter);
         let (drain, close_feed, tasks) =
             (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let health = Health::new(feed.state(), drain.clone());
         let reach = SystemTime::now().checked_sub(settings.window.span).unwrap_or(SystemTime::UNIX_EPOCH);
         let hub = Hub::new(&topic, settings.window, reach);
         hub.observe(&meter);
-        let relay = Relay::new(domain.clone(), hub.clone(), settings.window.span, &meter);
+        let relay =
+            Relay::new(domain.clone(), hub.clone(), settings.name.as_str(), settings.window.span, &meter);
         tasks.spawn(run_relay(relay, feed, close_feed.clone()));
 
-        let outlet = Outlet::new(publisher.clone(), domain, &settings.name, &meter);
+        let outlet = Outlet::new(publisher.clone(), domain, &settings.name, topic, &meter);
         let site = Arc::new(Site {
             engine: Engine::new(api, outlet, hub.clone()),
             auth,

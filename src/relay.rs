@@ -13,12 +13,14 @@ use opentelemetry::{
     metrics::{Counter, Meter},
 };
 use tokio::{select, sync::watch, time::Instant};
+use tracing::Instrument as _;
 
 use crate::{
     broker::{Feed, FeedState, Received},
     contract::{Domain, Unreadable},
     event::Event,
     hub::Hub,
+    telemetry::traces,
 };
 
 /// How many event ids are remembered at most: at 1,000 events a second the whole of a 10-minute window, in about 60 MiB.
@@ -26,6 +28,7 @@ const MAX_SEEN: usize = 600_000;
 
 /// Relays the events of one pod's feed to its hub.
 pub struct Relay {
+    pod: String,
     domain: Arc<dyn Domain>,
     hub: Hub,
     seen: Seen,
@@ -38,8 +41,9 @@ pub struct Relay {
 
 impl Relay {
     /// A relay that remembers event ids for `window`, the longest time after which the broker repeats one.
-    pub fn new(domain: Arc<dyn Domain>, hub: Hub, window: Duration, meter: &Meter) -> Self {
+    pub fn new(domain: Arc<dyn Domain>, hub: Hub, pod: &str, window: Duration, meter: &Meter) -> Self {
         Self {
+            pod: pod.to_owned(),
             domain,
             hub,
             seen: Seen::new(window),
@@ -91,7 +95,9 @@ impl Relay {
         self.domain.apply(&event, &fact);
         let is_news = self.has_caught_up || event.published.is_none_or(|published| published >= self.began);
         let (id, kind) = (event.id.clone(), event.kind.clone());
-        let matched = self.hub.dispatch(event, fact, is_news).await;
+        let span = traces::process(&self.pod, &id, &kind, event.trace.as_deref());
+        let matched = self.hub.dispatch(event, fact, is_news).instrument(span.clone()).await;
+        span.record("relay.watchers", matched);
         self.counters.matched.add(matched as u64, &[]);
         tracing::debug!(event = %id, %kind, matched, "event dispatched");
     }

@@ -1,33 +1,59 @@
-//! Logs and metrics: how they leave the process. What is measured belongs to the module that measures it.
+//! Logs, traces and metrics: how they leave the process. What is measured belongs to the module that measures it.
 //!
-//! Each pod has its own meter, so that the pods of one `relay cluster` do not add up into one another.
+//! Each pod has its own meter, so that the pods of one `relay cluster` do not add up into one another. Nothing here may hold
+//! up an event: a collector that is slow or away costs spans and points, which are counted, and nothing else.
+
+pub mod logs;
+pub mod metrics;
+pub mod process;
+pub mod traces;
 
 use std::{
     fmt::Display,
     io::{self, IsTerminal as _},
 };
 
-use opentelemetry::metrics::{Meter, MeterProvider as _};
-use opentelemetry_sdk::{Resource, metrics::SdkMeterProvider};
-use prometheus::{Encoder as _, Registry, TextEncoder};
+use opentelemetry::{Key, KeyValue};
+use opentelemetry_sdk::{
+    Resource,
+    resource::{
+        EnvResourceDetector, ResourceDetector as _, SdkProvidedResourceDetector, TelemetryResourceDetector,
+    },
+};
 use thiserror::Error;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
-/// The media type of [`Metrics::text`].
-pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;
+pub use self::{
+    logs::LogFormat,
+    metrics::{LATENCY_BUCKETS, Metrics, PROMETHEUS_TEXT},
+    traces::Traces,
+};
 
-/// Bucket bounds of latencies, in seconds: from one frame on loopback to the 5 s after which a publish gives up.
-pub const LATENCY_BUCKETS: [f64; 13] =
-    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// The name of this service in traces and metrics, unless `OTEL_SERVICE_NAME` gives another.
+const SERVICE: &str = "pubsub-relay";
 
-/// How log lines look.
+/// What the process tells of itself, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Which log lines are written: a filter of `tracing-subscriber`.
+    pub log: String,
+    /// How they look.
+    pub log_format: LogFormat,
+    /// The Google Cloud project whose traces the lines name.
+    pub project: Option<String>,
+    /// What is exported by OTLP.
+    pub otlp: Otlp,
+}
+
+/// What is exported by OTLP. Where to and how, the standard's `OTEL_*` variables say, which its library reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
+pub struct Otlp {
+    /// There is an endpoint for traces.
+    pub traces: bool,
+    /// There is an endpoint for metrics.
+    pub metrics: bool,
 }
 
 /// Why the process cannot tell of itself.
@@ -42,6 +68,9 @@ pub enum TelemetryError {
     /// The metrics cannot be registered.
     #[error("metrics: {0}")]
     Metrics(String),
+    /// An `OTEL_*` variable does not work.
+    #[error("OTLP exporter: {0}: check the OTEL_EXPORTER_OTLP_ variables")]
+    Otlp(#[from] opentelemetry_otlp::ExporterBuildError),
 }
 
 impl TelemetryError {
@@ -50,60 +79,35 @@ impl TelemetryError {
     }
 }
 
-/// Sends log lines that pass `filter` to standard error, for the rest of the process.
+/// Sends log lines to standard error and spans to the collector, for the rest of the process. Runs inside a runtime.
 ///
 /// # Errors
-/// If the filter does not parse, or on a second call.
-pub fn init_logs(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
-    let registry = tracing_subscriber::registry().with(EnvFilter::try_new(filter)?);
+/// If the filter does not parse, if an exporter cannot be built, or on a second call.
+pub fn init(settings: &Settings) -> Result<Traces, TelemetryError> {
+    let filter = EnvFilter::try_new(&settings.log)?;
     let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => registry.with(lines.with_target(false)).try_init()?,
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
-    }
-    Ok(())
+    let lines = match settings.log_format {
+        LogFormat::Text => lines.with_target(false).with_filter(filter).boxed(),
+        LogFormat::Json => {
+            lines.event_format(logs::CloudLogging::new(settings.project.clone())).with_filter(filter).boxed()
+        }
+    };
+    let traces = if settings.otlp.traces { Traces::export()? } else { Traces::off() };
+    tracing_subscriber::registry().with(traces.layer()).with(lines).try_init()?;
+    Ok(traces)
 }
 
-/// The metrics of one pod.
-#[derive(Clone, Debug)]
-pub struct Metrics {
-    provider: SdkMeterProvider,
-    registry: Registry,
-}
-
-impl Metrics {
-    /// An empty set of instruments.
-    ///
-    /// # Errors
-    /// If the exporter cannot be registered.
-    pub fn new() -> Result<Self, TelemetryError> {
-        let registry = Registry::new();
-        let exporter = opentelemetry_prometheus::exporter()
-            .with_registry(registry.clone())
-            .scope_info_enabled(false)
-            .without_target_info()
-            .build()
-            .map_err(TelemetryError::metrics)?;
-        let provider = SdkMeterProvider::builder()
-            .with_resource(Resource::builder().with_service_name("pubsub-relay").build())
-            .with_reader(exporter)
-            .build();
-        Ok(Self { provider, registry })
-    }
-
-    /// Where modules register their instruments.
-    #[must_use]
-    pub fn meter(&self) -> Meter {
-        self.provider.meter("pubsub-relay")
-    }
-
-    /// All of them in Prometheus' text format.
-    ///
-    /// # Errors
-    /// If an instrument cannot be written.
-    pub fn text(&self) -> Result<Vec<u8>, TelemetryError> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text).map_err(TelemetryError::metrics)?;
-        Ok(text)
+/// What tells this pod's figures from those of others. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win.
+fn resource(pod: Option<&str>) -> Resource {
+    let ours = Resource::builder_empty()
+        .with_service_name(SERVICE)
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attributes(pod.map(|pod| KeyValue::new("service.instance.id", pod.to_owned())))
+        .with_detectors(&[Box::new(TelemetryResourceDetector), Box::new(EnvResourceDetector::new())]);
+    // The library makes up a name where the variables give none.
+    let name = SdkProvidedResourceDetector.detect().get(&Key::new("service.name"));
+    match name.filter(|name| !name.as_str().starts_with("unknown_service")) {
+        Some(name) => ours.with_service_name(name).build(),
+        None => ours.build(),
     }
 }

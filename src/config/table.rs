@@ -180,6 +180,31 @@ pub(super) static LOG_FORMAT: Setting = Setting::new(
     "how lines look; json has Cloud Logging's field names",
 );
 
+pub(super) static OTLP: Setting = Setting::new(
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    Says("no export"),
+    Form("http(s) URL"),
+    "collector of traces and metrics; the standard's other OTEL_ variables hold, too",
+);
+pub(super) static OTLP_TRACES: Setting = Setting::new(
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    Says("OTEL_EXPORTER_OTLP_ENDPOINT"),
+    Form("http(s) URL"),
+    "another collector for traces",
+);
+pub(super) static OTLP_METRICS: Setting = Setting::new(
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    Says("OTEL_EXPORTER_OTLP_ENDPOINT"),
+    Form("http(s) URL"),
+    "another collector for metrics",
+);
+pub(super) static OTEL_DISABLED: Setting = Setting::new(
+    "OTEL_SDK_DISABLED",
+    Is("false"),
+    Form("true or false"),
+    "true: nothing is exported, whatever the endpoints",
+);
+
 /// Every setting that exists, in the order in which help and documents list them.
 pub static SETTINGS: &[Concern] = &[
     Concern { title: "Addresses and name", settings: &[&LISTEN, &PORT, &ADMIN_LISTEN, &POD, &POD_NAME] },
@@ -203,5 +228,8 @@ pub static SETTINGS: &[Concern] = &[
         settings: &[&REPLAY_WINDOW, &REPLAY_BYTES, &QUEUE_BYTES, &MAX_CONNECTIONS, &MAX_WATCHERS],
     },
     Concern { title: "Drain", settings: &[&DRAIN_DEADLINE] },
-    Concern { title: "Logs", settings: &[&LOG, &LOG_FORMAT] },
+    Concern {
+        title: "Logs, traces, metrics",
+        settings: &[&LOG, &LOG_FORMAT, &OTLP, &OTLP_TRACES, &OTLP_METRICS, &OTEL_DISABLED],
+    },
 ];

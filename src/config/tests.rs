@@ -44,7 +44,11 @@ fn nothing_set_is_a_pod_in_memory_for_demo_users() {
     assert_eq!((settings.replay_bytes, settings.queue_bytes), (64 << 20, 256 << 10));
     assert_eq!((settings.max_connections, settings.max_watchers), (50_000, 64));
     assert_eq!(settings.drain_deadline, Duration::from_secs(45));
-    assert_eq!((settings.log.as_str(), settings.log_format), ("info", LogFormat::Text));
+    assert_eq!(
+        (settings.telemetry.log.as_str(), settings.telemetry.log_format),
+        ("info", telemetry::LogFormat::Text)
+    );
+    assert_eq!(settings.telemetry.otlp, Otlp { traces: false, metrics: false });
     assert!(settings.pod.starts_with("pod-") && settings.pod.len() == 10, "{}", settings.pod);
     assert!(settings.unknown.is_empty());
 }
@@ -79,7 +83,7 @@ fn a_flag_wins_over_its_variable_and_an_empty_one_counts_as_not_set() {
     assert_eq!(settings("--listen 127.0.0.1:2", &variables).listen.port(), 2);
     assert_eq!(settings("serve --listen 127.0.0.1:2", &variables).listen.port(), 2);
     assert_eq!(settings("serve --listen=", &variables).listen.port(), 1);
-    assert_eq!(settings("", &variables).log, "info");
+    assert_eq!(settings("", &variables).telemetry.log, "info");
 }
 
 #[test]
@@ -228,4 +232,20 @@ fn a_cluster_has_ports_of_its_own_and_refuses_what_is_for_one_pod() {
 #[test]
 fn the_schema_needs_no_settings() {
     assert!(matches!(parsed("schema", &[("RELAY_LISTEN", "bad")]), Ok(Command::Schema)));
+}
+
+#[test]
+fn what_has_an_endpoint_is_exported_unless_that_is_disabled() {
+    let otlp = |variables: &[(&str, &str)]| settings("", variables).telemetry.otlp;
+    let (all, traces) = (
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://c/v1"),
+    );
+    assert_eq!(otlp(&[all]), Otlp { traces: true, metrics: true });
+    assert_eq!(otlp(&[traces]), Otlp { traces: true, metrics: false });
+    assert_eq!(otlp(&[all, ("OTEL_SDK_DISABLED", "true")]), Otlp { traces: false, metrics: false });
+    assert_refused(
+        &[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")],
+        "relay: OTEL_EXPORTER_OTLP_ENDPOINT is not the URL",
+    );
 }

@@ -209,6 +209,24 @@ pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
     }
 }
 
+/// The address of a collector, whose credentials ride in headers of their own.
+pub(super) fn url(text: &str) -> Parsed<()> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let authority = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
+    match is_host(authority) || host_port(authority).is_ok() {
+        true => Ok(()),
+        false => Err("is not the URL of a collector: write it like http://localhost:4318".to_owned()),
+    }
+}
+
+pub(super) fn boolean(text: &str) -> Parsed<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("is neither true nor false: write one of them".to_owned()),
+    }
+}
+
 /// `10m`, `1h 30m`.
 pub(super) fn nanoseconds(text: &str) -> Option<u64> {
     humantime::parse_duration(text).ok()?.as_nanos().try_into().ok()

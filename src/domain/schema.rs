@@ -165,7 +165,7 @@ mod tests {
         event::Event,
         graphql::{self, Engine, Outlet},
         hub::{Hub, Outbox, window::Bounds},
-        telemetry::Metrics,
+        telemetry::{Metrics, Otlp},
     };
 
     /// A topic that acknowledges everything, or nothing.
@@ -193,8 +193,14 @@ mod tests {
     impl Pod {
         fn new(acknowledges: bool) -> Self {
             let tutorial = Tutorial::new(Directory::built_in(), Duration::from_secs(600));
-            let meter = Metrics::new().unwrap().meter();
-            let outlet = Outlet::new(Arc::new(Topic { acknowledges }), tutorial.clone(), "pod", &meter);
+            let meter = Metrics::new("pod", Otlp::default()).unwrap().meter();
+            let outlet = Outlet::new(
+                Arc::new(Topic { acknowledges }),
+                tutorial.clone(),
+                "pod",
+                "t".to_owned(),
+                &meter,
+            );
             let (api, hub) =
                 (graphql::build(schema(tutorial.clone())), Hub::new("t", BOUNDS, SystemTime::now()));
             Self { tutorial, engine: Engine::new(api, outlet, hub.clone()), hub }

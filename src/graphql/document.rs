@@ -2,14 +2,16 @@
 //! stays within our own limits.
 
 use async_graphql::{
-    Positioned, Request, Response,
+    Positioned, Request, Response, Value,
     parser::parse_query,
     parser::types::{
         DocumentOperations, ExecutableDocument, OperationDefinition, OperationType, Selection, SelectionSet,
     },
 };
+use tracing::Span;
 
 use super::error::{Code, Error};
+use crate::telemetry::traces;
 
 mod cursor;
 
@@ -32,6 +34,22 @@ pub struct Prepared {
     pub(super) response_key: String,
     /// The cursor to resume from: the field's argument [`AFTER`].
     pub(super) after: Option<String>,
+}
+
+impl Prepared {
+    /// The span of its execution, under that of the client, whose `traceparent` rides in the request's extensions.
+    pub(super) fn span(&self) -> Span {
+        let client = match self.request.extensions.get(traces::TRACEPARENT) {
+            Some(Value::String(client)) => Some(client.as_str()),
+            _ => None,
+        };
+        let kind = match self.kind {
+            OperationType::Query => "query",
+            OperationType::Mutation => "mutation",
+            OperationType::Subscription => "subscription",
+        };
+        traces::operation(kind, self.request.operation_name.as_deref(), client)
+    }
 }
 
 /// Parses the request's document and picks its operation.

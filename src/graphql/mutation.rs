@@ -12,6 +12,7 @@ use opentelemetry::{
 };
 use serde::Serialize;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::{
     error::{Code, Error},
@@ -21,7 +22,7 @@ use crate::{
     broker::{Publish, PublishError},
     contract::Domain,
     event::Event,
-    telemetry::LATENCY_BUCKETS,
+    telemetry::{LATENCY_BUCKETS, traces},
 };
 
 /// Where mutations publish. One a pod, in the data of each of its requests.
@@ -29,17 +30,25 @@ pub struct Outlet {
     publisher: Arc<dyn Publish>,
     domain: Arc<dyn Domain>,
     source: Arc<str>,
+    topic: String,
     publishes: Counter<u64>,
     duration: Histogram<f64>,
 }
 
 impl Outlet {
-    /// The outlet of the pod named `pod`.
-    pub fn new(publisher: Arc<dyn Publish>, domain: Arc<dyn Domain>, pod: &str, meter: &Meter) -> Self {
+    /// The outlet of the pod named `pod` to the topic of that name.
+    pub fn new(
+        publisher: Arc<dyn Publish>,
+        domain: Arc<dyn Domain>,
+        pod: &str,
+        topic: String,
+        meter: &Meter,
+    ) -> Self {
         Self {
             publisher,
             domain,
             source: format!("/pods/{pod}").into(),
+            topic,
             publishes: meter
                 .u64_counter("relay.publishes")
                 .with_description("Events handed to the topic, by outcome.")
@@ -53,9 +62,11 @@ impl Outlet {
         }
     }
 
-    async fn publish(&self, event: &Event) -> Result<(), PublishError> {
+    async fn publish(&self, event: &mut Event) -> Result<(), PublishError> {
+        let span = traces::publish(&self.topic, &event.id, &event.kind);
+        event.trace = traces::traceparent(&span);
         let started = Instant::now();
-        let published = self.publisher.publish(event).await;
+        let published = self.publisher.publish(event).instrument(span.clone()).await;
         self.duration.record(started.elapsed().as_secs_f64(), &[]);
         let outcome = match &published {
             Ok(()) => "acknowledged",
@@ -65,6 +76,9 @@ impl Outlet {
             Err(PublishError::Unavailable(_)) => "unavailable",
         };
         self.publishes.add(1, &[KeyValue::new("outcome", outcome)]);
+        if published.is_err() {
+            traces::fail(&span, outcome);
+        }
         published
     }
 }
@@ -82,8 +96,8 @@ pub async fn publish<T: Serialize + Sync>(ctx: &Context<'_>, kind: &str, data: &
     let internal = |text: &'static str| Error::new(Code::Internal, text);
     let outlet = ctx.data_opt::<Arc<Outlet>>().ok_or_else(|| internal("this request cannot publish"))?;
     let data = serde_json::to_vec(data).map_err(|_| internal("the data has no JSON form"))?;
-    let event = Event::new(outlet.source.clone(), kind, Some(author), data.into());
-    outlet.publish(&event).await.map_err(|error| {
+    let mut event = Event::new(outlet.source.clone(), kind, Some(author), data.into());
+    outlet.publish(&mut event).await.map_err(|error| {
         tracing::warn!(error = %error, cause = error.source().map(tracing::field::debug), "publishing failed");
         Error::new(Code::PublishFailed, "the event could not be published; try again")
     })?;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use async_graphql::{ParseRequestError, parser::types::OperationType};
+use async_graphql::{ParseRequestError, Value, parser::types::OperationType};
 use async_graphql_axum::{GraphQLRequest, GraphQLResponse};
 use axum::{
     RequestExt as _,
@@ -21,6 +21,7 @@ use crate::{
     audience::Viewer,
     auth::AuthError,
     graphql::error::{Code, Error},
+    telemetry::traces::TRACEPARENT,
 };
 
 /// `GET /graphql`: a query in the URL, or the handshake of a WebSocket.
@@ -48,8 +49,10 @@ async fn run(site: &Site, request: Request, method: Method) -> Result<Response, 
         let text = "send the request as `application/json`";
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::BadRequest, text));
     }
-    let request =
+    let trace = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(Value::from);
+    let mut request =
         GraphQLRequest::<Refusal>::from_request(request.with_limited_body(), &()).await?.into_inner();
+    request.extensions.extend(trace.map(|trace| (TRACEPARENT.to_owned(), trace)));
     let prepared = match site.engine.prepare(request) {
         Ok(prepared) => prepared,
         Err(response) => return Ok(GraphQLResponse::from(*response).into_response()),

@@ -1,0 +1,206 @@
+//! How log lines look: text for people, or the JSON that Cloud Logging reads.
+//!
+//! The names are those of <https://cloud.google.com/logging/docs/agent/logging/configuration#special-fields>: with them a
+//! line has its severity, and stands beside the trace that it belongs to.
+
+use std::{
+    fmt::{self, Debug, Display},
+    time::SystemTime,
+};
+
+use opentelemetry::{Context, trace::TraceContextExt as _};
+use serde_json::{Map, Value, json};
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    registry::LookupSpan,
+};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, in Cloud Logging's fields.
+    Json,
+}
+
+/// Writes the lines of [`LogFormat::Json`].
+pub(super) struct CloudLogging {
+    project: Option<String>,
+}
+
+impl CloudLogging {
+    pub(super) const fn new(project: Option<String>) -> Self {
+        Self { project }
+    }
+
+    /// The trace in which the line is written, if there is one.
+    fn trace(&self, line: &mut Map<String, Value>) {
+        let context = Context::current();
+        let span = context.span();
+        let span = span.span_context();
+        if !span.is_valid() {
+            return;
+        }
+        let trace = match &self.project {
+            Some(project) => format!("projects/{project}/traces/{}", span.trace_id()),
+            None => span.trace_id().to_string(),
+        };
+        line.insert("logging.googleapis.com/trace".to_owned(), trace.into());
+        line.insert("logging.googleapis.com/spanId".to_owned(), span.span_id().to_string().into());
+        line.insert("logging.googleapis.com/trace_sampled".to_owned(), span.is_sampled().into());
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for CloudLogging
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut line = Fields::default();
+        event.record(&mut line);
+        let mut line = line.0;
+        let metadata = event.metadata();
+        line.insert("severity".to_owned(), severity(*metadata.level()).into());
+        line.insert(
+            "time".to_owned(),
+            humantime::format_rfc3339_micros(SystemTime::now()).to_string().into(),
+        );
+        line.insert("logging.googleapis.com/labels".to_owned(), json!({ "target": metadata.target() }));
+        self.trace(&mut line);
+        writeln!(writer, "{}", Value::Object(line))
+    }
+}
+
+/// Cloud Logging has no trace level.
+const fn severity(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "ERROR",
+        Level::WARN => "WARNING",
+        Level::INFO => "INFO",
+        Level::DEBUG | Level::TRACE => "DEBUG",
+    }
+}
+
+/// The fields of one line. The message is one of them, by that very name.
+#[derive(Default)]
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: impl Into<Value>) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+
+    fn put_text(&mut self, field: &Field, value: impl Display) {
+        self.put(field, value.to_string());
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.put_text(field, format_args!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+
+    use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
+    use tracing_subscriber::{fmt, layer::SubscriberExt as _};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(write: impl FnOnce()) -> Value {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = fmt::layer()
+            .with_writer(move || writer.clone())
+            .event_format(CloudLogging::new(Some("p".to_owned())));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), write);
+        let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(lines.matches('\n').count(), 1, "one line: {lines}");
+        serde_json::from_str(&lines).unwrap()
+    }
+
+    #[test]
+    fn a_line_has_cloud_loggings_fields() {
+        let error = io::Error::other("line\nbreak");
+        let line = logged(|| tracing::warn!(pod = "a", n = 3_u64, ok = true, %error, "something happened"));
+        let time = line["time"].as_str().unwrap();
+        humantime::parse_rfc3339(time).unwrap();
+        assert_eq!(
+            line,
+            json!({
+                "severity": "WARNING", "message": "something happened", "time": time, "pod": "a", "n": 3, "ok": true,
+                "error": "line\nbreak",
+                "logging.googleapis.com/labels": {"target": "pubsub_relay::telemetry::logs::tests"},
+            })
+        );
+    }
+
+    #[test]
+    fn a_line_names_the_trace_that_it_is_written_in() {
+        let span = SpanContext::new(
+            TraceId::from(0xabc),
+            SpanId::from(0xdef),
+            TraceFlags::SAMPLED,
+            true,
+            TraceState::NONE,
+        );
+        let context = Context::new().with_remote_span_context(span);
+        let line = logged(|| {
+            let _entered = context.attach();
+            tracing::info!("inside");
+        });
+        assert_eq!(line["logging.googleapis.com/trace"], format!("projects/p/traces/{:032x}", 0xabc));
+        assert_eq!(line["logging.googleapis.com/spanId"], format!("{:016x}", 0xdef));
+    }
+}

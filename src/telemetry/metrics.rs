@@ -1,0 +1,70 @@
+//! [`Metrics`]: the instruments of one pod, read as Prometheus' text and, if there is a collector, pushed by OTLP.
+
+use opentelemetry::metrics::{Meter, MeterProvider as _};
+use opentelemetry_otlp::MetricExporter;
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use prometheus::{Encoder as _, Registry, TextEncoder};
+
+use super::{Otlp, SERVICE, TelemetryError, process, resource};
+
+/// The media type of [`Metrics::text`].
+pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;
+
+/// Bucket bounds of latencies, in seconds: from one frame on loopback to the 5 s after which a publish gives up.
+pub const LATENCY_BUCKETS: [f64; 13] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// The metrics of one pod.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    provider: SdkMeterProvider,
+    registry: Registry,
+}
+
+impl Metrics {
+    /// The instruments of the process, to which each module adds its own. Runs inside a runtime.
+    ///
+    /// # Errors
+    /// If an exporter cannot be set up.
+    pub fn new(pod: &str, otlp: Otlp) -> Result<Self, TelemetryError> {
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .scope_info_enabled(false)
+            .without_target_info()
+            .build()
+            .map_err(TelemetryError::metrics)?;
+        let mut provider =
+            SdkMeterProvider::builder().with_resource(resource(Some(pod))).with_reader(exporter);
+        if otlp.metrics {
+            provider =
+                provider.with_reader(PeriodicReader::builder(MetricExporter::builder().build()?).build());
+        }
+        let metrics = Self { provider: provider.build(), registry };
+        process::observe(&metrics.meter());
+        Ok(metrics)
+    }
+
+    /// Where modules register their instruments.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        self.provider.meter(SERVICE)
+    }
+
+    /// All of them in Prometheus' text format.
+    ///
+    /// # Errors
+    /// If an instrument cannot be written.
+    pub fn text(&self) -> Result<Vec<u8>, TelemetryError> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).map_err(TelemetryError::metrics)?;
+        Ok(text)
+    }
+
+    /// Pushes what was not pushed yet, for as long as the exporter's own timeout. Blocks: not for a runtime's threads.
+    pub fn flush(&self) {
+        if let Err(error) = self.provider.force_flush() {
+            tracing::debug!(%error, "metrics not flushed");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The spans from a mutation to the sockets of every pod, and their way through a message's attributes.
+//!
+//! One trace: the request, the publish inside it, and on every pod the processing of the event, which follows the publish
+//! and links to it, with a few of its deliveries. Spans have a target of their own: no log filter turns them on or off, and
+//! no other library's spans are exported.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use opentelemetry::{
+    Context,
+    metrics::Meter,
+    propagation::{Injector, TextMapPropagator as _},
+    trace::{SpanContext, TraceContextExt as _, TracerProvider as _},
+};
+use opentelemetry_sdk::{
+    Resource,
+    error::OTelSdkResult,
+    propagation::TraceContextPropagator,
+    trace::{BatchSpanProcessor, SdkTracerProvider, Span as SdkSpan, SpanData, SpanExporter, SpanProcessor},
+};
+use tracing::{Span, Subscriber, field::Empty, trace_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
+
+use super::{SERVICE, TelemetryError, resource};
+
+/// What tells our spans from all others.
+const TARGET: &str = "relay.trace";
+
+/// The name under which a context travels, in HTTP's headers and in a GraphQL request's extensions.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// The way of spans to a collector. Clones are the same way.
+#[derive(Clone, Debug)]
+pub struct Traces {
+    provider: Option<SdkTracerProvider>,
+    counts: Arc<Counts>,
+}
+
+/// What became of the spans of this process.
+#[derive(Debug, Default)]
+struct Counts {
+    ended: AtomicU64,
+    exported: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Traces {
+    /// No spans: what would make them costs next to nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { provider: None, counts: Arc::default() }
+    }
+
+    /// Spans go where `OTEL_EXPORTER_OTLP_*` say, sampled as `OTEL_TRACES_SAMPLER` says, through a queue as large as
+    /// `OTEL_BSP_MAX_QUEUE_SIZE` says: what does not fit is dropped.
+    pub(super) fn export() -> Result<Self, TelemetryError> {
+        let counts = Arc::<Counts>::default();
+        let exporter =
+            Counted { inner: opentelemetry_otlp::SpanExporter::builder().build()?, counts: counts.clone() };
+        let processor =
+            Counted { inner: BatchSpanProcessor::builder(exporter).build(), counts: counts.clone() };
+        let provider =
+            SdkTracerProvider::builder().with_resource(resource(None)).with_span_processor(processor).build();
+        Ok(Self { provider: Some(provider), counts })
+    }
+
+    /// What turns our spans into the collector's.
+    pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        self.provider.as_ref().map(|provider| {
+            tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer(SERVICE))
+                .with_location(false)
+                .with_threads(false)
+                .with_target(false)
+                .with_tracked_inactivity(false)
+                .with_filter(filter_fn(|metadata| metadata.target() == TARGET))
+        })
+    }
+
+    /// Shows what became of the spans.
+    pub fn observe(&self, meter: &Meter) {
+        let counts = self.counts.clone();
+        meter
+            .u64_observable_counter("relay.telemetry.spans")
+            .with_description("Spans of this process, by outcome.")
+            .with_callback(move |counter| {
+                for (outcome, count) in
+                    [("ended", &counts.ended), ("exported", &counts.exported), ("failed", &counts.failed)]
+                {
+                    let outcome = opentelemetry::KeyValue::new("outcome", outcome);
+                    counter.observe(count.load(Ordering::Relaxed), &[outcome]);
+                }
+            })
+            .build();
+    }
+
+    /// Exports what waits, for as long as the exporter's own timeout. Blocks: not for a runtime's threads.
+    pub fn flush(&self) {
+        if let Some(Err(error)) = self.provider.as_ref().map(SdkTracerProvider::shutdown) {
+            tracing::debug!(%error, "spans not flushed");
+        }
+    }
+}
+
+/// Around an exporter or a processor: what passes is counted.
+struct Counted<T> {
+    inner: T,
+    counts: Arc<Counts>,
+}
+
+impl<T: fmt::Debug> fmt::Debug for Counted<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl<E: SpanExporter> SpanExporter for Counted<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len() as u64;
+        let exported = self.inner.export(batch).await;
+        let count = if exported.is_ok() { &self.counts.exported } else { &self.counts.failed };
+        count.fetch_add(spans, Ordering::Relaxed);
+        exported
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+impl<P: SpanProcessor> SpanProcessor for Counted<P> {
+    fn on_start(&self, span: &mut SdkSpan, context: &Context) {
+        self.inner.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        self.counts.ended.fetch_add(1, Ordering::Relaxed);
+        self.inner.on_end(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+/// The span of a query or mutation (`kind`), under the client's own span if it named one.
+#[must_use]
+pub fn operation(kind: &'static str, name: Option<&str>, client: Option<&str>) -> Span {
+    let span = trace_span!(
+        target: TARGET, parent: None, "operation",
+        otel.name = kind, otel.kind = "server", graphql.operation.type = kind, graphql.operation.name = name,
+        error.type = Empty,
+    );
+    follow(&span, client);
+    span
+}
+
+/// The span of an event's publishing, inside the mutation's.
+#[must_use]
+pub fn publish(topic: &str, event: &str, kind: &str) -> Span {
+    trace_span!(
+        target: TARGET, "publish",
+        otel.name = "publish", otel.kind = "producer",
+        messaging.system = "gcp_pubsub", messaging.operation.name = "publish", messaging.operation.type = "send",
+        messaging.destination.name = topic, relay.event.id = event, relay.event.kind = kind,
+        error.type = Empty,
+    )
+}
+
+/// The span of an event's processing on one pod. It follows the publish, wherever that was, and links to it.
+#[must_use]
+pub fn process(pod: &str, event: &str, kind: &str, publish: Option<&str>) -> Span {
+    let span = trace_span!(
+        target: TARGET, parent: None, "process",
+        otel.name = "process", otel.kind = "consumer",
+        messaging.system = "gcp_pubsub", messaging.operation.name = "process",
+        messaging.operation.type = "process",
+        relay.pod = pod, relay.event.id = event, relay.event.kind = kind, relay.watchers = Empty,
+    );
+    if let Some(publish) = follow(&span, publish) {
+        span.add_link(publish);
+    }
+    span
+}
+
+/// Says how an operation or a publish failed.
+pub fn fail(span: &Span, error: &'static str) {
+    span.record("error.type", error);
+    span.set_status(opentelemetry::trace::Status::error(error));
+}
+
+/// The W3C `traceparent` of the span, to be carried along; `None` without one.
+#[must_use]
+pub fn traceparent(span: &Span) -> Option<Arc<str>> {
+    struct One(Option<Arc<str>>);
+    impl Injector for One {
+        fn set(&mut self, key: &str, value: String) {
+            if key == TRACEPARENT {
+                self.0 = Some(value.into());
+            }
+        }
+    }
+    let mut one = One(None);
+    TraceContextPropagator::new().inject_context(&span.context(), &mut one);
+    one.0
+}
+
+/// Puts the span under the one that the text names, if it names one, and returns that.
+fn follow(span: &Span, traceparent: Option<&str>) -> Option<SpanContext> {
+    if span.is_disabled() {
+        return None;
+    }
+    let context = remote(traceparent?)?;
+    // Fails only for a span that has begun or without a layer that makes spans: then there is nothing to follow.
+    let _ = span.set_parent(Context::new().with_remote_span_context(context.clone()));
+    Some(context)
+}
+
+fn remote(traceparent: &str) -> Option<SpanContext> {
+    let carrier = std::collections::HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
+    let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);
+    Some(context.span().span_context().clone()).filter(SpanContext::is_valid)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    const CLIENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[derive(Clone, Debug, Default)]
+    struct Kept(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanExporter for Kept {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            self.0.lock().unwrap().extend(batch);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn one_trace_goes_from_the_client_over_the_publish_to_every_pod() {
+        let exporter = Kept::default();
+        let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+        let traces = Traces { provider: Some(provider), counts: Arc::default() };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(traces.layer()), || {
+            let mutation = operation("mutation", None, Some(CLIENT)).entered();
+            let publish = publish("t", "e", "k");
+            let carried = traceparent(&publish);
+            drop((publish, mutation));
+            for pod in ["a", "b"] {
+                process(pod, "e", "k", carried.as_deref()).record("relay.watchers", 2);
+            }
+        });
+        let spans = exporter.0.lock().unwrap().clone();
+        let [publish, mutation, a, b] = &spans[..] else { panic!("{spans:?}") };
+        assert_eq!(mutation.parent_span_id.to_string(), "b7ad6b7169203331");
+        assert_eq!(publish.parent_span_id, mutation.span_context.span_id());
+        for process in [a, b] {
+            assert_eq!(process.parent_span_id, publish.span_context.span_id());
+            assert_eq!(process.links.len(), 1);
+            assert_eq!(process.links[0].span_context.span_id(), publish.span_context.span_id());
+        }
+        for span in &spans {
+            assert_eq!(span.span_context.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
+        }
+    }
+
+    #[test]
+    fn without_a_collector_there_are_no_spans_and_nothing_is_carried() {
+        let subscriber = tracing_subscriber::registry().with(Traces::off().layer());
+        tracing::subscriber::with_default(subscriber, || {
+            assert_eq!(traceparent(&publish("t", "e", "k")), None);
+        });
+    }
+
+    #[test]
+    fn a_traceparent_that_is_none_is_ignored() {
+        assert!(remote(CLIENT).is_some());
+        for text in ["", "00", "00-0-0-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01", "💥"]
+        {
+            assert!(remote(text).is_none(), "{text}");
+        }
+    }
+}
