@@ -97,7 +97,7 @@ impl Relay {
         let (id, kind) = (event.id.clone(), event.kind.clone());
         let span = traces::process(&self.pod, &id, &kind, event.trace.as_deref());
         let matched = self.hub.dispatch(event, fact, is_news).instrument(span.clone()).await;
-        span.record("relay.watchers", matched);
+        span.record("relay.watchers", i64::try_from(matched).unwrap_or(i64::MAX));
         self.counters.matched.add(matched as u64, &[]);
         tracing::debug!(event = %id, %kind, matched, "event dispatched");
     }

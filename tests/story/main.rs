@@ -20,5 +20,6 @@ mod limits;
 mod machines;
 mod start;
 mod tokens;
+mod traces;
 mod truth;
 mod tutorial;

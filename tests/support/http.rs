@@ -80,6 +80,14 @@ impl Http {
         self.answer(request.body(body.to_string())).await.unwrap()
     }
 
+    /// A GraphQL request as this demo user, inside the client's own trace.
+    pub(crate) async fn graphql_in_trace(&self, user: &str, query: &str, traceparent: &str) -> Answer {
+        let request = self.client.post(self.url("/graphql")).header("content-type", "application/json");
+        let request =
+            request.header("authorization", format!("Bearer {user}")).header("traceparent", traceparent);
+        self.answer(request.body(json!({ "query": query }).to_string())).await.unwrap()
+    }
+
     /// A GET with this query string as this demo user.
     pub(crate) async fn graphql_get(&self, user: &str, query: &str) -> Answer {
         let request = self.client.get(self.url(&format!("/graphql?query={}", encoded(query))));

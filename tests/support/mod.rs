@@ -3,11 +3,13 @@
 //! Nothing here looks inside the library: what it knows is on the wire, so that it stays true for any implementation.
 
 mod client;
+mod collector;
 mod http;
 mod relay;
 mod topic;
 
 pub(crate) use client::{Client, Dialect, End, Socket, watchers_on};
+pub(crate) use collector::Collector;
 pub(crate) use http::{Answer, Http};
 pub(crate) use relay::{Relay, Setup, free_ports};
 pub(crate) use topic::{Message, Topic, environment};
