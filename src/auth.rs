@@ -9,6 +9,10 @@ pub mod jwt;
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Meter},
+};
 use thiserror::Error;
 
 use crate::{audience::Viewer, contract::Domain};
@@ -133,6 +137,7 @@ impl AuthError {
 pub struct Authenticator {
     scheme: Arc<Scheme>,
     domain: Arc<dyn Domain>,
+    failures: Counter<u64>,
 }
 
 enum Scheme {
@@ -146,12 +151,18 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`SetupError`]: the settings cannot work.
-    pub async fn open(settings: Settings, domain: Arc<dyn Domain>) -> Result<Self, SetupError> {
+    pub async fn open(
+        settings: Settings,
+        domain: Arc<dyn Domain>,
+        meter: &Meter,
+    ) -> Result<Self, SetupError> {
+        let failures = meter.u64_counter("relay.auth.failures");
+        let failures = failures.with_description("Tokens that let nobody in, by reason.").build();
         let scheme = match settings {
             Settings::Demo => Scheme::Demo,
             Settings::Jwt(settings) => Scheme::Jwt(Box::new(jwt::Verifier::open(settings).await?)),
         };
-        Ok(Self { scheme: Arc::new(scheme), domain })
+        Ok(Self { scheme: Arc::new(scheme), domain, failures })
     }
 
     /// Lets in the user whom the authorization names: `Bearer <token>` in whatever case, or the bare token.
@@ -161,6 +172,14 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError`]: who is not let in, and why.
     pub async fn admit(&self, authorization: Option<&str>) -> Result<Pass, AuthError> {
+        let admitted = self.check(authorization).await;
+        if let Err(error) = &admitted {
+            self.failures.add(1, &[KeyValue::new("reason", error.reason())]);
+        }
+        admitted
+    }
+
+    async fn check(&self, authorization: Option<&str>) -> Result<Pass, AuthError> {
         let token = token(authorization)?;
         match &*self.scheme {
             Scheme::Demo => demo::admit(token, &*self.domain),
@@ -221,7 +240,8 @@ pub(crate) mod tests {
     }
 
     pub(super) async fn open(settings: Settings) -> Result<Authenticator, SetupError> {
-        Authenticator::open(settings, Arc::new(TwoUsers)).await
+        let meter = opentelemetry::global::meter("test");
+        Authenticator::open(settings, Arc::new(TwoUsers), &meter).await
     }
 
     /// Somebody who signs tokens.

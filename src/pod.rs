@@ -111,13 +111,13 @@ impl Pod {
             None => None,
         };
         let address = listener.local_addr()?;
-        let auth = Authenticator::open(settings.auth, domain.clone()).await?;
         let topic = settings.broker.topic();
         let (publisher, feed) = connect(settings.broker).await?;
 
         let metrics = Metrics::new(&settings.name, settings.otlp)?;
         let meter = metrics.meter();
         settings.traces.observe(&meter);
+        let auth = Authenticator::open(settings.auth, domain.clone(), &meter).await?;
         let (drain, close_feed, tasks) =
             (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let health = Health::new(feed.state(), drain.clone());
