@@ -1,6 +1,6 @@
 //! A server that echoes every message: the WebSocket stack alone, for the Autobahn cases (`ci/autobahn`).
 
-use std::net::SocketAddr;
+#![expect(clippy::print_stdout, reason = "it says where it listens")]
 
 use axum::{
     Router,
@@ -22,10 +22,11 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
-    let address: SocketAddr = "127.0.0.1:9001".parse().expect("an address");
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?);
     let tasks = TaskTracker::new();
     let router = Router::new().fallback(get(move |request| handshake(request, tasks)));
-    axum::serve(TcpListener::bind(address).await?, router).await
+    axum::serve(listener, router).await
 }
 
 async fn handshake(mut request: Request, tasks: TaskTracker) -> Response {
