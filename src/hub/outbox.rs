@@ -4,13 +4,12 @@
 //! together are written together. A queue that overflows frees its memory and says so: it never skips an event silently.
 
 use std::{
-    collections::VecDeque,
+    future::poll_fn,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
     time::SystemTime,
 };
-
-use tokio::sync::Notify;
 
 use super::Relayed;
 
@@ -41,22 +40,25 @@ impl Delivery {
 #[derive(Debug)]
 pub struct Outbox {
     queue: Mutex<Queue>,
-    changed: Notify,
     limit: usize,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    deliveries: VecDeque<Delivery>,
+    deliveries: Vec<Delivery>,
     bytes: usize,
     overflowed: bool,
+    /// The connection, if it waits, and whether for an overflow only. Woken once: what is pushed while it wakes up costs
+    /// no more than its place in the queue.
+    waiter: Option<Waker>,
+    only_overflow: bool,
 }
 
 impl Outbox {
     /// An empty outbox that holds at most `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { queue: Mutex::default(), changed: Notify::new(), limit })
+        Arc::new(Self { queue: Mutex::default(), limit })
     }
 
     /// Queues the delivery, or overflows: then the queue is emptied and takes nothing any more.
@@ -67,16 +69,20 @@ impl Outbox {
         }
         queue.bytes += delivery.payload.len() + OVERHEAD;
         if queue.bytes > self.limit {
-            *queue = Queue { overflowed: true, ..Queue::default() };
+            queue.overflowed = true;
+            queue.deliveries = Vec::new();
         } else {
-            queue.deliveries.push_back(delivery);
+            queue.deliveries.push(delivery);
         }
+        let waiter = if queue.overflowed || !queue.only_overflow { queue.waiter.take() } else { None };
         drop(queue);
-        self.changed.notify_one();
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
     }
 
     /// All that waits, now.
-    pub fn take(&self) -> VecDeque<Delivery> {
+    pub fn take(&self) -> Vec<Delivery> {
         let mut queue = self.queue();
         queue.bytes = 0;
         mem::take(&mut queue.deliveries)
@@ -84,19 +90,25 @@ impl Outbox {
 
     /// Waits until something is queued or the queue has overflowed. Cancel-safe; for one waiter at a time.
     pub async fn changed(&self) {
-        while {
-            let queue = self.queue();
-            queue.deliveries.is_empty() && !queue.overflowed
-        } {
-            self.changed.notified().await;
-        }
+        poll_fn(|cx| self.poll_changed(cx)).await;
     }
 
-    /// Waits until the queue has overflowed, while the connection is busy writing. Cancel-safe.
+    /// The same as [`changed`](Self::changed), without a future that would take room.
+    pub fn poll_changed(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut queue = self.queue();
+        let is_due = !queue.deliveries.is_empty() || queue.overflowed;
+        queue.wait_unless(is_due, false, cx)
+    }
+
+    /// Waits until the queue has overflowed, while the connection is busy writing. Cancel-safe, and instead of
+    /// [`changed`](Self::changed).
     pub async fn overflow(&self) {
-        while !self.overflowed() {
-            self.changed.notified().await;
-        }
+        poll_fn(|cx| {
+            let mut queue = self.queue();
+            let is_due = queue.overflowed;
+            queue.wait_unless(is_due, true, cx)
+        })
+        .await;
     }
 
     /// Whether the queue has overflowed: its connection is too slow and must end.
@@ -108,6 +120,20 @@ impl Outbox {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing panics while it is held.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn wait_unless(&mut self, is_due: bool, only_overflow: bool, cx: &Context<'_>) -> Poll<()> {
+        if is_due {
+            return Poll::Ready(());
+        }
+        self.only_overflow = only_overflow;
+        match &mut self.waiter {
+            Some(waiter) => waiter.clone_from(cx.waker()),
+            None => self.waiter = Some(cx.waker().clone()),
+        }
+        Poll::Pending
     }
 }
 

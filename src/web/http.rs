@@ -8,10 +8,10 @@ use async_graphql::{ParseRequestError, Value, parser::types::OperationType};
 use async_graphql_axum::{GraphQLRequest, GraphQLResponse};
 use axum::{
     RequestExt as _,
-    extract::{FromRequest, FromRequestParts, Request, State, WebSocketUpgrade},
+    extract::{FromRequest, Request, State},
     http::{
         HeaderMap, HeaderValue, StatusCode,
-        header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, ORIGIN, UPGRADE, WWW_AUTHENTICATE},
+        header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE},
     },
     response::{IntoResponse, Response},
 };
@@ -26,8 +26,8 @@ use crate::{
 
 /// `GET /graphql`: a query in the URL, or the handshake of a WebSocket.
 pub async fn get(State(site): State<Arc<Site>>, request: Request) -> Response {
-    if request.headers().contains_key(UPGRADE) {
-        return upgrade(site, request).await;
+    if ws::handshake::is_wanted(request.headers()) {
+        return ws::accept(&site, request).unwrap_or_else(IntoResponse::into_response);
     }
     run(&site, request, Method::Get).await.unwrap_or_else(IntoResponse::into_response)
 }
@@ -78,25 +78,6 @@ async fn viewer(site: &Site, headers: &HeaderMap) -> Result<Arc<Viewer>, Refusal
     Ok(site.auth.admit(authorization).await?.viewer)
 }
 
-async fn upgrade(site: Arc<Site>, request: Request) -> Response {
-    let (mut parts, _) = request.into_parts();
-    if let Some(origin) = parts.headers.get(ORIGIN)
-        && !site.settings.origins.allow(origin.as_bytes(), &parts.headers)
-    {
-        return Refusal::new(StatusCode::FORBIDDEN, Code::Forbidden, "this origin is not allowed")
-            .into_response();
-    }
-    let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => return rejection.into_response(),
-    };
-    match site.connections.enter(ws::TRANSPORT) {
-        Ok(guard) => ws::accept(site, upgrade, &parts.headers, guard),
-        Err(end @ End::Drained) => Refusal::unavailable(&end).into_response(),
-        Err(end) => Refusal::unavailable(&end).into_response(),
-    }
-}
-
 fn is_json(headers: &HeaderMap) -> bool {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim();
@@ -104,18 +85,22 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// A request that was not run: a status, and a GraphQL error body.
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
-    headers: HeaderMap,
+    pub(super) headers: HeaderMap,
     error: Error,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, code: Code, text: impl Into<std::borrow::Cow<'static, str>>) -> Self {
+    pub(super) fn new(
+        status: StatusCode,
+        code: Code,
+        text: impl Into<std::borrow::Cow<'static, str>>,
+    ) -> Self {
         Self { status, headers: HeaderMap::new(), error: Error::new(code, text) }
     }
 
-    fn unavailable(end: &End) -> Self {
+    pub(super) fn unavailable(end: &End) -> Self {
         let text = match end {
             End::Drained => "this pod is draining; connect again",
             _ => "this pod has as many connections as it may; connect again later",

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use self::wire::{ClientFrame, Malformed};
 pub use self::{
     close::Close,
-    wire::{Request, frame},
+    wire::{Request, TAIL},
 };
 
 /// Which subprotocol a connection speaks.
@@ -59,7 +59,7 @@ pub enum Action {
     Start {
         /// The client's id of it, free until now.
         id: Arc<str>,
-        /// The beginning of the frame of each of its results, for [`frame`].
+        /// The beginning of the frame of each of its results, to be followed by the result and [`TAIL`].
         head: Arc<str>,
         /// What to run.
         request: Request,

@@ -17,6 +17,9 @@ impl Close {
     /// The longest reason in bytes: a control frame holds 125, of which the code takes two (RFC 6455, 5.5).
     pub const MAX_REASON: usize = 123;
 
+    /// Stands for a close without a code, and is never sent (RFC 6455, 7.4.1).
+    pub const NO_CODE: u16 = 1005;
+
     /// An operation before the acknowledgement.
     pub(super) const UNAUTHORIZED: Self = Self::new(4401, "Unauthorized");
     /// No `connection_init` in time.

@@ -111,17 +111,9 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
-/// The frame of one result: what [`super::Action::Start`] gave as its head, and the JSON of an execution result.
-///
-/// On the way of every delivery: one allocation, nothing is parsed or escaped.
-#[must_use]
-pub fn frame(head: &str, payload: &str) -> String {
-    let mut frame = String::with_capacity(head.len() + payload.len() + 1);
-    frame.push_str(head);
-    frame.push_str(payload);
-    frame.push('}');
-    frame
-}
+/// What the frame of one result ends with, after what [`super::Action::Start`] gave as its head and the JSON of an
+/// execution result. On the way of every delivery: nothing is parsed or escaped.
+pub const TAIL: &str = "}";
 
 /// What the frames of an operation's results begin with.
 pub(super) fn head(dialect: Dialect, id: &str) -> Arc<str> {

@@ -1,0 +1,344 @@
+//! The driver of one WebSocket: messages to [`Protocol`], deliveries to the socket, and the clock.
+//!
+//! One task a connection. It holds no rule of the subprotocols, and nothing that it waits for is unbounded: a peer that
+//! does not read, answer or say who it is ends, and costs the others nothing. Most connections are idle most of the time, so
+//! what an idle one does not need is in boxes, made when there is something to do.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    future::poll_fn,
+    io, mem,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    select,
+    task::{JoinSet, coop},
+    time::{Instant, Sleep, sleep, sleep_until},
+};
+
+use super::{
+    super::{
+        Site,
+        connection::{End, Guard},
+    },
+    frame::{self, Message},
+    operations::{Finished, Running, Turn, Work, turn},
+    protocol::{self, Close, Dialect, Protocol},
+    socket::{ReadError, Socket},
+};
+use crate::{
+    auth::Pass,
+    hub::{Delivery, Outbox, Replay, Step},
+};
+
+/// How long a client may take to say who it is.
+const INIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two pings; under the 30 s after which common proxies give up an idle connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(25);
+
+/// How long one write may take before the peer counts as dead.
+const WRITE_TIMEOUT: Duration = KEEP_ALIVE;
+
+/// Longer than any connection lives.
+const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+pub(super) struct Connection {
+    pub(super) site: Arc<Site>,
+    socket: Socket,
+    pub(super) protocol: Protocol,
+    pub(super) authorization: Option<Box<str>>,
+    pub(super) pass: Option<Pass>,
+    /// When the client must have said who it is; then, when its token expires.
+    deadline: Instant,
+    next_ping: Instant,
+    pub(super) outbox: Arc<Outbox>,
+    /// In the order of their numbers, which are never used twice, so that what is left of an operation cannot pass for its
+    /// successor's.
+    pub(super) running: Vec<Running>,
+    pub(super) next_number: u64,
+    /// Queries and mutations, if there are any.
+    pub(super) jobs: Option<JoinSet<Finished>>,
+    /// The watchers that have not caught up, taking turns.
+    pub(super) behind: VecDeque<Turn>,
+    heard: bool,
+    /// What the client is told at the end, if it is not what the end says.
+    pub(super) last_word: Option<Close>,
+}
+
+/// What there is to do: each once, so that none keeps the others waiting.
+#[derive(Default)]
+struct Due {
+    drain: bool,
+    time: bool,
+    deliveries: bool,
+    message: Option<Result<Message, ReadError>>,
+    step: Option<(Box<Replay>, Box<Step>)>,
+    job: Option<Finished>,
+}
+
+impl Connection {
+    pub(super) fn new(
+        site: Arc<Site>,
+        socket: Socket,
+        dialect: Dialect,
+        authorization: Option<Box<str>>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            protocol: Protocol::new(dialect, site.settings.max_watchers),
+            outbox: Outbox::new(site.settings.queue_bytes),
+            site,
+            socket,
+            authorization,
+            pass: None,
+            deadline: now + INIT_TIMEOUT,
+            next_ping: now + KEEP_ALIVE,
+            running: Vec::new(),
+            next_number: 0,
+            jobs: None,
+            behind: VecDeque::new(),
+            heard: true,
+            last_word: None,
+        }
+    }
+
+    /// Runs until the connection ends, and says why it did.
+    pub(super) async fn run(&mut self, guard: &Guard) -> End {
+        match self.serve(guard).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    pub(super) const fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
+    /// What the client is told, if anything, and whether it will answer.
+    pub(super) fn last_word(&mut self, end: &End) -> (Option<Close>, bool) {
+        let expects_answer = !matches!(end, End::TooBig | End::Malformed(_));
+        match self.last_word.take() {
+            Some(answer) => (Some(answer), false),
+            None => (end.close(), expects_answer),
+        }
+    }
+
+    async fn serve(&mut self, guard: &Guard) -> Result<Infallible, End> {
+        let mut drained = pin!(guard.drained());
+        let mut timer = pin!(sleep_until(self.next_ping.min(self.deadline)));
+        loop {
+            let due = poll_fn(|cx| self.poll(cx, drained.as_mut(), timer.as_mut())).await;
+            // Before the live deliveries: a notice of a gap comes first.
+            if let Some((replay, step)) = due.step {
+                Box::pin(self.replay(guard, replay, *step)).await?;
+            }
+            if due.deliveries || due.drain {
+                self.deliver(guard).await?;
+            }
+            if due.drain {
+                return Err(End::Drained);
+            }
+            if let Some(message) = due.message {
+                Box::pin(self.receive(message)).await?;
+            }
+            if let Some(finished) = due.job {
+                Box::pin(self.finish(finished)).await?;
+            }
+            if due.time {
+                Box::pin(self.on_time()).await?;
+            }
+            let next = self.next_ping.min(self.deadline);
+            if timer.deadline() != next {
+                timer.as_mut().reset(next);
+            }
+            // What is always due must not keep the other connections of the thread waiting.
+            coop::consume_budget().await;
+        }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        drained: Pin<&mut impl Future<Output = ()>>,
+        timer: Pin<&mut Sleep>,
+    ) -> Poll<Due> {
+        let due = Due {
+            drain: drained.poll(cx).is_ready(),
+            time: timer.poll(cx).is_ready(),
+            deliveries: self.outbox.poll_changed(cx).is_ready(),
+            message: ready(self.socket.poll_message(cx)),
+            // At the pace of the client: the next step is taken when the last one is written.
+            step: self.behind.front_mut().and_then(|turn| ready(turn.step.as_mut().poll(cx))),
+            job: self.poll_job(cx),
+        };
+        let is_due = due.drain || due.time || due.deliveries;
+        if is_due || due.message.is_some() || due.step.is_some() || due.job.is_some() {
+            Poll::Ready(due)
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_job(&mut self, cx: &mut Context<'_>) -> Option<Finished> {
+        loop {
+            match ready(self.jobs.as_mut()?.poll_join_next(cx))? {
+                Some(Ok(finished)) => return Some(finished),
+                // A job that was aborted is nobody's any more.
+                Some(Err(_aborted)) => {}
+                None => self.jobs = None,
+            }
+        }
+    }
+
+    /// Writes all that waits, together.
+    async fn deliver(&mut self, guard: &Guard) -> Result<(), End> {
+        let deliveries = self.outbox.take();
+        if self.outbox.overflowed() {
+            return Err(End::Slow);
+        }
+        self.write_deliveries(guard, deliveries).await
+    }
+
+    async fn replay(&mut self, guard: &Guard, replay: Box<Replay>, step: Step) -> Result<(), End> {
+        self.behind.pop_front();
+        let number = replay.watcher();
+        let (deliveries, watching) = match step {
+            Step::Deliveries(deliveries) => {
+                self.behind.push_back(turn(replay));
+                return self.write_deliveries(guard, deliveries).await;
+            }
+            Step::Live(watching) => (Vec::new(), watching),
+            Step::Gap(notice, watching) => (vec![notice], watching),
+        };
+        if let Ok(at) = self.find(number) {
+            self.running[at].work = Work::Watching(watching);
+        }
+        self.write_deliveries(guard, deliveries).await
+    }
+
+    async fn write_deliveries(&mut self, guard: &Guard, mut deliveries: Vec<Delivery>) -> Result<(), End> {
+        // What was under way to an operation that the client has ended meanwhile is dropped.
+        deliveries.retain(|delivery| self.find(delivery.watcher).is_ok());
+        let running = &self.running;
+        let encode = |frames: &mut Vec<u8>| {
+            for Delivery { watcher, payload, .. } in &deliveries {
+                if let Ok(at) = running.binary_search_by_key(watcher, |running| running.number) {
+                    frame::text(frames, [&running[at].head, payload, protocol::TAIL]);
+                }
+            }
+        };
+        let written = self.socket.write(encode);
+        self.written(written).await?;
+        guard.delivered(&deliveries);
+        Ok(())
+    }
+
+    pub(super) fn find(&self, number: u64) -> Result<usize, usize> {
+        self.running.binary_search_by_key(&number, |running| running.number)
+    }
+
+    async fn receive(&mut self, message: Result<Message, ReadError>) -> Result<(), End> {
+        self.heard = true;
+        let action = match message {
+            Err(ReadError::Lost(_)) => return Err(End::Lost),
+            Err(ReadError::Frame(frame::FrameError::TooBig)) => return Err(End::TooBig),
+            Err(ReadError::Frame(error)) => return Err(End::Malformed(error.code())),
+            Ok(Message::Close(close)) => {
+                // The answer has the same code, and no words.
+                self.last_word = Some(Close::new(close.code, ""));
+                return Err(End::Left);
+            }
+            Ok(Message::Ping(payload)) => {
+                let written = self.socket.write(|frames| frame::pong(frames, &payload));
+                return self.written(written).await;
+            }
+            Ok(Message::Pong) => return Ok(()),
+            Ok(Message::Text(text)) => self.protocol.on_text(&text),
+            Ok(Message::Binary(_)) => self.protocol.on_binary(),
+        };
+        self.act(action).await
+    }
+
+    async fn on_time(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if now >= self.deadline {
+            self.late().await?;
+        }
+        if now >= self.next_ping {
+            self.next_ping = now + KEEP_ALIVE;
+            self.keep_alive().await?;
+        }
+        Ok(())
+    }
+
+    async fn late(&mut self) -> Result<(), End> {
+        if self.pass.is_some() {
+            return Err(End::Expired);
+        }
+        self.expire_at(None);
+        let action = self.protocol.on_init_timeout();
+        self.act(action).await
+    }
+
+    /// When the token expires, if it does.
+    pub(super) fn expire_at(&mut self, time: Option<SystemTime>) {
+        let life = time.map(|time| time.duration_since(SystemTime::now()).unwrap_or_default());
+        self.deadline = Instant::now() + life.unwrap_or(FAR).min(FAR);
+    }
+
+    async fn keep_alive(&mut self) -> Result<(), End> {
+        if !mem::take(&mut self.heard) {
+            return Err(End::Dead);
+        }
+        let keep_alive = self.protocol.keep_alive();
+        let written = self.socket.write(|frames| {
+            if let Some(text) = &keep_alive {
+                frame::text(frames, [text]);
+            }
+            frame::ping(frames);
+        });
+        self.written(written).await
+    }
+
+    /// Writes the texts together.
+    pub(super) async fn write(&mut self, texts: impl IntoIterator<Item = String>) -> Result<(), End> {
+        let written = self.socket.write(|frames| {
+            for text in texts {
+                frame::text(frames, [&text]);
+            }
+        });
+        self.written(written).await
+    }
+
+    /// Waits until what was written is on its way, unless the peer is stuck or the queue behind it overflows meanwhile.
+    async fn written(&mut self, written: io::Result<()>) -> Result<(), End> {
+        match written {
+            Ok(()) if self.socket.is_blocked() => Box::pin(self.unblock()).await,
+            Ok(()) => Ok(()),
+            Err(_lost) => Err(End::Lost),
+        }
+    }
+
+    async fn unblock(&mut self) -> Result<(), End> {
+        select! {
+            // A write that is done is done, whatever else is due.
+            biased;
+            flushed = self.socket.flush() => flushed.map_err(|_lost| End::Lost),
+            () = self.outbox.overflow() => Err(End::Slow),
+            () = sleep(WRITE_TIMEOUT) => Err(End::Dead),
+        }
+    }
+}
+
+fn ready<T>(poll: Poll<T>) -> Option<T> {
+    match poll {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}

@@ -1,0 +1,177 @@
+//! A WebSocket on a raw TCP socket that costs nothing while nobody speaks.
+//!
+//! Reading and writing go through one buffer each a thread, so an idle connection holds neither; what the kernel does not
+//! take, and what came with the message before, is kept until it is dealt with, and then freed. It must never read
+//! ahead: a client that does not get its answers is not listened to either.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io::{self, ErrorKind},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf},
+    net::TcpStream,
+};
+
+use super::{
+    frame::{self, Decoder, FrameError, Message},
+    protocol::Close,
+};
+
+/// Enough for what clients send in one go, except for the largest mutations.
+const READ_BYTES: usize = 16 << 10;
+
+/// A thread's write buffer keeps no more than this; a batch for a slow client may need megabytes, once.
+const KEPT_WRITE_BYTES: usize = 256 << 10;
+
+thread_local! {
+    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+    static WRITE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Why there is nothing more to read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The connection is gone, in good order or not.
+    #[error("connection lost")]
+    Lost(#[from] io::Error),
+    /// What came is no WebSocket.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// The server's end of a WebSocket, after the handshake.
+#[derive(Debug)]
+pub struct Socket {
+    stream: TcpStream,
+    decoder: Decoder,
+    /// What came behind the last message in the same read.
+    unread: Bytes,
+    /// What the kernel did not take.
+    unwritten: BytesMut,
+}
+
+impl Socket {
+    /// A socket on which `unread` has been read already; messages have at most `limit` bytes.
+    #[must_use]
+    pub fn new(stream: TcpStream, unread: Bytes, limit: usize) -> Self {
+        Self { stream, decoder: Decoder::new(limit), unread, unwritten: BytesMut::new() }
+    }
+
+    /// The next message. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReadError`]; then there is nothing more to read.
+    pub async fn message(&mut self) -> Result<Message, ReadError> {
+        poll_fn(|cx| self.poll_message(cx)).await
+    }
+
+    /// The same as [`message`](Self::message), without a future that would take room.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, ReadError>> {
+        if !self.unread.is_empty() {
+            let mut input = &*self.unread;
+            let message = self.decoder.decode(&mut input)?;
+            let left = input.len();
+            self.unread.advance(self.unread.len() - left);
+            if self.unread.is_empty() {
+                self.unread = Bytes::new();
+            }
+            if let Some(message) = message {
+                return Poll::Ready(Ok(message));
+            }
+        }
+        READ.with_borrow_mut(|buffer| {
+            loop {
+                let length = ready!(self.poll_read(cx, buffer))?;
+                let mut input = &buffer[..length];
+                if let Some(message) = self.decoder.decode(&mut input)? {
+                    self.unread = Bytes::copy_from_slice(input);
+                    return Poll::Ready(Ok(message));
+                }
+            }
+        })
+    }
+
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        READ.with_borrow_mut(|buffer| self.poll_read(cx, buffer).map_ok(|_discarded| ()))
+    }
+
+    /// Reads at least one byte. The length of what was read.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        let length = buffer.filled().len();
+        Poll::Ready(if length == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(length) })
+    }
+
+    /// Writes frames together: all that `encode` appends, in one call to the kernel. What it does not take waits for
+    /// [`flush`](Self::flush); see [`is_blocked`](Self::is_blocked).
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub fn write(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        WRITE.with_borrow_mut(|frames| {
+            frames.clear();
+            encode(frames);
+            let written = if self.is_blocked() { 0 } else { self.try_write(frames)? };
+            self.unwritten.extend_from_slice(&frames[written..]);
+            if frames.capacity() > KEPT_WRITE_BYTES {
+                *frames = Vec::new();
+            }
+            Ok(())
+        })
+    }
+
+    fn try_write(&self, frames: &[u8]) -> io::Result<usize> {
+        match self.stream.try_write(frames) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            result => result,
+        }
+    }
+
+    /// Whether something waits that the kernel did not take.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    /// Waits until the kernel has taken all that was written. Cancel-safe.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        while self.is_blocked() {
+            let written = poll_fn(|cx| Pin::new(&mut self.stream).poll_write(cx, &self.unwritten)).await?;
+            self.unwritten.advance(written);
+        }
+        self.unwritten = BytesMut::new();
+        Ok(())
+    }
+
+    /// Says the last word and lets the peer answer, unless it cannot, or `close` is the answer. Takes as long as the peer
+    /// does.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn close(&mut self, close: &Close, expects_answer: bool) -> io::Result<()> {
+        self.write(|frames| frame::close(frames, close))?;
+        self.flush().await?;
+        while expects_answer && !matches!(self.message().await, Ok(Message::Close(_)) | Err(_)) {}
+        self.stream.shutdown().await?;
+        // Closing with something unread would reset the connection, and the peer might lose the close.
+        while poll_fn(|cx| self.poll_discard(cx)).await.is_ok() {}
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

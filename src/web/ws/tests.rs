@@ -1,0 +1,12 @@
+//! What one connection costs.
+
+use std::mem;
+
+use super::{driver::Connection, operations::Running};
+
+#[test]
+fn a_connection_is_small() {
+    // its task holds little more than this: 10,000 idle ones are to fit into 40 MB with all that the kernel's sockets need here
+    assert!(mem::size_of::<Connection>() <= 640, "{}", mem::size_of::<Connection>());
+    assert!(mem::size_of::<Running>() <= 80, "{}", mem::size_of::<Running>());
+}
