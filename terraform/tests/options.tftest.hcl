@@ -27,7 +27,7 @@ run "nothing_optional_by_default" {
   }
 
   assert {
-    condition     = output.certificate_map == null && output.dns_records == {}
+    condition     = output.certificate_map == null && length(output.dns_records) == 0
     error_message = "without a domain there is nothing to tell of it"
   }
 
@@ -132,7 +132,7 @@ run "a_budget_watches_pubsub_in_this_project" {
   }
 
   assert {
-    condition     = google_billing_budget.pubsub[0].all_updates_rule[0].monitoring_notification_channels == [google_monitoring_notification_channel.email["on-call@example.com"].id]
+    condition     = google_billing_budget.pubsub[0].all_updates_rule[0].monitoring_notification_channels == tolist([google_monitoring_notification_channel.email["on-call@example.com"].id])
     error_message = "whom alerts write to hears of the budget"
   }
 }

@@ -90,7 +90,7 @@ run "a_topic_id_that_leaves_no_room_for_feeds_is_refused" {
   command = plan
 
   variables {
-    topic_id = "goog-events"
+    topic_id = join("", [for n in range(129) : "x"])
   }
 
   expect_failures = [var.topic_id]
