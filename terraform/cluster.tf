@@ -1,10 +1,9 @@
 resource "google_container_cluster" "this" {
   #checkov:skip=CKV_GCP_12:Autopilot always enforces NetworkPolicy, and refuses the setting
-  #checkov:skip=CKV_GCP_13:client certificates have been off by default since 1.12, and Autopilot refuses basic authentication
+  #checkov:skip=CKV_GCP_13:GKE issues no client certificates unless asked
   #checkov:skip=CKV_GCP_20:the control plane has no IP endpoint to restrict, see control_plane_endpoints_config
-  #checkov:skip=CKV_GCP_25:the control plane has no IP endpoint to make private, see control_plane_endpoints_config
-  #checkov:skip=CKV_GCP_61:Autopilot always has intranode visibility, and refuses the setting
-  #checkov:skip=CKV_GCP_64:the nodes are private, see private_cluster_config
+  #checkov:skip=CKV_GCP_21:it has resource_labels, which the check cannot evaluate
+  #checkov:skip=CKV_GCP_61:Autopilot always has intranode visibility; the flow logs are in network.tf
   #checkov:skip=CKV_GCP_65:access is by IAM; a group for RBAC is the organisation's to choose
   #checkov:skip=CKV_GCP_66:Binary Authorization needs attestors, which are the organisation's to choose
   #checkov:skip=CKV_GCP_69:Autopilot nodes always have the metadata server

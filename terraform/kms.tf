@@ -10,7 +10,6 @@ resource "google_kms_key_ring" "this" {
 }
 
 resource "google_kms_crypto_key" "events" {
-  #checkov:skip=CKV_GCP_82:what it protects lives as long as the topic retains it; destroyed versions can be restored for 30 days
   count = var.cmek_enabled ? 1 : 0
 
   name            = var.topic_id

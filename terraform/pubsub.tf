@@ -1,5 +1,4 @@
 resource "google_pubsub_topic" "events" {
-  #checkov:skip=CKV_GCP_83:an own key is a choice, see cmek_enabled
   name   = var.topic_id
   labels = local.labels
 
