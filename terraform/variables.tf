@@ -171,7 +171,7 @@ variable "image_publishers" {
 }
 
 variable "domain" {
-  description = "Name under which users connect, such as relay.example.com. Without it there is no certificate, and the Gateway speaks plain HTTP."
+  description = "Name under which users connect, such as relay.example.com. Without it there is no certificate map, which the Gateway of k8s/overlays/gke takes its certificate from."
   type        = string
   default     = null
 
