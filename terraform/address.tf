@@ -2,7 +2,6 @@
 resource "google_compute_global_address" "gateway" {
   name        = local.name
   description = "Where the relay's users connect."
-  labels      = local.labels
 
   depends_on = [google_project_service.this]
 }

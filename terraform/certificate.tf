@@ -4,7 +4,6 @@ resource "google_certificate_manager_certificate_map" "gateway" {
 
   name        = local.name
   description = "The relay's certificate."
-  labels      = local.labels
 
   depends_on = [google_project_service.this]
 }
@@ -17,7 +16,6 @@ resource "google_certificate_manager_certificate_map_entry" "gateway" {
   map          = google_certificate_manager_certificate_map.gateway[0].name
   hostname     = var.domain
   certificates = [google_certificate_manager_certificate.gateway[0].id]
-  labels       = local.labels
 }
 
 resource "google_certificate_manager_certificate" "gateway" {
@@ -25,7 +23,6 @@ resource "google_certificate_manager_certificate" "gateway" {
 
   name        = local.name
   description = "Issued and renewed by Google."
-  labels      = local.labels
 
   managed {
     domains            = [var.domain]
@@ -40,7 +37,6 @@ resource "google_certificate_manager_dns_authorization" "gateway" {
   name        = local.name
   description = "Shows Google that the domain is ours."
   domain      = var.domain
-  labels      = local.labels
 
   depends_on = [google_project_service.this]
 }

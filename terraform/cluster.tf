@@ -2,7 +2,7 @@ resource "google_container_cluster" "this" {
   #checkov:skip=CKV_GCP_12:Autopilot always enforces NetworkPolicy, and refuses the setting
   #checkov:skip=CKV_GCP_13:GKE issues no client certificates unless asked
   #checkov:skip=CKV_GCP_20:the control plane has no IP endpoint to restrict, see control_plane_endpoints_config
-  #checkov:skip=CKV_GCP_21:it has resource_labels, which the check cannot evaluate
+  #checkov:skip=CKV_GCP_21:labels come from the provider's default_labels
   #checkov:skip=CKV_GCP_61:Autopilot always has intranode visibility; the flow logs are in network.tf
   #checkov:skip=CKV_GCP_65:access is by IAM; a group for RBAC is the organisation's to choose
   #checkov:skip=CKV_GCP_66:Binary Authorization needs attestors, which are the organisation's to choose
@@ -13,7 +13,6 @@ resource "google_container_cluster" "this" {
 
   enable_autopilot    = true
   deletion_protection = var.deletion_protection
-  resource_labels     = local.labels
 
   network         = google_compute_network.this.id
   subnetwork      = google_compute_subnetwork.nodes.id

@@ -15,7 +15,6 @@ resource "google_kms_crypto_key" "events" {
   name            = var.topic_id
   key_ring        = google_kms_key_ring.this[0].id
   rotation_period = "7776000s" # 90 days
-  labels          = local.labels
 }
 
 # Pub/Sub's own account, which must exist: see README.md for the one command that makes it.

@@ -6,6 +6,7 @@ provider "google" {
   user_project_override = true
   billing_project       = var.project_id
 
+  # On every resource that takes labels.
   default_labels = local.labels
 }
 

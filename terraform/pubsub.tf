@@ -1,6 +1,5 @@
 resource "google_pubsub_topic" "events" {
-  name   = var.topic_id
-  labels = local.labels
+  name = var.topic_id
 
   # What lets a new pod, or one that is back, read what was published before its feed existed.
   message_retention_duration = "${var.message_retention_seconds}s"

@@ -4,7 +4,6 @@ resource "google_artifact_registry_repository" "images" {
   description   = "Images of the relay."
   location      = var.region
   format        = "DOCKER"
-  labels        = local.labels
 
   # Deployments name images by digest. What no tag names any more has no way back into one.
   cleanup_policies {

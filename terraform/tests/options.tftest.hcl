@@ -146,3 +146,13 @@ run "a_budget_of_nothing_is_refused" {
 
   expect_failures = [var.budget]
 }
+
+run "a_label_that_google_refuses_is_refused" {
+  command = plan
+
+  variables {
+    labels = { Team = "Messaging" }
+  }
+
+  expect_failures = [var.labels]
+}

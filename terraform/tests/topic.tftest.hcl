@@ -25,11 +25,6 @@ run "defaults_retain_an_hour_in_the_region" {
   }
 
   assert {
-    condition     = google_pubsub_topic.events.labels == tomap({ app = "pubsub-relay", managed-by = "terraform" })
-    error_message = "the topic must carry the labels"
-  }
-
-  assert {
     condition     = google_pubsub_topic.events.kms_key_name == null && length(google_kms_crypto_key.events) == 0
     error_message = "no key unless it is asked for"
   }
