@@ -1,0 +1,44 @@
+locals {
+  # Top to bottom: what users see, then how the pods bear it, then what Pub/Sub makes of it.
+  charts = [
+    { title = "Connections per pod", unit = "1", query = "sum by (pod) (${local.metrics.connections}{${local.ours}})" },
+    { title = "Watchers per pod", unit = "1", query = "sum by (pod) (${local.metrics.watchers}{${local.ours}})" },
+    { title = "Deliveries per second", unit = "1/s", query = "sum by (transport) (rate(${local.metrics.deliveries}{${local.ours}}[5m]))" },
+    { title = "Delivery latency, 99 %", unit = "s", query = local.queries.latency },
+    { title = "Ends per second, by reason", unit = "1/s", query = "sum by (reason) (rate(${local.metrics.connection_ends}{${local.ours}}[5m]))" },
+    { title = "Publishes per second, by outcome", unit = "1/s", query = "sum by (outcome) (rate(${local.metrics.publishes}{${local.ours}}[5m]))" },
+    { title = "Feed lag per pod", unit = "s", query = "max by (pod) (${local.metrics.feed_lag}{${local.ours}})" },
+    { title = "Events per second and pod", unit = "1/s", query = "sum by (pod) (rate(${local.metrics.events_received}{${local.ours}}[5m]))" },
+    { title = "Messages rejected per second, by reason", unit = "1/s", query = "sum by (reason) (rate(${local.metrics.events_rejected}{${local.ours}}[5m]))" },
+    { title = "Pods available", unit = "1", query = local.queries.available },
+    { title = "Feeds (subscriptions)", unit = "1", query = local.queries.feeds },
+    { title = "Pub/Sub bytes delivered per second: the price", unit = "By/s", query = "sum(rate(pubsub_googleapis_com:subscription_byte_cost{monitored_resource='pubsub_subscription',subscription_id=~'${var.topic_id}[.].*'}[5m]))" },
+  ]
+}
+
+resource "google_monitoring_dashboard" "this" {
+  dashboard_json = jsonencode({
+    displayName = local.name
+
+    # A grid needs no coordinates, whose zeros the service drops and Terraform would plan again for ever.
+    gridLayout = {
+      columns = "2"
+      widgets = [
+        for chart in local.charts : {
+          title = chart.title
+          xyChart = {
+            dataSets = [{
+              plotType = "LINE"
+              timeSeriesQuery = {
+                prometheusQuery = chart.query
+                unitOverride    = chart.unit
+              }
+            }]
+          }
+        }
+      ]
+    }
+  })
+
+  depends_on = [google_project_service.this]
+}

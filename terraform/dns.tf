@@ -1,0 +1,28 @@
+locals {
+  # What the domain's DNS must say: the address, and the proof for the certificate.
+  dns_records = var.domain == null ? {} : {
+    address = {
+      name = "${var.domain}."
+      type = "A"
+      data = google_compute_global_address.gateway.address
+    }
+    certificate = {
+      name = google_certificate_manager_dns_authorization.gateway[0].dns_resource_record[0].name
+      type = google_certificate_manager_dns_authorization.gateway[0].dns_resource_record[0].type
+      data = google_certificate_manager_dns_authorization.gateway[0].dns_resource_record[0].data
+    }
+  }
+}
+
+# Only with a zone of Cloud DNS; else the output dns_records says what to enter elsewhere.
+resource "google_dns_record_set" "this" {
+  for_each = var.dns_zone == null ? {} : local.dns_records
+
+  managed_zone = var.dns_zone
+  name         = each.value.name
+  type         = each.value.type
+  rrdatas      = [each.value.data]
+  ttl          = 300
+
+  depends_on = [google_project_service.this]
+}

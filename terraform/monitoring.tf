@@ -1,0 +1,132 @@
+locals {
+  # Names as docs/TELEMETRY.md lists them, in Prometheus' form. Nowhere else in this folder.
+  metrics = {
+    connections      = "relay_connections"
+    connection_ends  = "relay_connection_ends_total"
+    deliveries       = "relay_deliveries_total"
+    delivery_latency = "relay_delivery_latency_seconds_bucket"
+    events_received  = "relay_events_received_total"
+    events_rejected  = "relay_events_rejected_total"
+    feed_lag         = "relay_feed_lag_seconds"
+    publishes        = "relay_publishes_total"
+    watchers         = "relay_watchers"
+  }
+
+  # Our pods, and no others of the project.
+  ours = "cluster='${local.name}',namespace='${local.namespace}'"
+
+  # Queries that alerts and dashboard share.
+  queries = {
+    available = "sum(kube_deployment_status_replicas_available{${local.ours}})"
+    feeds     = "count(pubsub_googleapis_com:subscription_num_undelivered_messages{monitored_resource='pubsub_subscription',subscription_id=~'${var.topic_id}[.].*'})"
+    latency   = "histogram_quantile(0.99, sum by (le) (rate(${local.metrics.delivery_latency}{${local.ours}}[5m])))"
+    unsent    = "sum(rate(${local.metrics.publishes}{${local.ours},outcome!~'acknowledged|invalid'}[5m]))"
+  }
+
+  alerts = {
+    feed-lag = {
+      title    = "feed lags"
+      severity = "ERROR"
+      seconds  = 300
+      # A pulse takes well under a second. A pod reopens a silent feed by itself after 30 s; this is what that did not cure.
+      query = "max by (pod) (${local.metrics.feed_lag}{${local.ours}}) > 5"
+      help  = "A pod hears the topic late. One pod: delete it, its clients resume elsewhere. All pods: see Pub/Sub's status page, then whether the pods lack CPU."
+    }
+    not-ready = {
+      title    = "pods are not ready"
+      severity = "CRITICAL"
+      seconds  = 600
+      # Longer than a rollout of one pod takes: start, warm-up, and the drain of the old one.
+      query = "sum(kube_deployment_spec_replicas{${local.ours}}) - ${local.queries.available} > 0"
+      help  = "Pods that should serve do not. /readyz of the pod says why: no topic, no permission, a feed that hears nothing. kubectl describe says whether it was scheduled at all."
+    }
+    publish-failures = {
+      title    = "publishing fails"
+      severity = "CRITICAL"
+      seconds  = 300
+      # Users see PUBLISH_FAILED. What a client sent wrong (invalid) is not counted.
+      query = "${local.queries.unsent} / sum(rate(${local.metrics.publishes}{${local.ours}}[5m])) > 0.01"
+      help  = "More than 1 % of mutations are refused. By the label outcome: unavailable is Pub/Sub or a permission, timed_out the network, overloaded too few pods."
+    }
+    slow-delivery = {
+      title    = "deliveries are slow"
+      severity = "WARNING"
+      seconds  = 600
+      query    = "${local.queries.latency} > 1"
+      help     = "One delivery in a hundred takes more than a second from the topic to the socket. See CPU per pod, then connections per pod, then the feeds' lag."
+    }
+    orphan-feeds = {
+      title    = "feeds without a pod"
+      severity = "WARNING"
+      seconds  = 1800
+      # Pods delete feeds of the dead after three minutes. A rollout may double the pods for a while, not for half an hour.
+      query = "${local.queries.feeds} - ${local.queries.available} > 20"
+      help  = "Dead pods left their subscriptions and no living one deletes them: see its log for what was refused. Unused ones expire after 24 hours, at 10,000 no pod can start."
+    }
+    subscription-limit = {
+      title    = "subscriptions near the limit"
+      severity = "CRITICAL"
+      seconds  = 600
+      # A topic and a project have 10,000 at most. Half leaves a day at the worst rate seen in a crash loop.
+      query = "count(pubsub_googleapis_com:subscription_num_undelivered_messages{monitored_resource='pubsub_subscription'}) > 5000"
+      help  = "At 10,000 subscriptions no new pod gets a feed. Delete those of dead pods: gcloud pubsub subscriptions list --filter=labels.app=pubsub-relay."
+    }
+    most-pods = {
+      title    = "as many pods as allowed"
+      severity = "WARNING"
+      seconds  = 900
+      query    = "max(kube_horizontalpodautoscaler_status_current_replicas{${local.ours}}) >= max(kube_horizontalpodautoscaler_spec_max_replicas{${local.ours}})"
+      help     = "The autoscaler is at its maximum: connections beyond RELAY_MAX_CONNECTIONS a pod are refused (1013). Raise maxReplicas, and the budget with it."
+    }
+  }
+
+  channels = [for email in sort(var.alert_emails) : google_monitoring_notification_channel.email[email].id]
+}
+
+resource "google_monitoring_notification_channel" "email" {
+  for_each = var.alert_emails
+
+  display_name = "${local.name}: ${each.value}"
+  type         = "email"
+
+  labels = {
+    email_address = each.value
+  }
+
+  depends_on = [google_project_service.this]
+}
+
+resource "google_monitoring_alert_policy" "this" {
+  for_each = local.alerts
+
+  display_name          = "${local.name}: ${each.value.title}"
+  combiner              = "OR"
+  severity              = each.value.severity
+  notification_channels = local.channels
+  user_labels           = local.labels
+
+  conditions {
+    display_name = each.value.title
+
+    condition_prometheus_query_language {
+      query               = each.value.query
+      duration            = "${each.value.seconds}s"
+      evaluation_interval = "60s"
+
+      # The pods, and with them their metrics, come after this.
+      disable_metric_validation = true
+    }
+  }
+
+  alert_strategy {
+    auto_close = "1800s" # half an hour without data: the pods are gone, and not-ready says so
+  }
+
+  documentation {
+    content   = each.value.help
+    mime_type = "text/markdown"
+    subject   = "${local.name}: ${each.value.title}"
+  }
+
+  depends_on = [google_project_service.this]
+}

@@ -1,0 +1,24 @@
+provider "google" {
+  project = var.project_id
+  region  = var.region
+
+  # Budgets are asked for with a person's credentials: without these two the API does not know whose quota to use.
+  user_project_override = true
+  billing_project       = var.project_id
+
+  # On every resource that takes labels.
+  default_labels = local.labels
+}
+
+data "google_project" "this" {
+  project_id = var.project_id
+}
+
+locals {
+  # Names that the manifests of k8s/ know too. An environment is a project of its own, so none needs a suffix.
+  name            = "pubsub-relay"
+  namespace       = "pubsub-relay"
+  service_account = "relay"
+
+  labels = merge({ app = local.name, managed-by = "terraform" }, var.labels)
+}

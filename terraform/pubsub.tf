@@ -1,0 +1,74 @@
+resource "google_pubsub_topic" "events" {
+  name = var.topic_id
+
+  # What lets a new pod, or one that is back, read what was published before its feed existed.
+  message_retention_duration = "${var.message_retention_seconds}s"
+
+  kms_key_name = one(google_kms_crypto_key.events[*].id)
+
+  # Messages of one ordering key must be published in one region; and events stay where the pods are.
+  message_storage_policy {
+    allowed_persistence_regions = [var.region]
+  }
+
+  depends_on = [
+    google_kms_crypto_key_iam_member.events,
+    google_project_service.this,
+  ]
+}
+
+# Two roles, since a permission is worth what it is granted on. The topic is known: these hold for it alone.
+resource "google_project_iam_custom_role" "topic" {
+  role_id     = "pubsubRelayTopic"
+  title       = "pubsub-relay: topic"
+  description = "Publish to the topic, and attach feeds to it."
+
+  permissions = [
+    "pubsub.topics.attachSubscription",
+    "pubsub.topics.get",
+    "pubsub.topics.publish",
+  ]
+
+  depends_on = [google_project_service.this]
+}
+
+# Feeds are made by the pods, under names that only they know; Pub/Sub has no condition on a subscription's name. So these
+# hold for every subscription of the project: give the relay a project of its own.
+resource "google_project_iam_custom_role" "feeds" {
+  role_id     = "pubsubRelayFeeds"
+  title       = "pubsub-relay: feeds"
+  description = "Create, seek, pull, list and delete the pods' own subscriptions."
+
+  permissions = [
+    "pubsub.subscriptions.consume",
+    "pubsub.subscriptions.create",
+    "pubsub.subscriptions.delete",
+    "pubsub.subscriptions.get",
+    "pubsub.subscriptions.list",
+    "pubsub.subscriptions.update",
+  ]
+
+  depends_on = [google_project_service.this]
+}
+
+locals {
+  pods = "${local.principals}/ns/${local.namespace}/sa/${local.service_account}"
+}
+
+resource "google_pubsub_topic_iam_member" "pods" {
+  topic  = google_pubsub_topic.events.id
+  role   = google_project_iam_custom_role.topic.id
+  member = local.pods
+
+  # See metrics_adapter in cluster.tf.
+  depends_on = [google_container_cluster.this]
+}
+
+resource "google_project_iam_member" "pods" {
+  project = var.project_id
+  role    = google_project_iam_custom_role.feeds.id
+  member  = local.pods
+
+  # See metrics_adapter in cluster.tf.
+  depends_on = [google_container_cluster.this]
+}

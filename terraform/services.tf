@@ -1,0 +1,26 @@
+locals {
+  services = concat(
+    [
+      "artifactregistry.googleapis.com",
+      "compute.googleapis.com",
+      "container.googleapis.com",
+      "iam.googleapis.com",
+      "logging.googleapis.com",
+      "monitoring.googleapis.com",
+      "pubsub.googleapis.com",
+    ],
+    var.cmek_enabled ? ["cloudkms.googleapis.com"] : [],
+    var.domain == null ? [] : ["certificatemanager.googleapis.com"],
+    var.dns_zone == null ? [] : ["dns.googleapis.com"],
+    var.budget == null ? [] : ["billingbudgets.googleapis.com"],
+  )
+}
+
+resource "google_project_service" "this" {
+  for_each = toset(local.services)
+
+  service = each.value
+
+  # Others in the project may use the same service: taking ours down must not take theirs.
+  disable_on_destroy = false
+}

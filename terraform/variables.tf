@@ -1,0 +1,223 @@
+variable "project_id" {
+  description = "Project that holds everything. One an environment, and the relay's alone: pods may delete any subscription in it."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project_id))
+    error_message = "A project id has 6 to 30 of a-z, 0-9 and -, begins with a letter and does not end with -."
+  }
+}
+
+variable "region" {
+  description = "Region of the cluster, the images, and the events at rest."
+  type        = string
+  default     = "europe-west1"
+
+  validation {
+    condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.region))
+    error_message = "A region looks like europe-west1 (a zone, europe-west1-b, is none)."
+  }
+}
+
+variable "labels" {
+  description = "Labels for every resource that takes them, beside app and managed-by."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition = alltrue([
+      for key, value in var.labels :
+      can(regex("^[a-z][a-z0-9_-]{0,62}$", key)) && can(regex("^[a-z0-9_-]{0,63}$", value))
+    ])
+    error_message = "Keys and values have at most 63 of a-z, 0-9, _ and -; a key begins with a letter."
+  }
+}
+
+variable "ranges" {
+  description = "IPv4 ranges of nodes, pods and services. They must not overlap those of networks that this one is peered with."
+  type = object({
+    nodes    = string
+    pods     = string
+    services = string
+  })
+  default = {
+    nodes    = "10.10.0.0/20"
+    pods     = "10.16.0.0/14"
+    services = "10.20.0.0/20"
+  }
+
+  validation {
+    condition     = alltrue([for range in values(var.ranges) : can(cidrnetmask(range))])
+    error_message = "Each range is an IPv4 network such as 10.10.0.0/20."
+  }
+}
+
+variable "release_channel" {
+  description = "How early the cluster gets new versions of Kubernetes: RAPID, REGULAR, STABLE or EXTENDED."
+  type        = string
+  default     = "REGULAR"
+
+  validation {
+    condition     = contains(["RAPID", "REGULAR", "STABLE", "EXTENDED"], var.release_channel)
+    error_message = "One of RAPID, REGULAR, STABLE, EXTENDED."
+  }
+}
+
+variable "maintenance_window" {
+  description = "When GKE may upgrade: begin and end of the first window (RFC 3339), and how it recurs (RFC 5545). GKE asks for 48 hours in 32 days, 4 at a time."
+  type = object({
+    start_time = string
+    end_time   = string
+    recurrence = string
+  })
+  default = {
+    start_time = "2026-01-06T02:00:00Z"
+    end_time   = "2026-01-06T06:00:00Z"
+    recurrence = "FREQ=WEEKLY;BYDAY=TU,WE,TH"
+  }
+
+  validation {
+    condition = try(
+      timecmp(var.maintenance_window.end_time, timeadd(var.maintenance_window.start_time, "4h")) >= 0,
+      false,
+    )
+    error_message = "start_time and end_time are such as 2026-01-06T02:00:00Z, at least 4 hours apart."
+  }
+
+  validation {
+    condition     = startswith(var.maintenance_window.recurrence, "FREQ=")
+    error_message = "recurrence is such as FREQ=WEEKLY;BYDAY=SA,SU."
+  }
+}
+
+variable "deletion_protection" {
+  description = "Whether Terraform refuses to delete the cluster."
+  type        = bool
+  default     = true
+}
+
+variable "topic_id" {
+  description = "Id of the one topic. The pods' RELAY_BROKER names it."
+  type        = string
+  default     = "relay-events"
+
+  # A feed is named <topic>.<pod>.<incarnation>, and a subscription's id has at most 255 characters.
+  validation {
+    condition     = can(regex("^[A-Za-z][A-Za-z0-9_-]{2,127}$", var.topic_id)) && !startswith(var.topic_id, "goog")
+    error_message = "A topic id has 3 to 128 of A-Z, a-z, 0-9, _ and -, begins with a letter, and not with goog."
+  }
+}
+
+variable "message_retention_seconds" {
+  description = "How long the topic keeps messages after delivery, which is how far back a new pod can read."
+  type        = number
+  default     = 3600
+
+  validation {
+    condition = (
+      var.message_retention_seconds == floor(var.message_retention_seconds) &&
+      var.message_retention_seconds >= 600 &&
+      var.message_retention_seconds <= 31 * 24 * 60 * 60
+    )
+    error_message = "A topic retains messages for 600 seconds (10 minutes) to 2678400 seconds (31 days)."
+  }
+
+  validation {
+    condition     = var.message_retention_seconds >= var.replay_window_seconds
+    error_message = "Retention below the replay window leaves a hole: new pods could not replay what the old ones promise."
+  }
+}
+
+variable "replay_window_seconds" {
+  description = "How far back clients can resume: the pods' RELAY_REPLAY_WINDOW. Only compared with the retention."
+  type        = number
+  default     = 600
+
+  validation {
+    condition     = var.replay_window_seconds >= 10 && var.replay_window_seconds <= 24 * 60 * 60
+    error_message = "The relay takes a window of 10 seconds to 24 hours."
+  }
+}
+
+variable "cmek_enabled" {
+  description = "Whether the topic is encrypted with a key of the project's own instead of Google's."
+  type        = bool
+  default     = false
+}
+
+variable "images_kept" {
+  description = "How many of the newest images are never cleaned up."
+  type        = number
+  default     = 10
+
+  validation {
+    condition     = var.images_kept >= 2 && var.images_kept == floor(var.images_kept)
+    error_message = "At least 2: the one that runs and the one to go back to."
+  }
+}
+
+variable "image_publishers" {
+  description = "Who may push images, as IAM members: usually the principalSet of the pipeline's workload identity pool."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition = alltrue([
+      for member in var.image_publishers :
+      can(regex("^(user|group|serviceAccount):.+@.+$|^principal(Set)?://.+$", member))
+    ])
+    error_message = "An IAM member begins with user:, group:, serviceAccount:, principal:// or principalSet://."
+  }
+}
+
+variable "domain" {
+  description = "Name under which users connect, such as relay.example.com. Without it there is no certificate map, which the Gateway of k8s/overlays/gke takes its certificate from."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.domain == null || can(regex("^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z]{2,63}$", var.domain))
+    error_message = "A domain is such as relay.example.com: lowercase, without a final dot."
+  }
+}
+
+variable "dns_zone" {
+  description = "Managed zone of Cloud DNS, in this project, that holds the domain. Without it, enter the output dns_records where your DNS is."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.dns_zone == null || var.domain != null
+    error_message = "A zone without a domain has nothing to hold: set domain too."
+  }
+}
+
+variable "alert_emails" {
+  description = "Whom alerts, and the budget, write to."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for email in var.alert_emails : can(regex("^[^@ ]+@[^@ ]+$", email))])
+    error_message = "Each is an e-mail address."
+  }
+}
+
+variable "budget" {
+  description = "Budget for Pub/Sub: the billing account and whole units of its currency a month. It warns, it stops nothing."
+  type = object({
+    billing_account = string
+    monthly_amount  = number
+  })
+  default = null
+
+  validation {
+    condition     = var.budget == null || can(regex("^[0-9A-F]{6}-[0-9A-F]{6}-[0-9A-F]{6}$", var.budget.billing_account))
+    error_message = "A billing account is such as 012345-6789AB-CDEF01."
+  }
+
+  validation {
+    condition     = try(var.budget.monthly_amount > 0 && var.budget.monthly_amount == floor(var.budget.monthly_amount), var.budget == null)
+    error_message = "The amount is a whole number above 0."
+  }
+}
