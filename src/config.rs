@@ -25,12 +25,18 @@ pub use self::{
 };
 use crate::{
     auth,
+    pod::Drain,
     telemetry::{self, Otlp},
     web::Origins,
 };
 
 /// The exit code of a command line or an environment that cannot be used: `EX_USAGE` of sysexits.h.
 pub const EX_USAGE: u8 = 64;
+
+/// The waits of a drain that are shorter in a cluster, unless they are given: on a laptop there is no balancer to wait for,
+/// and a person waits for the prompt.
+const CLUSTER_WAITS: [(&Setting, Duration); 2] =
+    [(&t::DRAIN_DELAY, Duration::ZERO), (&t::DRAIN_SPREAD, Duration::from_secs(1))];
 
 /// The environment, as the process was given it.
 pub type Environment = BTreeMap<OsString, OsString>;
@@ -87,8 +93,12 @@ pub struct Settings {
     pub max_connections: usize,
     /// `RELAY_MAX_WATCHERS`: for each connection.
     pub max_watchers: usize,
-    /// `RELAY_DRAIN_DEADLINE`: from SIGTERM to the end, whatever is left.
-    pub drain_deadline: Duration,
+    /// `RELAY_PULSE_INTERVAL`: between two pulses of this pod.
+    pub pulse_interval: Duration,
+    /// `RELAY_ORPHAN_AFTER`: how long a pod must have been silent for its feeds to be deleted by others.
+    pub orphan_after: Duration,
+    /// `RELAY_DRAIN_*`: how a pod ends.
+    pub drain: Drain,
     /// `RELAY_LOG`, `RELAY_LOG_FORMAT`, and whether there are endpoints for OTLP.
     pub telemetry: telemetry::Settings,
     /// Variables that begin with `RELAY_` and are no setting: probably misspelt, worth a warning.
@@ -184,7 +194,7 @@ fn serve(reader: &mut Reader<'_>) -> Command {
         admin_listen,
         broker,
         pod: pod.unwrap_or_else(value::random_pod),
-        ..shared(reader)
+        ..shared(reader, &[])
     };
     if let Broker::PubSub { project, .. } = &settings.broker {
         settings.telemetry.project = Some(project.clone());
@@ -214,7 +224,10 @@ fn cluster(reader: &mut Reader<'_>) -> Command {
         reader.refuse(&t::FIRST_PORT, "leaves too few ports below 65536 for all the pods: give a lower one");
     }
     Command::Cluster {
-        settings: Settings { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, first_port)), ..shared(reader) },
+        settings: Settings {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, first_port)),
+            ..shared(reader, &CLUSTER_WAITS)
+        },
         pods,
         first_port,
         cloudsdk_root: reader.raw(&t::CLOUDSDK_ROOT_DIR).map(PathBuf::from),
@@ -224,7 +237,7 @@ fn cluster(reader: &mut Reader<'_>) -> Command {
 }
 
 /// The settings that both commands know, around placeholders for those that only one does.
-fn shared(reader: &mut Reader<'_>) -> Settings {
+fn shared(reader: &mut Reader<'_>, waits: &[(&Setting, Duration)]) -> Settings {
     let auth = reader.auth();
     let own = match auth {
         auth::Settings::Demo => Origins::Localhost,
@@ -243,7 +256,9 @@ fn shared(reader: &mut Reader<'_>) -> Settings {
         queue_bytes: reader.size(&t::QUEUE_BYTES),
         max_connections: reader.size(&t::MAX_CONNECTIONS),
         max_watchers: reader.size(&t::MAX_WATCHERS),
-        drain_deadline: Duration::from_nanos(reader.amount(&t::DRAIN_DEADLINE)),
+        pulse_interval: Duration::from_nanos(reader.amount(&t::PULSE_INTERVAL)),
+        orphan_after: Duration::from_nanos(reader.amount(&t::ORPHAN_AFTER)),
+        drain: drain(reader, waits),
         telemetry: telemetry::Settings {
             log: reader.required(&t::LOG, value::log_filter),
             log_format: reader.required(&t::LOG_FORMAT, value::log_format),
@@ -260,6 +275,23 @@ fn otlp(reader: &mut Reader<'_>) -> Otlp {
         .map(|setting| reader.optional(setting, value::url).is_some());
     let is_on = !reader.required(&t::OTEL_DISABLED, value::boolean);
     Otlp { traces: is_on && (any || traces), metrics: is_on && (any || metrics) }
+}
+
+/// How a pod ends; `waits` are other defaults.
+fn drain(reader: &mut Reader<'_>, waits: &[(&Setting, Duration)]) -> Drain {
+    let [delay, spread, deadline] = [&t::DRAIN_DELAY, &t::DRAIN_SPREAD, &t::DRAIN_DEADLINE].map(|setting| {
+        let given = Duration::from_nanos(reader.amount(setting));
+        let other =
+            waits.iter().find(|(other, _)| std::ptr::eq(*other, setting) && !reader.is_given(setting));
+        other.map_or(given, |(_, wait)| *wait)
+    });
+    if delay + spread >= deadline {
+        reader.refuse(
+            &t::DRAIN_DEADLINE,
+            "is not longer than RELAY_DRAIN_DELAY and RELAY_DRAIN_SPREAD together: give more, or shorten these",
+        );
+    }
+    Drain { delay, spread, deadline }
 }
 
 #[cfg(test)]

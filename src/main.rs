@@ -93,7 +93,7 @@ async fn serve(settings: Settings, directory: Directory, traces: &Traces) -> any
     let pod = Pod::start(pod_settings(&settings, broker, traces), domain, api).await?;
     let signal = shutdown::requested().await?;
     tracing::info!(signal, "draining");
-    Ok(pod.drain().await)
+    drain(pod.drain()).await
 }
 
 async fn run_cluster(
@@ -123,9 +123,21 @@ async fn run_cluster(
         Ok::<_, anyhow::Error>(shutdown::requested().await?)
     }
     .await;
-    let drained = cluster::drain(pods).await;
+    let drained = drain(cluster::drain(pods)).await;
     carrier.stop().await;
-    ran.map(|_signal| drained)
+    ran.and(drained)
+}
+
+/// Drains, or ends at once on a second signal: somebody does not want to wait.
+async fn drain(drain: impl Future<Output = Drained>) -> anyhow::Result<Drained> {
+    select! {
+        drained = drain => Ok(drained),
+        signal = shutdown::requested() => {
+            let signal = signal?;
+            tracing::warn!(signal, "drain given up");
+            Ok(Drained::CutOff)
+        }
+    }
 }
 
 /// The one place that names the domain: a team puts its own here.
@@ -152,7 +164,9 @@ fn pod_settings(settings: &Settings, broker: Broker, traces: &Traces) -> pod::Se
             max_watchers: settings.max_watchers,
         },
         window: Bounds { span: settings.replay_window, bytes: settings.replay_bytes },
-        drain_deadline: settings.drain_deadline,
+        pulse_interval: settings.pulse_interval,
+        orphan_after: settings.orphan_after,
+        drain: settings.drain,
         otlp: settings.telemetry.otlp,
         traces: traces.clone(),
     }

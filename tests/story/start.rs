@@ -119,12 +119,12 @@ async fn a_pod_without_its_broker_is_up_and_not_ready_until_the_broker_comes() {
 }
 
 /// The emulator appears at another address: it passes on what comes there. It closes when dropped.
-struct Bridge {
+pub(crate) struct Bridge {
     _tasks: JoinSet<()>,
 }
 
 impl Bridge {
-    async fn open(at: &str, to: &str) -> Self {
+    pub(crate) async fn open(at: &str, to: &str) -> Self {
         let listener = TcpListener::bind(at).await.unwrap();
         let to = to.to_owned();
         let mut tasks = JoinSet::new();

@@ -65,6 +65,17 @@ impl Topic {
         Some(Self { host, project: format!("story-{}", &id[16..]) })
     }
 
+    /// The same topic on another emulator, which starts empty.
+    pub(crate) async fn anew(&self) -> (Self, Emulator) {
+        let emulator = start_emulator().await.unwrap();
+        (self.seen_at(emulator.host()), emulator)
+    }
+
+    /// Deletes the topic itself. Its feeds stay, and are silent for ever.
+    pub(crate) async fn drop(&self) {
+        self.delete(&format!("projects/{}/topics/{NAME}", self.project)).await;
+    }
+
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
