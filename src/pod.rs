@@ -24,7 +24,7 @@ use crate::{
     pubsub::{self, PubSub},
     relay::Relay,
     telemetry::Metrics,
-    web::{self, Connections, Site},
+    web::{self, Connections, Reservations, Site},
 };
 
 /// How long a pod may take to put away its feed and its publisher, once its connections have ended.
@@ -127,6 +127,7 @@ impl Pod {
             engine: Engine::new(api, outlet, hub.clone()),
             auth,
             connections: Connections::new(settings.web.max_connections, drain.clone(), &meter),
+            reservations: Reservations::default(),
             health: health.clone(),
             metrics,
             settings: settings.web,
