@@ -18,6 +18,8 @@ mod foreign;
 mod http;
 mod limits;
 mod machines;
+mod multipart;
+mod sse;
 mod start;
 mod tokens;
 mod truth;
