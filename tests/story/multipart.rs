@@ -50,7 +50,7 @@ async fn heartbeats_begin_at_once_and_go_on() {
         let media_type = r#"multipart/mixed;boundary="graphql";subscriptionSpec=1.0"#;
         assert_eq!(stream.response.headers()["content-type"], media_type);
     }
-    let mut stream = watch(&pod, "ZOLO").await;
+    let mut stream = Streamed::open(PARTS, post(&pod, "ZOLO", WATCH)).await;
     assert_eq!(stream.block().await.unwrap(), "");
     for _ in 0..2 {
         assert_eq!(stream.block().await.unwrap(), "\r\ncontent-type: application/json\r\n\r\n{}");
@@ -77,8 +77,8 @@ async fn a_draining_pod_cuts_the_body_before_its_closing_boundary() {
     let mut pod = Setup::new("pod").start().await;
     let mut stream = watch(&pod, "ZOLO").await;
     pod.add_template("ZOWI", "last words", Some(&["3"])).await;
-    pod.signal("TERM");
     assert_eq!(name(&stream.part().await.unwrap()), "last words");
+    pod.signal("TERM");
     assert_eq!(stream.part().await.unwrap_err(), BodyEnd::Cut);
     assert_eq!(stream.rest(), "", "no closing boundary");
     assert_eq!(pod.ended().await.code(), Some(0));

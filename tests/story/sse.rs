@@ -56,6 +56,7 @@ async fn the_tutorials_story_and_its_sequel_on_another_pod() {
 #[tokio::test]
 async fn the_head_comes_at_once_and_says_where_the_client_stands() {
     let pod = Setup::new("pod").start().await;
+    pod.add_template("ZOLO", "before", None).await;
     let mut stream = Streamed::open(EVENTS, post(&pod, "ZOLO", WATCH)).await;
     let header = |name| stream.response.headers()[name].to_str().unwrap();
     assert_eq!(stream.response.status(), 200);
@@ -135,8 +136,8 @@ async fn a_draining_pod_cuts_the_stream_and_never_says_complete() {
     let mut pod = Setup::new("pod").start().await;
     let mut stream = watch(&pod, "ZOLO").await;
     pod.add_template("ZOWI", "last words", Some(&["3"])).await;
-    pod.signal("TERM");
     assert_eq!(name(&stream.event().await.unwrap().2), "last words");
+    pod.signal("TERM");
     assert_eq!(stream.event().await.unwrap_err(), BodyEnd::Cut);
     assert_eq!(pod.ended().await.code(), Some(0));
 }
