@@ -1,3 +1,5 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+
 import { createClient } from 'graphql-sse';
 
 import { story } from './story.js';
@@ -5,19 +7,22 @@ import { story } from './story.js';
 for (const singleConnection of [false, true]) {
   const mode = singleConnection ? 'single connection mode' : 'distinct connections mode';
   story(`graphql-sse, ${mode}`, (http, headers) => {
+    let refusal;
     const client = createClient({
       url: `${http}/graphql`,
       // The client adds to what it is given.
       headers: () => ({ ...headers }),
       singleConnection,
-      // Its own pauses are of seconds; a refusal is worth no other try.
-      retryAttempts: headers.authorization.endsWith('NOBODY') ? 0 : 50,
-      retry: () => new Promise((resolve) => setTimeout(resolve, 100)),
+      // It tries again whatever the status, and tells a status only. The errors are in the body.
       fetchFn: async (url, init) => {
         const response = await fetch(url, init);
-        // The client tells a status only. The errors are in the body.
-        if (response.status === 400) throw Object.assign(new Error(await response.text()), { fatal: true });
+        if (response.status >= 400 && response.status < 500) refusal = new Error(await response.clone().text());
         return response;
+      },
+      retryAttempts: 50,
+      retry: async () => {
+        if (refusal) throw refusal;
+        await sleep(100);
       },
     });
     return {

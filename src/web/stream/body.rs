@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{self, error::SendError};
 pub(in crate::web) struct Pipe(mpsc::Sender<Option<Bytes>>);
 
 /// Room for one chunk.
-pub(super) struct Permit<'a>(mpsc::Permit<'a, Option<Bytes>>);
+pub(in crate::web) struct Permit<'a>(mpsc::Permit<'a, Option<Bytes>>);
 
 /// The end that the socket is fed from: the body of a response. Dropped when the client is gone.
 pub(in crate::web) struct Chunks(mpsc::Receiver<Option<Bytes>>);
@@ -35,7 +35,7 @@ pub(in crate::web) fn channel() -> (Pipe, Chunks) {
 
 impl Pipe {
     /// Waits until the client is gone.
-    pub(super) async fn closed(&self) {
+    pub(in crate::web) async fn closed(&self) {
         self.0.closed().await;
     }
 
@@ -43,19 +43,19 @@ impl Pipe {
     ///
     /// # Errors
     /// If the client is gone.
-    pub(super) async fn reserve(&self) -> Result<Permit<'_>, SendError<()>> {
+    pub(in crate::web) async fn reserve(&self) -> Result<Permit<'_>, SendError<()>> {
         self.0.reserve().await.map(Permit)
     }
 
     /// Ends the body in good order.
-    pub(super) async fn finish(&self) {
+    pub(in crate::web) async fn finish(&self) {
         // A client that is gone needs no end.
         let _ = self.0.send(None).await;
     }
 }
 
 impl Permit<'_> {
-    pub(super) fn send(self, chunk: Vec<u8>) {
+    pub(in crate::web) fn send(self, chunk: Vec<u8>) {
         self.0.send(Some(chunk.into()));
     }
 }
