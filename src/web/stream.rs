@@ -102,7 +102,7 @@ pub(super) async fn open(
         stream.end(End::Left);
         return Ok(once(format, &refusal));
     }
-    stream.begin(&cursor);
+    stream.begin(cursor);
     let (pipe, chunks) = channel();
     stream.spawn(pipe);
     Ok(respond(format, Body::from_stream(chunks)))

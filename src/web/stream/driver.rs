@@ -186,8 +186,9 @@ impl Stream {
     }
 
     /// Writes the first bytes. A watcher that is not behind stands at the cursor.
-    pub(super) fn begin(&mut self, cursor: &str) {
-        self.format.begin(&mut self.chunk, self.behind.is_empty().then_some(cursor));
+    pub(super) fn begin(&mut self, cursor: String) {
+        self.cursor = cursor;
+        self.format.begin(&mut self.chunk, self.behind.is_empty().then_some(&self.cursor));
     }
 
     /// Ends it before it began.
