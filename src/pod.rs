@@ -30,7 +30,7 @@ use crate::{
     pubsub::{self, Janitor, PubSub},
     relay::Relay,
     telemetry::{Metrics, Otlp, Traces},
-    web::{self, Connections, Site},
+    web::{self, Connections, Reservations, Site},
 };
 
 /// What a pod is built from.
@@ -141,6 +141,7 @@ impl Pod {
                 stop.drain.spread,
                 &meter,
             ),
+            reservations: Reservations::default(),
             health: health.clone(),
             metrics,
             settings: settings.web,

@@ -6,7 +6,10 @@
 pub mod admin;
 pub mod connection;
 pub mod http;
+pub mod multipart;
 pub mod origin;
+pub mod sse;
+pub mod stream;
 pub mod ws;
 
 use std::sync::Arc;
@@ -22,7 +25,8 @@ use axum::{
 };
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-pub use self::{connection::Connections, origin::Origins};
+use self::sse::reservation;
+pub use self::{connection::Connections, origin::Origins, sse::reservation::Reservations};
 use crate::{auth::Authenticator, graphql::Engine, health::Health, telemetry::Metrics};
 
 /// The largest request body, in bytes: a mutation with the most location ids is under 100 KiB.
@@ -49,6 +53,8 @@ pub struct Site {
     pub auth: Authenticator,
     /// Who is connected.
     pub connections: Connections,
+    /// Which streams of events are reserved.
+    pub reservations: Reservations,
     /// Whether the pod is ready.
     pub health: Health,
     /// What `/metrics` shows.
@@ -64,10 +70,16 @@ pub fn router(site: Arc<Site>, with_admin: bool) -> Router {
         .allow_origin(AllowOrigin::predicate(move |origin, request| {
             origins.allow(origin.as_bytes(), &request.headers)
         }))
-        .allow_methods([Method::GET, Method::POST])
-        .allow_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("traceparent")]);
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers([
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            HeaderName::from_static("last-event-id"),
+            HeaderName::from_static("traceparent"),
+            HeaderName::from_static(reservation::TOKEN_HEADER),
+        ]);
     let clients = Router::new()
-        .route("/graphql", get(http::get).post(http::post))
+        .route("/graphql", get(http::get).post(http::post).put(reservation::put).delete(reservation::delete))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(cors)
         .with_state(site.clone());

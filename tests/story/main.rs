@@ -19,6 +19,8 @@ mod foreign;
 mod http;
 mod limits;
 mod machines;
+mod multipart;
+mod sse;
 mod start;
 mod tokens;
 mod traces;

@@ -6,12 +6,14 @@ mod client;
 mod collector;
 mod http;
 mod relay;
+mod stream;
 mod topic;
 
 pub(crate) use client::{Client, Dialect, End, Socket, watchers_on};
 pub(crate) use collector::Collector;
 pub(crate) use http::{Answer, Http};
 pub(crate) use relay::{Relay, Setup, free_ports};
+pub(crate) use stream::{BodyEnd, EVENTS, PARTS, Streamed, post, request};
 pub(crate) use topic::{Message, Topic, environment};
 
 use std::time::Duration;

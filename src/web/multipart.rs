@@ -1,0 +1,92 @@
+//! Apollo's multipart protocol for subscriptions: each result is a part of one response.
+//!
+//! Its clients read a part when they see the boundary behind it, so each is written together with that; the boundary that
+//! closes the body is written only when the operation is over.
+
+use std::time::Duration;
+
+use super::stream::Format;
+
+/// Results as parts.
+pub(super) const PARTS: &dyn Format = &Parts;
+
+/// As Apollo's router does.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// The part that says nothing.
+const HEARTBEAT: &str = "\r\ncontent-type: application/json\r\n\r\n{}\r\n--graphql";
+
+struct Parts;
+
+impl Format for Parts {
+    fn transport(&self) -> &'static str {
+        "multipart"
+    }
+
+    fn content_type(&self) -> &'static str {
+        "multipart/mixed;boundary=\"graphql\";subscriptionSpec=1.0"
+    }
+
+    fn keep_alive_period(&self) -> Duration {
+        KEEP_ALIVE
+    }
+
+    fn begin(&self, chunk: &mut Vec<u8>, _: Option<&str>) {
+        chunk.extend_from_slice(b"\r\n--graphql");
+        chunk.extend_from_slice(HEARTBEAT.as_bytes());
+    }
+
+    fn next(&self, chunk: &mut Vec<u8>, _: Option<&str>, _: Option<&str>, result: &str) {
+        part(chunk, &["{\"payload\":", result, "}"]);
+    }
+
+    fn complete(&self, chunk: &mut Vec<u8>, _: Option<&str>) {
+        chunk.extend_from_slice(b"--\r\n");
+    }
+
+    fn keep_alive(&self, chunk: &mut Vec<u8>, _: Option<&str>) {
+        chunk.extend_from_slice(HEARTBEAT.as_bytes());
+    }
+
+    fn expired(&self, chunk: &mut Vec<u8>) -> bool {
+        let error = r#"{"message":"the token has expired","extensions":{"code":"UNAUTHENTICATED"}}"#;
+        part(chunk, &["{\"payload\":null,\"errors\":[", error, "]}"]);
+        self.complete(chunk, None);
+        true
+    }
+}
+
+fn part(chunk: &mut Vec<u8>, json: &[&str]) {
+    let frame = ["\r\ncontent-type: application/json\r\n\r\n", "\r\n--graphql"];
+    chunk.reserve(frame.iter().chain(json).map(|text| text.len()).sum());
+    chunk.extend_from_slice(frame[0].as_bytes());
+    json.iter().for_each(|text| chunk.extend_from_slice(text.as_bytes()));
+    chunk.extend_from_slice(frame[1].as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_is_written_with_the_boundary_behind_it() {
+        let mut chunk = Vec::new();
+        PARTS.begin(&mut chunk, None);
+        PARTS.next(&mut chunk, None, Some("c"), r#"{"data":1}"#);
+        PARTS.keep_alive(&mut chunk, Some("c"));
+        PARTS.complete(&mut chunk, None);
+        let head = "content-type: application/json\r\n\r\n";
+        let parts = ["{}", r#"{"payload":{"data":1}}"#, "{}"];
+        let parts: String = parts.map(|json| format!("\r\n--graphql\r\n{head}{json}")).concat();
+        assert_eq!(String::from_utf8(chunk).unwrap(), format!("{parts}\r\n--graphql--\r\n"));
+    }
+
+    #[test]
+    fn an_expired_token_is_an_error_of_the_transport() {
+        let mut chunk = Vec::new();
+        assert!(PARTS.expired(&mut chunk));
+        let text = String::from_utf8(chunk).unwrap();
+        assert!(text.contains(r#"{"payload":null,"errors":[{"#), "{text}");
+        assert!(text.ends_with("\r\n--graphql--\r\n"), "{text}");
+    }
+}

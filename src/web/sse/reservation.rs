@@ -1,0 +1,206 @@
+//! graphql-sse's single connection mode: a client reserves one stream of events and runs many operations on it, each by a
+//! request of its own.
+//!
+//! A reservation lives on this pod only, so its requests must all come here. Its token lets nobody but its viewer run or end
+//! an operation, and cannot be guessed; it counts as a connection from the beginning, and ends soon if nobody comes to read.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_graphql_axum::GraphQLResponse;
+use axum::{
+    body::Body,
+    extract::{Query, Request, State},
+    http::{
+        HeaderMap, StatusCode, Uri,
+        header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE},
+    },
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    super::{
+        Site,
+        http::{self, Refusal},
+        stream::{self, Command, Rejected, Start, Stream},
+    },
+    EVENTS,
+};
+use crate::{auth::Pass, graphql::error::Code};
+
+/// The header that names the reservation.
+pub const TOKEN_HEADER: &str = "x-graphql-event-stream-token";
+
+/// How long a reservation waits for somebody to read it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Twice the 128 bits that nobody can guess.
+const TOKEN_BYTES: usize = 32;
+
+/// Commands of one connection that wait for its driver; more wait in their requests.
+const COMMANDS: usize = 4;
+
+/// The longest id of an operation that is accepted, in bytes: it comes back with every result.
+const MAX_ID: usize = 256;
+
+/// The reservations of one pod, by token.
+#[derive(Default)]
+pub struct Reservations(Mutex<HashMap<Arc<str>, Reservation>>);
+
+struct Reservation {
+    user: Arc<str>,
+    commands: mpsc::Sender<Command>,
+    /// Until somebody reads it.
+    body: Option<Body>,
+}
+
+/// Takes the reservation away when its connection ends.
+struct Seat {
+    site: Arc<Site>,
+    token: Arc<str>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.site.reservations.lock().remove(&self.token);
+    }
+}
+
+impl Reservations {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Reservation>> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The way to the connection, for the viewer whose it is.
+    fn find(&self, token: &str, pass: &Pass) -> Option<mpsc::Sender<Command>> {
+        let reservations = self.lock();
+        let reservation = reservations.get(token)?;
+        (reservation.user == pass.viewer.user).then(|| reservation.commands.clone())
+    }
+
+    /// The same, and the body for its first reader. A reader without an `Authorization` is the viewer's `EventSource`, which
+    /// can send none.
+    fn take(&self, token: &str, pass: Option<&Pass>) -> Option<(Option<Body>, mpsc::Sender<Command>)> {
+        let mut reservations = self.lock();
+        let reservation = reservations.get_mut(token)?;
+        let is_theirs = pass.is_none_or(|pass| reservation.user == pass.viewer.user);
+        is_theirs.then(|| (reservation.body.take(), reservation.commands.clone()))
+    }
+}
+
+/// The reservation that a request names, in its header or, for an `EventSource`, in its URL.
+pub(in crate::web) fn token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
+    let header = headers.get(TOKEN_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    header.or_else(|| parameter(uri, "token"))
+}
+
+/// `PUT /graphql`: reserves a stream.
+pub async fn put(State(site): State<Arc<Site>>, request: Request) -> Response {
+    reserve(site, request.headers()).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// `DELETE /graphql`: ends an operation.
+pub async fn delete(State(site): State<Arc<Site>>, request: Request) -> Response {
+    stop(&site, request.headers(), request.uri()).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn reserve(site: Arc<Site>, headers: &HeaderMap) -> Result<Response, Refusal> {
+    let pass = http::admit(&site, headers).await?;
+    let guard = site.connections.enter(EVENTS.transport()).map_err(|end| Refusal::unavailable(&end))?;
+    let token: Arc<str> = URL_SAFE_NO_PAD.encode(rand::random::<[u8; TOKEN_BYTES]>()).into();
+    let (commands, receiver) = mpsc::channel(COMMANDS);
+    let (pipe, chunks) = stream::channel();
+    let seat = Seat { site: site.clone(), token: token.clone() };
+    let user = pass.viewer.user.clone();
+    let reservation = Reservation { user, commands, body: Some(Body::from_stream(chunks)) };
+    site.reservations.lock().insert(token.clone(), reservation);
+    Stream::new(site, guard, EVENTS, &pass).reserve(receiver, PATIENCE, Box::new(seat)).spawn(pipe);
+    let headers = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-store")];
+    Ok((StatusCode::CREATED, headers, token.to_string()).into_response())
+}
+
+/// `GET /graphql` with a token: the one stream.
+pub(in crate::web) async fn open(site: &Site, headers: &HeaderMap, token: &str) -> Result<Response, Refusal> {
+    let pass = match headers.contains_key(AUTHORIZATION) {
+        true => Some(http::admit(site, headers).await?),
+        false => None,
+    };
+    let (body, commands) = site.reservations.take(token, pass.as_ref()).ok_or_else(unknown)?;
+    let body = body.ok_or_else(|| {
+        Refusal::new(StatusCode::CONFLICT, Code::BadRequest, "the stream is being read already")
+    })?;
+    commands.send(Command::Open).await.map_err(|_| unknown())?;
+    Ok(stream::respond(EVENTS, body))
+}
+
+/// `POST /graphql` with a token: an operation whose results go into the stream.
+pub(in crate::web) async fn submit(site: &Site, request: Request, token: &str) -> Result<Response, Refusal> {
+    let pass = http::admit(site, request.headers()).await?;
+    let commands = site.reservations.find(token, &pass).ok_or_else(unknown)?;
+    let after = stream::last_event_id(request.headers()).map(str::to_owned);
+    let request = http::read(request).await?;
+    let id = request.extensions.get("operationId").cloned().and_then(|id| id.into_json().ok());
+    let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;
+    let prepared = match site.engine.prepare(request) {
+        Ok(prepared) => prepared,
+        Err(refusal) => return Ok(bad(*refusal)),
+    };
+    let (reply, answer) = oneshot::channel();
+    let start = Start { id, prepared, viewer: pass.viewer, after, reply };
+    commands.send(Command::Start(Box::new(start))).await.map_err(|_| unknown())?;
+    match answer.await {
+        Ok(Ok(())) => Ok(StatusCode::ACCEPTED.into_response()),
+        Ok(Err(Rejected::Taken)) => {
+            let text = "an operation with this `operationId` is running";
+            Err(Refusal::new(StatusCode::CONFLICT, Code::BadRequest, text))
+        }
+        Ok(Err(Rejected::Full)) => {
+            let text = "this stream has as many operations as it may";
+            Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::LimitReached, text))
+        }
+        Ok(Err(Rejected::Refused(refusal))) => Ok(bad(*refusal)),
+        // The operation was ended, or the stream with it, before it came to anything.
+        Err(_) => Err(unknown()),
+    }
+}
+
+async fn stop(site: &Site, headers: &HeaderMap, uri: &Uri) -> Result<Response, Refusal> {
+    let pass = http::admit(site, headers).await?;
+    let commands =
+        site.reservations.find(&token(headers, uri).unwrap_or_default(), &pass).ok_or_else(unknown)?;
+    let id = parameter(uri, "operationId").map(Value::String);
+    let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;
+    commands.send(Command::Stop(id)).await.map_err(|_| unknown())?;
+    Ok(StatusCode::OK.into_response())
+}
+
+/// As it stands in every result: a JSON string.
+fn operation_id(id: &Value) -> Option<Arc<str>> {
+    let Value::String(text) = id else { return None };
+    (1..=MAX_ID).contains(&text.len()).then(|| id.to_string().into())
+}
+
+fn parameter(uri: &Uri, name: &str) -> Option<String> {
+    let Query(parameters) = Query::<HashMap<String, String>>::try_from_uri(uri).ok()?;
+    parameters.get(name).filter(|value| !value.is_empty()).cloned()
+}
+
+fn bad(refusal: async_graphql::Response) -> Response {
+    (StatusCode::BAD_REQUEST, GraphQLResponse::from(refusal)).into_response()
+}
+
+fn unknown() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, Code::NotFound, "there is no such stream; reserve one by PUT")
+}
+
+fn no_operation_id() -> Refusal {
+    let text = "name the operation: 1 to 256 bytes as `operationId`";
+    Refusal::new(StatusCode::BAD_REQUEST, Code::BadRequest, text)
+}

@@ -1,0 +1,126 @@
+//! A connection that is the body of a response: its head, its first bytes, and what is written around results.
+//!
+//! For every transport of this kind; what differs between them is a [`Format`]. One result that there is at once needs no
+//! connection: it is a body like any other.
+
+mod body;
+mod driver;
+
+use std::{sync::Arc, time::Duration};
+
+use async_graphql::Response as GraphQLResponse;
+use axum::{
+    body::Body,
+    http::{
+        HeaderMap, HeaderName, HeaderValue,
+        header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY},
+    },
+    response::{IntoResponse, Response},
+};
+
+use super::{Site, connection::End, http::Refusal, multipart::PARTS, sse::EVENTS};
+use crate::{auth::Pass, graphql::Prepared};
+
+pub(super) use self::{
+    body::channel,
+    driver::{Command, Rejected, Start, Stream},
+};
+
+/// What a transport writes around results. Everything is appended to the chunk.
+pub trait Format: Sync {
+    /// The name of the transport in metrics.
+    fn transport(&self) -> &'static str;
+
+    /// The media type of the body.
+    fn content_type(&self) -> &'static str;
+
+    /// Between two signs of life, when there is nothing else to write.
+    fn keep_alive_period(&self) -> Duration;
+
+    /// What the body begins with, at once: a client, or a proxy, may wait for a first byte. With a cursor, the client can
+    /// resume from there before it has a result.
+    fn begin(&self, chunk: &mut Vec<u8>, cursor: Option<&str>);
+
+    /// A result of an operation. `id` is the client's id of it, a JSON string, where several share the body.
+    fn next(&self, chunk: &mut Vec<u8>, id: Option<&str>, cursor: Option<&str>, result: &str);
+
+    /// That the operation is over.
+    fn complete(&self, chunk: &mut Vec<u8>, id: Option<&str>);
+
+    /// A sign of life, and where the client stands.
+    fn keep_alive(&self, chunk: &mut Vec<u8>, cursor: Option<&str>);
+
+    /// That the client's token has expired; `false` if the transport has no words for it, and the body is cut instead.
+    fn expired(&self, chunk: &mut Vec<u8>) -> bool;
+}
+
+/// Which stream the client asks for: the first that it accepts, if it does not name JSON before.
+pub(super) fn wanted(headers: &HeaderMap) -> Option<&'static dyn Format> {
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    for range in accept.flat_map(|value| value.split(',')) {
+        let range = range.to_ascii_lowercase().replace([' ', '"'], "");
+        let (media_type, parameters) = range.split_once(';').unwrap_or((&range, ""));
+        match media_type {
+            "text/event-stream" => return Some(EVENTS),
+            "multipart/mixed" if parameters.split(';').any(|one| one == "subscriptionspec=1.0") => {
+                return Some(PARTS);
+            }
+            "application/json" | "application/graphql-response+json" => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The cursor that a client resumes from, as an `EventSource` says it by itself when it comes back.
+pub(super) fn last_event_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty())
+}
+
+/// Answers with the one result that there is.
+pub(super) fn once(format: &'static dyn Format, response: &GraphQLResponse) -> Response {
+    let mut chunk = Vec::new();
+    format.begin(&mut chunk, None);
+    result(format, &mut chunk, None, response);
+    format.complete(&mut chunk, None);
+    respond(format, chunk.into())
+}
+
+/// Answers with the results of a subscription, from now on or from the cursor `after`.
+pub(super) async fn open(
+    site: Arc<Site>,
+    format: &'static dyn Format,
+    prepared: Prepared,
+    pass: &Pass,
+    after: Option<&str>,
+) -> Result<Response, Refusal> {
+    let guard = site.connections.enter(format.transport()).map_err(|end| Refusal::unavailable(&end))?;
+    // From before the watcher is let in, so that whoever resumes from there misses nothing.
+    let cursor = site.engine.cursor();
+    let mut stream = Stream::new(site, guard, format, pass);
+    if let Err(refusal) = stream.watch(None, prepared, pass.viewer.clone(), after).await {
+        stream.end(End::Left);
+        return Ok(once(format, &refusal));
+    }
+    stream.begin(cursor);
+    let (pipe, chunks) = channel();
+    stream.spawn(pipe);
+    Ok(respond(format, Body::from_stream(chunks)))
+}
+
+pub(super) fn respond(format: &'static dyn Format, body: Body) -> Response {
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static(format.content_type())),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (VARY, HeaderValue::from_static("accept, authorization")),
+        // nginx, and those who learnt it from there, would hold results back to fill a buffer.
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, body).into_response()
+}
+
+/// A query's or mutation's result, or a refusal. A result without a JSON form cannot be: ours are made of JSON values.
+fn result(format: &dyn Format, chunk: &mut Vec<u8>, id: Option<&str>, response: &GraphQLResponse) {
+    let text = serde_json::to_string(response).unwrap_or_default();
+    format.next(chunk, id, None, &text);
+}

@@ -1,0 +1,113 @@
+//! Apollo's multipart protocol.
+
+use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
+use serde_json::{Value, json};
+
+use crate::support::{BodyEnd, EVERYWHERE, PARTS, Relay, Setup, Streamed, Topic, USERS, four_pods, post};
+
+const WATCH: &str = "subscription { templateAdded { name } }";
+
+async fn watch(pod: &Relay, user: &str) -> Streamed {
+    let before = pod.metric("relay_watchers").await;
+    let stream = Streamed::open(PARTS, post(pod, user, WATCH)).await;
+    pod.until_metric("relay_watchers", before + 1.0).await;
+    stream
+}
+
+fn name(part: &Value) -> &str {
+    part["payload"]["data"]["templateAdded"]["name"].as_str().unwrap_or_else(|| panic!("{part}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tutorials_story_and_its_sequel_on_another_pod() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let pods = four_pods(&topic).await;
+    let mut streams = Vec::new();
+    for (pod, user) in pods.iter().zip(USERS) {
+        streams.push(watch(pod, user).await);
+    }
+    pods[0].add_template("ZOWI", "for location 3", Some(&["3"])).await;
+    let mut cursor = Value::Null;
+    for stream in &mut streams[1..3] {
+        let part = stream.part().await.unwrap();
+        assert_eq!(name(&part), "for location 3");
+        cursor = part["payload"]["extensions"]["cursor"].clone();
+    }
+    pods[1].add_template("ZOLO", "for everybody", Some(&EVERYWHERE)).await;
+    for at in [0, 3] {
+        assert_eq!(name(&streams[at].part().await.unwrap()), "for everybody", "{}", USERS[at]);
+    }
+    let query = format!("subscription {{ templateAdded(after: {cursor}) {{ name }} }}");
+    let mut back = Streamed::open(PARTS, post(&pods[0], "ZEWI", &query)).await;
+    while name(&back.part().await.unwrap()) != "for everybody" {}
+}
+
+#[tokio::test]
+async fn heartbeats_begin_at_once_and_go_on() {
+    let pod = Setup::new("pod").start().await;
+    for accept in [PARTS, r#"multipart/mixed;subscriptionSpec="1.0", application/json"#] {
+        let stream = Streamed::open(accept, post(&pod, "ZOLO", WATCH)).await;
+        let media_type = r#"multipart/mixed;boundary="graphql";subscriptionSpec=1.0"#;
+        assert_eq!(stream.response.headers()["content-type"], media_type);
+    }
+    let mut stream = Streamed::open(PARTS, post(&pod, "ZOLO", WATCH)).await;
+    assert_eq!(stream.block().await.unwrap(), "");
+    for _ in 0..2 {
+        assert_eq!(stream.block().await.unwrap(), "\r\ncontent-type: application/json\r\n\r\n{}");
+    }
+}
+
+#[tokio::test]
+async fn one_result_is_a_part_and_then_the_closing_boundary() {
+    let pod = Setup::new("pod").start().await;
+    let accept = r#"multipart/mixed;subscriptionSpec="1.0""#;
+    for (query, pointer) in
+        [("{ locations { id } }", "/payload/data/locations/3"), ("{ nothing }", "/payload/errors/0")]
+    {
+        let mut stream = Streamed::open(PARTS, post(&pod, "ZOLO", query).header("accept", accept)).await;
+        let part = stream.part().await.unwrap();
+        assert!(part.pointer(pointer).is_some(), "{part}");
+        assert_eq!(stream.block().await.unwrap_err(), BodyEnd::Whole);
+        assert_eq!(stream.rest(), "--\r\n");
+    }
+}
+
+#[tokio::test]
+async fn a_draining_pod_cuts_the_body_before_its_closing_boundary() {
+    let mut pod = Setup::new("pod").start().await;
+    let mut stream = watch(&pod, "ZOLO").await;
+    pod.add_template("ZOWI", "last words", Some(&["3"])).await;
+    assert_eq!(name(&stream.part().await.unwrap()), "last words");
+    pod.signal("TERM");
+    assert_eq!(stream.part().await.unwrap_err(), BodyEnd::Cut);
+    assert_eq!(stream.rest(), "", "no closing boundary");
+    assert_eq!(pod.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn who_leaves_is_forgotten() {
+    let pod = Setup::new("pod").start().await;
+    drop(watch(&pod, "ZOLO").await);
+    pod.until_metric("relay_watchers", 0.0).await;
+    pod.until_metric("relay_connections", 0.0).await;
+}
+
+#[tokio::test]
+async fn an_expired_token_is_an_error_of_the_transport_here_and_a_cut_for_events() {
+    // the pod forgives clocks that are 30 s apart
+    const SECRET: &str = "thirty-two bytes are just enough";
+    let pod = Setup::new("pod").set("RELAY_AUTH", "jwt").set("RELAY_JWT_SECRET", SECRET).start().await;
+    let claims = || json!({ "sub": "4", "exp": get_current_timestamp() + 3 - 30 });
+    let token =
+        || encode(&Header::default(), &claims(), &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
+    let mut parts = Streamed::open(PARTS, post(&pod, &token(), WATCH)).await;
+    let part = parts.part().await.unwrap();
+    assert_eq!(part["payload"], Value::Null);
+    assert_eq!(part["errors"][0]["extensions"]["code"], "UNAUTHENTICATED", "{part}");
+    assert_eq!(parts.block().await.unwrap_err(), BodyEnd::Whole);
+    assert_eq!(parts.rest(), "--\r\n");
+
+    let mut events = Streamed::open(crate::support::EVENTS, post(&pod, &token(), WATCH)).await;
+    assert_eq!(events.event().await.unwrap_err(), BodyEnd::Cut);
+    pod.until_metric("relay_watchers", 0.0).await;
+}

@@ -1,0 +1,283 @@
+//! Server-sent events: graphql-sse's two modes, and what an `EventSource` does by itself.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{
+    BodyEnd, EVENTS, EVERYWHERE, Relay, Setup, Streamed, Topic, USERS, four_pods, post, request,
+};
+
+const WATCH: &str = "subscription { templateAdded { name } }";
+const TOKEN: &str = "x-graphql-event-stream-token";
+
+async fn watch(pod: &Relay, user: &str) -> Streamed {
+    let before = pod.metric("relay_watchers").await;
+    let stream = Streamed::open(EVENTS, post(pod, user, WATCH)).await;
+    pod.until_metric("relay_watchers", before + 1.0).await;
+    stream
+}
+
+fn name(data: &Value) -> &str {
+    data["data"]["templateAdded"]["name"].as_str().unwrap_or_else(|| panic!("{data}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tutorials_story_and_its_sequel_on_another_pod() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let pods = four_pods(&topic).await;
+    let mut streams = Vec::new();
+    for (pod, user) in pods.iter().zip(USERS) {
+        streams.push(watch(pod, user).await);
+    }
+    pods[0].add_template("ZOWI", "for location 3", Some(&["3"])).await;
+    let mut last = String::new();
+    for stream in &mut streams[1..3] {
+        let (event, id, data) = stream.event().await.unwrap();
+        assert_eq!((&*event, name(&data)), ("next", "for location 3"));
+        assert_eq!(data["extensions"]["cursor"], id, "an EventSource comes back with the cursor");
+        last = id;
+    }
+    pods[1].add_template("ZOLO", "for everybody", Some(&EVERYWHERE)).await;
+    for at in [0, 3] {
+        assert_eq!(name(&streams[at].event().await.unwrap().2), "for everybody", "{}", USERS[at]);
+    }
+
+    // ZEWI comes back to ZOWI's pod
+    let request = post(&pods[0], "ZEWI", WATCH).header("last-event-id", &last);
+    let mut back = Streamed::open(EVENTS, request).await;
+    let mut names = Vec::new();
+    while names.last().is_none_or(|name| name != "for everybody") {
+        names.push(name(&back.event().await.unwrap().2).to_owned());
+    }
+    // what is within the margin comes again
+    assert!(names == ["for everybody"] || names == ["for location 3", "for everybody"], "{names:?}");
+}
+
+#[tokio::test]
+async fn the_head_comes_at_once_and_says_where_the_client_stands() {
+    let pod = Setup::new("pod").start().await;
+    pod.add_template("ZOLO", "before", None).await;
+    let mut stream = Streamed::open(EVENTS, post(&pod, "ZOLO", WATCH)).await;
+    let header = |name| stream.response.headers()[name].to_str().unwrap();
+    assert_eq!(stream.response.status(), 200);
+    assert!(header("content-type").starts_with("text/event-stream"));
+    assert_eq!((header("cache-control"), header("x-accel-buffering")), ("no-store", "no"));
+    assert_eq!(stream.block().await.unwrap(), ":");
+    let block = stream.block().await.unwrap();
+    let cursor = block.strip_prefix("id: ").unwrap();
+
+    // who is cut off before the first result misses nothing either
+    drop(stream);
+    pod.add_template("ZOWI", "missed", Some(&["3"])).await;
+    let mut stream = Streamed::open(EVENTS, post(&pod, "ZOLO", WATCH).header("last-event-id", cursor)).await;
+    assert_eq!(name(&stream.event().await.unwrap().2), "missed");
+}
+
+#[tokio::test]
+async fn a_client_that_is_told_nothing_hears_that_the_pod_lives() {
+    let pod = Setup::new("pod").start().await;
+    let mut stream = watch(&pod, "ZOLO").await;
+    assert_eq!(stream.block().await.unwrap(), ":");
+    assert!(stream.block().await.unwrap().starts_with("id: "));
+    assert_eq!(stream.block().await.unwrap(), ":");
+}
+
+#[tokio::test]
+async fn one_result_is_a_stream_too() {
+    let pod = Setup::new("pod").start().await;
+    let mutation = r#"mutation { addTemplate(templateInput: { name: "by sse" }) { success } }"#;
+    for (query, pointer) in [
+        ("{ locations { id } }", "/data/locations/3/id"),
+        (mutation, "/data/addTemplate/success"),
+        ("{ nothing }", "/errors/0/message"),
+        ("subscription { nothing }", "/errors/0/message"),
+        (r#"subscription { templateAdded(after: "nonsense") { name } }"#, "/errors/0/extensions/code"),
+    ] {
+        let mut stream = Streamed::open(EVENTS, post(&pod, "ZOWI", query)).await;
+        let (event, _, data) = stream.event().await.unwrap();
+        assert_eq!(event, "next", "{query}");
+        assert!(data.pointer(pointer).is_some(), "{query}: {data}");
+        assert_eq!(stream.event().await.unwrap().0, "complete", "{query}");
+        assert_eq!(stream.event().await.unwrap_err(), BodyEnd::Whole);
+    }
+    let by_get = request(&pod, Method::GET, "ZOWI").query(&[("query", "{ locations { id } }")]);
+    let mut stream = Streamed::open(EVENTS, by_get).await;
+    assert_eq!(stream.event().await.unwrap().0, "next");
+    assert_eq!(pod.template_names().await, ["by sse"]);
+}
+
+#[tokio::test]
+async fn what_is_no_operation_is_refused_by_a_status() {
+    let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS", "1").start().await;
+    for (user, query, status) in [("NOBODY", WATCH, 401), ("ZOLO", "subscription {", 400), ("ZOLO", "", 400)]
+    {
+        let stream = Streamed::open(EVENTS, post(&pod, user, query)).await;
+        assert_eq!(stream.response.status(), status, "{query}");
+        let body: Value = serde_json::from_str(&stream.response.text().await.unwrap()).unwrap();
+        assert!(body["errors"][0]["extensions"]["code"].is_string(), "{body}");
+    }
+    let _watching = watch(&pod, "ZOLO").await;
+    let full = Streamed::open(EVENTS, post(&pod, "ZEWI", WATCH)).await.response;
+    assert_eq!(full.status(), 503);
+    assert!(full.headers().contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn who_leaves_is_forgotten() {
+    let pod = Setup::new("pod").start().await;
+    let stream = watch(&pod, "ZOLO").await;
+    drop(stream);
+    pod.until_metric("relay_watchers", 0.0).await;
+    pod.until_metric("relay_connections", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_draining_pod_cuts_the_stream_and_never_says_complete() {
+    let mut pod = Setup::new("pod").start().await;
+    let mut stream = watch(&pod, "ZOLO").await;
+    pod.add_template("ZOWI", "last words", Some(&["3"])).await;
+    assert_eq!(name(&stream.event().await.unwrap().2), "last words");
+    pod.signal("TERM");
+    assert_eq!(stream.event().await.unwrap_err(), BodyEnd::Cut);
+    assert_eq!(pod.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_is_cut_off_and_costs_the_others_nothing() {
+    // more than the sockets between them can hold: 300 events of some 70 KB
+    const EVENTS_SENT: usize = 300;
+    let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "1MiB").start().await;
+    let query = "subscription { templateAdded { name shareLocationIds } }";
+    let slow = Streamed::open(EVENTS, post(&pod, "ZOLO", query)).await;
+    let mut fast = watch(&pod, "ZEWI").await;
+    pod.until_metric("relay_watchers", 2.0).await;
+    let mut locations: Vec<String> = (0..999).map(|n| format!("{n:-<60}")).collect();
+    locations.push("3".to_owned());
+    let locations: Vec<&str> = locations.iter().map(String::as_str).collect();
+    for n in 0..EVENTS_SENT {
+        let sent = format!("event-{n}");
+        pod.add_template("ZOWI", &sent, Some(&locations)).await;
+        assert_eq!(name(&fast.event().await.unwrap().2), sent);
+    }
+    pod.until_metric("relay_watchers", 1.0).await;
+    pod.until_metric("relay_connections", 1.0).await;
+    let ends = pod.metric_of("relay_connection_ends_total", "reason=\"slow\"").await;
+    assert!((ends - 1.0).abs() < 0.5, "{ends}");
+    let mut slow = slow;
+    let mut told = 0;
+    let end = loop {
+        match slow.event().await {
+            Ok((_, _, data)) => assert_eq!(name(&data), format!("event-{told}")),
+            Err(end) => break end,
+        }
+        told += 1;
+    };
+    assert_eq!(end, BodyEnd::Cut);
+    assert!(told < EVENTS_SENT);
+}
+
+#[tokio::test]
+async fn who_was_away_for_too_long_is_told_of_the_gap() {
+    let pod = Setup::new("pod").set("RELAY_REPLAY_BYTES", "1MiB").start().await;
+    let mut stream = watch(&pod, "ZOLO").await;
+    pod.add_template("ZOWI", "first", Some(&["3"])).await;
+    let (_, cursor, _) = stream.event().await.unwrap();
+    let long = "x".repeat(60);
+    let locations: Vec<String> = (0..1_000).map(|n| format!("{n}{long}")).collect();
+    let locations: Vec<&str> = locations.iter().map(String::as_str).collect();
+    for _ in 0..20 {
+        pod.add_template("ZOWI", "fills the window", Some(&locations)).await;
+    }
+    let request = post(&pod, "ZOLO", WATCH).header("last-event-id", cursor);
+    let mut back = Streamed::open(EVENTS, request).await;
+    let (event, id, data) = back.event().await.unwrap();
+    assert_eq!((&*event, &data["data"]["templateAdded"]), ("next", &Value::Null));
+    assert_eq!(data["extensions"]["gap"]["reason"], "WINDOW_EXCEEDED", "{data}");
+    assert_eq!(data["extensions"]["cursor"], id);
+    pod.add_template("ZOWI", "live again", Some(&["3"])).await;
+    assert_eq!(name(&back.event().await.unwrap().2), "live again");
+}
+
+/// A reservation's token.
+async fn reserve(pod: &Relay, user: &str) -> String {
+    let response = request(pod, Method::PUT, user).send().await.unwrap();
+    assert_eq!(response.status(), 201);
+    assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/plain"));
+    response.text().await.unwrap()
+}
+
+/// The status of an operation on the stream.
+async fn submit(pod: &Relay, user: &str, token: &str, id: Option<&str>, query: &str) -> u16 {
+    let body = json!({ "query": query, "extensions": { "operationId": id } }).to_string();
+    let request = request(pod, Method::POST, user).header("content-type", "application/json");
+    request.header(TOKEN, token).body(body).send().await.unwrap().status().as_u16()
+}
+
+async fn stop(pod: &Relay, user: &str, token: &str, query: &[(&str, &str)]) -> u16 {
+    let request = request(pod, Method::DELETE, user).header(TOKEN, token).query(query);
+    request.send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn one_stream_carries_many_operations() {
+    let pod = Setup::new("pod").set("RELAY_MAX_WATCHERS", "2").start().await;
+    let token = reserve(&pod, "ZOLO").await;
+    assert_eq!(submit(&pod, "ZOLO", &token, Some("early"), WATCH).await, 202, "before it is read");
+    let open = || request(&pod, Method::GET, "ZOLO").header(TOKEN, &token);
+    let mut stream = Streamed::open(EVENTS, open()).await;
+    assert_eq!(stream.response.status(), 200);
+    assert_eq!(Streamed::open(EVENTS, open()).await.response.status(), 409, "one reader");
+
+    assert_eq!(submit(&pod, "ZOLO", &token, Some("early"), WATCH).await, 409, "in use");
+    assert_eq!(submit(&pod, "ZOLO", &token, None, WATCH).await, 400, "no id");
+    assert_eq!(submit(&pod, "ZOLO", &token, Some("bad"), "{ nothing }").await, 400);
+    assert_eq!(submit(&pod, "ZOLO", &token, Some("bad"), "subscription { nothing }").await, 400);
+    assert_eq!(submit(&pod, "ZOLO", "unknown", Some("x"), WATCH).await, 404);
+    assert_eq!(submit(&pod, "ZEWI", &token, Some("x"), WATCH).await, 404, "another viewer's");
+    assert_eq!(submit(&pod, "NOBODY", &token, Some("x"), WATCH).await, 401);
+    assert_eq!(submit(&pod, "ZOLO", &token, Some("query"), "{ locations { id } }").await, 202);
+    let (event, _, data) = stream.event().await.unwrap();
+    assert_eq!((&*event, &data["id"]), ("next", &json!("query")));
+    assert_eq!(data["payload"]["data"]["locations"][0]["id"], "1", "{data}");
+    let (event, _, data) = stream.event().await.unwrap();
+    assert_eq!((&*event, data), ("complete", json!({ "id": "query" })));
+
+    assert_eq!(submit(&pod, "ZOLO", &token, Some("second"), WATCH).await, 202);
+    assert_eq!(submit(&pod, "ZOLO", &token, Some("third"), WATCH).await, 429, "too many");
+    assert_eq!(stop(&pod, "ZOLO", &token, &[]).await, 400, "no id");
+    assert_eq!(stop(&pod, "ZEWI", &token, &[("operationId", "early")]).await, 404);
+    assert_eq!(stop(&pod, "ZOLO", &token, &[("operationId", "early")]).await, 200);
+    pod.until_metric("relay_watchers", 1.0).await;
+    pod.add_template("ZOWI", "for one", Some(&["3"])).await;
+    let (_, id, data) = stream.event().await.unwrap();
+    assert_eq!((&data["id"], name(&data["payload"])), (&json!("second"), "for one"));
+    assert_eq!(data["payload"]["extensions"]["cursor"], id);
+
+    drop(stream);
+    pod.until_metric("relay_connections", 0.0).await;
+    pod.until_metric("relay_watchers", 0.0).await;
+    assert_eq!(submit(&pod, "ZOLO", &token, Some("late"), WATCH).await, 404);
+}
+
+#[tokio::test]
+async fn an_event_source_reads_a_reservation_by_its_url() {
+    let pod = Setup::new("pod").start().await;
+    let token = reserve(&pod, "ZOLO").await;
+    let url = format!("http://127.0.0.1:{}/graphql?token={token}", pod.port());
+    let mut stream = Streamed::open(EVENTS, reqwest::Client::new().get(&url)).await;
+    assert_eq!(stream.response.status(), 200);
+    assert_eq!(submit(&pod, "ZOLO", &token, Some("a"), WATCH).await, 202);
+    pod.add_template("ZOWI", "by url", Some(&["3"])).await;
+    assert_eq!(name(&stream.event().await.unwrap().2["payload"]), "by url");
+    assert_eq!(Streamed::open(EVENTS, reqwest::Client::new().get(&url)).await.response.status(), 409);
+}
+
+#[tokio::test]
+async fn a_reservation_that_nobody_reads_takes_a_place_and_ends_soon() {
+    let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS", "1").start().await;
+    let token = reserve(&pod, "ZOLO").await;
+    assert_eq!(request(&pod, Method::PUT, "ZOLO").send().await.unwrap().status(), 503);
+    pod.until_metric("relay_connections", 0.0).await;
+    let late = Streamed::open(EVENTS, request(&pod, Method::GET, "ZOLO").header(TOKEN, token)).await;
+    assert_eq!(late.response.status(), 404);
+}

@@ -1,0 +1,98 @@
+//! [`Streamed`]: a response whose body goes on, read a block at a time.
+
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::{PATIENCE, Relay};
+
+/// What is accepted by clients of server-sent events.
+pub(crate) const EVENTS: &str = "text/event-stream";
+/// What is accepted by Apollo's clients.
+pub(crate) const PARTS: &str = "multipart/mixed;boundary=graphql;subscriptionSpec=1.0,application/json;q=0.9";
+
+/// A response to an operation, as far as it was read.
+pub(crate) struct Streamed {
+    pub(crate) response: Response,
+    text: String,
+    separator: &'static str,
+}
+
+/// How a body ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum BodyEnd {
+    /// As its server meant it to.
+    Whole,
+    /// In the middle.
+    Cut,
+}
+
+/// A request to the pod, as this demo user.
+pub(crate) fn request(pod: &Relay, method: Method, user: &str) -> RequestBuilder {
+    let url = format!("http://127.0.0.1:{}/graphql", pod.port());
+    reqwest::Client::new().request(method, url).header("authorization", format!("Bearer {user}"))
+}
+
+/// A POST of this operation.
+pub(crate) fn post(pod: &Relay, user: &str, query: &str) -> RequestBuilder {
+    let body = json!({ "query": query }).to_string();
+    request(pod, Method::POST, user).header("content-type", "application/json").body(body)
+}
+
+impl Streamed {
+    /// Sends the operation and returns with the head of the answer, which must come at once.
+    pub(crate) async fn open(accept: &str, request: RequestBuilder) -> Self {
+        let answer = timeout(PATIENCE, request.header("accept", accept).send()).await;
+        let response = answer.expect("a head in time").unwrap();
+        let separator = if accept == PARTS { "\r\n--graphql" } else { "\n\n" };
+        Self { response, text: String::new(), separator }
+    }
+
+    /// The next event or part.
+    pub(crate) async fn block(&mut self) -> Result<String, BodyEnd> {
+        loop {
+            if let Some((block, rest)) = self.text.split_once(self.separator) {
+                let block = block.to_owned();
+                self.text = rest.to_owned();
+                return Ok(block);
+            }
+            match timeout(PATIENCE, self.response.chunk()).await.expect("something in time") {
+                Ok(Some(chunk)) => self.text.push_str(std::str::from_utf8(&chunk).unwrap()),
+                Ok(None) => return Err(BodyEnd::Whole),
+                Err(_) => return Err(BodyEnd::Cut),
+            }
+        }
+    }
+
+    /// The next event that says something: its name, its id and its data.
+    pub(crate) async fn event(&mut self) -> Result<(String, String, Value), BodyEnd> {
+        loop {
+            let block = self.block().await?;
+            let field = |name: &str| {
+                let line = block.lines().find_map(|line| line.strip_prefix(name))?;
+                Some(line.trim_start().to_owned())
+            };
+            if let Some(data) = field("data:") {
+                let data = serde_json::from_str(&data).unwrap_or_default();
+                return Ok((field("event:").unwrap(), field("id:").unwrap_or_default(), data));
+            }
+        }
+    }
+
+    /// The JSON of the next part that says something.
+    pub(crate) async fn part(&mut self) -> Result<Value, BodyEnd> {
+        loop {
+            let block = self.block().await?;
+            let Some((head, json)) = block.split_once("\r\n\r\n") else { continue };
+            assert_eq!(head.trim(), "content-type: application/json", "{block}");
+            if json != "{}" {
+                return Ok(serde_json::from_str(json).unwrap());
+            }
+        }
+    }
+
+    /// What was read of a block that is not whole.
+    pub(crate) fn rest(&self) -> &str {
+        &self.text
+    }
+}
