@@ -260,7 +260,7 @@ impl Stream {
 
     /// All that waits, in one chunk.
     fn write(&mut self, permit: Permit<'_>) {
-        let deliveries: Vec<_> = self.outbox.take().into();
+        let deliveries = self.outbox.take();
         self.encode(&deliveries);
         (self.is_due, self.stalled) = (false, Duration::ZERO);
         if !self.chunk.is_empty() {

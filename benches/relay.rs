@@ -1,0 +1,102 @@
+//! What the parts of the hot path cost, each alone: `cargo bench`.
+//!
+//! For a change of one part. What a user notices is measured by `examples/load.rs`.
+
+#![allow(missing_docs, reason = "criterion's macros make items without any")]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot run fails by a panic")]
+
+#[path = "relay/watchers.rs"]
+mod watchers;
+
+use std::{hint::black_box, time::Duration};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use pubsub_relay::{
+    event::cloudevent,
+    web::ws::{
+        frame,
+        protocol::{Action, Dialect, Protocol},
+    },
+};
+use tokio::runtime::{Builder, Runtime};
+
+use self::watchers::{Watchers, event};
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+/// What Pub/Sub carries, both ways.
+fn codec(criterion: &mut Criterion) {
+    let event = event();
+    criterion
+        .bench_function("codec/encode", |bencher| bencher.iter(|| cloudevent::encode(black_box(&event))));
+    let attributes = cloudevent::encode(&event);
+    criterion.bench_function("codec/decode", |bencher| {
+        bencher.iter(|| {
+            let attribute = |name: &str| attributes.get(name).map(String::as_str);
+            cloudevent::decode(attribute, event.data.clone(), event.published).unwrap()
+        });
+    });
+}
+
+/// From an event to the queues: read, look up, execute, encode, queue.
+fn dispatch(criterion: &mut Criterion) {
+    let runtime = runtime();
+    let mut group = criterion.benchmark_group("dispatch");
+    for (name, matching, others) in [
+        ("execute and encode, 1 watcher", 1, 0),
+        ("100 of 100 match", 100, 0),
+        ("100 of 10000 match", 100, 9_900),
+    ] {
+        let mut watchers = Watchers::new();
+        runtime.block_on(watchers.enter("ZOLO", matching));
+        runtime.block_on(watchers.enter("ZELO", others));
+        group.throughput(Throughput::Elements(matching as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                assert_eq!(runtime.block_on(watchers.dispatch(event())), matching);
+                watchers.outboxes.iter().map(|outbox| outbox.take().len()).sum::<usize>()
+            });
+        });
+    }
+}
+
+/// A client's text in, a result's text out.
+fn protocol(criterion: &mut Criterion) {
+    let subscribe = r#"{"type":"subscribe","id":"c4b1","payload":{"query":"subscription W { templateAdded { id name } }"}}"#;
+    let acknowledged = || {
+        let mut protocol = Protocol::new(Dialect::Transport, 64);
+        protocol.on_text(r#"{"type":"connection_init"}"#);
+        protocol.admitted(None);
+        protocol
+    };
+    criterion.bench_function("protocol/subscribe", |bencher| {
+        let mut protocol = acknowledged();
+        bencher.iter(|| {
+            let action = protocol.on_text(black_box(subscribe));
+            assert!(matches!(action, Action::Start { .. }));
+            protocol.completed("c4b1")
+        });
+    });
+    let Action::Start { head, .. } = acknowledged().on_text(subscribe) else { panic!("not started") };
+    let payload = "x".repeat(250);
+    criterion.bench_function("protocol/frame", |bencher| {
+        let mut frames = Vec::new();
+        bencher.iter(|| {
+            frames.clear();
+            frame::text(&mut frames, [black_box(&head), black_box(&payload), "}"]);
+        });
+    });
+}
+
+criterion_group! {
+    name = benches;
+    // Short by default: enough to see a change of a tenth.
+    config = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1));
+    targets = codec, dispatch, protocol
+}
+criterion_main!(benches);

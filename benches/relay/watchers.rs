@@ -1,0 +1,75 @@
+//! Watchers without sockets: the way of an event from the hub to the outboxes, as a pod has it, and nothing else.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_graphql::Request;
+use pubsub_relay::{
+    broker::memory::Topic,
+    contract::{Domain, Identity},
+    domain::{self, Directory, TEMPLATE_ADDED, Tutorial},
+    event::Event,
+    graphql::{self, Engine, Outlet, Watched},
+    hub::{Hub, Outbox, Watching, window::Bounds},
+    telemetry::{Metrics, Otlp},
+};
+
+const WINDOW: Duration = Duration::from_secs(600);
+const WATCH: &str = "subscription W { templateAdded { id name shareLocationIds } }";
+
+/// The watchers of one pod.
+pub(crate) struct Watchers {
+    hub: Hub,
+    domain: Arc<Tutorial>,
+    engine: Engine,
+    /// The outboxes of those whom [`event`] is for.
+    pub(crate) outboxes: Vec<Arc<Outbox>>,
+    watching: Vec<Watching>,
+}
+
+/// An event for the location that ZOLO and ZEWI listen to.
+pub(crate) fn event() -> Event {
+    let data =
+        r#"{"id":"0198f2a4-0000-7000-8000-000000000000","name":"A template","shareLocationIds":["3"]}"#;
+    let mut event = Event::new("/pods/a".into(), TEMPLATE_ADDED, Some("3".into()), data.into());
+    event.published = Some(SystemTime::now());
+    event
+}
+
+impl Watchers {
+    /// A pod without watchers.
+    pub(crate) fn new() -> Self {
+        let domain = Tutorial::new(Directory::built_in(), WINDOW);
+        let hub = Hub::new("t", Bounds { span: WINDOW, bytes: 1 << 20 }, SystemTime::now());
+        hub.catch_up(true);
+        let meter = Metrics::new("a", Otlp::default()).unwrap().meter();
+        let outlet =
+            Outlet::new(Arc::new(Topic::new(WINDOW, 1 << 20)), domain.clone(), "a", "t".to_owned(), &meter);
+        let api = graphql::build(domain::schema(domain.clone()));
+        let engine = Engine::new(api, outlet, hub.clone());
+        Self { hub, domain, engine, outboxes: Vec::new(), watching: Vec::new() }
+    }
+
+    /// Lets in so many of one user, each on a connection of its own.
+    pub(crate) async fn enter(&mut self, user: &str, count: usize) {
+        let viewer = Arc::new(self.domain.viewer(Identity::Demo(user)).unwrap());
+        for _ in 0..count {
+            let outbox = Outbox::new(1 << 20);
+            let prepared = self.engine.prepare(Request::new(WATCH)).unwrap();
+            let watched = self.engine.watch(prepared, viewer.clone(), outbox.clone(), 0, None).await;
+            let Ok(Watched::Live(watching)) = watched else { panic!("not let in") };
+            self.watching.push(watching);
+            if user == "ZOLO" {
+                self.outboxes.push(outbox);
+            }
+        }
+    }
+
+    /// Relays the event as the loop of a pod does, and says how many were told.
+    pub(crate) async fn dispatch(&self, event: Event) -> usize {
+        let fact = self.domain.read(&event).unwrap();
+        self.hub.dispatch(event, fact, true).await
+    }
+}

@@ -1,0 +1,49 @@
+//! What an event and each of its deliveries allocate, which no machine's speed changes: a guard of the hot path.
+//!
+//! A binary of its own, because it counts with a global allocator of its own.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+#[path = "../benches/relay/watchers.rs"]
+mod watchers;
+
+use pubsub_relay::web::ws::frame;
+use tokio::runtime::Builder;
+
+use self::watchers::{Watchers, event};
+
+/// The queue of an outbox that was empty: 1. The rest is for rounding.
+const MAX_PER_DELIVERY: f64 = 1.01;
+
+/// Decoding, the window, the look-up, one execution, its JSON.
+const MAX_PER_EVENT: f64 = 120.0;
+
+/// How many times anything is allocated for one event that so many watchers are told of, once all is warm.
+fn allocations(watchers: usize) -> f64 {
+    const EVENTS: u32 = 50;
+    let head = r#"{"type":"next","id":"1","payload":"#;
+    let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+    let mut pod = Watchers::new();
+    runtime.block_on(pod.enter("ZOLO", watchers));
+    let mut frames = Vec::new();
+    let mut tell = || {
+        assert_eq!(runtime.block_on(pod.dispatch(event())), watchers);
+        for delivery in pod.outboxes.iter().flat_map(|outbox| outbox.take()) {
+            frames.clear();
+            frame::text(&mut frames, [head, &delivery.payload, "}"]);
+            assert!(frames.ends_with(b"}"));
+        }
+    };
+    tell();
+    let counted = allocation_counter::measure(|| (0..EVENTS).for_each(|_| tell()));
+    counted.count_total as f64 / f64::from(EVENTS)
+}
+
+#[test]
+fn a_delivery_allocates_next_to_nothing() {
+    let (few, many) = (allocations(100), allocations(1_100));
+    let each = (many - few) / 1_000.0;
+    let event = few - 100.0 * each;
+    assert!(each <= MAX_PER_DELIVERY, "{each} allocations a delivery");
+    assert!(event <= MAX_PER_EVENT, "{event} allocations an event");
+}
