@@ -26,7 +26,7 @@ use crate::{
 /// `GET /graphql`: a query in the URL, or the handshake of a WebSocket.
 pub async fn get(State(site): State<Arc<Site>>, request: Request) -> Response {
     if ws::handshake::is_wanted(request.headers()) {
-        return ws::accept(&site, request).unwrap_or_else(IntoResponse::into_response);
+        return ws::accept(&site, request);
     }
     run(&site, request, Method::Get).await.unwrap_or_else(IntoResponse::into_response)
 }
@@ -84,7 +84,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// A request that was not run: a status, and a GraphQL error body.
 pub(super) struct Refusal {
     status: StatusCode,
-    pub(super) headers: HeaderMap,
+    headers: HeaderMap,
     error: Error,
 }
 

@@ -15,6 +15,7 @@ mod crowd;
 mod drain;
 mod faults;
 mod foreign;
+mod frames;
 mod http;
 mod limits;
 mod machines;

@@ -7,7 +7,7 @@ mod http;
 mod relay;
 mod topic;
 
-pub(crate) use client::{Client, Dialect, End, Socket, watchers_on};
+pub(crate) use client::{Client, Data, Dialect, End, OpCode, Socket, watchers_on};
 pub(crate) use http::{Answer, Http};
 pub(crate) use relay::{Relay, Setup, free_ports};
 pub(crate) use topic::{Message, Topic, environment};
