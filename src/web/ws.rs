@@ -99,7 +99,7 @@ impl Arrival {
         // A task of its own: this one's is as large as its way here, and a connection lives long.
         tasks.spawn(async move {
             let end = connection.run(&guard).await;
-            let (close, expects_answer) = connection.last_word(&end);
+            let (close, expects_answer) = connection.leave(&end);
             Box::pin(goodbye(connection.socket(), close.as_ref(), expects_answer)).await;
             guard.end(end);
         });
