@@ -15,7 +15,7 @@ use tokio_tungstenite::{
         Message,
         protocol::{
             CloseFrame, Role,
-            frame::{Frame, coding::CloseCode},
+            frame::{Frame, FrameHeader, coding::CloseCode},
         },
     },
 };
@@ -114,7 +114,8 @@ impl Socket {
 
     /// Sends one frame as it is, right or wrong.
     pub(crate) async fn send_frame(&mut self, opcode: OpCode, payload: &[u8], is_final: bool) {
-        let frame = Frame::message(payload.to_vec(), opcode, is_final);
+        let header = FrameHeader { opcode, is_final, ..FrameHeader::default() };
+        let frame = Frame::from_payload(header, payload.to_vec().into());
         self.stream.send(Message::Frame(frame)).await.unwrap();
     }
 
