@@ -29,7 +29,7 @@ use crate::{
 /// `GET /graphql`: a query in the URL, or the handshake of a WebSocket.
 pub async fn get(State(site): State<Arc<Site>>, request: Request) -> Response {
     if ws::handshake::is_wanted(request.headers()) {
-        return ws::accept(&site, request).unwrap_or_else(IntoResponse::into_response);
+        return ws::accept(&site, request);
     }
     let token = reservation::token(request.headers(), request.uri());
     let answer = match token.filter(|_| stream::wanted(request.headers()).is_some()) {
@@ -125,7 +125,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// A request that was not run: a status, and a GraphQL error body.
 pub(super) struct Refusal {
     status: StatusCode,
-    pub(super) headers: HeaderMap,
+    headers: HeaderMap,
     error: Error,
 }
 

@@ -19,7 +19,7 @@ use axum::{
         StatusCode,
         header::{AUTHORIZATION, ORIGIN},
     },
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use tokio::time::timeout;
 
@@ -46,24 +46,30 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_MESSAGE_BYTES: usize = 128 << 10;
 
 /// Answers the handshake and drives the connection in a task of its own, which a drain waits for.
-pub(super) fn accept(site: &Arc<Site>, mut request: Request) -> Result<Response, Refusal> {
+pub(super) fn accept(site: &Arc<Site>, mut request: Request) -> Response {
     let headers = request.headers();
     if let Some(origin) = headers.get(ORIGIN)
         && !site.settings.origins.allow(origin.as_bytes(), headers)
     {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, Code::Forbidden, "this origin is not allowed"));
+        return Refusal::new(StatusCode::FORBIDDEN, Code::Forbidden, "this origin is not allowed")
+            .into_response();
     }
     let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).map(Box::from);
-    let handshake = Handshake::read(&mut request, &Dialect::NAMES).map_err(|error| {
-        let mut refusal = Refusal::new(error.status(), Code::BadRequest, error.to_string());
-        refusal.headers = error.headers();
-        refusal
-    })?;
-    let guard = site.connections.enter(TRANSPORT).map_err(|end| Refusal::unavailable(&end))?;
+    let handshake = match Handshake::read(&mut request, &Dialect::NAMES) {
+        Ok(handshake) => handshake,
+        Err(error) => {
+            let refusal = Refusal::new(error.status(), Code::BadRequest, error.to_string());
+            return (error.headers(), refusal).into_response();
+        }
+    };
+    let guard = match site.connections.enter(TRANSPORT) {
+        Ok(guard) => guard,
+        Err(end) => return Refusal::unavailable(&end).into_response(),
+    };
     let response = handshake.response();
     let arrival = Arrival { site: site.clone(), guard, authorization };
     site.connections.tasks().spawn(arrival.open(handshake));
-    Ok(response)
+    response
 }
 
 /// A client whose handshake is in order.
@@ -89,19 +95,14 @@ impl Arrival {
         };
         let Self { site, guard, authorization } = self;
         let tasks = site.connections.tasks().clone();
-        let connection = Connection::new(site, socket, dialect, authorization);
+        let mut connection = Connection::new(site, socket, dialect, authorization);
         // A task of its own: this one's is as large as its way here, and a connection lives long.
-        tasks.spawn(live(connection, guard));
-    }
-}
-
-/// A connection from here to its end. Not an `async fn`: that would keep room for its arguments twice.
-fn live(mut connection: Connection, guard: Guard) -> impl Future<Output = ()> {
-    async move {
-        let end = connection.run(&guard).await;
-        let (close, expects_answer) = connection.last_word(&end);
-        Box::pin(goodbye(connection.socket(), close.as_ref(), expects_answer)).await;
-        guard.end(end);
+        tasks.spawn(async move {
+            let end = connection.run(&guard).await;
+            let (close, expects_answer) = connection.leave(&end);
+            Box::pin(goodbye(connection.socket(), close.as_ref(), expects_answer)).await;
+            guard.end(end);
+        });
     }
 }
 

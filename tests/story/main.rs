@@ -16,6 +16,7 @@ mod drain;
 mod faults;
 mod fleet;
 mod foreign;
+mod frames;
 mod http;
 mod limits;
 mod machines;

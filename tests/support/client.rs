@@ -13,9 +13,14 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Message,
-        protocol::{CloseFrame, Role, frame::coding::CloseCode},
+        protocol::{
+            CloseFrame, Role,
+            frame::{Frame, FrameHeader, coding::CloseCode},
+        },
     },
 };
+
+pub(crate) use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::{PATIENCE, Relay};
 
@@ -105,6 +110,28 @@ impl Socket {
 
     pub(crate) async fn send_binary(&mut self, bytes: Vec<u8>) {
         self.stream.send(Message::binary(bytes)).await.unwrap();
+    }
+
+    /// Sends one frame as it is, right or wrong.
+    pub(crate) async fn send_frame(&mut self, opcode: OpCode, payload: &[u8], is_final: bool) {
+        let header = FrameHeader { opcode, is_final, ..FrameHeader::default() };
+        let frame = Frame::from_payload(header, payload.to_vec().into());
+        self.stream.send(Message::Frame(frame)).await.unwrap();
+    }
+
+    /// The payload of the next pong. Anything else fails the test.
+    pub(crate) async fn hear_pong(&mut self) -> Vec<u8> {
+        match timeout(PATIENCE, self.stream.next()).await.expect("a pong in time") {
+            Some(Ok(Message::Pong(payload))) => payload.to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Closes with this code, and returns the code of the answer.
+    pub(crate) async fn close_with(&mut self, code: u16) -> u16 {
+        let frame = CloseFrame { code: code.into(), reason: "".into() };
+        self.stream.close(Some(frame)).await.unwrap();
+        self.hear_out().await.1.code
     }
 
     /// Sends without caring whether the other side still reads.

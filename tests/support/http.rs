@@ -101,20 +101,23 @@ impl Http {
 
     /// The handshake of a WebSocket from a page of this origin.
     pub(crate) async fn upgrade(&self, origin: Option<&str>) -> Answer {
-        let mut request = self.client.get(self.url("/graphql"));
-        for (name, value) in [
+        self.upgrade_with(origin.map(|origin| ("origin", origin)).as_slice()).await
+    }
+
+    /// The handshake of a WebSocket with these headers added, or replaced.
+    pub(crate) async fn upgrade_with(&self, headers: &[(&'static str, &str)]) -> Answer {
+        let mut all = reqwest::header::HeaderMap::new();
+        let usual = [
             ("connection", "upgrade"),
             ("upgrade", "websocket"),
             ("sec-websocket-version", "13"),
             ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
             ("sec-websocket-protocol", "graphql-transport-ws"),
-        ] {
-            request = request.header(name, value);
+        ];
+        for (name, value) in usual.iter().chain(headers) {
+            all.insert(*name, value.parse().unwrap());
         }
-        if let Some(origin) = origin {
-            request = request.header("origin", origin);
-        }
-        self.answer(request).await.unwrap()
+        self.answer(self.client.get(self.url("/graphql")).headers(all)).await.unwrap()
     }
 
     /// What a browser asks before a page of this origin may send a token.

@@ -9,7 +9,7 @@ mod relay;
 mod stream;
 mod topic;
 
-pub(crate) use client::{Client, Dialect, End, Socket, watchers_on};
+pub(crate) use client::{Client, Data, Dialect, End, OpCode, Socket, watchers_on};
 pub(crate) use collector::Collector;
 pub(crate) use http::{Answer, Http};
 pub(crate) use relay::{Relay, Setup, free_ports};

@@ -120,8 +120,12 @@ impl Connection {
         &mut self.socket
     }
 
-    /// What the client is told, if anything, and whether it will answer.
-    pub(super) fn last_word(&mut self, end: &End) -> (Option<Close>, bool) {
+    /// Ends all operations. Returns what the client is told, if anything, and whether it will answer.
+    pub(super) fn leave(&mut self, end: &End) -> (Option<Close>, bool) {
+        // Nothing more is dispatched to it while it is closed.
+        self.running = Vec::new();
+        self.behind = VecDeque::new();
+        self.jobs = None;
         let expects_answer = !matches!(end, End::TooBig | End::Malformed(_));
         match self.last_word.take() {
             Some(answer) => (Some(answer), false),

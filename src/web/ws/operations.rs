@@ -2,9 +2,10 @@
 //!
 //! An operation ends with its [`Running`], whichever way that goes; nothing of it may be written after that.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use async_graphql::{Request, Response as GraphQLResponse, Variables, parser::types::OperationType};
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -49,7 +50,7 @@ pub(super) type Finished = (u64, Box<GraphQLResponse>);
 /// A replay, going its next step.
 pub(super) struct Turn {
     number: u64,
-    pub(super) step: Pin<Box<dyn Future<Output = (Box<Replay>, Box<Step>)> + Send>>,
+    pub(super) step: BoxFuture<'static, (Box<Replay>, Box<Step>)>,
 }
 
 /// Lets the replay go its next step.

@@ -118,7 +118,7 @@ proptest! {
 fn no_bytes_bring_a_connection_s_task_down_in_ten_minutes() {
     let (begin, mut cases) = (SystemTime::now(), 0u64);
     while begin.elapsed().unwrap() < Duration::from_secs(600) {
-        let mut runner = TestRunner::default();
+        let mut runner = TestRunner::new(ProptestConfig { failure_persistence: None, ..Default::default() });
         let run = runner.run(&input(), |(is_legacy, bytes, lengths)| {
             drive(is_legacy, &bytes, &lengths);
             Ok(())

@@ -1,0 +1,76 @@
+//! RFC 6455 on the wire of a pod, by a client that can also break it. (`ci/autobahn` asks for the rest of it.)
+
+use serde_json::json;
+
+use crate::support::{Client, Data, Dialect, OpCode, Relay, Setup};
+
+const TEXT: OpCode = OpCode::Data(Data::Text);
+const MORE: OpCode = OpCode::Data(Data::Continue);
+
+async fn connect(pod: &Relay) -> Client {
+    Client::connect(pod.port(), Dialect::Transport, "ZOLO").await
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_not_in_order_is_refused_with_a_reason() {
+    let pod = Setup::new("pod").start().await;
+    for (name, value, status) in [
+        ("sec-websocket-version", "8", 426),
+        ("sec-websocket-key", "short", 400),
+        ("connection", "keep-alive", 400),
+    ] {
+        let answer = pod.http.upgrade_with(&[(name, value)]).await;
+        assert_eq!((answer.status, &*answer.code()), (status, "BAD_REQUEST"), "{name}: {answer:?}");
+        let version = if status == 426 { "13" } else { "" };
+        assert_eq!(answer.header("sec-websocket-version"), version, "{answer:?}");
+    }
+    assert_eq!(pod.http.upgrade_with(&[]).await.status, 101);
+    pod.until_metric("relay_connections", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_ping_is_answered_with_its_own_bytes_also_between_two_fragments() {
+    let pod = Setup::new("pod").start().await;
+    let mut socket = connect(&pod).await.socket;
+    socket.send_frame(TEXT, br#"{"type":"ping","payload":{"a":""#, false).await;
+    socket.send_frame(OpCode::from(9), b"\x00 not text \xff", true).await;
+    assert_eq!(socket.hear_pong().await, b"\x00 not text \xff");
+    // a character cut in two, the second half in the third fragment
+    socket.send_frame(MORE, b"\xc3", false).await;
+    socket.send_frame(MORE, b"\xb6\"}}", true).await;
+    // the last that is answered, so that all before it was understood
+    socket.send(json!({ "id": "1", "type": "subscribe", "payload": { "query": "{ nothing }" } })).await;
+    assert_eq!(socket.hear().await.unwrap()["type"], "error");
+}
+
+#[tokio::test]
+async fn what_is_no_websocket_ends_with_its_code_and_costs_the_others_nothing() {
+    let pod = Setup::new("pod").start().await;
+    let mut other = connect(&pod).await;
+    other.watch().await;
+    for (opcode, payload, code) in [
+        (TEXT, &b"\xff"[..], 1007),
+        (MORE, b"of what?", 1002),
+        (OpCode::from(3), b"", 1002),
+        (OpCode::from(8), &[3, 236], 1002),
+        (TEXT, &[b'x'; (128 << 10) + 1], 1009),
+    ] {
+        let mut socket = connect(&pod).await.socket;
+        socket.send_frame(opcode, payload, true).await;
+        assert_eq!(socket.hear_out().await.1.code, code, "{opcode:?}");
+    }
+    pod.until_metric("relay_connections", 1.0).await;
+    pod.add_template("ZOWI", "goes on", Some(&["3"])).await;
+    assert_eq!(other.next().await, "goes on");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_answered_with_its_own_code() {
+    let pod = Setup::new("pod").start().await;
+    for code in [1000, 1001, 4999] {
+        assert_eq!(connect(&pod).await.socket.close_with(code).await, code);
+    }
+    let mut legacy = Client::connect(pod.port(), Dialect::Legacy, "ZOLO").await.socket;
+    legacy.send(json!({ "type": "connection_terminate" })).await;
+    assert_eq!(legacy.hear_out().await.1.code, 1000);
+}
