@@ -6,7 +6,10 @@
 pub mod admin;
 pub mod connection;
 pub mod http;
+pub mod negotiate;
 pub mod origin;
+pub mod refusal;
+pub mod request;
 pub mod ws;
 
 use std::sync::Arc;
@@ -67,7 +70,7 @@ pub fn router(site: Arc<Site>, with_admin: bool) -> Router {
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("traceparent")]);
     let clients = Router::new()
-        .route("/graphql", get(http::get).post(http::post))
+        .route("/graphql", get(http::get).post(http::post).fallback(http::no_method))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(cors)
         .with_state(site.clone());
