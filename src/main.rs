@@ -138,6 +138,7 @@ fn pod_settings(settings: &Settings, broker: Broker) -> pod::Settings {
             origins: settings.allowed_origins.clone(),
             queue_bytes: settings.queue_bytes,
             max_connections: settings.max_connections,
+            max_connections_per_address: settings.max_connections_per_address,
             max_watchers: settings.max_watchers,
         },
         window: Bounds { span: settings.replay_window, bytes: settings.replay_bytes },

@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use axum::{Router, serve::ListenerExt as _};
 use tokio::{net::TcpListener, select, time::timeout};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -24,7 +23,7 @@ use crate::{
     pubsub::{self, PubSub},
     relay::Relay,
     telemetry::Metrics,
-    web::{self, Connections, Site},
+    web::{self, Connections, Site, serve::serve},
 };
 
 /// How long a pod may take to put away its feed and its publisher, once its connections have ended.
@@ -126,7 +125,7 @@ impl Pod {
         let site = Arc::new(Site {
             engine: Engine::new(api, outlet, hub.clone()),
             auth,
-            connections: Connections::new(settings.web.max_connections, drain.clone(), &meter),
+            connections: Connections::new(&settings.web, drain.clone(), &meter),
             health: health.clone(),
             metrics,
             settings: settings.web,
@@ -216,16 +215,4 @@ async fn run_relay(mut relay: Relay, mut feed: Box<dyn Feed>, close: Cancellatio
         () = close.cancelled() => {}
     }
     feed.close().await;
-}
-
-async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    // Frames are small and each matters now: no waiting for more to fill a packet.
-    let listener = listener.tap_io(|socket| {
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%error, "socket without TCP_NODELAY");
-        }
-    });
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
-        tracing::error!(%error, "listener failed");
-    }
 }

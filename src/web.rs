@@ -10,9 +10,10 @@ pub mod negotiate;
 pub mod origin;
 pub mod refusal;
 pub mod request;
+pub mod serve;
 pub mod ws;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -23,13 +24,25 @@ use axum::{
     },
     routing::get,
 };
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::{
+    compression::{
+        CompressionLayer,
+        predicate::{NotForContentType, Predicate as _, SizeAbove},
+    },
+    cors::{AllowOrigin, CorsLayer},
+};
 
 pub use self::{connection::Connections, origin::Origins};
 use crate::{auth::Authenticator, graphql::Engine, health::Health, telemetry::Metrics};
 
 /// The largest request body, in bytes: a mutation with the most location ids is under 100 KiB.
 const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// The smallest answer that is compressed, in bytes: below, it fits into one packet anyway.
+const MIN_COMPRESSED_BYTES: u16 = 1_400;
+
+/// How long a browser may remember what a preflight allowed, in seconds: Chromium's own most.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(7_200);
 
 /// What clients may do, and how much of it.
 #[derive(Clone, Debug)]
@@ -40,6 +53,8 @@ pub struct Settings {
     pub queue_bytes: usize,
     /// Connections at once.
     pub max_connections: usize,
+    /// Connections at once from one address; 0: any number.
+    pub max_connections_per_address: usize,
     /// Watchers on one connection.
     pub max_watchers: usize,
 }
@@ -68,10 +83,16 @@ pub fn router(site: Arc<Site>, with_admin: bool) -> Router {
             origins.allow(origin.as_bytes(), &request.headers)
         }))
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("traceparent")]);
+        .allow_headers([AUTHORIZATION, CONTENT_TYPE, HeaderName::from_static("traceparent")])
+        .max_age(PREFLIGHT_AGE);
+    // Never a stream: a compressor holds back what it has not filled a block with.
+    let streams = NotForContentType::SSE.and(NotForContentType::const_new("multipart/mixed"));
+    let compression =
+        CompressionLayer::new().compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES.into()).and(streams));
     let clients = Router::new()
         .route("/graphql", get(http::get).post(http::post).fallback(http::no_method))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(compression)
         .layer(cors)
         .with_state(site.clone());
     if with_admin { clients.merge(admin(site)) } else { clients }

@@ -155,7 +155,7 @@ async fn upgrade(site: Arc<Site>, request: Request) -> Response {
         Ok(upgrade) => upgrade,
         Err(rejection) => return rejection.into_response(),
     };
-    match site.connections.enter(ws::TRANSPORT) {
+    match site.connections.enter(ws::TRANSPORT, &parts.extensions) {
         Ok(guard) => ws::accept(site, upgrade, &parts.headers, guard),
         Err(end) => Refusal::unavailable(&end).answer(None),
     }

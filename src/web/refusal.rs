@@ -46,6 +46,7 @@ impl Refusal {
     pub fn unavailable(end: &End) -> Self {
         let text = match end {
             End::Drained => "this pod is draining; connect again",
+            End::Crowded => "this address has as many connections as it may; end one first",
             _ => "this pod has as many connections as it may; connect again later",
         };
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::LimitReached, text).with(RETRY_AFTER, RETRY_SECONDS)
