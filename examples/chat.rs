@@ -145,8 +145,10 @@ async fn start(name: &str, port: u16, topic: &Topic) -> anyhow::Result<Pod> {
             origins: web::Origins::Localhost,
             queue_bytes: 1 << 18,
             max_connections: 1_000,
+            max_connections_per_address: 0,
             max_watchers: 16,
         },
+        introspection: true,
         window: Bounds { span: WINDOW, bytes: 1 << 20 },
         drain_deadline: Duration::from_secs(5),
     };

@@ -141,6 +141,7 @@ fn pod_settings(settings: &Settings, broker: Broker) -> pod::Settings {
             max_connections_per_address: settings.max_connections_per_address,
             max_watchers: settings.max_watchers,
         },
+        introspection: settings.introspection,
         window: Bounds { span: settings.replay_window, bytes: settings.replay_bytes },
         drain_deadline: settings.drain_deadline,
     }

@@ -43,6 +43,8 @@ pub struct Settings {
     pub auth: auth::Settings,
     /// What clients may do.
     pub web: web::Settings,
+    /// Whether clients may ask for the schema.
+    pub introspection: bool,
     /// How far back clients can resume, and how long event ids are remembered.
     pub window: Bounds,
     /// The longest that connections may take to end in a drain.
@@ -123,7 +125,7 @@ impl Pod {
 
         let outlet = Outlet::new(publisher.clone(), domain, &settings.name, &meter);
         let site = Arc::new(Site {
-            engine: Engine::new(api, outlet, hub.clone()),
+            engine: Engine::new(api, outlet, hub.clone(), settings.introspection),
             auth,
             connections: Connections::new(&settings.web, drain.clone(), &meter),
             health: health.clone(),

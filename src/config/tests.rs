@@ -43,6 +43,7 @@ fn nothing_set_is_a_pod_in_memory_for_demo_users() {
     assert_eq!(settings.replay_window, Duration::from_secs(600));
     assert_eq!((settings.replay_bytes, settings.queue_bytes), (64 << 20, 256 << 10));
     assert_eq!((settings.max_connections, settings.max_watchers), (50_000, 64));
+    assert_eq!((settings.max_connections_per_address, settings.introspection), (0, true));
     assert_eq!(settings.drain_deadline, Duration::from_secs(45));
     assert_eq!((settings.log.as_str(), settings.log_format), ("info", LogFormat::Text));
     assert!(settings.pod.starts_with("pod-") && settings.pod.len() == 10, "{}", settings.pod);
