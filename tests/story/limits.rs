@@ -105,7 +105,7 @@ async fn queries_and_mutations_come_through_a_socket_too() {
 #[tokio::test]
 async fn one_address_cannot_take_the_places_of_all() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS_PER_ADDRESS", "1").start().await;
-    let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+    let client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     let answer = pod.http.upgrade(None).await;
     assert_eq!((answer.status, &*answer.code()), (503, "LIMIT_REACHED"), "{answer:?}");
     assert!(pod.template_names().await.is_empty(), "a query is no connection");
