@@ -8,14 +8,17 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use pubsub_relay::web::ws::{
-    frame::{self, Message},
-    handshake::Handshake,
-    protocol::Close,
-    socket::{ReadError, Socket},
+use pubsub_relay::web::{
+    serve::serve,
+    ws::{
+        frame::{self, Message},
+        handshake::Handshake,
+        protocol::Close,
+        socket::{ReadError, Socket},
+    },
 };
 use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The largest message of the cases.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
@@ -26,7 +29,8 @@ async fn main() -> std::io::Result<()> {
     println!("{}", listener.local_addr()?);
     let tasks = TaskTracker::new();
     let router = Router::new().fallback(get(move |request| handshake(request, tasks)));
-    axum::serve(listener, router).await
+    serve(listener, router, CancellationToken::new()).await;
+    Ok(())
 }
 
 async fn handshake(mut request: Request, tasks: TaskTracker) -> Response {

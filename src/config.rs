@@ -91,6 +91,10 @@ pub struct Settings {
     pub queue_bytes: usize,
     /// `RELAY_MAX_CONNECTIONS`: for this pod.
     pub max_connections: usize,
+    /// `RELAY_MAX_CONNECTIONS_PER_ADDRESS`: for this pod; 0: any number.
+    pub max_connections_per_address: usize,
+    /// `RELAY_INTROSPECTION`: whether clients may ask for the schema.
+    pub introspection: bool,
     /// `RELAY_MAX_WATCHERS`: for each connection.
     pub max_watchers: usize,
     /// `RELAY_PULSE_INTERVAL`: between two pulses of this pod.
@@ -255,6 +259,8 @@ fn shared(reader: &mut Reader<'_>, waits: &[(&Setting, Duration)]) -> Settings {
         replay_bytes: reader.size(&t::REPLAY_BYTES),
         queue_bytes: reader.size(&t::QUEUE_BYTES),
         max_connections: reader.size(&t::MAX_CONNECTIONS),
+        max_connections_per_address: reader.size(&t::MAX_CONNECTIONS_PER_ADDRESS),
+        introspection: reader.required(&t::INTROSPECTION, value::switch),
         max_watchers: reader.size(&t::MAX_WATCHERS),
         pulse_interval: Duration::from_nanos(reader.amount(&t::PULSE_INTERVAL)),
         orphan_after: Duration::from_nanos(reader.amount(&t::ORPHAN_AFTER)),

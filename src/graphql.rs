@@ -92,13 +92,15 @@ pub struct Engine {
     outlet: Arc<Outlet>,
     operations: Operations,
     hub: Hub,
+    introspection: bool,
 }
 
 impl Engine {
-    /// Runs the operations of `api`, publishes through `outlet`, watches in `hub`.
+    /// Runs the operations of `api`, publishes through `outlet`, watches in `hub`. Only with `introspection` do clients learn
+    /// the schema.
     #[must_use]
-    pub fn new(api: Arc<dyn Api>, outlet: Outlet, hub: Hub) -> Self {
-        Self { operations: Operations::new(api.clone()), api, outlet: Arc::new(outlet), hub }
+    pub fn new(api: Arc<dyn Api>, outlet: Outlet, hub: Hub, introspection: bool) -> Self {
+        Self { operations: Operations::new(api.clone()), api, outlet: Arc::new(outlet), hub, introspection }
     }
 
     /// Parses the request and tells what it asks for.
@@ -106,7 +108,7 @@ impl Engine {
     /// # Errors
     /// The response that refuses it.
     pub fn prepare(&self, request: Request) -> Result<Prepared, Box<Response>> {
-        document::prepare(request)
+        document::prepare(request, self.introspection)
     }
 
     /// Runs a query or a mutation for the viewer. A resolver that panics costs its own request only. The result's

@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use axum::{Router, serve::ListenerExt as _};
 use opentelemetry::metrics::Meter;
 use tokio::{net::TcpListener, select};
 use tokio_util::{
@@ -30,7 +29,7 @@ use crate::{
     pubsub::{self, Janitor, PubSub},
     relay::Relay,
     telemetry::{Metrics, Otlp, Traces},
-    web::{self, Connections, Reservations, Site},
+    web::{self, Connections, Reservations, Site, serve::serve},
 };
 
 /// What a pod is built from.
@@ -47,6 +46,8 @@ pub struct Settings {
     pub auth: auth::Settings,
     /// What clients may do.
     pub web: web::Settings,
+    /// Whether clients may ask for the schema.
+    pub introspection: bool,
     /// How far back clients can resume, and how long event ids are remembered.
     pub window: Bounds,
     /// Between two pulses, in a fleet that is not large.
@@ -133,14 +134,9 @@ impl Pod {
 
         let outlet = Outlet::new(publisher.clone(), domain, &settings.name, topic, &meter);
         let site = Arc::new(Site {
-            engine: Engine::new(api, outlet, hub.clone()),
+            engine: Engine::new(api, outlet, hub.clone(), settings.introspection),
             auth,
-            connections: Connections::new(
-                settings.web.max_connections,
-                stop.connections.clone(),
-                stop.drain.spread,
-                &meter,
-            ),
+            connections: Connections::new(&settings.web, stop.connections.clone(), stop.drain.spread, &meter),
             reservations: Reservations::default(),
             health: health.clone(),
             metrics,
@@ -232,16 +228,4 @@ async fn pulse(
 async fn clean(janitor: Janitor, fleet: Fleet, every: Duration, meter: Meter, stop: CancellationToken) {
     let is_orphan = |pod: &str, created| fleet.is_orphan(pod, created);
     stop.run_until_cancelled(janitor.run(every, is_orphan, &meter)).await;
-}
-
-async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    // Frames are small and each matters now: no waiting for more to fill a packet.
-    let listener = listener.tap_io(|socket| {
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%error, "socket without TCP_NODELAY");
-        }
-    });
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
-        tracing::error!(%error, "listener failed");
-    }
 }

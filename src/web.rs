@@ -7,12 +7,16 @@ pub mod admin;
 pub mod connection;
 pub mod http;
 pub mod multipart;
+pub mod negotiate;
 pub mod origin;
+pub mod refusal;
+pub mod request;
+pub mod serve;
 pub mod sse;
 pub mod stream;
 pub mod ws;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -21,9 +25,15 @@ use axum::{
         HeaderName, Method,
         header::{AUTHORIZATION, CONTENT_TYPE},
     },
-    routing::get,
+    routing::{any, get},
 };
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::{
+    compression::{
+        CompressionLayer,
+        predicate::{NotForContentType, Predicate as _, SizeAbove},
+    },
+    cors::{AllowOrigin, CorsLayer},
+};
 
 use self::sse::reservation;
 pub use self::{connection::Connections, origin::Origins, sse::reservation::Reservations};
@@ -31,6 +41,12 @@ use crate::{auth::Authenticator, graphql::Engine, health::Health, telemetry::Met
 
 /// The largest request body, in bytes: a mutation with the most location ids is under 100 KiB.
 const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// The smallest answer that is compressed, in bytes: below, it fits into one packet anyway.
+const MIN_COMPRESSED_BYTES: u16 = 1_400;
+
+/// How long a browser may remember what a preflight allowed, in seconds: Chromium's own most.
+const PREFLIGHT_AGE: Duration = Duration::from_secs(7_200);
 
 /// What clients may do, and how much of it.
 #[derive(Clone, Debug)]
@@ -41,6 +57,8 @@ pub struct Settings {
     pub queue_bytes: usize,
     /// Connections at once.
     pub max_connections: usize,
+    /// Connections at once from one address; 0: any number.
+    pub max_connections_per_address: usize,
     /// Watchers on one connection.
     pub max_watchers: usize,
 }
@@ -77,10 +95,16 @@ pub fn router(site: Arc<Site>, with_admin: bool) -> Router {
             HeaderName::from_static("last-event-id"),
             HeaderName::from_static("traceparent"),
             HeaderName::from_static(reservation::TOKEN_HEADER),
-        ]);
+        ])
+        .max_age(PREFLIGHT_AGE);
+    // Never a stream: a compressor holds back what it has not filled a block with.
+    let streams = NotForContentType::SSE.and(NotForContentType::const_new("multipart/mixed"));
+    let compression =
+        CompressionLayer::new().compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES.into()).and(streams));
     let clients = Router::new()
-        .route("/graphql", get(http::get).post(http::post).put(reservation::put).delete(reservation::delete))
+        .route("/graphql", any(http::graphql))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(compression)
         .layer(cors)
         .with_state(site.clone());
     if with_admin { clients.merge(admin(site)) } else { clients }

@@ -48,7 +48,7 @@ impl Watchers {
         let outlet =
             Outlet::new(Arc::new(Topic::new(WINDOW, 1 << 20)), domain.clone(), "a", "t".to_owned(), &meter);
         let api = graphql::build(domain::schema(domain.clone()));
-        let engine = Engine::new(api, outlet, hub.clone());
+        let engine = Engine::new(api, outlet, hub.clone(), true);
         Self { hub, domain, engine, outboxes: Vec::new(), watching: Vec::new() }
     }
 

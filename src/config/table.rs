@@ -153,6 +153,18 @@ pub(super) static MAX_CONNECTIONS: Setting = Setting::new(
     Between(Unit::Count, "1", "1000000"),
     "connections of a pod at a time",
 );
+pub(super) static MAX_CONNECTIONS_PER_ADDRESS: Setting = Setting::new(
+    "RELAY_MAX_CONNECTIONS_PER_ADDRESS",
+    Is("0"),
+    Between(Unit::Count, "0", "1000000"),
+    "connections of one peer's address at a time; 0: any number, as behind a balancer",
+);
+pub(super) static INTROSPECTION: Setting = Setting::new(
+    "RELAY_INTROSPECTION",
+    Is("on"),
+    Form("on or off"),
+    "whether clients may ask for the schema",
+);
 pub(super) static MAX_WATCHERS: Setting = Setting::new(
     "RELAY_MAX_WATCHERS",
     Is("64"),
@@ -250,7 +262,15 @@ pub static SETTINGS: &[Concern] = &[
     },
     Concern {
         title: "Limits",
-        settings: &[&REPLAY_WINDOW, &REPLAY_BYTES, &QUEUE_BYTES, &MAX_CONNECTIONS, &MAX_WATCHERS],
+        settings: &[
+            &REPLAY_WINDOW,
+            &REPLAY_BYTES,
+            &QUEUE_BYTES,
+            &MAX_CONNECTIONS,
+            &MAX_CONNECTIONS_PER_ADDRESS,
+            &MAX_WATCHERS,
+            &INTROSPECTION,
+        ],
     },
     Concern { title: "Fleet", settings: &[&PULSE_INTERVAL, &ORPHAN_AFTER] },
     Concern { title: "Drain", settings: &[&DRAIN_DELAY, &DRAIN_SPREAD, &DRAIN_DEADLINE] },

@@ -194,6 +194,14 @@ fn origin(text: &str) -> Option<String> {
     (is_scheme && is_authority).then(|| format!("{scheme}://{authority}"))
 }
 
+pub(super) fn switch(text: &str) -> Parsed<bool> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("is not a switch: write on or off".to_owned()),
+    }
+}
+
 pub(super) fn log_filter(text: &str) -> Parsed<String> {
     match EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),

@@ -203,7 +203,7 @@ mod tests {
             );
             let (api, hub) =
                 (graphql::build(schema(tutorial.clone())), Hub::new("t", BOUNDS, SystemTime::now()));
-            Self { tutorial, engine: Engine::new(api, outlet, hub.clone()), hub }
+            Self { tutorial, engine: Engine::new(api, outlet, hub.clone(), true), hub }
         }
 
         async fn run(&self, document: &str, variables: Value) -> Value {

@@ -22,6 +22,10 @@ pub const AFTER: &str = "after";
 /// How many fields of a document may carry an alias: enough for any page, too few to multiply work with.
 pub const MAX_ALIASES: usize = 30;
 
+/// How many tokens a document may have: four times those of the introspection query of known tools. They are counted before the
+/// document is parsed, so that nobody pays for parsing the rest.
+pub const MAX_TOKENS: usize = 1_000;
+
 /// A request whose document parses, and the operation in it that will run.
 pub struct Prepared {
     /// The request, its document parsed.
@@ -52,13 +56,17 @@ impl Prepared {
     }
 }
 
-/// Parses the request's document and picks its operation.
+/// Parses the request's document and picks its operation. It may ask for the schema only with `introspection`.
 ///
 /// # Errors
 /// The response that refuses it.
-pub(super) fn prepare(mut request: Request) -> Result<Prepared, Box<Response>> {
+pub(super) fn prepare(mut request: Request, introspection: bool) -> Result<Prepared, Box<Response>> {
     if request.query.trim().is_empty() {
         return refuse(Code::BadRequest, "the request has no query");
+    }
+    if tokens(&request.query) > MAX_TOKENS {
+        let text = format!("the document has more than {MAX_TOKENS} tokens");
+        return refuse(Code::ValidationFailed, text);
     }
     let mut document = match request.parsed_query() {
         Ok(document) => document.clone(),
@@ -69,12 +77,14 @@ pub(super) fn prepare(mut request: Request) -> Result<Prepared, Box<Response>> {
         Err(text) => return refuse(Code::BadRequest, text),
     };
     let kind = operation.ty;
-    let aliases: usize = selection_sets(&document).map(aliases).sum();
-    if aliases > MAX_ALIASES {
-        return refuse(
-            Code::ValidationFailed,
-            format!("the document has {aliases} aliases; {MAX_ALIASES} is the most"),
-        );
+    let mut survey = Survey::default();
+    selection_sets(&document).for_each(|set| survey.walk(set));
+    if survey.aliases > MAX_ALIASES {
+        let text = format!("the document has {} aliases; {MAX_ALIASES} is the most", survey.aliases);
+        return refuse(Code::ValidationFailed, text);
+    }
+    if survey.asks_for_schema && !introspection {
+        return refuse(Code::ValidationFailed, "introspection is switched off here");
     }
     let (mut field, mut response_key, mut after) = (String::new(), String::new(), None);
     if kind == OperationType::Subscription {
@@ -125,16 +135,47 @@ fn selection_sets(document: &ExecutableDocument) -> impl Iterator<Item = &Select
     operations.chain(document.fragments.values().map(|fragment| &fragment.node.selection_set.node))
 }
 
-// The parser bounds the nesting, so the recursion is bounded too.
-fn aliases(set: &SelectionSet) -> usize {
-    let count = |selection: &Positioned<Selection>| match &selection.node {
-        Selection::Field(field) => {
-            usize::from(field.node.alias.is_some()) + aliases(&field.node.selection_set.node)
+/// What a document is made of.
+#[derive(Default)]
+struct Survey {
+    aliases: usize,
+    asks_for_schema: bool,
+}
+
+impl Survey {
+    // The parser bounds the nesting, so the recursion is bounded too.
+    fn walk(&mut self, set: &SelectionSet) {
+        for selection in &set.items {
+            match &selection.node {
+                Selection::Field(field) => {
+                    self.aliases += usize::from(field.node.alias.is_some());
+                    self.asks_for_schema |= matches!(&*field.node.name.node, "__schema" | "__type");
+                    self.walk(&field.node.selection_set.node);
+                }
+                Selection::InlineFragment(fragment) => self.walk(&fragment.node.selection_set.node),
+                Selection::FragmentSpread(_) => {}
+            }
         }
-        Selection::InlineFragment(fragment) => aliases(&fragment.node.selection_set.node),
-        Selection::FragmentSpread(_) => 0,
-    };
-    set.items.iter().map(count).sum()
+    }
+}
+
+/// How many tokens the text has, or a few more if it is no document.
+fn tokens(text: &str) -> usize {
+    let run = |text: &str, is: fn(char) -> bool| text.find(|c| !is(c)).unwrap_or(text.len());
+    let (mut rest, mut count) = (text, 0);
+    while let Some(first) = rest.chars().next() {
+        let length = match first {
+            '#' => rest.find(['\n', '\r']).unwrap_or(rest.len()),
+            '"' => cursor::literal(rest).unwrap_or(rest.len()),
+            '.' => run(rest, |c| c == '.'),
+            '-' | '0'..='9' => run(rest, |c| c.is_alphanumeric() || matches!(c, '-' | '+' | '.')),
+            '_' | 'a'..='z' | 'A'..='Z' => run(rest, |c| c.is_alphanumeric() || c == '_'),
+            _ => first.len_utf8(),
+        };
+        count += usize::from(!first.is_whitespace() && !matches!(first, ',' | '#' | '\u{feff}'));
+        rest = &rest[length..];
+    }
+    count
 }
 
 #[cfg(test)]
@@ -145,7 +186,7 @@ mod tests {
     use super::*;
 
     fn prepared(document: &str, variables: serde_json::Value) -> Prepared {
-        prepare(Request::new(document).variables(Variables::from_json(variables))).ok().unwrap()
+        prepare(Request::new(document).variables(Variables::from_json(variables)), true).ok().unwrap()
     }
 
     #[test]
@@ -184,5 +225,42 @@ mod tests {
         let prepared = prepared(r#"subscription { a(after: "c\"\\", n: "d") { b } }"#, json!({}));
         assert_eq!(prepared.after.as_deref(), Some(r#"c"\"#));
         assert_eq!(prepared.request.query, r#"subscription { a(after: "", n: "d") { b } }"#);
+    }
+
+    #[test]
+    fn tokens_are_counted_as_a_lexer_counts_them() {
+        for (document, count) in [
+            ("", 0),
+            (" ,\n\t\u{feff}# a comment { a }", 0),
+            ("{ a }", 3),
+            ("query Q($n: Int = -1.5e+3) { b: a(n: $n, s: \"x \\\" { y\") ...F }", 26),
+            ("{ a(s: \"\"\"block \" quote { }\"\"\") } # end", 8),
+            ("{ a(s: \"never ends { { {", 6),
+        ] {
+            assert_eq!(tokens(document), count, "{document}");
+        }
+    }
+
+    #[test]
+    fn a_document_of_too_many_tokens_is_not_parsed() {
+        let refused = |fields: usize| {
+            let document = format!("{{ {} }}", "a ".repeat(fields));
+            prepare(Request::new(document), true).is_err()
+        };
+        assert!(!refused(MAX_TOKENS - 2));
+        assert!(refused(MAX_TOKENS - 1));
+    }
+
+    #[test]
+    fn the_schema_is_hidden_wherever_it_is_asked_for() {
+        for document in [
+            "{ __schema { types { name } } }",
+            "{ x: __type(name: \"a\") { name } }",
+            "{ ... { ...F } } fragment F on Query { __schema { types { name } } }",
+        ] {
+            assert!(prepare(Request::new(document), true).is_ok(), "{document}");
+            assert!(prepare(Request::new(document), false).is_err(), "{document}");
+        }
+        assert!(prepare(Request::new("{ __typename a { __typename } }"), false).is_ok());
     }
 }

@@ -3,9 +3,10 @@
 //! Whatever is not an [error](struct@Error) of ours, nor the executor's own word on the request, becomes `INTERNAL` with a fixed text
 //! and is logged here, once. No `Display` of a foreign error ever reaches a client.
 
-use std::{any::Any, borrow::Cow, fmt, sync::Arc};
+use std::{any::Any, borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
-use async_graphql::{ErrorExtensionValues, Response, ServerError};
+use async_graphql::{ErrorExtensionValues, Response, ServerError, Value};
+use serde::Serialize;
 use thiserror::Error;
 
 /// What went wrong, as `extensions.code` says it.
@@ -34,6 +35,21 @@ pub enum Code {
     /// Our fault.
     Internal,
 }
+
+/// All of them.
+const CODES: [Code; 11] = [
+    Code::Unauthenticated,
+    Code::Forbidden,
+    Code::BadUserInput,
+    Code::NotFound,
+    Code::BadCursor,
+    Code::ParseFailed,
+    Code::ValidationFailed,
+    Code::BadRequest,
+    Code::PublishFailed,
+    Code::LimitReached,
+    Code::Internal,
+];
 
 impl Code {
     /// As clients read it.
@@ -118,6 +134,35 @@ pub fn is_refusal(response: &Response) -> bool {
     let was_run = response.data != async_graphql::Value::Null
         || response.errors.iter().any(|error| !error.path.is_empty());
     !was_run && response.is_err()
+}
+
+/// A response as it is written: one that refuses the request has no `data` at all, as GraphQL wants it.
+#[derive(Serialize)]
+pub struct Body<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a Value>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [ServerError],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    extensions: &'a BTreeMap<String, Value>,
+}
+
+impl<'a> From<&'a Response> for Body<'a> {
+    fn from(response: &'a Response) -> Self {
+        let Response { data, errors, extensions, .. } = response;
+        Self { data: (!is_refusal(response)).then_some(data), errors, extensions }
+    }
+}
+
+impl Body<'_> {
+    /// Why the request was not run at all, if it was not.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Code> {
+        let error = self.errors.first().filter(|_| self.data.is_none())?;
+        let code = error.extensions.as_ref().and_then(|extensions| extensions.get("code"));
+        let is = |known: &&Code| code == Some(&Value::from(known.as_str()));
+        Some(CODES.iter().find(is).copied().unwrap_or(Code::Internal))
+    }
 }
 
 /// The answer to an operation that panicked or never ended.

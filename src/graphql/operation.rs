@@ -321,7 +321,7 @@ mod tests {
     }
 
     async fn open(operations: &Operations, document: &str) -> Result<Arc<Operation>, serde_json::Value> {
-        let opened = match prepare(Request::new(document)) {
+        let opened = match prepare(Request::new(document), true) {
             Ok(prepared) => operations.open(prepared).await,
             Err(refusal) => Err(refusal),
         };

@@ -3,10 +3,9 @@
 //! A connection is counted by its [`Guard`], so that no way out of a handler forgets to uncount it.
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +19,7 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-use super::ws::protocol::Close;
+use super::{Settings, serve::Socket, ws::protocol::Close};
 use crate::{hub::Delivery, telemetry::LATENCY_BUCKETS};
 
 /// Why a connection ended. The first reason counts.
@@ -44,6 +43,8 @@ pub enum End {
     Slow,
     /// There was no room for it; it may come back.
     Full,
+    /// There was no room for another from its address; it may come back.
+    Crowded,
     /// The pod drains; it may come back, to another pod.
     Drained,
 }
@@ -62,6 +63,7 @@ impl End {
             Self::Expired => "expired",
             Self::Slow => "slow",
             Self::Full => "full",
+            Self::Crowded => "crowded",
             Self::Drained => "drained",
         }
     }
@@ -77,6 +79,7 @@ impl End {
             Self::Expired => Close::new(4403, "token expired"),
             Self::Slow => Close::new(1013, "too slow"),
             Self::Full => Close::new(1013, "too many connections"),
+            Self::Crowded => Close::new(1013, "too many connections from this address"),
             Self::Drained => Close::new(1012, "service restart"),
         })
     }
@@ -84,8 +87,7 @@ impl End {
 
 /// The connections of one pod.
 pub struct Connections {
-    count: Arc<AtomicUsize>,
-    limit: usize,
+    count: Arc<Count>,
     drain: Arc<Drain>,
     tasks: TaskTracker,
     instruments: Arc<Instruments>,
@@ -98,6 +100,51 @@ struct Drain {
     spread: Duration,
 }
 
+/// How many there are, and how many there may be.
+struct Count {
+    limit: usize,
+    /// 0: any number.
+    limit_per_address: usize,
+    present: Mutex<Present>,
+}
+
+#[derive(Default)]
+struct Present {
+    all: usize,
+    /// Only kept if it is bounded; an address without connections is not in it.
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl Count {
+    fn enter(&self, address: Option<IpAddr>) -> Result<Option<IpAddr>, End> {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = address.filter(|_| self.limit_per_address > 0);
+        let same = address.and_then(|address| present.by_address.get(&address)).copied().unwrap_or_default();
+        if present.all >= self.limit {
+            return Err(End::Full);
+        }
+        if address.is_some() && same >= self.limit_per_address {
+            return Err(End::Crowded);
+        }
+        present.all += 1;
+        present.by_address.extend(address.map(|address| (address, same + 1)));
+        Ok(address)
+    }
+
+    fn leave(&self, address: Option<IpAddr>) {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        present.all -= 1;
+        if let Some(address) = address
+            && let Some(count) = present.by_address.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                present.by_address.remove(&address);
+            }
+        }
+    }
+}
+
 struct Instruments {
     connections: UpDownCounter<i64>,
     ends: Counter<u64>,
@@ -106,9 +153,9 @@ struct Instruments {
 }
 
 impl Connections {
-    /// No connections yet; at most `limit` at once, all asked to end within `spread` once `drain` is cancelled.
+    /// No connections yet; as many at once as the settings say, all asked to end within `spread` once `drain` is cancelled.
     #[must_use]
-    pub fn new(limit: usize, drain: CancellationToken, spread: Duration, meter: &Meter) -> Self {
+    pub fn new(settings: &Settings, drain: CancellationToken, spread: Duration, meter: &Meter) -> Self {
         let drain = Arc::new(Drain { asked: drain, began: OnceLock::new(), spread });
         let instruments = Instruments {
             connections: meter
@@ -130,33 +177,33 @@ impl Connections {
                 .with_description("From the topic's acknowledgement of an event to its write to a socket.")
                 .build(),
         };
-        let tasks = TaskTracker::new();
-        Self { count: Arc::default(), limit, drain, tasks, instruments: Arc::new(instruments) }
+        let count = Arc::new(Count {
+            limit: settings.max_connections,
+            limit_per_address: settings.max_connections_per_address,
+            present: Mutex::default(),
+        });
+        Self { count, drain, tasks: TaskTracker::new(), instruments: Arc::new(instruments) }
     }
 
-    /// Counts a new connection in, or returns the end that it meets at once.
+    /// Counts a new connection in, or returns the end that it meets at once. The socket is that of its request.
     ///
     /// # Errors
-    /// [`End::Full`] or [`End::Drained`].
-    pub fn enter(&self, transport: &'static str) -> Result<Guard, End> {
-        let refusal = if self.drain.asked.is_cancelled() {
-            Some(End::Drained)
-        } else if self.count.fetch_add(1, Ordering::Relaxed) >= self.limit {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-            Some(End::Full)
-        } else {
-            None
-        };
+    /// [`End::Full`], [`End::Crowded`] or [`End::Drained`].
+    pub fn enter(&self, transport: &'static str, socket: Option<&Socket>) -> Result<Guard, End> {
         let transport = [KeyValue::new("transport", transport)];
-        if let Some(end) = refusal {
-            self.instruments.end(&transport, &end);
-            return Err(end);
+        let entered = match self.drain.asked.is_cancelled() {
+            true => Err(End::Drained),
+            false => self.count.enter(socket.map(Socket::peer)),
+        };
+        let address = entered.inspect_err(|end| self.instruments.end(&transport, end))?;
+        if let Some(socket) = socket {
+            socket.is_connection_now();
         }
         self.instruments.connections.add(1, &transport);
-        let (count, instruments) = (self.count.clone(), self.instruments.clone());
         Ok(Guard {
-            count,
-            instruments,
+            count: self.count.clone(),
+            address,
+            instruments: self.instruments.clone(),
             transport,
             end: End::Lost,
             since: Instant::now(),
@@ -169,7 +216,7 @@ impl Connections {
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        self.count.present.lock().unwrap_or_else(PoisonError::into_inner).all
     }
 
     /// Refuses new connections and asks those that are there to end, each at its own moment.
@@ -194,7 +241,8 @@ impl Instruments {
 
 /// One connection that counts, until it is dropped.
 pub struct Guard {
-    count: Arc<AtomicUsize>,
+    count: Arc<Count>,
+    address: Option<IpAddr>,
     instruments: Arc<Instruments>,
     transport: [KeyValue; 1],
     end: End,
@@ -233,7 +281,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.count.leave(self.address);
         self.instruments.connections.add(-1, &self.transport);
         self.instruments.end(&self.transport, &self.end);
         let (reason, seconds) = (self.end.reason(), self.since.elapsed().as_secs_f64());

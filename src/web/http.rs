@@ -1,191 +1,146 @@
-//! GraphQL over plain HTTP: queries by GET and POST, mutations by POST, and the way into a WebSocket.
+//! GraphQL over plain HTTP: queries by GET and POST, mutations by POST, and the way into every transport of many results.
 //!
 //! Every refusal is a GraphQL error body with a code, whatever the status.
 
 use std::sync::Arc;
 
-use async_graphql::{
-    ParseRequestError, Request as GraphQLQuery, Response as GraphQLResult, Value,
-    parser::types::OperationType,
-};
-use async_graphql_axum::{GraphQLRequest, GraphQLResponse};
+use async_graphql::parser::types::OperationType;
+use async_graphql_axum::GraphQLResponse;
 use axum::{
-    RequestExt as _,
-    extract::{FromRequest, Request, State},
+    extract::{Request, State},
     http::{
-        HeaderMap, HeaderValue, StatusCode,
-        header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+        HeaderMap, HeaderValue, Method, StatusCode,
+        header::{ALLOW, AUTHORIZATION, ORIGIN},
     },
-    response::{IntoResponse, Response},
+    response::{IntoResponse as _, Response},
 };
 
-use super::{Site, connection::End, sse::reservation, stream, ws};
+use super::{
+    Site,
+    negotiate::{Accept, Answer},
+    refusal::{Refusal, headers, json},
+    request,
+    serve::Socket,
+    sse::reservation,
+    stream::{self, Opening},
+    ws,
+};
 use crate::{
-    auth::{AuthError, Pass},
-    graphql::error::{Code, Error},
-    telemetry::traces::TRACEPARENT,
+    auth::Pass,
+    graphql::error::{Body, Code},
 };
 
-/// `GET /graphql`: a query in the URL, or the handshake of a WebSocket.
-pub async fn get(State(site): State<Arc<Site>>, request: Request) -> Response {
+/// How to subscribe, for those who did not.
+const TRANSPORTS: &str = "a subscription needs a transport for many results: at this address, a WebSocket with the subprotocol \
+                          graphql-transport-ws (or the older graphql-ws), or a request with `Accept: text/event-stream` or \
+                          `Accept: multipart/mixed;subscriptionSpec=\"1.0\"`";
+
+/// Every method on `/graphql`: an operation, a reservation of graphql-sse, or the handshake of a WebSocket.
+pub async fn graphql(State(site): State<Arc<Site>>, request: Request) -> Response {
     if ws::handshake::is_wanted(request.headers()) {
         return ws::accept(&site, request);
     }
-    let token = reservation::token(request.headers(), request.uri());
-    let answer = match token.filter(|_| stream::wanted(request.headers()).is_some()) {
-        Some(token) => reservation::open(&site, request.headers(), &token).await,
-        None => run(site, request, Method::Get).await,
-    };
-    answer.unwrap_or_else(IntoResponse::into_response)
+    let accept = Accept::read(request.headers());
+    run(site, request, &accept).await.unwrap_or_else(|refusal| refusal.answer(accept.result()))
 }
 
-/// `POST /graphql`.
-pub async fn post(State(site): State<Arc<Site>>, request: Request) -> Response {
-    let answer = match reservation::token(request.headers(), request.uri()) {
-        Some(token) => reservation::submit(&site, request, &token).await,
-        None => run(site, request, Method::Post).await,
-    };
-    answer.unwrap_or_else(IntoResponse::into_response)
+async fn run(site: Arc<Site>, request: Request, accept: &Accept) -> Result<Response, Refusal> {
+    admit_origin(&site, request.headers())?;
+    let reserved = reservation::token(request.headers(), request.uri());
+    match (request.method(), reserved) {
+        (&Method::PUT, _) => reservation::reserve(site, request).await,
+        (&Method::DELETE, token) => reservation::stop(&site, request, &token.unwrap_or_default()).await,
+        (&Method::POST, Some(token)) => reservation::submit(&site, request, &token).await,
+        (&Method::GET, Some(token)) if accept.stream() == Some(Answer::EventStream) => {
+            reservation::open(&site, request, &token).await
+        }
+        (&Method::GET | &Method::HEAD | &Method::POST, _) => execute(site, request, accept).await,
+        _ => {
+            let text = "send the request by GET or POST";
+            let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
+            Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, text).with(ALLOW, allow))
+        }
+    }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Method {
-    Get,
-    Post,
-}
-
-async fn run(site: Arc<Site>, request: Request, method: Method) -> Result<Response, Refusal> {
+async fn execute(site: Arc<Site>, request: Request, accept: &Accept) -> Result<Response, Refusal> {
+    let form = accept.result().ok_or_else(not_acceptable)?;
     let pass = admit(&site, request.headers()).await?;
-    let format = stream::wanted(request.headers());
+    let may_change = request.method() == Method::POST;
     let after = stream::last_event_id(request.headers()).map(str::to_owned);
-    let request = read(request).await?;
-    let answer = |response: GraphQLResult| match format {
-        Some(format) => stream::once(format, &response),
-        None => GraphQLResponse::from(response).into_response(),
-    };
-    let prepared = match site.engine.prepare(request) {
+    let socket = Socket::of(request.extensions()).cloned();
+    let prepared = match site.engine.prepare(request::read(request).await?) {
         Ok(prepared) => prepared,
-        // What cannot be read is not answered by a stream; what does not fit the schema is.
-        Err(refusal) if !is_invalid(&refusal) && format.is_some() => {
-            return Ok((StatusCode::BAD_REQUEST, GraphQLResponse::from(*refusal)).into_response());
-        }
-        Err(refusal) => return Ok(answer(*refusal)),
+        Err(response) => return Ok(result(form, *response)),
     };
-    match (prepared.kind, format) {
-        (OperationType::Subscription, Some(format)) => {
-            stream::open(site, format, prepared, &pass, after.as_deref()).await
+    match prepared.kind {
+        OperationType::Subscription => {
+            let format = accept.stream().and_then(stream::format).ok_or_else(|| Refusal::bad(TRANSPORTS))?;
+            stream::open(site, format, prepared, Opening { pass, after, socket }).await
         }
-        (OperationType::Subscription, None) => {
-            let text = "a subscription needs a transport for many results: at this address, a WebSocket with the subprotocol \
-                        graphql-transport-ws (or the older graphql-ws), or a request with `Accept: text/event-stream` or \
-                        `Accept: multipart/mixed;subscriptionSpec=\"1.0\"`";
-            Err(Refusal::new(StatusCode::BAD_REQUEST, Code::BadRequest, text))
+        OperationType::Mutation if !may_change => {
+            let text = "send mutations by POST";
+            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, text);
+            Err(refusal.with(ALLOW, HeaderValue::from_static("POST")))
         }
-        (OperationType::Mutation, _) if method == Method::Get => {
-            let mut refusal =
-                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, "send mutations by POST");
-            refusal.headers.insert(ALLOW, HeaderValue::from_static("POST"));
-            Err(refusal)
+        _ => Ok(result(form, site.engine.execute(prepared, pass.viewer).await)),
+    }
+}
+
+fn not_acceptable() -> Refusal {
+    let text = "accept `application/graphql-response+json` or `application/json`";
+    Refusal::new(StatusCode::NOT_ACCEPTABLE, Code::BadRequest, text)
+}
+
+/// One result. With the older media type everything that was understood is a 200, since clients cannot tell our other
+/// statuses from a proxy's. A stream's client cannot read a status, so only what cannot be parsed has one.
+fn result(form: Answer, response: async_graphql::Response) -> Response {
+    let body = Body::from(&response);
+    match (body.refusal(), form, stream::format(form)) {
+        (Some(Code::ParseFailed | Code::BadRequest), _, Some(_)) => {
+            json(StatusCode::BAD_REQUEST, None, &body)
         }
-        _ => Ok(answer(site.engine.execute(prepared, pass.viewer).await)),
+        (_, _, Some(format)) => stream::once(format, &response),
+        (Some(refusal), Answer::GraphqlResponseJson, _) => json(status(refusal), Some(form), &body),
+        (Some(_), ..) => json(StatusCode::OK, Some(form), &body),
+        (None, ..) => (headers(Some(form)), GraphQLResponse::from(response)).into_response(),
+    }
+}
+
+/// The status of a request that was understood and not run.
+const fn status(code: Code) -> StatusCode {
+    match code {
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::Forbidden => StatusCode::FORBIDDEN,
+        Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
     }
 }
 
 /// Who asks, by the request's `Authorization`.
+///
+/// # Errors
+/// 401, or 503 if tokens cannot be checked.
 pub(super) async fn admit(site: &Site, headers: &HeaderMap) -> Result<Pass, Refusal> {
     let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     Ok(site.auth.admit(authorization).await?)
 }
 
-/// The GraphQL request in the URL or the body.
-pub(super) async fn read(request: Request) -> Result<GraphQLQuery, Refusal> {
-    if request.method() == axum::http::Method::POST && !is_json(request.headers()) {
-        let text = "send the request as `application/json`";
-        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::BadRequest, text));
-    }
-    let trace = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(Value::from);
-    let mut request =
-        GraphQLRequest::<Refusal>::from_request(request.with_limited_body(), &()).await?.into_inner();
-    request.extensions.extend(trace.map(|trace| (TRACEPARENT.to_owned(), trace)));
-    Ok(request)
-}
-
-/// Whether the document can be read and does not fit.
-fn is_invalid(refusal: &GraphQLResult) -> bool {
-    let codes = refusal.errors.iter().filter_map(|error| error.extensions.as_ref()?.get("code"));
-    codes.into_iter().any(|code| *code == Value::from(Code::ValidationFailed.as_str()))
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = media_type.split(';').next().unwrap_or_default().trim();
-    ["application/json", "application/graphql+json"].iter().any(|json| json.eq_ignore_ascii_case(media_type))
-}
-
-/// A request that was not run: a status, and a GraphQL error body.
-pub(super) struct Refusal {
-    status: StatusCode,
-    headers: HeaderMap,
-    error: Error,
-}
-
-impl Refusal {
-    pub(super) fn new(
-        status: StatusCode,
-        code: Code,
-        text: impl Into<std::borrow::Cow<'static, str>>,
-    ) -> Self {
-        Self { status, headers: HeaderMap::new(), error: Error::new(code, text) }
-    }
-
-    pub(super) fn unavailable(end: &End) -> Self {
-        let text = match end {
-            End::Drained => "this pod is draining; connect again",
-            _ => "this pod has as many connections as it may; connect again later",
-        };
-        let mut refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::LimitReached, text);
-        // By then a balancer has forgotten a pod that drains.
-        refusal.headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
-        refusal
-    }
-}
-
-impl From<AuthError> for Refusal {
-    fn from(error: AuthError) -> Self {
-        tracing::debug!(reason = error.reason(), "request refused");
-        let mut refusal = Self::new(StatusCode::UNAUTHORIZED, Code::Unauthenticated, error.to_string());
-        refusal.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        refusal
-    }
-}
-
-impl From<ParseRequestError> for Refusal {
-    fn from(error: ParseRequestError) -> Self {
-        match error {
-            // The body's own limit comes as an I/O error, told apart by its text only.
-            error if is_too_large(&error) => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, Code::BadRequest, "the request is too large")
-            }
-            ParseRequestError::UnsupportedBatch => Self::new(
-                StatusCode::BAD_REQUEST,
-                Code::BadRequest,
-                "send one operation at a time, not a batch",
-            ),
-            _ => Self::new(StatusCode::BAD_REQUEST, Code::BadRequest, "the request is not GraphQL over HTTP"),
+/// Whether the page that sends the request, if it is one, may.
+///
+/// What protects against requests that other sites have a browser send: nobody is let in without an `Authorization` header,
+/// which no browser adds by itself as it does a cookie, and a page that adds it, or a body of JSON, has to ask by a preflight
+/// that we answer for allowed origins only. Forms can send neither, and a GET changes nothing. That much holds without this
+/// check. It is for what may come to stand in front of the pod, such as a proxy that turns a cookie into a token: with
+/// it, a request whose `Origin` is not allowed never runs, whatever it carries. Programs send no `Origin`.
+///
+/// # Errors
+/// 403.
+pub(super) fn admit_origin(site: &Site, headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.get(ORIGIN) {
+        Some(origin) if !site.settings.origins.allow(origin.as_bytes(), headers) => {
+            Err(Refusal::new(StatusCode::FORBIDDEN, Code::Forbidden, "this origin is not allowed"))
         }
-    }
-}
-
-fn is_too_large(error: &ParseRequestError) -> bool {
-    match error {
-        ParseRequestError::PayloadTooLarge => true,
-        ParseRequestError::Io(error) => error.to_string().contains("length limit exceeded"),
-        _ => false,
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        (self.status, self.headers, GraphQLResponse::from(self.error.response())).into_response()
+        _ => Ok(()),
     }
 }

@@ -13,13 +13,18 @@ use axum::{
     body::Body,
     http::{
         HeaderMap, HeaderName, HeaderValue,
-        header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY},
+        header::{CACHE_CONTROL, CONTENT_TYPE, VARY},
     },
     response::{IntoResponse, Response},
 };
 
-use super::{Site, connection::End, http::Refusal, multipart::PARTS, sse::EVENTS};
-use crate::{auth::Pass, graphql::Prepared};
+use super::{
+    Site, connection::End, multipart::PARTS, negotiate::Answer, refusal::Refusal, serve::Socket, sse::EVENTS,
+};
+use crate::{
+    auth::Pass,
+    graphql::{Prepared, error},
+};
 
 pub(super) use self::{
     body::channel,
@@ -54,22 +59,13 @@ pub trait Format: Sync {
     fn expired(&self, chunk: &mut Vec<u8>) -> bool;
 }
 
-/// Which stream the client asks for: the first that it accepts, if it does not name JSON before.
-pub(super) fn wanted(headers: &HeaderMap) -> Option<&'static dyn Format> {
-    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    for range in accept.flat_map(|value| value.split(',')) {
-        let range = range.to_ascii_lowercase().replace([' ', '"'], "");
-        let (media_type, parameters) = range.split_once(';').unwrap_or((&range, ""));
-        match media_type {
-            "text/event-stream" => return Some(EVENTS),
-            "multipart/mixed" if parameters.split(';').any(|one| one == "subscriptionspec=1.0") => {
-                return Some(PARTS);
-            }
-            "application/json" | "application/graphql-response+json" => return None,
-            _ => {}
-        }
+/// How many results go out in this form; `None` if it has only one.
+pub(super) const fn format(form: Answer) -> Option<&'static dyn Format> {
+    match form {
+        Answer::EventStream => Some(EVENTS),
+        Answer::Multipart => Some(PARTS),
+        Answer::Json | Answer::GraphqlResponseJson => None,
     }
-    None
 }
 
 /// The cursor that a client resumes from, as an `EventSource` says it by itself when it comes back.
@@ -86,19 +82,27 @@ pub(super) fn once(format: &'static dyn Format, response: &GraphQLResponse) -> R
     respond(format, chunk.into())
 }
 
-/// Answers with the results of a subscription, from now on or from the cursor `after`.
+/// Who opens a stream, and from where on.
+pub(super) struct Opening {
+    pub(super) pass: Pass,
+    /// The cursor to resume from, if not the document's own.
+    pub(super) after: Option<String>,
+    pub(super) socket: Option<Socket>,
+}
+
+/// Answers with the results of a subscription.
 pub(super) async fn open(
     site: Arc<Site>,
     format: &'static dyn Format,
     prepared: Prepared,
-    pass: &Pass,
-    after: Option<&str>,
+    Opening { pass, after, socket }: Opening,
 ) -> Result<Response, Refusal> {
-    let guard = site.connections.enter(format.transport()).map_err(|end| Refusal::unavailable(&end))?;
+    let guard = site.connections.enter(format.transport(), socket.as_ref());
+    let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
     // From before the watcher is let in, so that whoever resumes from there misses nothing.
     let cursor = site.engine.cursor();
-    let mut stream = Stream::new(site, guard, format, pass);
-    if let Err(refusal) = stream.watch(None, prepared, pass.viewer.clone(), after).await {
+    let mut stream = Stream::new(site, guard, format, &pass);
+    if let Err(refusal) = stream.watch(None, prepared, pass.viewer.clone(), after.as_deref()).await {
         stream.end(End::Left);
         return Ok(once(format, &refusal));
     }
@@ -121,6 +125,6 @@ pub(super) fn respond(format: &'static dyn Format, body: Body) -> Response {
 
 /// A query's or mutation's result, or a refusal. A result without a JSON form cannot be: ours are made of JSON values.
 fn result(format: &dyn Format, chunk: &mut Vec<u8>, id: Option<&str>, response: &GraphQLResponse) {
-    let text = serde_json::to_string(response).unwrap_or_default();
+    let text = serde_json::to_string(&error::Body::from(response)).unwrap_or_default();
     format.next(chunk, id, None, &text);
 }

@@ -13,14 +13,7 @@ pub mod socket;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    extract::Request,
-    http::{
-        StatusCode,
-        header::{AUTHORIZATION, ORIGIN},
-    },
-    response::{IntoResponse as _, Response},
-};
+use axum::{extract::Request, http::header::AUTHORIZATION, response::Response};
 use tokio::time::timeout;
 
 use self::{
@@ -32,7 +25,9 @@ use self::{
 use super::{
     Site,
     connection::{End, Guard},
-    http::Refusal,
+    http,
+    refusal::Refusal,
+    serve,
 };
 use crate::graphql::error::Code;
 
@@ -47,24 +42,23 @@ const MAX_MESSAGE_BYTES: usize = 128 << 10;
 
 /// Answers the handshake and drives the connection in a task of its own, which a drain waits for.
 pub(super) fn accept(site: &Arc<Site>, mut request: Request) -> Response {
-    let headers = request.headers();
-    if let Some(origin) = headers.get(ORIGIN)
-        && !site.settings.origins.allow(origin.as_bytes(), headers)
-    {
-        return Refusal::new(StatusCode::FORBIDDEN, Code::Forbidden, "this origin is not allowed")
-            .into_response();
+    if let Err(refusal) = http::admit_origin(site, request.headers()) {
+        return refusal.answer(None);
     }
-    let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).map(Box::from);
+    let authorization = request.headers().get(AUTHORIZATION);
+    let authorization = authorization.and_then(|value| value.to_str().ok()).map(Box::from);
     let handshake = match Handshake::read(&mut request, &Dialect::NAMES) {
         Ok(handshake) => handshake,
         Err(error) => {
             let refusal = Refusal::new(error.status(), Code::BadRequest, error.to_string());
-            return (error.headers(), refusal).into_response();
+            let mut response = refusal.answer(None);
+            response.headers_mut().extend(error.headers());
+            return response;
         }
     };
-    let guard = match site.connections.enter(TRANSPORT) {
+    let guard = match site.connections.enter(TRANSPORT, serve::Socket::of(request.extensions())) {
         Ok(guard) => guard,
-        Err(end) => return Refusal::unavailable(&end).into_response(),
+        Err(end) => return Refusal::unavailable(&end).answer(None),
     };
     let response = handshake.response();
     let arrival = Arrival { site: site.clone(), guard, authorization };

@@ -1,8 +1,13 @@
 //! What one connection may take, and that no more than itself suffers when it takes too much.
 
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
-use crate::support::{Client, Dialect, Setup, Socket, watchers_on};
+use crate::support::{Client, Dialect, PATIENCE, Setup, Socket, watchers_on};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_is_ended_and_the_others_miss_nothing() {
@@ -95,4 +100,47 @@ async fn queries_and_mutations_come_through_a_socket_too() {
         let refusal: Value = client.socket.hear().await.unwrap();
         assert_eq!((&refusal["type"], &refusal["id"]), (&json!("error"), &json!("bad")), "{refusal}");
     }
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_the_places_of_all() {
+    let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS_PER_ADDRESS", "1").start().await;
+    let client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+    let answer = pod.http.upgrade(None).await;
+    assert_eq!((answer.status, &*answer.code()), (503, "LIMIT_REACHED"), "{answer:?}");
+    assert!(pod.template_names().await.is_empty(), "a query is no connection");
+
+    client.socket.close().await;
+    pod.until_metric("relay_connections", 0.0).await;
+    Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+}
+
+#[tokio::test]
+async fn the_schema_can_be_kept_from_clients() {
+    let pod = Setup::new("pod").set("RELAY_INTROSPECTION", "off").start().await;
+    let answer = pod.http.graphql("ZOWI", "{ __schema { types { name } } }", Value::Null).await;
+    assert_eq!(answer.code(), "GRAPHQL_VALIDATION_FAILED", "{answer:?}");
+    let answer = pod.http.graphql("ZOWI", "{ __typename }", Value::Null).await;
+    assert_eq!(answer.json()["data"], json!({ "__typename": "Query" }), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_cut_off_and_one_that_is_too_large_refused() {
+    let pod = Setup::new("pod").start().await;
+    let mut slow = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
+    slow.write_all(b"GET /graphql HTTP/1.1\r\nhost: a\r\nx: ").await.unwrap();
+    let mut large = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
+    let head = format!("GET /graphql HTTP/1.1\r\nhost: a\r\nx: {}", "x".repeat(70_000));
+    // It may be refused, and the socket closed, before all of it is written.
+    large.write_all(head.as_bytes()).await.ok();
+    let mut answer = Vec::new();
+    large.read_to_end(&mut answer).await.ok();
+    assert!(
+        answer.is_empty() || answer.starts_with(b"HTTP/1.1 431 "),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    let mut answer = Vec::new();
+    timeout(PATIENCE, slow.read_to_end(&mut answer)).await.expect("it is cut off").ok();
+    assert!(pod.template_names().await.is_empty());
 }

@@ -60,7 +60,7 @@ fn offset(text: &str, pos: Pos) -> Option<usize> {
 }
 
 /// How long the string is that the text begins with, in bytes, quotes included.
-fn literal(text: &str) -> Option<usize> {
+pub(super) fn literal(text: &str) -> Option<usize> {
     let quotes = if text.starts_with("\"\"\"") { "\"\"\"" } else { "\"" };
     let mut at = quotes.len();
     text.starts_with(quotes).then_some(())?;

@@ -10,10 +10,9 @@ use std::{
     time::Duration,
 };
 
-use async_graphql_axum::GraphQLResponse;
 use axum::{
     body::Body,
-    extract::{Query, Request, State},
+    extract::{Query, Request},
     http::{
         HeaderMap, StatusCode, Uri,
         header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE},
@@ -26,13 +25,18 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     super::{
-        Site,
-        http::{self, Refusal},
+        Site, http,
+        refusal::{Refusal, json},
+        request,
+        serve::Socket,
         stream::{self, Command, Rejected, Start, Stream},
     },
     EVENTS,
 };
-use crate::{auth::Pass, graphql::error::Code};
+use crate::{
+    auth::Pass,
+    graphql::error::{self, Code},
+};
 
 /// The header that names the reservation.
 pub const TOKEN_HEADER: &str = "x-graphql-event-stream-token";
@@ -102,18 +106,10 @@ pub(in crate::web) fn token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
 }
 
 /// `PUT /graphql`: reserves a stream.
-pub async fn put(State(site): State<Arc<Site>>, request: Request) -> Response {
-    reserve(site, request.headers()).await.unwrap_or_else(IntoResponse::into_response)
-}
-
-/// `DELETE /graphql`: ends an operation.
-pub async fn delete(State(site): State<Arc<Site>>, request: Request) -> Response {
-    stop(&site, request.headers(), request.uri()).await.unwrap_or_else(IntoResponse::into_response)
-}
-
-async fn reserve(site: Arc<Site>, headers: &HeaderMap) -> Result<Response, Refusal> {
-    let pass = http::admit(&site, headers).await?;
-    let guard = site.connections.enter(EVENTS.transport()).map_err(|end| Refusal::unavailable(&end))?;
+pub(in crate::web) async fn reserve(site: Arc<Site>, request: Request) -> Result<Response, Refusal> {
+    let pass = http::admit(&site, request.headers()).await?;
+    let guard = site.connections.enter(EVENTS.transport(), Socket::of(request.extensions()));
+    let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
     let token: Arc<str> = URL_SAFE_NO_PAD.encode(rand::random::<[u8; TOKEN_BYTES]>()).into();
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let (pipe, chunks) = stream::channel();
@@ -127,7 +123,8 @@ async fn reserve(site: Arc<Site>, headers: &HeaderMap) -> Result<Response, Refus
 }
 
 /// `GET /graphql` with a token: the one stream.
-pub(in crate::web) async fn open(site: &Site, headers: &HeaderMap, token: &str) -> Result<Response, Refusal> {
+pub(in crate::web) async fn open(site: &Site, request: Request, token: &str) -> Result<Response, Refusal> {
+    let headers = request.headers();
     let pass = match headers.contains_key(AUTHORIZATION) {
         true => Some(http::admit(site, headers).await?),
         false => None,
@@ -145,12 +142,12 @@ pub(in crate::web) async fn submit(site: &Site, request: Request, token: &str) -
     let pass = http::admit(site, request.headers()).await?;
     let commands = site.reservations.find(token, &pass).ok_or_else(unknown)?;
     let after = stream::last_event_id(request.headers()).map(str::to_owned);
-    let request = http::read(request).await?;
+    let request = request::read(request).await?;
     let id = request.extensions.get("operationId").cloned().and_then(|id| id.into_json().ok());
     let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;
     let prepared = match site.engine.prepare(request) {
         Ok(prepared) => prepared,
-        Err(refusal) => return Ok(bad(*refusal)),
+        Err(refusal) => return Ok(bad(&refusal)),
     };
     let (reply, answer) = oneshot::channel();
     let start = Start { id, prepared, viewer: pass.viewer, after, reply };
@@ -165,17 +162,17 @@ pub(in crate::web) async fn submit(site: &Site, request: Request, token: &str) -
             let text = "this stream has as many operations as it may";
             Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::LimitReached, text))
         }
-        Ok(Err(Rejected::Refused(refusal))) => Ok(bad(*refusal)),
+        Ok(Err(Rejected::Refused(refusal))) => Ok(bad(&refusal)),
         // The operation was ended, or the stream with it, before it came to anything.
         Err(_) => Err(unknown()),
     }
 }
 
-async fn stop(site: &Site, headers: &HeaderMap, uri: &Uri) -> Result<Response, Refusal> {
-    let pass = http::admit(site, headers).await?;
-    let commands =
-        site.reservations.find(&token(headers, uri).unwrap_or_default(), &pass).ok_or_else(unknown)?;
-    let id = parameter(uri, "operationId").map(Value::String);
+/// `DELETE /graphql`: ends an operation.
+pub(in crate::web) async fn stop(site: &Site, request: Request, token: &str) -> Result<Response, Refusal> {
+    let pass = http::admit(site, request.headers()).await?;
+    let commands = site.reservations.find(token, &pass).ok_or_else(unknown)?;
+    let id = parameter(request.uri(), "operationId").map(Value::String);
     let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;
     commands.send(Command::Stop(id)).await.map_err(|_| unknown())?;
     Ok(StatusCode::OK.into_response())
@@ -192,8 +189,8 @@ fn parameter(uri: &Uri, name: &str) -> Option<String> {
     parameters.get(name).filter(|value| !value.is_empty()).cloned()
 }
 
-fn bad(refusal: async_graphql::Response) -> Response {
-    (StatusCode::BAD_REQUEST, GraphQLResponse::from(refusal)).into_response()
+fn bad(refusal: &async_graphql::Response) -> Response {
+    json(StatusCode::BAD_REQUEST, None, &error::Body::from(refusal))
 }
 
 fn unknown() -> Refusal {

@@ -17,7 +17,7 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::{rt::TokioIo, server::conn::auto};
+use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -143,15 +143,10 @@ impl Handshake {
     }
 }
 
-/// The TCP socket under the upgraded connection, and what was read of it already. hyper-util's `auto` connections wrap
-/// theirs once more.
+/// The TCP socket under the upgraded connection, and what was read of it already.
 fn raw(upgraded: Upgraded) -> Option<(TcpStream, bytes::Bytes)> {
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => Some((parts.io.into_inner(), parts.read_buf)),
-        Err(upgraded) => auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded)
-            .ok()
-            .map(|parts| (parts.io.into_inner(), parts.read_buf)),
-    }
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf))
 }
 
 fn accept_of(key: &str) -> Option<String> {

@@ -1,0 +1,101 @@
+//! A request over HTTP that was not run: a status, headers, and a GraphQL error in the media type that the client accepts.
+//!
+//! Every transport over HTTP refuses through it, so that none answers with an empty or foreign body.
+
+use std::borrow::Cow;
+
+use axum::{
+    Json,
+    http::{
+        HeaderName, HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE},
+    },
+    response::{IntoResponse, Response},
+};
+
+use super::{connection::End, negotiate::Answer};
+use crate::{
+    auth::AuthError,
+    graphql::error::{Body, Code, Error},
+};
+
+/// Seconds until what is missing may be back: a balancer has forgotten this pod by then, and a key source is asked again.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+/// What is said instead of running the request.
+#[derive(Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    header: Option<(HeaderName, HeaderValue)>,
+    error: Error,
+}
+
+impl Refusal {
+    /// A refusal with this status, code and public text.
+    pub fn new(status: StatusCode, code: Code, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, header: None, error: Error::new(code, text) }
+    }
+
+    /// 400: the request cannot be understood.
+    pub fn bad(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, Code::BadRequest, text)
+    }
+
+    /// 503: there is no room for the connection, or the pod drains.
+    #[must_use]
+    pub fn unavailable(end: &End) -> Self {
+        let text = match end {
+            End::Drained => "this pod is draining; connect again",
+            End::Crowded => "this address has as many connections as it may; end one first",
+            _ => "this pod has as many connections as it may; connect again later",
+        };
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::LimitReached, text).with(RETRY_AFTER, RETRY_SECONDS)
+    }
+
+    /// With a header, one at most.
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+
+    /// The response, in a form that the client accepts if there is one.
+    #[must_use]
+    pub fn answer(self, form: Option<Answer>) -> Response {
+        let body = self.error.response();
+        let mut response = json(self.status, form, &Body::from(&body));
+        response.headers_mut().extend(self.header);
+        response
+    }
+}
+
+impl From<AuthError> for Refusal {
+    fn from(error: AuthError) -> Self {
+        tracing::debug!(reason = error.reason(), "request refused");
+        let text = error.to_string();
+        match error {
+            // Nothing is known about the token: a client that dropped it, as after a 401, would do so in vain.
+            AuthError::KeysUnavailable => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unauthenticated, text)
+                    .with(RETRY_AFTER, RETRY_SECONDS)
+            }
+            _ => Self::new(StatusCode::UNAUTHORIZED, Code::Unauthenticated, text)
+                .with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+        }
+    }
+}
+
+/// A GraphQL response as one JSON body.
+pub(super) fn json(status: StatusCode, form: Option<Answer>, body: &Body<'_>) -> Response {
+    (status, headers(form), Json(body)).into_response()
+}
+
+/// The headers of every answer that is one JSON body.
+pub(super) const fn headers(form: Option<Answer>) -> [(HeaderName, &'static str); 3] {
+    let media_type = match form {
+        Some(Answer::GraphqlResponseJson) => "application/graphql-response+json; charset=utf-8",
+        _ => "application/json; charset=utf-8",
+    };
+    // What is answered depends on who asks, and on how.
+    [(CONTENT_TYPE, media_type), (VARY, "accept, authorization"), (CACHE_CONTROL, "no-store")]
+}

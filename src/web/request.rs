@@ -1,0 +1,125 @@
+//! Reads a GraphQL request out of an HTTP request: the parameters in its URL, or in its body.
+//!
+//! It knows the parameters' types and refuses what has others; it never looks into the document.
+
+use std::time::Duration;
+
+use async_graphql::{Request, Value as ConstValue, Variables};
+use axum::{
+    RequestExt as _,
+    body::Bytes,
+    extract::{FromRequest as _, Query, Request as HttpRequest},
+    http::{Method, StatusCode, Uri, header::CONTENT_ENCODING},
+};
+use serde_json::{Map, Value};
+use tokio::time::timeout;
+
+use super::{negotiate, refusal::Refusal};
+use crate::{graphql::error::Code, telemetry::traces::TRACEPARENT};
+
+/// How long a body may take to come in: a megabyte over a poor mobile line.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The parameters of GraphQL over HTTP. Others in a URL are not ours to judge.
+const PARAMETERS: [&str; 4] = ["query", "operationName", "variables", "extensions"];
+
+/// The request, in the body of a POST or in the URL, inside the client's trace.
+///
+/// # Errors
+/// Those of [`from_url`] and [`from_body`].
+pub async fn read(request: HttpRequest) -> Result<Request, Refusal> {
+    let trace = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(Into::into);
+    let mut request = match *request.method() {
+        Method::POST => from_body(request).await?,
+        _ => from_url(request.uri())?,
+    };
+    request.extensions.extend(trace.map(|trace| (TRACEPARENT.to_owned(), trace)));
+    Ok(request)
+}
+
+/// The request in the URL's query.
+///
+/// # Errors
+/// 400 if it is none.
+pub fn from_url(uri: &Uri) -> Result<Request, Refusal> {
+    let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
+        return Err(Refusal::bad("the URL's query cannot be read"));
+    };
+    let mut parameters = Map::new();
+    for (name, text) in pairs {
+        let Some(&name) = PARAMETERS.iter().find(|known| **known == name) else { continue };
+        let value = match name {
+            // An empty text is the same as none.
+            _ if text.is_empty() => Value::Null,
+            "variables" | "extensions" => serde_json::from_str(&text)
+                .map_err(|_| Refusal::bad(format!("`{name}` in the URL must be JSON")))?,
+            _ => Value::String(text),
+        };
+        if parameters.insert(name.to_owned(), value).is_some() {
+            return Err(Refusal::bad(format!("`{name}` stands twice in the URL")));
+        }
+    }
+    from_parameters(parameters)
+}
+
+/// The request in the body.
+///
+/// # Errors
+/// 400 if it is none, 408 if it comes too slowly, 413 if it is too large, 415 if it is not JSON.
+pub async fn from_body(request: HttpRequest) -> Result<Request, Refusal> {
+    let unsupported = |text| Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::BadRequest, text);
+    if !negotiate::is_json(request.headers()) {
+        return Err(unsupported("send the request as `application/json` in UTF-8"));
+    }
+    if request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(unsupported("send the request uncompressed"));
+    }
+    let body = match timeout(BODY_TIMEOUT, Bytes::from_request(request.with_limited_body(), &())).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            let text = "the request is too large";
+            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Code::BadRequest, text));
+        }
+        Ok(Err(_)) => return Err(Refusal::bad("the body cannot be read")),
+        Err(_) => {
+            let text = "the body came too slowly";
+            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, Code::BadRequest, text));
+        }
+    };
+    let text = std::str::from_utf8(&body).map_err(|_| Refusal::bad("the body is not UTF-8"))?;
+    match serde_json::from_str(text) {
+        Ok(Value::Object(parameters)) => from_parameters(parameters),
+        Ok(Value::Array(_)) => Err(Refusal::bad("send one operation at a time, not a batch")),
+        Ok(_) => Err(Refusal::bad("the body must be a JSON object")),
+        Err(_) => Err(Refusal::bad("the body is not JSON")),
+    }
+}
+
+fn from_parameters(mut parameters: Map<String, Value>) -> Result<Request, Refusal> {
+    let mut take = |name| parameters.remove(name).unwrap_or_default();
+    let query = match take("query") {
+        Value::String(query) => query,
+        Value::Null => return Err(Refusal::bad("the request has no `query`")),
+        _ => return Err(Refusal::bad("`query` must be a string")),
+    };
+    let operation_name = match take("operationName") {
+        Value::String(name) if !name.is_empty() => Some(name),
+        Value::String(_) | Value::Null => None,
+        _ => return Err(Refusal::bad("`operationName` must be a string")),
+    };
+    let variables = match take("variables") {
+        variables @ (Value::Object(_) | Value::Null) => Variables::from_json(variables),
+        _ => return Err(Refusal::bad("`variables` must be a map")),
+    };
+    let extensions = match take("extensions") {
+        Value::Object(extensions) => extensions,
+        Value::Null => Map::new(),
+        _ => return Err(Refusal::bad("`extensions` must be a map")),
+    };
+    let mut request = Request::new(query).variables(variables);
+    let extensions =
+        extensions.into_iter().map(|(name, value)| Some((name, ConstValue::from_json(value).ok()?)));
+    request.extensions.extend(extensions.flatten());
+    request.operation_name = operation_name;
+    Ok(request)
+}

@@ -1,0 +1,52 @@
+//! Stock clients against real pods: starts the Node project beside this file, which starts the pods.
+//!
+//! Without npm it says what it skips; with `CI=true` that is a failure.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+#[test]
+fn stock_clients_are_served_as_they_expect() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    if !has_npm() {
+        assert!(!is_ci(), "npm is missing: install Node 20 or later");
+        eprintln!("skipped: npm is missing");
+        return;
+    }
+    install(&project);
+    let tests = Command::new("npm")
+        .args(["test", "--silent"])
+        .current_dir(&project)
+        .env("RELAY_BINARY", env!("CARGO_BIN_EXE_relay"))
+        .env("TARGET_TMPDIR", env!("CARGO_TARGET_TMPDIR"))
+        .status()
+        .unwrap();
+    assert!(tests.success(), "a client was not served as it expects: see above");
+}
+
+/// Installs what the lock file says, unless that is what is installed.
+fn install(project: &Path) {
+    let (lock, installed) = (project.join("package-lock.json"), project.join("node_modules/.installed"));
+    let wanted = fs::read(&lock).unwrap();
+    if fs::read(&installed).is_ok_and(|installed| installed == wanted) {
+        return;
+    }
+    let install = Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(project).status();
+    assert!(install.unwrap().success(), "npm ci failed");
+    fs::write(&installed, wanted).unwrap();
+}
+
+fn has_npm() -> bool {
+    let version = Command::new("npm").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    version.is_ok_and(|status| status.success())
+}
+
+#[expect(clippy::disallowed_methods, reason = "CI's own word, not a setting of the relay")]
+fn is_ci() -> bool {
+    std::env::var("CI").is_ok_and(|ci| ci == "true")
+}

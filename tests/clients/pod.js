@@ -1,0 +1,118 @@
+// Pods for the clients to meet: the real `relay` on its in-memory broker, and a balancer in front of them.
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import net from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const RELAY = process.env.RELAY_BINARY;
+const PATIENCE = 30_000;
+
+export const bearer = (user) => `Bearer ${user}`;
+
+/** Asks again and again until there is an answer. */
+export async function eventually(what, ask) {
+  const deadline = Date.now() + PATIENCE;
+  for (;;) {
+    const answer = await ask();
+    if (answer) return answer;
+    if (Date.now() > deadline) throw new Error(`not in time: ${what}`);
+    await sleep(20);
+  }
+}
+
+export class Pod {
+  static async start(settings = {}) {
+    if (!RELAY) throw new Error('RELAY_BINARY names no relay: run these tests by `cargo test --test clients`');
+    const pod = new Pod();
+    pod.port = await freePort();
+    const env = { RELAY_LISTEN: `127.0.0.1:${pod.port}`, ...settings };
+    pod.process = spawn(RELAY, [], { env, stdio: ['ignore', 'ignore', 'pipe'] });
+    pod.log = '';
+    pod.process.stderr.on('data', (data) => (pod.log += data));
+    pod.process.on('exit', () => (pod.ended = true));
+    await eventually('the pod is ready', async () => {
+      if (pod.ended) throw new Error(`the pod ended: ${pod.log}`);
+      const answer = await fetch(`${pod.http}/readyz`).catch(() => null);
+      return answer?.ok;
+    });
+    return pod;
+  }
+
+  get http() {
+    return `http://127.0.0.1:${this.port}`;
+  }
+
+  /** The sum of a metric over all its labels. */
+  async metric(name) {
+    const text = await (await fetch(`${this.http}/metrics`)).text();
+    const lines = text.split('\n').filter((line) => line.startsWith(name) && ' {'.includes(line[name.length]));
+    return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' '))), 0);
+  }
+
+  async untilWatchers(count) {
+    await eventually(`${count} watchers`, async () => (await this.metric('relay_watchers')) === count);
+  }
+
+  /** ZOWI adds a template for location 3, where ZOLO is. */
+  async addTemplate(name) {
+    const query = `mutation ($name: String!) {
+      addTemplate(templateInput: { name: $name, shareLocationIds: ["3"] }) { success }
+    }`;
+    const response = await fetch(`${this.http}/graphql`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', authorization: bearer('ZOWI') },
+      body: JSON.stringify({ query, variables: { name } }),
+    });
+    const { data, errors } = await response.json();
+    if (!data?.addTemplate.success) throw new Error(JSON.stringify(errors));
+  }
+
+  /** Ends it as Kubernetes does, and waits until it is gone. */
+  async drain() {
+    this.process.kill('SIGTERM');
+    if (!this.ended) await once(this.process, 'exit');
+  }
+
+  stop() {
+    this.process.kill('SIGKILL');
+  }
+}
+
+/** One address that leads to whatever pod is behind it at the moment. */
+export class Balancer {
+  static async start(pod) {
+    const balancer = new Balancer();
+    balancer.pod = pod;
+    balancer.server = net.createServer((client) => {
+      const server = net.connect(balancer.pod.port, '127.0.0.1');
+      for (const [from, to] of [
+        [client, server],
+        [server, client],
+      ]) {
+        from.on('error', () => to.destroy());
+        from.pipe(to);
+      }
+    });
+    balancer.server.listen(0, '127.0.0.1');
+    await once(balancer.server, 'listening');
+    return balancer;
+  }
+
+  get http() {
+    return `http://127.0.0.1:${this.server.address().port}`;
+  }
+
+  stop() {
+    this.server.close();
+  }
+}
+
+async function freePort() {
+  const server = net.createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address();
+  server.close();
+  await once(server, 'close');
+  return port;
+}
