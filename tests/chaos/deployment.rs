@@ -10,7 +10,10 @@ use crate::{
 };
 
 /// What every pod here is set to: the fleet's times are short, so that they pass within a test.
-const SETTINGS: [(&str, &str); 1] = [("RELAY_LOG", "info")];
+const SETTINGS: [(&str, &str); 0] = [];
+
+/// After what silence a pod counts as dead, as set here.
+pub(crate) const ORPHAN_AFTER: Duration = Duration::from_secs(5);
 
 /// Pods on one topic.
 pub(crate) struct Deployment {
@@ -31,10 +34,29 @@ impl Deployment {
             Self { topic: topic.clone(), settings, pods: Vec::new(), ports: Ports::default(), born: 0 };
         let setups: Vec<_> = (0..pods).map(|_| deployment.setup()).collect();
         deployment.pods = join_all(setups.into_iter().map(Setup::start)).await;
+        topic.publish([crate::support::Message::template("0", &["99"])]).await; // XXX
+        tokio::time::sleep(Duration::from_millis(500)).await; // XXX
         for pod in &deployment.pods {
             deployment.ports.add(pod.port());
         }
         deployment
+    }
+
+    /// So many pods, of which nobody knows whether they will ever be ready.
+    pub(crate) fn launch(topic: &Topic, pods: usize) -> Self {
+        let mut deployment = Self::new(topic, &[]);
+        for _ in 0..pods {
+            let pod = deployment.setup().launch();
+            deployment.ports.add(pod.port());
+            deployment.pods.push(pod);
+        }
+        deployment
+    }
+
+    fn new(topic: &Topic, settings: &[(&'static str, &str)]) -> Self {
+        let settings = SETTINGS.iter().chain(settings).map(|(name, value)| (*name, (*value).to_owned()));
+        let (pods, ports) = (Vec::new(), Ports::default());
+        Self { topic: topic.clone(), settings: settings.collect(), pods, ports, born: 0 }
     }
 
     fn setup(&mut self) -> Setup {

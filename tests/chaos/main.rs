@@ -6,6 +6,7 @@
 //! a long one, at the size of the promise: `cargo test --release --test chaos -- --ignored --test-threads 1 --nocapture`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+#![expect(clippy::print_stdout, reason = "what was measured is for people to read")]
 
 #[path = "../support/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "some of it is for the story only")]
@@ -16,7 +17,23 @@ mod proxy;
 #[path = "../support/resuming.rs"]
 mod resuming;
 
+mod broker;
+mod crowds;
 mod deployment;
 mod oracle;
-
 mod pods;
+mod repeats;
+
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+static TURN: RwLock<()> = RwLock::const_new(());
+
+/// For a scenario that may run beside others.
+async fn at_a_time() -> RwLockReadGuard<'static, ()> {
+    TURN.read().await
+}
+
+/// For a scenario that measures.
+async fn alone() -> RwLockWriteGuard<'static, ()> {
+    TURN.write().await
+}

@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -71,11 +71,6 @@ impl Ledger {
         self.entries()[number].began
     }
 
-    /// How many the topic took.
-    pub(crate) fn taken(&self) -> usize {
-        self.entries().iter().filter(|entry| entry.taken).count()
-    }
-
     /// The numbers from this one on.
     pub(crate) fn len(&self) -> usize {
         self.entries().len()
@@ -125,7 +120,7 @@ impl Ledger {
             if verdict.missing.is_empty() || Instant::now() > deadline {
                 return verdict;
             }
-            tokio::time::sleep(Duration::from_millis(250)).await;
+            sleep(Duration::from_millis(250)).await;
         }
     }
 
@@ -134,6 +129,7 @@ impl Ledger {
         let first = self.len();
         eventually("every client hears the topic again", SETTLED, async || {
             self.publish(topic, 1, &EVERYWHERE, |message| message).await;
+            sleep(Duration::from_millis(300)).await;
             let all = crowds.iter().flat_map(|crowd| crowd.records());
             let mut hears = all.map(|record| record.heard.last().is_some_and(|heard| heard.number >= first));
             hears.all(|hears| hears).then_some(())

@@ -13,7 +13,7 @@ use rand::seq::IndexedRandom as _;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     select,
     sync::watch,
     task::JoinSet,
@@ -37,9 +37,6 @@ pub(crate) const WIDE: &str =
 
 /// Before a client comes back; more if nobody answered.
 const JITTER: Duration = Duration::from_millis(50);
-
-/// What a client takes from the network before the sender must wait, if it is to be a slow one: as little as can be.
-const SLOW_BUFFER: u32 = 4 << 10;
 
 /// Ends after which clients come back: going away, no word at all, drain, slow or full, expired, no init in time.
 const RETRIED: [u16; 6] = [1001, 1006, 1012, 1013, 4403, 4408];
@@ -229,11 +226,7 @@ impl Client {
 
     /// A connection that is acknowledged and watches, or `None` if the pod would not have it.
     async fn connect(&self, port: u16) -> Option<Socket> {
-        let tcp = TcpSocket::new_v4().ok()?;
-        if self.query == WIDE {
-            tcp.set_recv_buffer_size(SLOW_BUFFER).ok()?;
-        }
-        let tcp = tcp.connect(([127, 0, 0, 1], port).into()).await.ok()?;
+        let tcp = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
         let mut request = format!("ws://127.0.0.1:{port}/graphql").into_client_request().ok()?;
         let protocol = HeaderValue::from_static("graphql-transport-ws");
         request.headers_mut().insert("sec-websocket-protocol", protocol);

@@ -48,6 +48,15 @@ impl Message {
         self
     }
 
+    /// Shared with so many unknown locations besides that its data is as long as this, in bytes.
+    pub(crate) fn padded(mut self, bytes: usize) -> Self {
+        let mut data: Value = serde_json::from_slice(&self.data).unwrap();
+        let unknown = (0..bytes / 250).map(|n| format!("{n:0>246}").into());
+        data["shareLocationIds"].as_array_mut().unwrap().extend(unknown);
+        self.data = data.to_string().into_bytes();
+        self
+    }
+
     pub(crate) fn without_attributes(mut self) -> Self {
         self.attributes = json!({});
         self
