@@ -20,6 +20,7 @@ mod resuming;
 mod broker;
 mod crowds;
 mod deployment;
+mod hops;
 mod oracle;
 mod pods;
 mod repeats;
