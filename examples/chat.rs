@@ -148,7 +148,13 @@ async fn start(name: &str, port: u16, topic: &Topic) -> anyhow::Result<Pod> {
             max_watchers: 16,
         },
         window: Bounds { span: WINDOW, bytes: 1 << 20 },
-        drain_deadline: Duration::from_secs(5),
+        pulse_interval: Duration::from_secs(10),
+        orphan_after: Duration::from_secs(180),
+        drain: pod::Drain {
+            delay: Duration::ZERO,
+            spread: Duration::from_secs(1),
+            deadline: Duration::from_secs(5),
+        },
     };
     Pod::start(settings, chat, api).await
 }

@@ -5,7 +5,7 @@
 
 pub mod memory;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use thiserror::Error;
@@ -59,6 +59,9 @@ pub trait Feed: Send + 'static {
     /// Whether the topic can be heard, as it changes.
     fn state(&self) -> watch::Receiver<FeedState>;
 
+    /// The way to ask it for a new life, when it says that it is open and nothing comes.
+    fn reopen(&self) -> Reopen;
+
     /// Ends the feed and leaves nothing behind at the broker. Unbounded: callers put their own limit on it.
     async fn close(&mut self);
 }
@@ -106,8 +109,41 @@ impl fmt::Debug for Ack {
 pub enum FeedState {
     /// It is being created or created anew; the text says what stands in the way, if anything does.
     Opening(Option<String>),
-    /// What is published from now on arrives.
-    Open,
+    /// What is published from now on arrives, or so the broker says. The name is new for each life of the feed.
+    Open(Arc<str>),
     /// It has ended, for good.
     Closed,
+}
+
+impl FeedState {
+    /// Whether it is open.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
+}
+
+/// Asks a feed for a new life. Clones ask the same feed.
+#[derive(Clone, Debug)]
+pub struct Reopen(watch::Sender<Option<Arc<str>>>);
+
+impl Default for Reopen {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+impl Reopen {
+    /// Asks that the life of this name make room for a new one. Returns at once, and may be repeated: a life that has
+    /// ended meanwhile is ended, and no other one is meant.
+    pub fn ask(&self, life: &Arc<str>) {
+        self.0.send_replace(Some(life.clone()));
+    }
+
+    /// Waits until the life of this name is to end. Cancel-safe.
+    pub async fn asked(&self, life: &str) {
+        let mut asked = self.0.subscribe();
+        // An error says that the sender is gone, which it cannot be: we hold it.
+        let _ = asked.wait_for(|asked| asked.as_deref() == Some(life)).await;
+    }
 }

@@ -23,10 +23,15 @@ pub use self::{
     setting::{Concern, Fallback, Only, Setting, Unit, Values},
     table::SETTINGS,
 };
-use crate::{auth, telemetry::LogFormat, web::Origins};
+use crate::{auth, pod::Drain, telemetry::LogFormat, web::Origins};
 
 /// The exit code of a command line or an environment that cannot be used: `EX_USAGE` of sysexits.h.
 pub const EX_USAGE: u8 = 64;
+
+/// The waits of a drain that are shorter in a cluster, unless they are given: on a laptop there is no balancer to wait for,
+/// and a person waits for the prompt.
+const CLUSTER_WAITS: [(&Setting, Duration); 2] =
+    [(&t::DRAIN_DELAY, Duration::ZERO), (&t::DRAIN_SPREAD, Duration::from_secs(1))];
 
 /// The environment, as the process was given it.
 pub type Environment = BTreeMap<OsString, OsString>;
@@ -83,8 +88,12 @@ pub struct Settings {
     pub max_connections: usize,
     /// `RELAY_MAX_WATCHERS`: for each connection.
     pub max_watchers: usize,
-    /// `RELAY_DRAIN_DEADLINE`: from SIGTERM to the end, whatever is left.
-    pub drain_deadline: Duration,
+    /// `RELAY_PULSE_INTERVAL`: between two pulses of this pod.
+    pub pulse_interval: Duration,
+    /// `RELAY_ORPHAN_AFTER`: how long a pod must have been silent for its feeds to be deleted by others.
+    pub orphan_after: Duration,
+    /// `RELAY_DRAIN_*`: how a pod ends.
+    pub drain: Drain,
     /// `RELAY_LOG`: a valid filter of `tracing-subscriber`.
     pub log: String,
     /// `RELAY_LOG_FORMAT`.
@@ -182,7 +191,7 @@ fn serve(reader: &mut Reader<'_>) -> Command {
         admin_listen,
         broker,
         pod: pod.unwrap_or_else(value::random_pod),
-        ..shared(reader)
+        ..shared(reader, &[])
     };
     let is_real = matches!(settings.broker, Broker::PubSub { emulator: None, .. });
     if is_real && !reader.is_given(&t::EMULATOR_HOST) && reader.is_demo() {
@@ -209,7 +218,10 @@ fn cluster(reader: &mut Reader<'_>) -> Command {
         reader.refuse(&t::FIRST_PORT, "leaves too few ports below 65536 for all the pods: give a lower one");
     }
     Command::Cluster {
-        settings: Settings { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, first_port)), ..shared(reader) },
+        settings: Settings {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, first_port)),
+            ..shared(reader, &CLUSTER_WAITS)
+        },
         pods,
         first_port,
         cloudsdk_root: reader.raw(&t::CLOUDSDK_ROOT_DIR).map(PathBuf::from),
@@ -219,7 +231,7 @@ fn cluster(reader: &mut Reader<'_>) -> Command {
 }
 
 /// The settings that both commands know, around placeholders for those that only one does.
-fn shared(reader: &mut Reader<'_>) -> Settings {
+fn shared(reader: &mut Reader<'_>, waits: &[(&Setting, Duration)]) -> Settings {
     let auth = reader.auth();
     let own = match auth {
         auth::Settings::Demo => Origins::Localhost,
@@ -238,11 +250,30 @@ fn shared(reader: &mut Reader<'_>) -> Settings {
         queue_bytes: reader.size(&t::QUEUE_BYTES),
         max_connections: reader.size(&t::MAX_CONNECTIONS),
         max_watchers: reader.size(&t::MAX_WATCHERS),
-        drain_deadline: Duration::from_nanos(reader.amount(&t::DRAIN_DEADLINE)),
+        pulse_interval: Duration::from_nanos(reader.amount(&t::PULSE_INTERVAL)),
+        orphan_after: Duration::from_nanos(reader.amount(&t::ORPHAN_AFTER)),
+        drain: drain(reader, waits),
         log: reader.required(&t::LOG, value::log_filter),
         log_format: reader.required(&t::LOG_FORMAT, value::log_format),
         unknown: reader.unknown(),
     }
+}
+
+/// How a pod ends; `waits` are other defaults.
+fn drain(reader: &mut Reader<'_>, waits: &[(&Setting, Duration)]) -> Drain {
+    let [delay, spread, deadline] = [&t::DRAIN_DELAY, &t::DRAIN_SPREAD, &t::DRAIN_DEADLINE].map(|setting| {
+        let given = Duration::from_nanos(reader.amount(setting));
+        let other =
+            waits.iter().find(|(other, _)| std::ptr::eq(*other, setting) && !reader.is_given(setting));
+        other.map_or(given, |(_, wait)| *wait)
+    });
+    if delay + spread >= deadline {
+        reader.refuse(
+            &t::DRAIN_DEADLINE,
+            "is not longer than RELAY_DRAIN_DELAY and RELAY_DRAIN_SPREAD together: give more, or shorten these",
+        );
+    }
+    Drain { delay, spread, deadline }
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ use uuid::Uuid;
 /// An event's data as the domain decoded it, for the resolvers that take it by its type.
 pub type Payload = Arc<dyn Any + Send + Sync>;
 
+/// The kind of the events by which pods know of each other ([`crate::fleet`]). No domain reads them.
+pub const PULSE: &str = "relay.pulse.v1";
+
 /// One thing that happened, as every pod sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {

@@ -1,35 +1,43 @@
 //! Whether this pod should get traffic (readiness) and whether it should live (liveness).
 //!
-//! A pod is ready when its feed hears the topic and it is not draining; it is alive as long as it answers at all, since
-//! no outage of the broker is cured by a restart.
+//! A pod is ready when its feed brings its own pulses back and it is not draining; it is alive as long as it answers at
+//! all, since no outage of the broker is cured by a restart.
 
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::FeedState;
+use crate::{
+    broker::FeedState,
+    fleet::{Fleet, Size},
+};
 
 /// The gates that readiness depends on. Clones look at the same gates.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Health {
     feed: watch::Receiver<FeedState>,
+    fleet: Fleet,
     drain: CancellationToken,
 }
 
 /// Whether the pod is ready, and what keeps it from that, as `/readyz` answers it.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
 pub struct Readiness {
     /// No gate is shut.
     pub ready: bool,
     /// One line for each gate that is.
     pub reasons: Vec<String>,
+    /// The pods that live, this one among them once its pulses come back.
+    pub fleet: Size,
+    /// How many seconds this pod's last pulse took to come back; `None` before the first.
+    pub lag: Option<f64>,
 }
 
 impl Health {
     /// Readiness of a pod with this feed, which stops when `drain` is cancelled.
     #[must_use]
-    pub const fn new(feed: watch::Receiver<FeedState>, drain: CancellationToken) -> Self {
-        Self { feed, drain }
+    pub const fn new(feed: watch::Receiver<FeedState>, fleet: Fleet, drain: CancellationToken) -> Self {
+        Self { feed, fleet, drain }
     }
 
     /// Looks at every gate.
@@ -37,7 +45,7 @@ impl Health {
     pub fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
         match &*self.feed.borrow() {
-            FeedState::Open => {}
+            FeedState::Open(_) => reasons.extend(self.fleet.awaits().map(|what| format!("feed: {what}"))),
             FeedState::Opening(None) => reasons.push("feed: opening".to_owned()),
             FeedState::Opening(Some(why)) => reasons.push(format!("feed: {why}")),
             FeedState::Closed => reasons.push("feed: closed".to_owned()),
@@ -45,23 +53,35 @@ impl Health {
         if self.drain.is_cancelled() {
             reasons.push("draining".to_owned());
         }
-        Readiness { ready: reasons.is_empty(), reasons }
+        let lag = self.fleet.lag().map(|lag| lag.as_secs_f64());
+        Readiness { ready: reasons.is_empty(), reasons, fleet: self.fleet.size(), lag }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use opentelemetry::metrics::{MeterProvider, noop::NoopMeterProvider};
+
     use super::*;
+    use crate::fleet;
 
     #[test]
     fn each_shut_gate_is_named() {
         let (state, feed) = watch::channel(FeedState::Opening(Some("no such topic".to_owned())));
-        let drain = CancellationToken::new();
-        let health = Health::new(feed, drain.clone());
+        let (drain, meter) =
+            (CancellationToken::new(), MeterProvider::meter(&NoopMeterProvider::new(), "test"));
+        let (interval, orphan_after) = (Duration::from_secs(10), Duration::from_secs(180));
+        let fleet = Fleet::new(fleet::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
+        let health = Health::new(feed, fleet.clone(), drain.clone());
         assert_eq!(health.readiness().reasons, ["feed: no such topic"]);
-        state.send_replace(FeedState::Open);
-        assert!(health.readiness().ready);
+        state.send_replace(FeedState::Open("f".into()));
+        fleet.follow(&state.borrow());
+        assert_eq!(health.readiness().reasons, ["feed: this pod's pulse has not come back yet"]);
         drain.cancel();
-        assert_eq!(health.readiness(), Readiness { ready: false, reasons: vec!["draining".to_owned()] });
+        let readiness = health.readiness();
+        assert_eq!((readiness.ready, readiness.reasons.len(), readiness.lag), (false, 2, None));
+        assert_eq!(readiness.reasons[1], "draining");
     }
 }

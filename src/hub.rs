@@ -36,6 +36,9 @@ use crate::{
     event::{Event, Payload},
 };
 
+/// Why a watcher is told of a gap: the topic no longer has what it took while the feed was away.
+const FEED_LOST: &str = "FEED_LOST";
+
 /// An event as the relay understood it.
 pub struct Relayed {
     /// The event.
@@ -113,6 +116,36 @@ impl Hub {
         self.0.caught_up.send_replace(is_caught_up);
     }
 
+    /// Notes that the feed has come as far as this event, which is for nobody here.
+    pub fn advance(&self, event: &Event) {
+        self.state().window.advance(&position(event));
+    }
+
+    /// Notes that nothing published since this moment is missing.
+    pub fn begin_at(&self, published: SystemTime) {
+        self.state().window.begin_at(published);
+    }
+
+    /// Notes that what was published before this event may be lost: every watcher is told, and so is everyone who
+    /// resumes from before. To be called while the feed catches up.
+    pub fn lose(&self, event: &Event) {
+        let (mut watchers, cursor) = {
+            let mut state = self.state();
+            state.window.lose(&position(event));
+            // What cursors were held for is lost.
+            state.held = Some(state.window.head().clone());
+            let cursor: Arc<str> = state.window.head().encode(&self.0.topic).into();
+            (state.index.all().cloned().collect::<Vec<_>>(), cursor)
+        };
+        watchers.sort_unstable_by_key(|watcher| watcher.operation_address());
+        for sharing in watchers.chunk_by(|a, b| a.operation_address() == b.operation_address()) {
+            let notice = sharing[0].operation.gap(FEED_LOST, &cursor);
+            for watcher in sharing {
+                watcher.tell_gap(notice.clone(), &cursor);
+            }
+        }
+    }
+
     /// Where the feed has come to: a client that resumes from here gets all that this pod has not seen yet.
     #[must_use]
     pub fn cursor(&self) -> String {
@@ -169,7 +202,7 @@ impl Hub {
     }
 
     fn admit(&self, event: Event, fact: Fact, is_news: bool) -> Option<(Arc<Relayed>, Vec<Arc<Watcher>>)> {
-        let position = Cursor { published: event.published.unwrap_or(event.time), event: event.id.clone() };
+        let position = position(&event);
         let mut state = self.state();
         let Some(field) = fact.field else {
             state.window.advance(&position);
@@ -192,6 +225,10 @@ impl Hub {
         // The state is changed by whole steps that do not panic: a poisoned lock still guards a sound one.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn position(event: &Event) -> Cursor {
+    Cursor { published: event.published.unwrap_or(event.time), event: event.id.clone() }
 }
 
 impl State {
@@ -276,6 +313,30 @@ mod tests {
         drop(watching);
         assert_eq!(hub.dispatch(event(), fact("f", &audience), true).await, 0);
         assert_eq!((hub.watchers(), hub.keys()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_loss_is_told_to_every_watcher_and_to_all_who_resume_from_before() {
+        let hub = hub();
+        let (outbox, later) = (Outbox::new(1 << 16), Outbox::new(1 << 16));
+        let viewer = viewer("1", &["a".to_owned()]);
+        let _watching = watch(&hub, 1, &viewer, &outbox);
+        let before = hub.read_cursor(&hub.cursor()).unwrap();
+        hub.catch_up(false);
+        hub.lose(&event());
+        hub.catch_up(true);
+        let told = outbox.take();
+        assert_eq!(told.iter().map(|told| &*told.payload).collect::<Vec<_>>(), ["gap: FEED_LOST"]);
+        assert_eq!(*told[0].cursor, *hub.cursor());
+
+        let resume = |after| {
+            let (viewer, outbox) = (viewer.clone(), later.clone());
+            let watch = Watch { id: 2, field: "f".into(), viewer, operation: Arc::new(Echo), outbox };
+            hub.resume(watch, after)
+        };
+        assert!(matches!(resume(before).step().await, Step::Gap(..)));
+        let told = hub.read_cursor(&told[0].cursor).unwrap();
+        assert!(matches!(resume(told).step().await, Step::Live(_)), "told once");
     }
 
     proptest! {

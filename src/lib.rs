@@ -10,6 +10,7 @@ pub mod cursor;
 pub mod domain;
 pub mod emulator;
 pub mod event;
+pub mod fleet;
 pub mod graphql;
 pub mod health;
 pub mod hub;

@@ -87,7 +87,7 @@ async fn serve(settings: Settings, directory: Directory) -> anyhow::Result<Drain
     let pod = Pod::start(pod_settings(&settings, broker), domain, api).await?;
     let signal = shutdown::requested().await?;
     tracing::info!(signal, "draining");
-    Ok(pod.drain().await)
+    drain(pod.drain()).await
 }
 
 async fn run_cluster(settings: Settings, directory: Directory, laptop: Laptop) -> anyhow::Result<Drained> {
@@ -112,9 +112,21 @@ async fn run_cluster(settings: Settings, directory: Directory, laptop: Laptop) -
         Ok::<_, anyhow::Error>(shutdown::requested().await?)
     }
     .await;
-    let drained = cluster::drain(pods).await;
+    let drained = drain(cluster::drain(pods)).await;
     carrier.stop().await;
-    ran.map(|_signal| drained)
+    ran.and(drained)
+}
+
+/// Drains, or ends at once on a second signal: somebody does not want to wait.
+async fn drain(drain: impl Future<Output = Drained>) -> anyhow::Result<Drained> {
+    select! {
+        drained = drain => Ok(drained),
+        signal = shutdown::requested() => {
+            let signal = signal?;
+            tracing::warn!(signal, "drain given up");
+            Ok(Drained::CutOff)
+        }
+    }
 }
 
 /// The one place that names the domain: a team puts its own here.
@@ -141,7 +153,9 @@ fn pod_settings(settings: &Settings, broker: Broker) -> pod::Settings {
             max_watchers: settings.max_watchers,
         },
         window: Bounds { span: settings.replay_window, bytes: settings.replay_bytes },
-        drain_deadline: settings.drain_deadline,
+        pulse_interval: settings.pulse_interval,
+        orphan_after: settings.orphan_after,
+        drain: settings.drain,
     }
 }
 

@@ -1,4 +1,6 @@
-//! The composition root: builds one pod out of its rooms, runs it, drains it.
+//! The composition root: builds one pod out of its rooms and runs it. [`drain`] ends it.
+
+pub mod drain;
 
 use std::{
     net::SocketAddr,
@@ -8,27 +10,27 @@ use std::{
 
 use anyhow::Context as _;
 use axum::{Router, serve::ListenerExt as _};
-use tokio::{net::TcpListener, select, time::timeout};
+use tokio::{net::TcpListener, select};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
+use self::drain::Stop;
+pub use self::drain::{Drain, Drained};
 use crate::{
     auth::{self, Authenticator},
-    broker::{Feed, Publish, memory},
+    broker::{Feed, Publish, Reopen, memory},
     contract::Domain,
+    fleet::{self, Fleet},
     graphql::{Api, Engine, Outlet},
     health::Health,
     hub::{Hub, window::Bounds},
-    pubsub::{self, PubSub},
+    pubsub::{self, Janitor, PubSub},
     relay::Relay,
     telemetry::Metrics,
     web::{self, Connections, Site},
 };
-
-/// How long a pod may take to put away its feed and its publisher, once its connections have ended.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a pod is built from.
 pub struct Settings {
@@ -46,8 +48,12 @@ pub struct Settings {
     pub web: web::Settings,
     /// How far back clients can resume, and how long event ids are remembered.
     pub window: Bounds,
-    /// The longest that connections may take to end in a drain.
-    pub drain_deadline: Duration,
+    /// Between two pulses, in a fleet that is not large.
+    pub pulse_interval: Duration,
+    /// How long a pod must have been silent for its feeds to be orphans.
+    pub orphan_after: Duration,
+    /// How it ends.
+    pub drain: Drain,
 }
 
 /// A broker, chosen.
@@ -75,20 +81,9 @@ pub struct Pod {
     hub: Hub,
     site: Arc<Site>,
     publisher: Arc<dyn Publish>,
-    drain: CancellationToken,
-    close_feed: CancellationToken,
+    stop: Stop,
     tasks: TaskTracker,
-    drain_deadline: Duration,
     _abandoned: [DropGuard; 2],
-}
-
-/// How a drain ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drained {
-    /// Every connection ended and the feed was put away.
-    Cleanly,
-    /// Something took too long and was cut off.
-    CutOff,
 }
 
 impl Pod {
@@ -109,52 +104,61 @@ impl Pod {
         let address = listener.local_addr()?;
         let auth = Authenticator::open(settings.auth, domain.clone()).await?;
         let topic = settings.broker.topic();
-        let (publisher, feed) = connect(settings.broker).await?;
+        let Connected { publisher, feed, janitor } = connect(settings.broker).await?;
 
         let metrics = Metrics::new()?;
         let meter = metrics.meter();
-        let (drain, close_feed, tasks) =
-            (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-        let health = Health::new(feed.state(), drain.clone());
+        let (stop, tasks) = (Stop::new(settings.drain), TaskTracker::new());
+        let fleet = Fleet::new(
+            fleet::Settings {
+                pod: settings.name.as_str().into(),
+                interval: settings.pulse_interval,
+                orphan_after: settings.orphan_after,
+            },
+            &meter,
+        );
+        let health = Health::new(feed.state(), fleet.clone(), stop.unready.clone());
         let reach = SystemTime::now().checked_sub(settings.window.span).unwrap_or(SystemTime::UNIX_EPOCH);
         let hub = Hub::new(&topic, settings.window, reach);
         hub.observe(&meter);
-        let relay = Relay::new(domain.clone(), hub.clone(), settings.window.span, &meter);
-        tasks.spawn(run_relay(relay, feed, close_feed.clone()));
+        let relay = Relay::new(domain.clone(), hub.clone(), fleet.clone(), settings.window.span, &meter);
+        let reopen = feed.reopen();
+        tasks.spawn(run_relay(relay, feed, stop.feed.clone()));
 
         let outlet = Outlet::new(publisher.clone(), domain, &settings.name, &meter);
         let site = Arc::new(Site {
             engine: Engine::new(api, outlet, hub.clone()),
             auth,
-            connections: Connections::new(settings.web.max_connections, drain.clone(), &meter),
+            connections: Connections::new(
+                settings.web.max_connections,
+                stop.connections.clone(),
+                stop.drain.spread,
+                &meter,
+            ),
             health: health.clone(),
             metrics,
             settings: settings.web,
         });
         if let Some(listener) = admin_listener {
             // The admin address answers until the very end, so that a drain can be watched.
-            tasks.spawn(serve(listener, web::admin(site.clone()), close_feed.clone()));
+            tasks.spawn(serve(listener, web::admin(site.clone()), stop.feed.clone()));
         }
+        if let Some(janitor) = janitor {
+            let (fleet, stop) = (fleet.clone(), stop.feed.clone());
+            tasks.spawn(async move {
+                let is_orphan = |pod: &str, created| fleet.is_orphan(pod, created);
+                stop.run_until_cancelled(janitor.run(settings.orphan_after, is_orphan, &meter)).await;
+            });
+        }
+        tasks.spawn(pulse(fleet, publisher.clone(), reopen, site.clone(), stop.feed.clone()));
         tasks.spawn(serve(
             listener,
             web::router(site.clone(), settings.admin_listen.is_none()),
-            drain.clone(),
+            stop.connections.clone(),
         ));
         tracing::info!(pod = settings.name, %address, "pod started");
-        let _abandoned = [drain.clone().drop_guard(), close_feed.clone().drop_guard()];
-        let drain_deadline = settings.drain_deadline;
-        Ok(Self {
-            address,
-            health,
-            hub,
-            site,
-            publisher,
-            drain,
-            close_feed,
-            tasks,
-            drain_deadline,
-            _abandoned,
-        })
+        let _abandoned = [stop.connections.clone().drop_guard(), stop.feed.clone().drop_guard()];
+        Ok(Self { address, health, hub, site, publisher, stop, tasks, _abandoned })
     }
 
     /// Where clients come in.
@@ -174,33 +178,26 @@ impl Pod {
     pub const fn hub(&self) -> &Hub {
         &self.hub
     }
-
-    /// Stops the pod: connections are asked to come back elsewhere, the feed is deleted, publishing is flushed.
-    pub async fn drain(self) -> Drained {
-        self.drain.cancel();
-        let connections = self.site.connections.tasks();
-        connections.close();
-        let left = timeout(self.drain_deadline, connections.wait()).await;
-        let flushed = timeout(CLOSE_TIMEOUT, self.publisher.flush()).await;
-        self.close_feed.cancel();
-        self.tasks.close();
-        let closed = timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
-        if let (Ok(()), Ok(()), Ok(())) = (&left, &flushed, &closed) {
-            tracing::info!("pod drained");
-            return Drained::Cleanly;
-        }
-        let [connections, publisher, feed] = [left, flushed, closed].map(|step| step.is_ok());
-        tracing::warn!(connections, publisher, feed, "drain cut off");
-        Drained::CutOff
-    }
 }
 
-async fn connect(broker: Broker) -> anyhow::Result<(Arc<dyn Publish>, Box<dyn Feed>)> {
+/// A pod's ends of the topic.
+struct Connected {
+    publisher: Arc<dyn Publish>,
+    feed: Box<dyn Feed>,
+    /// Where a feed can outlive its pod.
+    janitor: Option<Janitor>,
+}
+
+async fn connect(broker: Broker) -> anyhow::Result<Connected> {
     Ok(match broker {
-        Broker::Memory(topic) => (Arc::new(topic.clone()), Box::new(topic.open_feed())),
+        Broker::Memory(topic) => {
+            let feed = Box::new(topic.open_feed());
+            Connected { publisher: Arc::new(topic), feed, janitor: None }
+        }
         Broker::PubSub(settings) => {
             let pubsub = PubSub::connect(settings).await?;
-            (pubsub.publisher(), Box::new(pubsub.open_feed()))
+            let (feed, janitor) = (Box::new(pubsub.open_feed()), Some(pubsub.janitor()));
+            Connected { publisher: pubsub.publisher(), feed, janitor }
         }
     })
 }
@@ -216,6 +213,17 @@ async fn run_relay(mut relay: Relay, mut feed: Box<dyn Feed>, close: Cancellatio
         () = close.cancelled() => {}
     }
     feed.close().await;
+}
+
+async fn pulse(
+    fleet: Fleet,
+    publisher: Arc<dyn Publish>,
+    reopen: Reopen,
+    site: Arc<Site>,
+    stop: CancellationToken,
+) {
+    let connections = || site.connections.count();
+    stop.run_until_cancelled(fleet.run(publisher.as_ref(), &reopen, connections)).await;
 }
 
 async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod feed;
+pub mod janitor;
 pub mod publisher;
 
 use std::{sync::Arc, time::Duration};
@@ -15,7 +16,7 @@ use google_cloud_pubsub::client;
 use thiserror::Error;
 
 use self::admin::Admin;
-pub use self::{feed::PubSubFeed, publisher::Publisher};
+pub use self::{feed::PubSubFeed, janitor::Janitor, publisher::Publisher};
 
 /// Which topic, and who listens to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,10 +38,9 @@ pub struct Settings {
 #[error("cannot set up the Pub/Sub client: are there application default credentials?")]
 pub struct ConnectError(#[from] client_builder::Error);
 
-/// The clients of one pod.
+/// Google Cloud Pub/Sub for one pod.
 pub struct PubSub {
-    admin: Admin,
-    subscriber: client::Subscriber,
+    clients: Clients,
     publisher: Arc<Publisher>,
 }
 
@@ -50,24 +50,9 @@ impl PubSub {
     /// # Errors
     /// If there are no credentials for Google's service.
     pub async fn connect(settings: Settings) -> Result<Self, ConnectError> {
-        let topic = format!("projects/{}/topics/{}", settings.project, settings.topic);
-        let mut topics = client::TopicAdmin::builder().with_retry_policy(NeverRetry);
-        let mut subscriptions = client::SubscriptionAdmin::builder().with_retry_policy(NeverRetry);
-        let mut subscriber = client::Subscriber::builder();
-        let mut publisher = publisher::builder(&topic);
-        if let Some(host) = &settings.emulator {
-            let (endpoint, nobody) =
-                (format!("http://{host}"), || -> Credentials { anonymous::Builder::new().build() });
-            topics = topics.with_endpoint(&endpoint).with_credentials(nobody());
-            subscriptions = subscriptions.with_endpoint(&endpoint).with_credentials(nobody());
-            subscriber = subscriber.with_endpoint(&endpoint).with_credentials(nobody());
-            publisher = publisher.with_endpoint(&endpoint).with_credentials(nobody());
-        }
-        Ok(Self {
-            subscriber: subscriber.build().await?,
-            publisher: Arc::new(Publisher::new(publisher.build().await?)),
-            admin: Admin::new(topics.build().await?, subscriptions.build().await?, settings),
-        })
+        let clients = Clients::connect(settings.clone()).await?;
+        let publisher = Arc::new(Publisher::connect(settings).await?);
+        Ok(Self { clients, publisher })
     }
 
     /// The way out.
@@ -79,6 +64,48 @@ impl PubSub {
     /// The way in: a new feed, which opens by itself and stays open until it is closed.
     #[must_use]
     pub fn open_feed(&self) -> PubSubFeed {
-        PubSubFeed::open(self.admin.clone(), self.subscriber.clone())
+        PubSubFeed::open(self.clients.clone())
+    }
+
+    /// What deletes the feeds of pods that are gone.
+    #[must_use]
+    pub fn janitor(&self) -> Janitor {
+        Janitor::new(self.clients.clone())
+    }
+}
+
+/// The clients of the way in.
+#[derive(Clone)]
+struct Clients {
+    settings: Settings,
+    admin: Admin,
+    subscriber: client::Subscriber,
+}
+
+impl Clients {
+    async fn connect(settings: Settings) -> Result<Self, ConnectError> {
+        let mut topics = client::TopicAdmin::builder().with_retry_policy(NeverRetry);
+        let mut subscriptions = client::SubscriptionAdmin::builder().with_retry_policy(NeverRetry);
+        let mut subscriber = client::Subscriber::builder();
+        if let Some((endpoint, nobody)) = settings.stand_in() {
+            topics = topics.with_endpoint(&endpoint).with_credentials(nobody.clone());
+            subscriptions = subscriptions.with_endpoint(&endpoint).with_credentials(nobody.clone());
+            subscriber = subscriber.with_endpoint(&endpoint).with_credentials(nobody);
+        }
+        let admin = Admin::new(topics.build().await?, subscriptions.build().await?, settings.clone());
+        Ok(Self { settings, admin, subscriber: subscriber.build().await? })
+    }
+
+    /// The same with connections of their own.
+    async fn again(&self) -> Result<Self, ConnectError> {
+        Self::connect(self.settings.clone()).await
+    }
+}
+
+impl Settings {
+    /// Where the emulator is, and whom it takes us for.
+    fn stand_in(&self) -> Option<(String, Credentials)> {
+        let host = self.emulator.as_ref()?;
+        Some((format!("http://{host}"), anonymous::Builder::new().build()))
     }
 }

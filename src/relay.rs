@@ -1,4 +1,4 @@
-//! The loop: feed → seen? → what it means → state → hub.
+//! The loop: feed → pulse? → seen? → what it means → state → hub.
 //!
 //! One task a pod, one event at a time, in the order of the feed. It never waits for a client, and no message stops it.
 
@@ -12,12 +12,17 @@ use opentelemetry::{
     KeyValue,
     metrics::{Counter, Meter},
 };
-use tokio::{select, sync::watch, time::Instant};
+use tokio::{
+    select,
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     broker::{Feed, FeedState, Received},
     contract::{Domain, Unreadable},
     event::Event,
+    fleet::{Fleet, Heard, History},
     hub::Hub,
 };
 
@@ -28,6 +33,7 @@ const MAX_SEEN: usize = 600_000;
 pub struct Relay {
     domain: Arc<dyn Domain>,
     hub: Hub,
+    fleet: Fleet,
     seen: Seen,
     /// What was published before this pod began is no news: none of its watchers was there. Pod and topic may not agree
     /// on the time, so this counts only until the feed has caught up.
@@ -38,10 +44,11 @@ pub struct Relay {
 
 impl Relay {
     /// A relay that remembers event ids for `window`, the longest time after which the broker repeats one.
-    pub fn new(domain: Arc<dyn Domain>, hub: Hub, window: Duration, meter: &Meter) -> Self {
+    pub fn new(domain: Arc<dyn Domain>, hub: Hub, fleet: Fleet, window: Duration, meter: &Meter) -> Self {
         Self {
             domain,
             hub,
+            fleet,
             seen: Seen::new(window),
             began: SystemTime::now(),
             has_caught_up: false,
@@ -54,24 +61,53 @@ impl Relay {
         let mut state = feed.state();
         self.follow(&mut state);
         loop {
+            let due = self.fleet.due();
             select! {
+                // What waits in the feed is looked at before it counts as not having come.
+                biased;
+                Ok(()) = state.changed() => self.follow(&mut state),
                 received = feed.next() => {
                     let Some(Received { event, ack }) = received else { return };
                     match event {
-                        Ok(event) => self.relay(event).await,
+                        Ok(event) => self.hear(event).await,
                         Err(undecodable) => self.counters.reject(undecodable.reason()),
                     }
                     ack.ack();
                 }
-                Ok(()) = state.changed() => self.follow(&mut state),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.settle(),
             }
         }
     }
 
-    fn follow(&mut self, state: &mut watch::Receiver<FeedState>) {
-        let is_open = *state.borrow_and_update() == FeedState::Open;
-        self.hub.catch_up(is_open);
-        self.has_caught_up |= is_open;
+    fn follow(&self, state: &mut watch::Receiver<FeedState>) {
+        if self.fleet.follow(&state.borrow_and_update()) {
+            self.hub.catch_up(false);
+        }
+    }
+
+    /// Whether the feed has caught up, and what that says.
+    fn settle(&mut self) {
+        let Some(history) = self.fleet.settle() else { return };
+        match history {
+            History::Whole => {}
+            History::Since(published) => self.hub.begin_at(published),
+            History::Lost(first) => {
+                tracing::error!("the topic has lost events, every watcher is told of a gap");
+                self.counters.losses.add(1, &[]);
+                self.hub.lose(&first);
+            }
+        }
+        self.hub.catch_up(true);
+        self.has_caught_up = true;
+        tracing::info!("feed caught up");
+    }
+
+    async fn hear(&mut self, event: Event) {
+        match self.fleet.hear(&event) {
+            Heard::Pulse => self.hub.advance(&event),
+            Heard::Garbage => self.counters.reject("malformed_pulse"),
+            Heard::Event => self.relay(event).await,
+        }
     }
 
     async fn relay(&mut self, event: Event) {
@@ -102,6 +138,7 @@ struct Counters {
     deduplicated: Counter<u64>,
     rejected: Counter<u64>,
     matched: Counter<u64>,
+    losses: Counter<u64>,
 }
 
 impl Counters {
@@ -121,6 +158,10 @@ impl Counters {
                 "Messages without an event that the domain reads, by reason.",
             ),
             matched: counter("relay.events.matched", "Watchers that events were dispatched to."),
+            losses: counter(
+                "relay.feed.losses",
+                "Times that the topic had lost events while the feed was away.",
+            ),
         }
     }
 

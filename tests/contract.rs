@@ -285,7 +285,7 @@ async fn a_feed_that_was_deleted_comes_back_and_hears_what_it_missed(broker: Bro
     }
     assert!(deleted.elapsed() < Duration::from_secs(10), "{:?}", deleted.elapsed());
     assert_ne!(google.subscriptions().await, subscriptions, "a new life has a new name");
-    assert_eq!(*feed.state().borrow(), FeedState::Open);
+    assert!(feed.state().borrow().is_open());
 }
 
 #[tokio::test]
@@ -333,7 +333,7 @@ impl Broker {
             Self::PubSub(google) => Box::new(google.connect(pod).await.open_feed()),
         };
         let mut state = feed.state();
-        let open = timeout(PATIENCE, state.wait_for(|state| *state == FeedState::Open)).await;
+        let open = timeout(PATIENCE, state.wait_for(FeedState::is_open)).await;
         open.unwrap_or_else(|_| panic!("still {:?}", feed.state().borrow())).expect("the feed lives");
         feed
     }

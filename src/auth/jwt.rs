@@ -154,14 +154,17 @@ impl Verifier {
 }
 
 impl Claims {
-    /// The `exp` and the leeway that let the token in, so that one admitted at its last moment is not ended at once.
+    /// A moment in the last half of the leeway that is left: never before the `exp`, never after the leeway, and not at
+    /// once for a token that was admitted late. By chance, or a fleet of tokens issued together would come back together.
     fn expires(&self) -> Result<SystemTime, AuthError> {
         let exp = self.exp.ok_or(AuthError::MissingExpiry)?;
         if exp > LAST_EXPIRY {
             return Err(AuthError::Malformed);
         }
         let since_1970 = Duration::try_from_secs_f64(exp).map_err(|_| AuthError::Malformed)?;
-        Ok(SystemTime::UNIX_EPOCH + since_1970 + LEEWAY)
+        let last = SystemTime::UNIX_EPOCH + since_1970 + LEEWAY;
+        let left = last.duration_since(SystemTime::now()).unwrap_or_default().min(LEEWAY);
+        Ok(last - left.mul_f64(rand::random_range(0.0..0.5)))
     }
 
     /// The user whose id is `sub`, else the one whose e-mail is `email`: many issuers put an id of their own into `sub`.
@@ -203,6 +206,8 @@ fn refusal(error: Error) -> AuthError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use jsonwebtoken::{EncodingKey, Header, get_current_timestamp};
     use serde_json::json;
 
@@ -375,9 +380,20 @@ mod tests {
         let gate = gate(secret(), None, None).await;
         let exp = now() - 20;
         let token = issuer().sign(&json!({ "sub": "1", "exp": exp }));
+        let last = SystemTime::UNIX_EPOCH + Duration::from_secs(exp) + LEEWAY;
+        let mut ends = HashSet::new();
+        for _ in 0..20 {
+            let expires = gate.admit(Some(&token)).await.unwrap().expires.unwrap();
+            assert!(expires <= last && expires > SystemTime::now());
+            ends.insert(expires);
+        }
+        assert!(ends.len() > 10, "tokens of one moment end at many: {ends:?}");
+
+        let later = now() + 1_000;
+        let token = issuer().sign(&json!({ "sub": "1", "exp": later }));
         let expires = gate.admit(Some(&token)).await.unwrap().expires.unwrap();
-        assert_eq!(expires, SystemTime::UNIX_EPOCH + Duration::from_secs(exp) + LEEWAY);
-        assert!(expires > SystemTime::now());
+        let exp = SystemTime::UNIX_EPOCH + Duration::from_secs(later);
+        assert!(expires >= exp && expires <= exp + LEEWAY);
     }
 
     #[tokio::test]

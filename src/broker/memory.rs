@@ -17,7 +17,9 @@ use tokio::{
 };
 
 use crate::{
-    broker::{Ack, Feed, FeedState, MAX_DATA_BYTES, PUBLISH_TIMEOUT, Publish, PublishError, Received},
+    broker::{
+        Ack, Feed, FeedState, MAX_DATA_BYTES, PUBLISH_TIMEOUT, Publish, PublishError, Received, Reopen,
+    },
     event::{Event, cloudevent},
 };
 
@@ -83,7 +85,8 @@ impl Topic {
         let first = log.first;
         log.feeds.insert(number, first);
         drop(log);
-        MemoryFeed { topic: Arc::clone(&self.0), number, state: watch::Sender::new(FeedState::Open) }
+        let life = format!("memory.{number}").into();
+        MemoryFeed { topic: Arc::clone(&self.0), number, state: watch::Sender::new(FeedState::Open(life)) }
     }
 }
 
@@ -227,6 +230,11 @@ impl Feed for MemoryFeed {
 
     fn state(&self) -> watch::Receiver<FeedState> {
         self.state.subscribe()
+    }
+
+    fn reopen(&self) -> Reopen {
+        // Nobody hears it: a log in the same process is not lost sight of.
+        Reopen::default()
     }
 
     async fn close(&mut self) {

@@ -160,11 +160,36 @@ pub(super) static MAX_WATCHERS: Setting = Setting::new(
     "watchers of a connection at a time",
 );
 
+pub(super) static PULSE_INTERVAL: Setting = Setting::new(
+    "RELAY_PULSE_INTERVAL",
+    Is("10s"),
+    Between(Unit::Duration, "500ms", "1m"),
+    "between two pulses of a pod; three without any, and its feed is opened anew",
+);
+pub(super) static ORPHAN_AFTER: Setting = Setting::new(
+    "RELAY_ORPHAN_AFTER",
+    Is("3m"),
+    Between(Unit::Duration, "2s", "1d"),
+    "how long a pod must have been silent for its feeds to be deleted by others",
+);
+
+pub(super) static DRAIN_DELAY: Setting = Setting::new(
+    "RELAY_DRAIN_DELAY",
+    Is("5s"),
+    Between(Unit::Duration, "0s", "10m"),
+    "from SIGTERM to the first refusal: until the balancer has noticed (cluster: 0s)",
+);
+pub(super) static DRAIN_SPREAD: Setting = Setting::new(
+    "RELAY_DRAIN_SPREAD",
+    Is("20s"),
+    Between(Unit::Duration, "0s", "30m"),
+    "over how long connections end then, each at its own moment (cluster: 1s)",
+);
 pub(super) static DRAIN_DEADLINE: Setting = Setting::new(
     "RELAY_DRAIN_DEADLINE",
     Is("45s"),
     Between(Unit::Duration, "1s", "1h"),
-    "from SIGTERM to the exit, whatever is left; below the orchestrator's own grace period",
+    "from SIGTERM to the end of the last connection, whatever is left; longer than the two before together",
 );
 
 pub(super) static LOG: Setting = Setting::new(
@@ -202,6 +227,7 @@ pub static SETTINGS: &[Concern] = &[
         title: "Limits",
         settings: &[&REPLAY_WINDOW, &REPLAY_BYTES, &QUEUE_BYTES, &MAX_CONNECTIONS, &MAX_WATCHERS],
     },
-    Concern { title: "Drain", settings: &[&DRAIN_DEADLINE] },
+    Concern { title: "Fleet", settings: &[&PULSE_INTERVAL, &ORPHAN_AFTER] },
+    Concern { title: "Drain", settings: &[&DRAIN_DELAY, &DRAIN_SPREAD, &DRAIN_DEADLINE] },
     Concern { title: "Logs", settings: &[&LOG, &LOG_FORMAT] },
 ];

@@ -63,6 +63,11 @@ impl Index {
         watchers.filter(|watcher| !audience.excludes(&watcher.viewer.user)).cloned().collect()
     }
 
+    /// Every watcher, in no particular order.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Watcher>> {
+        self.watchers.iter().map(|(_, watcher)| watcher)
+    }
+
     /// How many watchers there are.
     #[must_use]
     pub fn len(&self) -> usize {

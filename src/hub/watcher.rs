@@ -42,6 +42,15 @@ impl Watcher {
     pub(super) fn deliver(&self, relayed: &Relayed, payload: Arc<str>) {
         self.outbox.push(Delivery::new(self.id, relayed, payload));
     }
+
+    pub(super) fn tell_gap(&self, notice: Arc<str>, cursor: &Arc<str>) {
+        self.outbox.push(Delivery {
+            watcher: self.id,
+            payload: notice,
+            cursor: cursor.clone(),
+            published: None,
+        });
+    }
 }
 
 /// Keeps a watcher in the hub; dropped, the watcher has left.

@@ -81,6 +81,22 @@ impl Window {
         }
     }
 
+    /// Notes that nothing published since this moment is missing, and that what was before may be.
+    pub fn begin_at(&mut self, published: SystemTime) {
+        // A cursor of this moment is good, and its replay begins a margin before it. What lies in that margin and was lost
+        // is no loss to a cursor from after it; and cursors from before do not get this far.
+        let begin = published.checked_sub(MARGIN).unwrap_or(SystemTime::UNIX_EPOCH);
+        self.complete_since = self.complete_since.max(begin);
+    }
+
+    /// Notes that what was published before this position may be missing, for replays that have begun as well.
+    pub fn lose(&mut self, position: &Cursor) {
+        self.begin_at(position.published);
+        self.advance(position);
+        self.arrivals += 1;
+        self.last_gone = self.arrivals;
+    }
+
     /// The newest position.
     #[must_use]
     pub const fn head(&self) -> &Cursor {
@@ -279,6 +295,21 @@ mod tests {
         assert_eq!(window.len(), 1);
         assert!(window.replay(&after(56, "")).is_ok());
         assert_eq!(window.replay(&after(55, "")).unwrap_err(), OutOfReach);
+    }
+
+    #[test]
+    fn after_a_loss_only_what_came_later_can_be_resumed() {
+        let mut window = window(600);
+        window.insert(relayed(20, "a"));
+        let mut through = window.replay(&after(20, "a")).unwrap();
+        assert_eq!(ids(&window, &mut through), ["a"], "the margin repeats it");
+        window.lose(&after(100, "pulse"));
+        assert_eq!(window.next(&mut through).err(), Some(OutOfReach), "it was not live yet");
+        assert_eq!(window.replay(&after(99, "")).unwrap_err(), OutOfReach);
+        assert_eq!(*window.head(), after(100, "pulse"));
+        let mut progress = window.replay(window.head()).unwrap();
+        window.insert(relayed(101, "b"));
+        assert_eq!(ids(&window, &mut progress), ["b"]);
     }
 
     #[test]

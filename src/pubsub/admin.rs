@@ -109,14 +109,28 @@ impl Admin {
         Ok(name)
     }
 
-    /// Deletes the feed, if it is still there. What is left over expires by itself.
-    pub(super) async fn delete_feed(&self, name: &str) {
+    /// Deletes the feed, if it is still there, and says whether it was. What is left over is the janitor's, or expires.
+    pub(super) async fn delete_feed(&self, name: &str) -> bool {
         let delete = self.subscriptions.delete_subscription().set_subscription(name).send();
         match self.call("delete a feed", delete).await {
             Ok(()) => tracing::info!(feed = name, "feed deleted"),
-            Err(error) if code(&error) == Some(Code::NotFound) => {}
-            Err(error) => tracing::warn!(feed = name, %error, "feed left behind"),
+            Err(error) if code(&error) == Some(Code::NotFound) => return false,
+            Err(error) => {
+                tracing::warn!(feed = name, %error, "feed left behind");
+                return false;
+            }
         }
+        true
+    }
+
+    /// Whose feed of our topic this is, and when it was created, by that pod's clock; `None` for any other name.
+    pub(super) fn owner<'a>(&self, name: &'a str) -> Option<(&'a str, SystemTime)> {
+        let Settings { project, topic, .. } = &self.settings;
+        let rest = name.strip_prefix(&format!("projects/{project}/subscriptions/{topic}."))?;
+        let (pod, incarnation) = rest.split_once('.')?;
+        let (millis, _) = incarnation.split_once('-')?;
+        let since = Duration::from_millis(u64::from_str_radix(millis, 16).ok()?);
+        Some((pod, SystemTime::UNIX_EPOCH.checked_add(since)?)).filter(|(pod, _)| !pod.is_empty())
     }
 
     /// Deletes the feeds that an earlier life of this very pod left behind.
@@ -131,7 +145,8 @@ impl Admin {
         }
     }
 
-    async fn feeds(&self) -> Result<Vec<String>, AdminError> {
+    /// The feeds of all pods, of other topics too.
+    pub(super) async fn feeds(&self) -> Result<Vec<String>, AdminError> {
         let project = format!("projects/{}", self.settings.project);
         let list = async {
             let mut pages =

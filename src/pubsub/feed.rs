@@ -1,8 +1,9 @@
 //! A pod's own subscription and its streaming pull, kept alive through everything.
 //!
-//! There is one way to recover, whatever went wrong: delete the feed, create one under a new name, seek it back to the last
-//! time seen less a margin, carry on. Repeats are the reader's to drop. A name is never used twice: a stream that died on it
-//! may go on stealing its messages for a minute.
+//! There is one way to recover, whatever went wrong, the reader's own word that nothing comes ([`Reopen`]) included: create
+//! a feed under a new name by new connections, seek it back to the last pulse seen less a margin, carry on, delete the old
+//! one. Repeats are the reader's to drop. A name is never used twice: a stream that died on it may go on stealing its
+//! messages for a minute.
 
 use std::{
     convert::Infallible,
@@ -12,7 +13,6 @@ use std::{
 
 use async_trait::async_trait;
 use google_cloud_pubsub::{
-    client::Subscriber,
     model::Message,
     subscriber::{MessageStream, ShutdownBehavior, handler::Handler},
 };
@@ -20,20 +20,20 @@ use tokio::{
     select,
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::admin::Admin;
+use super::Clients;
 use crate::{
-    broker::{Ack, Feed, FeedState, Received},
-    event::cloudevent,
+    broker::{Ack, Feed, FeedState, Received, Reopen},
+    event::{PULSE, cloudevent},
 };
 
 /// How many messages wait between the stream and the relay.
 const QUEUE: usize = 1_024;
 
-/// How far behind the last published time that was seen a new feed begins: the topic's times are not quite in order.
+/// How far behind the last pulse that was seen a new feed begins: the topic's times are not quite in order.
 const MARGIN: Duration = Duration::from_secs(30);
 
 /// Between two tries, growing from the first to the second of these, less up to a half by chance.
@@ -42,23 +42,35 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 /// A feed that lived as long as this is made anew at once.
 const HEALTHY: Duration = Duration::from_secs(10);
 
+/// How long a stream that is given up may take to end. One whose network is gone does not end at all.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A pod's way in from Pub/Sub.
 pub struct PubSubFeed {
     events: mpsc::Receiver<Received>,
     state: watch::Receiver<FeedState>,
+    reopen: Reopen,
     stop: CancellationToken,
     keeper: JoinSet<()>,
 }
 
 impl PubSubFeed {
-    pub(super) fn open(admin: Admin, subscriber: Subscriber) -> Self {
+    pub(super) fn open(clients: Clients) -> Self {
         let (sender, events) = mpsc::channel(QUEUE);
         let (states, state) = watch::channel(FeedState::Opening(None));
-        let stop = CancellationToken::new();
-        let keeper = Keeper { admin, subscriber, events: sender, states, stop: stop.clone(), seen: None };
+        let (reopen, stop) = (Reopen::default(), CancellationToken::new());
+        let keeper = Keeper {
+            clients,
+            events: sender,
+            states,
+            reopen: reopen.clone(),
+            stop: stop.clone(),
+            seen: watch::Sender::new(None),
+            left: Vec::new(),
+        };
         let mut task = JoinSet::new();
         task.spawn(keeper.run());
-        Self { events, state, stop, keeper: task }
+        Self { events, state, reopen, stop, keeper: task }
     }
 }
 
@@ -72,6 +84,10 @@ impl Feed for PubSubFeed {
         self.state.clone()
     }
 
+    fn reopen(&self) -> Reopen {
+        self.reopen.clone()
+    }
+
     async fn close(&mut self) {
         // First the queue, or a reader that waits for room in it would not hear of the stop.
         self.events.close();
@@ -83,13 +99,15 @@ impl Feed for PubSubFeed {
 
 /// The task behind a feed. Aborted, it leaves its subscription to the janitor.
 struct Keeper {
-    admin: Admin,
-    subscriber: Subscriber,
+    clients: Clients,
     events: mpsc::Sender<Received>,
     states: watch::Sender<FeedState>,
+    reopen: Reopen,
     stop: CancellationToken,
-    /// The latest published time that came through.
-    seen: Option<SystemTime>,
+    /// When the newest pulse that came through was published.
+    seen: watch::Sender<Option<SystemTime>>,
+    /// Feeds of ended lives, which are still to be deleted.
+    left: Vec<String>,
 }
 
 impl Keeper {
@@ -98,12 +116,12 @@ impl Keeper {
         let mut is_first = true;
         while !self.stop.is_cancelled() {
             let began = Instant::now();
-            let why = match self.admin.create_feed(self.since()).await {
+            let why = match self.clients.admin.create_feed(self.since()).await {
                 Ok(name) => {
                     tracing::info!(feed = name, "feed open");
                     let why = self.live(&name, is_first).await;
                     is_first = false;
-                    self.admin.delete_feed(&name).await;
+                    self.left.push(name);
                     why
                 }
                 Err(error) => describe(&error),
@@ -113,6 +131,7 @@ impl Keeper {
             }
             tracing::warn!(why, "feed not open");
             self.states.send_replace(FeedState::Opening(Some(why)));
+            self.renew().await;
             if began.elapsed() >= HEALTHY {
                 wait = BACKOFF.0;
                 continue;
@@ -123,69 +142,98 @@ impl Keeper {
             }
             wait = (wait * 2).min(BACKOFF.1);
         }
+        self.clear().await;
         self.states.send_replace(FeedState::Closed);
     }
 
-    /// Where a new feed begins.
+    /// New clients, with connections of their own: one that was cut off may look alive for many minutes.
+    async fn renew(&mut self) {
+        match self.clients.again().await {
+            Ok(clients) => self.clients = clients,
+            Err(error) => tracing::warn!(error = describe(&error), "clients not renewed"),
+        }
+    }
+
+    /// Where a new feed begins: before the last pulse that came through, which must come once more, so that the relay
+    /// knows that nothing was lost between ([`crate::fleet`] says why).
     fn since(&self) -> SystemTime {
-        let reach =
-            SystemTime::now().checked_sub(self.admin.replay_window()).unwrap_or(SystemTime::UNIX_EPOCH);
-        self.seen.and_then(|seen| seen.checked_sub(MARGIN)).map_or(reach, |seen| seen.max(reach))
+        let reach = SystemTime::now()
+            .checked_sub(self.clients.admin.replay_window())
+            .unwrap_or(SystemTime::UNIX_EPOCH);
+        let seen = *self.seen.borrow();
+        seen.and_then(|seen| seen.checked_sub(MARGIN)).map_or(reach, |seen| seen.max(reach))
     }
 
     /// One life of the feed, until it fails or is stopped, and why it ended.
     async fn live(&mut self, name: &str, is_first: bool) -> String {
+        let subscriber = &self.clients.subscriber;
         let stream =
-            self.subscriber.subscribe(name).set_shutdown_behavior(ShutdownBehavior::NackImmediately).build();
+            subscriber.subscribe(name).set_shutdown_behavior(ShutdownBehavior::NackImmediately).build();
         let shutdown = stream.shutdown_token();
         // Alone in its task: `next` dropped before the first message leaves a puller behind that steals messages.
         let mut reader = JoinSet::new();
-        reader.spawn(read(stream, self.events.clone()));
-        self.states.send_replace(FeedState::Open);
+        reader.spawn(read(stream, self.events.clone(), self.seen.clone()));
+        self.states.send_replace(FeedState::Open(name.into()));
+        let (reopen, stop) = (self.reopen.clone(), self.stop.clone());
         let tidy = async {
+            self.clear().await;
             if is_first {
-                self.admin.delete_earlier_feeds(name).await;
+                self.clients.admin.delete_earlier_feeds(name).await;
             }
             pending::<Infallible>().await
         };
-        select! {
+        let why = select! {
             never = tidy => match never {},
             ended = reader.join_next() => {
-                let Some(Ok(Ended { seen, why })) = ended else { return "the reader failed".to_owned() };
-                self.seen = self.seen.max(seen);
-                why
+                let Some(Ok(why)) = ended else { return "the reader failed".to_owned() };
+                return why;
             }
-            () = self.stop.cancelled() => {
-                shutdown.shutdown().await;
-                while reader.join_next().await.is_some() {}
-                "stopped".to_owned()
-            }
+            () = reopen.asked(name) => "nothing came through it".to_owned(),
+            () = stop.cancelled() => "stopped".to_owned(),
+        };
+        if !self.stop.is_cancelled() {
+            self.states.send_replace(FeedState::Opening(Some(why.clone())));
+        }
+        let ended = timeout(CLOSE_TIMEOUT, async {
+            shutdown.shutdown().await;
+            while reader.join_next().await.is_some() {}
+        });
+        if ended.await.is_err() {
+            tracing::debug!(feed = name, "stream left to itself");
+        }
+        why
+    }
+
+    /// Deletes the feeds of ended lives: not before the next one is open, or an outage would be longer by each call.
+    async fn clear(&mut self) {
+        while let Some(name) = self.left.last() {
+            self.clients.admin.delete_feed(name).await;
+            self.left.pop();
         }
     }
 }
 
-/// How a stream ended.
-struct Ended {
-    seen: Option<SystemTime>,
-    why: String,
-}
-
-async fn read(mut stream: MessageStream, events: mpsc::Sender<Received>) -> Ended {
-    let mut seen = None;
-    let why = loop {
+/// Reads to the stream's end, and says why that came.
+async fn read(
+    mut stream: MessageStream,
+    events: mpsc::Sender<Received>,
+    seen: watch::Sender<Option<SystemTime>>,
+) -> String {
+    loop {
         match stream.next().await {
             Some(Ok((message, handler))) => {
                 let received = receive(&message, handler);
-                seen = seen.max(received.event.as_ref().ok().and_then(|event| event.published));
+                let pulse = received.event.as_ref().ok().filter(|event| *event.kind == *PULSE);
+                let published = pulse.and_then(|pulse| pulse.published);
                 if events.send(received).await.is_err() {
-                    break "nobody listens".to_owned();
+                    return "nobody listens".to_owned();
                 }
+                seen.send_modify(|seen| *seen = (*seen).max(published));
             }
-            Some(Err(error)) => break describe(&error),
-            None => break "the stream ended".to_owned(),
+            Some(Err(error)) => return describe(&error),
+            None => return "the stream ended".to_owned(),
         }
-    };
-    Ended { seen, why }
+    }
 }
 
 fn receive(message: &Message, handler: Handler) -> Received {

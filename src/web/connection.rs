@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -14,8 +14,11 @@ use opentelemetry::{
     KeyValue,
     metrics::{Counter, Histogram, Meter, UpDownCounter},
 };
-use tokio::time::Instant;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 use super::ws::protocol::Close;
 use crate::{hub::Delivery, telemetry::LATENCY_BUCKETS};
@@ -83,9 +86,16 @@ impl End {
 pub struct Connections {
     count: Arc<AtomicUsize>,
     limit: usize,
-    drain: CancellationToken,
+    drain: Arc<Drain>,
     tasks: TaskTracker,
     instruments: Arc<Instruments>,
+}
+
+/// The end of all connections: each at its own moment, so that their clients do not come back all at once.
+struct Drain {
+    asked: CancellationToken,
+    began: OnceLock<Instant>,
+    spread: Duration,
 }
 
 struct Instruments {
@@ -96,9 +106,10 @@ struct Instruments {
 }
 
 impl Connections {
-    /// No connections yet; at most `limit` at once, all asked to end when `drain` is cancelled.
+    /// No connections yet; at most `limit` at once, all asked to end within `spread` once `drain` is cancelled.
     #[must_use]
-    pub fn new(limit: usize, drain: CancellationToken, meter: &Meter) -> Self {
+    pub fn new(limit: usize, drain: CancellationToken, spread: Duration, meter: &Meter) -> Self {
+        let drain = Arc::new(Drain { asked: drain, began: OnceLock::new(), spread });
         let instruments = Instruments {
             connections: meter
                 .i64_up_down_counter("relay.connections")
@@ -128,7 +139,7 @@ impl Connections {
     /// # Errors
     /// [`End::Full`] or [`End::Drained`].
     pub fn enter(&self, transport: &'static str) -> Result<Guard, End> {
-        let refusal = if self.drain.is_cancelled() {
+        let refusal = if self.drain.asked.is_cancelled() {
             Some(End::Drained)
         } else if self.count.fetch_add(1, Ordering::Relaxed) >= self.limit {
             self.count.fetch_sub(1, Ordering::Relaxed);
@@ -150,10 +161,25 @@ impl Connections {
             end: End::Lost,
             since: Instant::now(),
             drain: self.drain.clone(),
+            moment: rand::random(),
+            _counted: self.tasks.token(),
         })
     }
 
-    /// Where the tasks of connections run, so that a drain can wait for them.
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Refuses new connections and asks those that are there to end, each at its own moment.
+    pub fn drain(&self) {
+        self.drain.began.get_or_init(Instant::now);
+        self.drain.asked.cancel();
+        self.tasks.close();
+    }
+
+    /// Where the tasks of connections run, so that a drain can wait for them. Each [`Guard`] counts as one.
     #[must_use]
     pub const fn tasks(&self) -> &TaskTracker {
         &self.tasks
@@ -173,7 +199,10 @@ pub struct Guard {
     transport: [KeyValue; 1],
     end: End,
     since: Instant,
-    drain: CancellationToken,
+    drain: Arc<Drain>,
+    /// When in a drain it ends, as a part of the whole: drawn once, or every event would draw anew.
+    moment: f32,
+    _counted: TaskTrackerToken,
 }
 
 impl Guard {
@@ -182,9 +211,12 @@ impl Guard {
         self.end = end;
     }
 
-    /// Waits until the pod drains.
+    /// Waits until the pod drains and this connection's own moment in the drain has come.
     pub async fn drained(&self) {
-        self.drain.cancelled().await;
+        self.drain.asked.cancelled().await;
+        let began = *self.drain.began.get_or_init(Instant::now);
+        // The timer is made when it is needed: a connection in peace has no room for it.
+        Box::pin(sleep_until(began + self.drain.spread.mul_f32(self.moment))).await;
     }
 
     /// Counts deliveries that are on the socket now.

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What every pod here is set to: the fleet's times are short, so that they pass within a test.
-const SETTINGS: [(&str, &str); 0] = [];
+const SETTINGS: [(&str, &str); 2] = [("RELAY_PULSE_INTERVAL", "1s"), ("RELAY_ORPHAN_AFTER", "5s")];
 
 /// After what silence a pod counts as dead, as set here.
 pub(crate) const ORPHAN_AFTER: Duration = Duration::from_secs(5);
@@ -34,8 +34,6 @@ impl Deployment {
             Self { topic: topic.clone(), settings, pods: Vec::new(), ports: Ports::default(), born: 0 };
         let setups: Vec<_> = (0..pods).map(|_| deployment.setup()).collect();
         deployment.pods = join_all(setups.into_iter().map(Setup::start)).await;
-        topic.publish([crate::support::Message::template("0", &["99"])]).await; // XXX
-        tokio::time::sleep(Duration::from_millis(500)).await; // XXX
         for pod in &deployment.pods {
             deployment.ports.add(pod.port());
         }

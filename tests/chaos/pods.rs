@@ -42,8 +42,7 @@ impl Scene {
     async fn open(pods: usize, size: &Size) -> Option<Self> {
         let topic = Topic::fresh().await?;
         let spread = format!("{}s", size.drain_spread);
-        let settings = [];
-        let _ = spread;
+        let settings = [("RELAY_DRAIN_DELAY", "1s"), ("RELAY_DRAIN_SPREAD", &*spread)];
         let deployment = Deployment::start(&topic, pods, &settings).await;
         let crowd = Crowd::gather(&deployment.ports, &USERS, size.clients, NARROW).await;
         let ledger = Ledger::default();

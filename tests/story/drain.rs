@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::{Dialect, Topic, USERS, four_pods, watchers_on};
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use crate::support::{Client, Dialect, PATIENCE, Setup, Topic, USERS, eventually, four_pods, watchers_on};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_is_stopped_sends_its_watchers_elsewhere_and_leaves_nothing() {
@@ -29,9 +32,59 @@ async fn a_pod_that_is_stopped_sends_its_watchers_elsewhere_and_leaves_nothing()
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_a_draining_pod_end_one_by_one_and_new_ones_are_welcome_until_then() {
+    const CONNECTIONS: usize = 200;
+    const SECONDS: usize = 5;
+    let setup = Setup::new("pod").set("RELAY_DRAIN_DELAY", "3s");
+    let mut pod = setup.set("RELAY_DRAIN_SPREAD", format!("{SECONDS}s")).start().await;
+    let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO"; CONNECTIONS - 1]).await;
+
+    pod.signal("TERM");
+    let http = pod.http.clone();
+    let answer = eventually("it is not ready", PATIENCE, async || {
+        http.try_get("/readyz").await.filter(|answer| answer.status == 503)
+    })
+    .await;
+    assert_eq!(answer.json()["reasons"][0], "draining");
+    clients.push(Client::connect(pod.port(), Dialect::Transport, "ZOLO").await);
+
+    let began = Instant::now();
+    let ends = join_all(clients.into_iter().map(async |mut client| {
+        let (told, end) = client.socket.hear_out().await;
+        assert!(told.iter().all(|message| message["type"] != "complete"), "{told:?}");
+        assert_eq!(end.code, 1012);
+        began.elapsed().as_secs()
+    }))
+    .await;
+    let even = CONNECTIONS / SECONDS;
+    for second in 0..=*ends.iter().max().unwrap() {
+        let count = ends.iter().filter(|end| **end == second).count();
+        assert!(count <= 3 * even, "{count} of {CONNECTIONS} in second {second}");
+    }
+    assert_eq!(pod.ended().await.code(), Some(0));
+    assert!(pod.said().contains("pod drained"), "{}", pod.said());
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_drain_at_once() {
+    let setup = Setup::new("pod").set("RELAY_DRAIN_DELAY", "10m").set("RELAY_DRAIN_DEADLINE", "1h");
+    let mut pod = setup.start().await;
+    pod.signal("TERM");
+    eventually("it drains", PATIENCE, async || pod.said().contains("draining").then_some(())).await;
+    // again and again: the first may come before it listens anew
+    let status = eventually("it ends", PATIENCE, async || {
+        pod.signal("INT");
+        pod.try_ended()
+    })
+    .await;
+    assert_eq!(status.code(), Some(1));
+    assert!(pod.said().contains("drain given up"), "{}", pod.said());
+}
+
 #[tokio::test]
 async fn a_pod_that_serves_nobody_stops_at_once() {
-    let mut pod = crate::support::Setup::new("pod").start().await;
+    let mut pod = Setup::new("pod").set("RELAY_DRAIN_SPREAD", "30s").start().await;
     pod.signal("INT");
     assert_eq!(pod.ended().await.code(), Some(0));
 }

@@ -15,6 +15,7 @@ mod cluster;
 mod crowd;
 mod drain;
 mod faults;
+mod fleet;
 mod foreign;
 mod http;
 mod limits;

@@ -29,7 +29,13 @@ impl Setup {
     /// `relay` on a free port and the in-memory broker.
     pub(crate) fn new(name: &str) -> Self {
         let port = free_ports(1);
-        let variables = [("RELAY_LISTEN", format!("127.0.0.1:{port}")), ("RELAY_POD", name.to_owned())];
+        let variables = [
+            ("RELAY_LISTEN", format!("127.0.0.1:{port}")),
+            ("RELAY_POD", name.to_owned()),
+            // no balancer stands before it, and nobody waits for the end of a test
+            ("RELAY_DRAIN_DELAY", "0s".to_owned()),
+            ("RELAY_DRAIN_SPREAD", "500ms".to_owned()),
+        ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value)).into();
         Self { name: name.to_owned(), port, arguments: Vec::new(), variables }
     }
@@ -143,6 +149,11 @@ impl Relay {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Waits for the end of it.

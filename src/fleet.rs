@@ -1,0 +1,323 @@
+//! Pulses: who is alive, how far behind the topic this pod is, whether its feed hears, and which feeds are orphans.
+//!
+//! Every pod says on the topic that it is there, when its feed opens and then again and again. Nothing else is needed to
+//! know the fleet: no store, no second protocol. Pulses are for pods: none reaches a client, a window or a domain.
+//!
+//! [`Fleet::hear`] and its kin are called by the relay for all that the feed brings; [`Fleet::run`] is the task that
+//! pulses, and asks for a new feed when nothing comes back.
+
+mod census;
+mod hearing;
+mod pulse;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Meter},
+};
+use tokio::{
+    select,
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+
+pub use self::{census::Size, hearing::History, pulse::Pulse};
+use self::{
+    census::{Census, PATIENCE},
+    hearing::Hearing,
+};
+use crate::{
+    broker::{FeedState, Publish, Reopen},
+    event::{Event, PULSE},
+};
+
+/// After a pulse that the topic did not take.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The least time that a new feed has to bring its first pulse, however short the interval: a broker that is busy with all
+/// pods at once is not dead.
+const FIRST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Own pulses on their way that are remembered, for the lag.
+const ON_THE_WAY: usize = 16;
+
+/// How this pod takes part.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The pod's name.
+    pub pod: Arc<str>,
+    /// Between two pulses, in a fleet that is not large.
+    pub interval: Duration,
+    /// How long a pod must have been silent for its feeds to be orphans.
+    pub orphan_after: Duration,
+}
+
+/// What one pod knows of all. Clones are the same.
+#[derive(Clone)]
+pub struct Fleet(Arc<Shared>);
+
+struct Shared {
+    settings: Settings,
+    state: Mutex<State>,
+    /// The present life of the feed, while it is open.
+    life: watch::Sender<Option<Arc<str>>>,
+    pulses: Counter<u64>,
+    silences: Counter<u64>,
+}
+
+struct State {
+    census: Census,
+    hearing: Hearing,
+    on_the_way: VecDeque<OnTheWay>,
+    lag: Option<Duration>,
+    /// Why the last pulse was not taken by the topic.
+    failure: Option<String>,
+}
+
+/// An own pulse that has not come back.
+struct OnTheWay {
+    id: Arc<str>,
+    since: Instant,
+    /// When the topic had taken it.
+    taken: Option<Instant>,
+}
+
+/// What an event is to the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A pulse: it has done its work.
+    Pulse,
+    /// It says that it is a pulse, and is none.
+    Garbage,
+    /// Something else: for the relay.
+    Event,
+}
+
+impl Fleet {
+    /// A fleet of which nothing is known yet.
+    #[must_use]
+    pub fn new(settings: Settings, meter: &Meter) -> Self {
+        let counter = |name, description| meter.u64_counter(name).with_description(description).build();
+        let fleet = Self(Arc::new(Shared {
+            state: Mutex::new(State {
+                census: Census::new(),
+                hearing: Hearing::new(settings.interval),
+                on_the_way: VecDeque::new(),
+                lag: None,
+                failure: None,
+            }),
+            settings,
+            life: watch::Sender::new(None),
+            pulses: counter("relay.pulses", "Pulses handed to the topic, by outcome."),
+            silences: counter("relay.feed.silences", "Feeds given up because nothing came through them."),
+        }));
+        fleet.observe(meter);
+        fleet
+    }
+
+    fn observe(&self, meter: &Meter) {
+        let gauge = |name, description, value: fn(Size) -> u64| {
+            let fleet = self.clone();
+            let gauge = meter.u64_observable_gauge(name).with_description(description);
+            gauge.with_callback(move |gauge| gauge.observe(value(fleet.size()), &[])).build();
+        };
+        gauge("relay.fleet.pods", "Pods that live, as their pulses tell.", |size| size.pods);
+        gauge("relay.fleet.connections", "Connections of all of them.", |size| size.connections);
+        let fleet = self.clone();
+        meter
+            .f64_observable_gauge("relay.feed.lag")
+            .with_unit("s")
+            .with_description("From the publishing of this pod's last pulse to its coming back.")
+            .with_callback(move |gauge| {
+                if let Some(lag) = fleet.lag() {
+                    gauge.observe(lag.as_secs_f64(), &[]);
+                }
+            })
+            .build();
+    }
+
+    /// Pods that live, and their connections.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        self.state().census.size()
+    }
+
+    /// How long the last own pulse took to come back, or how long one has been missing, if that is longer.
+    #[must_use]
+    pub fn lag(&self) -> Option<Duration> {
+        let state = self.state();
+        let missing = state.on_the_way.front().map(|pulse| pulse.since.elapsed());
+        state.lag.max(missing)
+    }
+
+    /// What is still awaited of a feed that is open; `None` if it has caught up.
+    #[must_use]
+    pub fn awaits(&self) -> Option<String> {
+        let state = self.state();
+        if state.hearing.caught_up().is_some() {
+            return None;
+        }
+        Some(match &state.failure {
+            Some(failure) => format!("no pulse of this pod can be published: {failure}"),
+            None => "this pod's pulse has not come back yet".to_owned(),
+        })
+    }
+
+    /// Whether a feed of this pod that was created at this time has nobody any more. Never before this pod itself has
+    /// listened for long enough to know.
+    #[must_use]
+    pub fn is_orphan(&self, pod: &str, created: SystemTime) -> bool {
+        let Settings { pod: own, interval, orphan_after } = &self.0.settings;
+        let state = self.state();
+        let patience = (*orphan_after).max(state.census.interval(*interval) * PATIENCE);
+        let has_listened = state.hearing.caught_up().is_some_and(|since| since.elapsed() >= patience);
+        has_listened && *pod != **own && state.census.is_orphan(pod, created, patience)
+    }
+
+    /// Follows the feed's state. Whether the pod has to catch up anew.
+    pub fn follow(&self, feed: &FeedState) -> bool {
+        let life = match feed {
+            FeedState::Open(life) => Some(life.clone()),
+            FeedState::Opening(_) | FeedState::Closed => None,
+        };
+        if *self.0.life.borrow() == life {
+            return false;
+        }
+        let mut state = self.state();
+        match &life {
+            Some(life) => state.hearing.begin(life.clone(), Instant::now()),
+            None => state.hearing.end(),
+        }
+        // What was on its way to the last life is no measure for this one.
+        state.on_the_way.clear();
+        self.0.life.send_replace(life);
+        true
+    }
+
+    /// Looks at what the feed has brought, repeats included.
+    pub fn hear(&self, event: &Event) -> Heard {
+        let now = Instant::now();
+        let mut state = self.state();
+        if *event.kind != *PULSE {
+            state.hearing.hear(event, None, now);
+            return Heard::Event;
+        }
+        let (Some(pulse), Some(published)) = (Pulse::read(event), event.published) else {
+            state.hearing.hear(event, None, now);
+            return Heard::Garbage;
+        };
+        state.census.hear(&pulse, published);
+        state.hearing.hear(event, Some(&pulse.feed), now);
+        if let Some(own) = state.on_the_way.iter().position(|own| own.id == event.id) {
+            // They share a lane: what was sent before and is not here yet is not going to be.
+            let returned = state.on_the_way.drain(..=own).next_back();
+            state.lag = returned.map(|own| now - own.since);
+        }
+        Heard::Pulse
+    }
+
+    /// When to ask [`settle`](Self::settle), if nothing comes before.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.state().hearing.due()
+    }
+
+    /// Whether the feed has caught up just now, and what that says of the events before.
+    pub fn settle(&self) -> Option<History> {
+        self.state().hearing.settle(Instant::now())
+    }
+
+    /// Pulses, and asks for a new feed when nothing comes back. Runs until it is dropped, cancel-safe.
+    pub async fn run(&self, publisher: &dyn Publish, reopen: &Reopen, connections: impl Fn() -> usize) {
+        tokio::join!(self.beat(publisher, connections), self.listen(reopen));
+    }
+
+    async fn beat(&self, publisher: &dyn Publish, connections: impl Fn() -> usize) {
+        let mut lives = self.0.life.subscribe();
+        loop {
+            let Some(life) = open(&mut lives).await else { return };
+            let interval = self.state().census.interval(self.0.settings.interval);
+            let pulse = Pulse::new(self.0.settings.pod.clone(), life, connections(), interval);
+            let pause = match self.publish(&pulse.event(), publisher).await {
+                // Never longer than announced, and not in step with the others that started with us.
+                Ok(()) => interval.mul_f64(rand::random_range(0.8..1.0)),
+                Err(_) => RETRY.min(interval),
+            };
+            select! {
+                () = sleep(pause) => {}
+                // A new life wants its first pulse at once.
+                _ = lives.changed() => {}
+            }
+        }
+    }
+
+    async fn publish(&self, event: &Event, publisher: &dyn Publish) -> Result<(), ()> {
+        {
+            let mut state = self.state();
+            if state.on_the_way.len() == ON_THE_WAY {
+                state.on_the_way.pop_back();
+            }
+            state.on_the_way.push_back(OnTheWay { id: event.id.clone(), since: Instant::now(), taken: None });
+        }
+        let outcome = publisher.publish(event).await;
+        let label = if outcome.is_ok() { "acknowledged" } else { "failed" };
+        self.0.pulses.add(1, &[KeyValue::new("outcome", label)]);
+        let mut state = self.state();
+        state.failure = outcome.as_ref().err().map(ToString::to_string);
+        if let Some(own) = state.on_the_way.iter_mut().find(|own| own.id == event.id) {
+            own.taken = outcome.is_ok().then(Instant::now);
+        }
+        outcome
+            .map_err(|error| tracing::warn!(error = &error as &dyn std::error::Error, "pulse not published"))
+    }
+
+    /// Asks for a new feed whenever the present one is silent.
+    async fn listen(&self, reopen: &Reopen) {
+        let mut lives = self.0.life.subscribe();
+        loop {
+            let Some(life) = open(&mut lives).await else { return };
+            let Some(silent) = self.silent_at() else { continue };
+            select! {
+                () = sleep_until(silent) => {}
+                _ = lives.changed() => continue,
+            }
+            if self.silent_at().is_some_and(|silent| silent <= Instant::now()) {
+                tracing::warn!(feed = &*life, "feed is silent");
+                self.0.silences.add(1, &[]);
+                reopen.ask(&life);
+                // An error says that the pod is gone.
+                let _ = lives.changed().await;
+            }
+        }
+    }
+
+    /// When the feed counts as silent, if nothing comes before: three intervals after anything came through it, or after
+    /// the topic took a pulse of ours that did not come back, though others do.
+    fn silent_at(&self) -> Option<Instant> {
+        let state = self.state();
+        let base = self.0.settings.interval;
+        let (heard, is_proven) = state.hearing.heard()?;
+        let patience = if is_proven { base * PATIENCE } else { (base * PATIENCE).max(FIRST_PATIENCE) };
+        let own = state.on_the_way.iter().find_map(|own| own.taken);
+        let own_patience = patience.max(state.census.interval(base) * PATIENCE);
+        Some(own.map_or(heard + patience, |taken| (taken + own_patience).min(heard + patience)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code under the lock panics halfway through a change.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The present life of the feed, waiting for one; `None` if there will be none.
+async fn open(lives: &mut watch::Receiver<Option<Arc<str>>>) -> Option<Arc<str>> {
+    lives.wait_for(Option::is_some).await.ok()?.clone()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! What a feed brings, in all orders that matter.
+
+use super::*;
+use crate::fleet::Pulse;
+
+const GRACE: Duration = Duration::from_secs(10);
+
+struct Topic {
+    start: Instant,
+    second: u64,
+}
+
+impl Topic {
+    fn new() -> Self {
+        Self { start: Instant::now(), second: 0 }
+    }
+
+    fn pulse(&mut self, feed: &str) -> Event {
+        let pulse = Pulse::new("pod".into(), feed.into(), 0, GRACE);
+        self.take(pulse.event())
+    }
+
+    fn event(&mut self) -> Event {
+        self.take(Event::new("/test".into(), "k", None, "{}".into()))
+    }
+
+    fn take(&mut self, mut event: Event) -> Event {
+        self.second += 1;
+        event.published = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(self.second));
+        event
+    }
+
+    fn after(&self, millis: u64) -> Instant {
+        self.start + Duration::from_millis(millis)
+    }
+}
+
+#[test]
+fn a_feed_has_caught_up_when_its_own_first_pulse_is_back_and_nothing_old_follows() {
+    let mut topic = Topic::new();
+    let mut hearing = Hearing::new(GRACE);
+    hearing.begin("new".into(), topic.start);
+    let (others, old) = (topic.pulse("other"), topic.event());
+    hearing.hear(&others, Some("other"), topic.after(10));
+    assert_eq!(hearing.due(), None, "another pod's pulse says nothing of our feed");
+    let own = topic.pulse("new");
+    hearing.hear(&own, Some("new"), topic.after(20));
+    assert_eq!(hearing.due(), Some(topic.after(220)));
+    hearing.hear(&old, None, topic.after(200));
+    assert_eq!(hearing.settle(topic.after(220)), None, "another lane is still catching up");
+    hearing.hear(&topic.event(), None, topic.after(300));
+    assert_eq!(hearing.settle(topic.after(400)), Some(History::Since(others.published.unwrap())));
+    assert_eq!(hearing.settle(topic.after(500)), None, "said once");
+}
+
+/// A feed that has caught up, and the last pulse that it brought.
+fn settled(topic: &mut Topic) -> (Hearing, Event) {
+    let mut hearing = Hearing::new(GRACE);
+    hearing.begin("old".into(), topic.start);
+    let own = topic.pulse("old");
+    hearing.hear(&own, Some("old"), topic.start);
+    assert!(hearing.settle(topic.after(200)).is_some());
+    (hearing, own)
+}
+
+#[test]
+fn nothing_is_lost_if_the_last_pulse_comes_again_before_our_own() {
+    let mut topic = Topic::new();
+    let (mut hearing, last) = settled(&mut topic);
+    hearing.begin("new".into(), topic.after(1_000));
+    assert_eq!(hearing.caught_up(), None);
+    hearing.hear(&last, Some("old"), topic.after(1_000));
+    hearing.hear(&topic.pulse("new"), Some("new"), topic.after(1_100));
+    assert_eq!(hearing.settle(topic.after(1_300)), Some(History::Whole));
+}
+
+#[test]
+fn something_is_lost_if_our_own_comes_and_the_last_does_not() {
+    let mut topic = Topic::new();
+    let (mut hearing, _) = settled(&mut topic);
+    hearing.begin("new".into(), topic.after(1_000));
+    let own = topic.pulse("new");
+    hearing.hear(&own, Some("new"), topic.after(1_100));
+    assert_eq!(hearing.settle(topic.after(1_300)), None, "it may be late");
+    assert_eq!(hearing.settle(topic.after(11_100)), Some(History::Lost(own)));
+}
+
+#[test]
+fn the_last_pulse_may_be_late() {
+    let mut topic = Topic::new();
+    let (mut hearing, last) = settled(&mut topic);
+    hearing.begin("new".into(), topic.after(1_000));
+    hearing.hear(&topic.pulse("new"), Some("new"), topic.after(1_100));
+    hearing.hear(&last, Some("old"), topic.after(9_000));
+    assert_eq!(hearing.settle(topic.after(9_100)), None);
+    assert_eq!(hearing.settle(topic.after(9_200)), Some(History::Whole));
+}
+
+#[test]
+fn a_life_that_never_caught_up_is_held_to_what_it_heard() {
+    let mut topic = Topic::new();
+    let mut hearing = Hearing::new(GRACE);
+    hearing.begin("first".into(), topic.start);
+    hearing.hear(&topic.pulse("other"), Some("other"), topic.start);
+    hearing.end();
+    hearing.begin("second".into(), topic.after(1_000));
+    let own = topic.pulse("second");
+    hearing.hear(&own, Some("second"), topic.after(1_000));
+    assert_eq!(hearing.settle(topic.after(11_000)), Some(History::Lost(own)));
+}

@@ -1,0 +1,102 @@
+//! [`Pulse`]: what a pod says of itself on the topic, and its form there.
+//!
+//! Anyone who may publish can send one: what does not read as a pulse is refused here, never believed and never fatal.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Event, PULSE};
+
+/// The longest name of a feed, in bytes: Pub/Sub's own bound.
+const MAX_FEED: usize = 255;
+
+/// The longest name of a pod, in bytes: as `RELAY_POD` has it.
+const MAX_POD: usize = 63;
+
+/// More connections than any pod holds.
+const MAX_CONNECTIONS: u64 = 10_000_000;
+
+/// The longest interval that is believed, in seconds: a dead pod must not pass for a living one for longer.
+const MAX_INTERVAL: f64 = 3_600.0;
+
+/// "I am here."
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pulse {
+    /// The pod's name.
+    pub pod: Arc<str>,
+    /// Its feed's name, which is new for each life of the feed.
+    pub feed: Arc<str>,
+    /// How many connections it holds.
+    pub connections: u64,
+    /// The longest time until its next pulse, in seconds.
+    interval: f64,
+}
+
+impl Pulse {
+    /// A pulse of this moment.
+    #[must_use]
+    pub fn new(pod: Arc<str>, feed: Arc<str>, connections: usize, interval: Duration) -> Self {
+        Self { pod, feed, connections: connections as u64, interval: interval.as_secs_f64() }
+    }
+
+    /// The longest time until the pod's next pulse.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs_f64(self.interval)
+    }
+
+    /// The event that carries it.
+    #[must_use]
+    pub fn event(&self) -> Event {
+        let data = serde_json::to_vec(self).expect("names and numbers have a JSON form");
+        Event::new(format!("/pods/{}", self.pod).into(), PULSE, None, data.into())
+    }
+
+    /// Reads the pulse in an event of the kind [`PULSE`]; `None` if it holds none.
+    #[must_use]
+    pub fn read(event: &Event) -> Option<Self> {
+        let pulse: Self = serde_json::from_slice(&event.data).ok()?;
+        let is_name = |name: &str, most| !name.is_empty() && name.len() <= most && name.is_ascii();
+        let is_sound = is_name(&pulse.pod, MAX_POD)
+            && is_name(&pulse.feed, MAX_FEED)
+            && pulse.connections <= MAX_CONNECTIONS
+            && (0.0..=MAX_INTERVAL).contains(&pulse.interval);
+        is_sound.then_some(pulse)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_pulse_survives_the_topic() {
+        let pulse = Pulse::new("pod-1".into(), "events.pod-1.1f".into(), 7, Duration::from_millis(1_500));
+        let event = pulse.event();
+        assert_eq!((&*event.kind, event.author.clone()), (PULSE, None));
+        assert_eq!(Pulse::read(&event), Some(pulse));
+    }
+
+    #[test]
+    fn garbage_is_no_pulse() {
+        let long = "x".repeat(256);
+        for data in [
+            "",
+            "{}",
+            "[]",
+            r#"{"pod":"","feed":"f","connections":1,"interval":10}"#,
+            r#"{"pod":"p","feed":"f","connections":-1,"interval":10}"#,
+            r#"{"pod":"p","feed":"f","connections":1,"interval":-1}"#,
+            r#"{"pod":"p","feed":"f","connections":1,"interval":1e300}"#,
+            r#"{"pod":"p","feed":"f","connections":99999999,"interval":10}"#,
+            &format!(r#"{{"pod":"p","feed":"{long}","connections":1,"interval":10}}"#),
+        ] {
+            let data = Bytes::copy_from_slice(data.as_bytes());
+            let event = Event::new("/pods/p".into(), PULSE, None, data);
+            assert_eq!(Pulse::read(&event), None, "{event:?}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A pod and its pulses, on the in-memory broker and on a feed that goes silent; time is paused.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use opentelemetry::metrics::{MeterProvider as _, noop::NoopMeterProvider};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+
+use super::*;
+use crate::broker::{Feed, PublishError, Received, memory::Topic};
+
+const TEN: Duration = Duration::from_secs(10);
+
+fn fleet(pod: &str) -> Fleet {
+    let settings = Settings { pod: pod.into(), interval: TEN, orphan_after: Duration::from_secs(180) };
+    Fleet::new(settings, &NoopMeterProvider::new().meter("test"))
+}
+
+/// What the relay does with a feed, for the fleet's part.
+async fn relay(fleet: Fleet, mut feed: Box<dyn Feed>) {
+    let mut state = feed.state();
+    fleet.follow(&state.borrow_and_update());
+    loop {
+        let due = fleet.due();
+        select! {
+            biased;
+            Ok(()) = state.changed() => { fleet.follow(&state.borrow_and_update()); }
+            received = feed.next() => {
+                let Some(Received { event: Ok(event), .. }) = received else { return };
+                fleet.hear(&event);
+            }
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => { fleet.settle(); }
+        }
+    }
+}
+
+/// A pod with this many connections.
+fn pod(tasks: &mut JoinSet<()>, name: &str, topic: &Topic, connections: usize) -> Fleet {
+    let (fleet, feed) = (fleet(name), Box::new(topic.open_feed()));
+    let (reopen, publisher, pulsing) = (feed.reopen(), topic.clone(), fleet.clone());
+    tasks.spawn(relay(fleet.clone(), feed));
+    tasks.spawn(async move { pulsing.run(&publisher, &reopen, || connections).await });
+    fleet
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_know_of_each_other() {
+    let topic = Topic::new(TEN * 60, 1 << 20);
+    let mut tasks = JoinSet::new();
+    let one = pod(&mut tasks, "one", &topic, 3);
+    assert!(one.awaits().is_some(), "not before its pulse is back");
+    let two = pod(&mut tasks, "two", &topic, 4);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((one.awaits(), two.awaits()), (None, None));
+    for fleet in [&one, &two] {
+        assert_eq!(fleet.size(), Size { pods: 2, connections: 7 });
+        assert!(fleet.lag().is_some_and(|lag| lag < Duration::from_secs(1)));
+    }
+    assert!(!one.is_orphan("three", SystemTime::UNIX_EPOCH), "it has not listened for long enough");
+    sleep(TEN * 18).await;
+    assert!(one.is_orphan("three", SystemTime::UNIX_EPOCH));
+    assert!(!one.is_orphan("two", SystemTime::UNIX_EPOCH));
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_that_calls_itself_a_pulse_is_told_apart() {
+    let fleet = fleet("pod");
+    let mut event = Event::new("/elsewhere".into(), PULSE, None, "{}".into());
+    event.published = Some(SystemTime::now());
+    assert_eq!(fleet.hear(&event), Heard::Garbage);
+    event.kind = "template.added.v1".into();
+    assert_eq!(fleet.hear(&event), Heard::Event);
+    assert_eq!(fleet.size(), Size::default());
+}
+
+/// A feed whose lives a test makes, and a topic that brings back what was published as long as it is not cut.
+struct Fragile {
+    events: mpsc::Receiver<Event>,
+    state: watch::Sender<FeedState>,
+    reopen: Reopen,
+}
+
+#[async_trait]
+impl Feed for Fragile {
+    async fn next(&mut self) -> Option<Received> {
+        let event = self.events.recv().await?;
+        Some(Received { event: Ok(event), ack: crate::broker::Ack::none() })
+    }
+
+    fn state(&self) -> watch::Receiver<FeedState> {
+        self.state.subscribe()
+    }
+
+    fn reopen(&self) -> Reopen {
+        self.reopen.clone()
+    }
+
+    async fn close(&mut self) {}
+}
+
+struct Loop {
+    events: mpsc::Sender<Event>,
+    is_cut: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Publish for Loop {
+    async fn publish(&self, event: &Event) -> Result<(), PublishError> {
+        let mut event = event.clone();
+        event.published = Some(SystemTime::now());
+        if !self.is_cut.load(Ordering::Relaxed) {
+            self.events.send(event).await.expect("the test reads");
+        }
+        Ok(())
+    }
+
+    async fn flush(&self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_feed_is_given_up_after_three_intervals_and_the_pod_waits_for_the_next() {
+    let (events, received) = mpsc::channel(16);
+    let (state, reopen, is_cut) =
+        (watch::Sender::new(FeedState::Opening(None)), Reopen::default(), Arc::default());
+    let feed = Fragile { events: received, state: state.clone(), reopen: reopen.clone() };
+    let topic = Loop { events, is_cut: Arc::clone(&is_cut) };
+    let (fleet, mut tasks) = (fleet("pod"), JoinSet::new());
+    tasks.spawn(relay(fleet.clone(), Box::new(feed)));
+    let (pulsing, asked) = (fleet.clone(), reopen.clone());
+    tasks.spawn(async move { pulsing.run(&topic, &asked, || 0).await });
+
+    state.send_replace(FeedState::Open("first".into()));
+    assert!(timeout(TEN * 10, reopen.asked("first")).await.is_err(), "a feed that brings pulses is let be");
+    assert_eq!(fleet.awaits(), None);
+
+    is_cut.store(true, Ordering::Relaxed);
+    let cut = Instant::now();
+    reopen.asked("first").await;
+    assert!(cut.elapsed() <= TEN * 3, "{:?}", cut.elapsed());
+    state.send_replace(FeedState::Opening(Some("silent".to_owned())));
+    state.send_replace(FeedState::Open("second".into()));
+    sleep(TEN).await;
+    assert!(fleet.awaits().is_some(), "the second is as dead");
+    assert!(fleet.lag().is_some_and(|lag| lag >= TEN / 2), "{:?}", fleet.lag());
+    reopen.asked("second").await;
+
+    is_cut.store(false, Ordering::Relaxed);
+    state.send_replace(FeedState::Open("third".into()));
+    sleep(TEN * 2).await;
+    assert_eq!(fleet.awaits(), None);
+}

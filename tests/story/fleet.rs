@@ -1,0 +1,102 @@
+//! Pods that know of each other by their pulses: who lives, what is orphaned, and what was lost.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::support::{Client, Dialect, Message, PATIENCE, Relay, Setup, Topic, eventually, watchers_on};
+
+/// A pod that pulses often.
+fn lively(name: &str, topic: &Topic) -> Setup {
+    let setup = Setup::new(name).topic(topic);
+    setup.set("RELAY_PULSE_INTERVAL", "1s").set("RELAY_ORPHAN_AFTER", "4s")
+}
+
+async fn three(topic: &Topic) -> Vec<Relay> {
+    join_all(["one", "two", "three"].map(|name| lively(name, topic).start())).await
+}
+
+async fn until_fleet(pod: &Relay, pods: u64, connections: u64) {
+    eventually("every pod knows the fleet", PATIENCE, async || {
+        let readiness = pod.http.get("/readyz").await.json();
+        (readiness["fleet"] == json!({ "pods": pods, "connections": connections })).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_feed_of_a_pod_that_was_killed_is_deleted_and_no_other() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let mut pods = three(&topic).await;
+    let clients = watchers_on(&pods[0], Dialect::Transport, &["ZOLO", "ZEWI"]).await;
+    for pod in &pods {
+        until_fleet(pod, 3, 2).await;
+        let readiness = pod.http.get("/readyz").await.json();
+        assert!(readiness["lag"].as_f64().is_some_and(|lag| lag < 30.0), "{readiness}");
+        assert!((pod.metric("relay_fleet_pods").await - 3.0).abs() < 0.5);
+    }
+    let feeds = async |pod: &'static str| topic.feeds_of(pod).await;
+    let living = [feeds("one").await, feeds("two").await];
+
+    pods[2].kill();
+    assert_eq!(feeds("three").await.len(), 1);
+    eventually("the orphan is deleted", Duration::from_secs(60), async || {
+        feeds("three").await.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!([feeds("one").await, feeds("two").await], living);
+    until_fleet(&pods[0], 2, 2).await;
+    let mut deleted = 0.0;
+    for pod in &pods[..2] {
+        deleted += pod.metric("relay_feed_orphans_deleted_total").await;
+    }
+    assert!((deleted - 1.0_f64).abs() < 0.5, "{deleted}");
+    drop(clients);
+}
+
+/// Waits for the gap that the loss must bring, and for events after it.
+async fn tells_the_gap(pod: &mut Relay, topic: &Topic, client: &mut Client, cursor: &str) {
+    let notice = client.socket.hear().await.unwrap();
+    assert_eq!(notice["payload"]["data"], json!({ "templateAdded": null }), "{notice}");
+    assert_eq!(notice["payload"]["extensions"]["gap"]["reason"], "FEED_LOST", "{notice}");
+    pod.until_ready(PATIENCE).await;
+    topic.publish([Message::template("after", &["3"])]).await;
+    assert_eq!(client.next().await, "after");
+
+    // whoever comes back from before is told as well
+    let mut resuming = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+    let query = format!("subscription {{ templateAdded(after: {}) {{ name }} }}", Value::from(cursor));
+    resuming.start("watch", &query).await;
+    let notice = resuming.socket.hear().await.unwrap();
+    assert_eq!(notice["payload"]["extensions"]["gap"]["reason"], "WINDOW_EXCEEDED", "{notice}");
+}
+
+/// A pod, a watcher on it, and the cursor of an event that it was told of.
+async fn watched(topic: &Topic) -> (Relay, Client, String) {
+    let pod = lively("pod", topic).start().await;
+    let mut client = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await.pop().unwrap();
+    topic.publish([Message::template("before", &["3"])]).await;
+    let told = client.socket.hear().await.unwrap();
+    assert_eq!(told["payload"]["data"]["templateAdded"]["name"], "before", "{told}");
+    let cursor = told["payload"]["extensions"]["cursor"].as_str().unwrap().to_owned();
+    (pod, client, cursor)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_topic_is_deleted_the_pod_comes_back_and_tells_the_gap() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let (mut pod, mut client, cursor) = watched(&topic).await;
+    topic.drop().await;
+    tells_the_gap(&mut pod, &topic, &mut client, &cursor).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_broker_starts_anew_and_empty_the_pod_comes_back_and_tells_the_gap() {
+    let Some((topic, emulator)) = Topic::alone().await else { return };
+    let (mut pod, mut client, cursor) = watched(&topic).await;
+    topic.reset().await;
+    tells_the_gap(&mut pod, &topic, &mut client, &cursor).await;
+    pod.kill();
+    emulator.stop().await;
+}
