@@ -147,11 +147,11 @@ async fn when_every_feed_is_deleted_under_its_pod_nothing_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_broker_comes_back_empty_whoever_misses_something_is_told_of_a_gap() {
     let _turn = at_a_time().await;
-    let Some((emulator, topic)) = Topic::alone().await else { return };
+    let Some((topic, emulator)) = Topic::alone().await else { return };
     let mut scene = Scene::open(topic).await;
     emulator.stop().await;
     sleep(Duration::from_secs(2)).await;
-    let (_emulator, empty) = Topic::alone().await.unwrap();
+    let (empty, _emulator) = Topic::alone().await.unwrap();
     scene.topic = scene.topic.seen_at(empty.host());
     scene.proxy.lead_to(empty.host());
     for pod in &scene.deployment.pods {

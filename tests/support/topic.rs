@@ -145,14 +145,6 @@ impl Topic {
         request.send().await.unwrap().error_for_status().unwrap();
     }
 
-    /// A topic on an emulator of its own, for a test that ends it; `None` as with [`Topic::fresh`].
-    pub(crate) async fn alone() -> Option<(Emulator, Self)> {
-        let topic = Self::fresh().await?;
-        let emulator = start_emulator().await.ok()?;
-        let topic = topic.seen_at(emulator.host());
-        Some((emulator, topic))
-    }
-
     /// The full names of the feeds of this pod.
     pub(crate) async fn feeds_of(&self, pod: &str) -> Vec<String> {
         let url = self.url(&format!("projects/{}/subscriptions", self.project));
