@@ -113,7 +113,7 @@ describe('a client that is cut off resumes on another pod', { timeout: 120_000 }
       const { watch } = await import(`./recipes/${name}.js`);
       const told = [];
       const url = `${scheme}://127.0.0.1:${site.server.address().port}/graphql`;
-      const end = watch({
+      const end = await watch({
         url,
         token: async () => 'ZOLO',
         onTemplate: (template) => told.push(template.name),

@@ -1,8 +1,8 @@
 import { EventSource } from 'eventsource'; // a browser's own cannot send a token
 
-const query = 'subscription { templateAdded { id name } }';
+const query = 'subscription Watch($after: String) { templateAdded(after: $after) { id name } }';
 
-export function watch({ url, token, onTemplate, onGap }) {
+export async function watch({ url, token, onTemplate, onGap }) {
   const seen = new Set();
   const fetchWithToken = async (input, init) => {
     const headers = { ...init.headers, Authorization: `Bearer ${await token()}` };
@@ -10,7 +10,10 @@ export function watch({ url, token, onTemplate, onGap }) {
     if (response.status >= 500) throw new Error(`status ${response.status}`); // comes back; an answer would end it
     return response;
   };
-  const source = new EventSource(`${url}?query=${encodeURIComponent(query)}`, { fetch: fetchWithToken });
+  // Query, then watch from there: before its first event an EventSource has no id to come back with.
+  const asked = await fetchWithToken(`${url}?query={templates{id}}`, { headers: { Accept: 'application/json' } });
+  const variables = JSON.stringify({ after: (await asked.json()).extensions.cursor });
+  const source = new EventSource(`${url}?${new URLSearchParams({ query, variables })}`, { fetch: fetchWithToken });
   source.addEventListener('next', (event) => {
     const { data, extensions } = JSON.parse(event.data);
     if (extensions.gap) return onGap(extensions.gap);
