@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use axum::{Router, serve::ListenerExt as _};
+use opentelemetry::metrics::Meter;
 use tokio::{net::TcpListener, select};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -144,11 +145,7 @@ impl Pod {
             tasks.spawn(serve(listener, web::admin(site.clone()), stop.feed.clone()));
         }
         if let Some(janitor) = janitor {
-            let (fleet, stop) = (fleet.clone(), stop.feed.clone());
-            tasks.spawn(async move {
-                let is_orphan = |pod: &str, created| fleet.is_orphan(pod, created);
-                stop.run_until_cancelled(janitor.run(settings.orphan_after, is_orphan, &meter)).await;
-            });
+            tasks.spawn(clean(janitor, fleet.clone(), settings.orphan_after, meter, stop.feed.clone()));
         }
         tasks.spawn(pulse(fleet, publisher.clone(), reopen, site.clone(), stop.feed.clone()));
         tasks.spawn(serve(
@@ -224,6 +221,11 @@ async fn pulse(
 ) {
     let connections = || site.connections.count();
     stop.run_until_cancelled(fleet.run(publisher.as_ref(), &reopen, connections)).await;
+}
+
+async fn clean(janitor: Janitor, fleet: Fleet, every: Duration, meter: Meter, stop: CancellationToken) {
+    let is_orphan = |pod: &str, created| fleet.is_orphan(pod, created);
+    stop.run_until_cancelled(janitor.run(every, is_orphan, &meter)).await;
 }
 
 async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Dialect, Message, PATIENCE, Relay, Setup, Topic, eventually, watchers_on};
+use crate::{
+    start::Bridge,
+    support::{Client, Dialect, Message, PATIENCE, Relay, Setup, Topic, eventually, free_ports, watchers_on},
+};
 
 /// A pod that pulses often.
 fn lively(name: &str, topic: &Topic) -> Setup {
@@ -93,9 +96,13 @@ async fn when_the_topic_is_deleted_the_pod_comes_back_and_tells_the_gap() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_broker_starts_anew_and_empty_the_pod_comes_back_and_tells_the_gap() {
-    let Some((topic, emulator)) = Topic::alone().await else { return };
-    let (mut pod, mut client, cursor) = watched(&topic).await;
-    topic.reset().await;
+    let Some(topic) = Topic::fresh().await else { return };
+    let host = format!("127.0.0.1:{}", free_ports(1));
+    let bridge = Bridge::open(&host, topic.host()).await;
+    let (mut pod, mut client, cursor) = watched(&topic.seen_at(&host)).await;
+    let (topic, emulator) = topic.anew().await;
+    drop(bridge);
+    let _bridge = Bridge::open(&host, topic.host()).await;
     tells_the_gap(&mut pod, &topic, &mut client, &cursor).await;
     pod.kill();
     emulator.stop().await;

@@ -119,13 +119,15 @@ async fn a_pod_without_its_broker_is_up_and_not_ready_until_the_broker_comes() {
 }
 
 /// The emulator appears at another address: it passes on what comes there. It closes when dropped.
-struct Bridge {
+pub(crate) struct Bridge {
     _tasks: JoinSet<()>,
 }
 
 impl Bridge {
-    async fn open(at: &str, to: &str) -> Self {
-        let listener = TcpListener::bind(at).await.unwrap();
+    pub(crate) async fn open(at: &str, to: &str) -> Self {
+        // one that was here before may take a moment to go
+        let listener =
+            eventually("the address is free", PATIENCE, async || TcpListener::bind(at).await.ok()).await;
         let to = to.to_owned();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {

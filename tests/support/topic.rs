@@ -76,22 +76,15 @@ impl Topic {
         Some(Self { host, project: format!("story-{}", &id[16..]) })
     }
 
-    /// A topic on an emulator of its own, which is gone with the second of these.
-    pub(crate) async fn alone() -> Option<(Self, Emulator)> {
-        let topic = Self::fresh().await?;
+    /// The same topic on another emulator, which starts empty.
+    pub(crate) async fn anew(&self) -> (Self, Emulator) {
         let emulator = start_emulator().await.unwrap();
-        Some((topic.seen_at(emulator.host()), emulator))
+        (self.seen_at(emulator.host()), emulator)
     }
 
     /// Deletes the topic itself. Its feeds stay, and are silent for ever.
     pub(crate) async fn drop(&self) {
         self.delete(&format!("projects/{}/topics/{NAME}", self.project)).await;
-    }
-
-    /// Empties the whole emulator, as its restart does.
-    pub(crate) async fn reset(&self) {
-        let url = format!("http://{}/reset", self.host);
-        reqwest::Client::new().post(url).send().await.unwrap().error_for_status().unwrap();
     }
 
     pub(crate) fn host(&self) -> &str {
