@@ -147,13 +147,14 @@ async fn when_every_feed_is_deleted_under_its_pod_nothing_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_broker_comes_back_empty_whoever_misses_something_is_told_of_a_gap() {
     let _turn = at_a_time().await;
-    let Some((topic, emulator)) = Topic::alone().await else { return };
+    let Some(topic) = Topic::fresh().await else { return };
+    let (topic, emulator) = topic.anew().await;
     let mut scene = Scene::open(topic).await;
     emulator.stop().await;
     sleep(Duration::from_secs(2)).await;
-    let (empty, _emulator) = Topic::alone().await.unwrap();
-    scene.topic = scene.topic.seen_at(empty.host());
+    let (empty, _emulator) = scene.topic.anew().await;
     scene.proxy.lead_to(empty.host());
+    scene.topic = empty;
     for pod in &scene.deployment.pods {
         eventually("the pod has a feed again", RECOVERY, async || {
             (!scene.topic.feeds_of(pod.name()).await.is_empty()).then_some(())

@@ -82,13 +82,6 @@ impl Topic {
         (self.seen_at(emulator.host()), emulator)
     }
 
-    /// A topic on an emulator of its own, which is gone with the second of these.
-    pub(crate) async fn alone() -> Option<(Self, Emulator)> {
-        let topic = Self::fresh().await?;
-        let emulator = start_emulator().await.unwrap();
-        Some((topic.seen_at(emulator.host()), emulator))
-    }
-
     /// Deletes the topic itself. Its feeds stay, and are silent for ever.
     pub(crate) async fn drop(&self) {
         self.delete(&format!("projects/{}/topics/{NAME}", self.project)).await;
