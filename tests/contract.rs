@@ -61,6 +61,7 @@ contract! {
     waiting_for_the_next_event_can_be_given_up_at_any_moment,
     garbage_is_handed_out_as_such_and_the_feed_goes_on,
     a_feed_that_was_deleted_comes_back_and_hears_what_it_missed,
+    a_feed_that_is_asked_for_a_new_life_has_one_and_hears_everything,
 }
 
 async fn what_is_published_reaches_every_feed_exactly_as_sent(broker: Broker) {
@@ -286,6 +287,33 @@ async fn a_feed_that_was_deleted_comes_back_and_hears_what_it_missed(broker: Bro
     assert!(deleted.elapsed() < Duration::from_secs(10), "{:?}", deleted.elapsed());
     assert_ne!(google.subscriptions().await, subscriptions, "a new life has a new name");
     assert!(feed.state().borrow().is_open());
+}
+
+async fn a_feed_that_is_asked_for_a_new_life_has_one_and_hears_everything(broker: Broker) {
+    let Broker::PubSub(google) = &broker else {
+        // it is never lost sight of
+        return;
+    };
+    let mut feed = broker.open_feed("reader").await;
+    let publisher = broker.publisher().await;
+    let old = google.subscriptions().await;
+    let mut state = feed.state();
+    let FeedState::Open(life) = state.borrow_and_update().clone() else { panic!("it is open") };
+    feed.reopen().ask(&life);
+    let between = event(Some("1"), "between");
+    publisher.publish(&between).await.unwrap();
+    let is_new = |state: &FeedState| matches!(state, FeedState::Open(new) if *new != life);
+    timeout(PATIENCE, state.wait_for(is_new)).await.expect("it opens anew").unwrap();
+    assert_eq!(receive(&mut *feed, 1).await[0].id, between.id);
+
+    // the old one goes once the new one is there, and a late word about it is for nobody
+    feed.reopen().ask(&life);
+    let deadline = Instant::now() + PATIENCE;
+    while google.subscriptions().await.iter().any(|feed| old.contains(feed)) {
+        assert!(Instant::now() < deadline, "the old feed is still there");
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(is_new(&feed.state().borrow()));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 #[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "some of it is for the tests of chaos only")]
 mod support;
 
 mod closes;

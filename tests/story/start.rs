@@ -125,7 +125,9 @@ pub(crate) struct Bridge {
 
 impl Bridge {
     pub(crate) async fn open(at: &str, to: &str) -> Self {
-        let listener = TcpListener::bind(at).await.unwrap();
+        // one that was here before may take a moment to go
+        let listener =
+            eventually("the address is free", PATIENCE, async || TcpListener::bind(at).await.ok()).await;
         let to = to.to_owned();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {

@@ -52,6 +52,12 @@ impl Setup {
         self
     }
 
+    /// On this port, which another pod has left.
+    pub(crate) fn at(mut self, port: u16) -> Self {
+        self.port = port;
+        self.set("RELAY_LISTEN", format!("127.0.0.1:{port}"))
+    }
+
     pub(crate) fn topic(self, topic: &Topic) -> Self {
         self.set("RELAY_BROKER", topic.broker()).set("PUBSUB_EMULATOR_HOST", topic.host())
     }
@@ -136,6 +142,13 @@ impl Relay {
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.pid().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// What it holds in memory, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     /// How it ended, if it has.

@@ -7,6 +7,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use pubsub_relay::emulator::{Emulator, EmulatorError, Search};
+use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -21,6 +22,7 @@ pub(crate) struct Topic {
 }
 
 /// A message as a foreign program publishes it.
+#[derive(Clone)]
 pub(crate) struct Message {
     attributes: Value,
     data: Vec<u8>,
@@ -43,6 +45,15 @@ impl Message {
 
     pub(crate) fn with(mut self, attribute: &str, value: &str) -> Self {
         self.attributes[attribute] = value.into();
+        self
+    }
+
+    /// Shared with so many unknown locations besides that its data is as long as this, in bytes.
+    pub(crate) fn padded(mut self, bytes: usize) -> Self {
+        let mut data: Value = serde_json::from_slice(&self.data).unwrap();
+        let unknown = (0..bytes / 250).map(|n| format!("{n:0>246}").into());
+        data["shareLocationIds"].as_array_mut().unwrap().extend(unknown);
+        self.data = data.to_string().into_bytes();
         self
     }
 
@@ -92,16 +103,39 @@ impl Topic {
 
     /// Publishes these in order, on one ordering key, and returns once the topic took the last.
     pub(crate) async fn publish(&self, messages: impl IntoIterator<Item = Message>) {
+        let client = reqwest::Client::new();
         for message in messages {
-            let body = json!({ "messages": [{
-                "attributes": message.attributes,
-                "data": BASE64_STANDARD.encode(message.data),
-                "orderingKey": "foreign",
-            }] });
-            let url = self.url(&format!("projects/{}/topics/{NAME}:publish", self.project));
-            let request = reqwest::Client::new().post(url).header("content-type", "application/json");
-            request.body(body.to_string()).send().await.unwrap().error_for_status().unwrap();
+            self.publish_together(&client, &[message], |_| "foreign".to_owned()).await;
         }
+    }
+
+    /// Publishes these in any order, each on an ordering key of its own, so that they arrive in any order as well.
+    pub(crate) async fn publish_shuffled(&self, mut messages: Vec<Message>) {
+        messages.shuffle(&mut rand::rng());
+        let client = reqwest::Client::new();
+        for few in messages.chunks(20) {
+            self.publish_together(&client, few, |n| format!("foreign-{n}")).await;
+        }
+    }
+
+    async fn publish_together(
+        &self,
+        client: &reqwest::Client,
+        messages: &[Message],
+        key: fn(usize) -> String,
+    ) {
+        let message = |(n, message): (usize, &Message)| {
+            json!({
+                "attributes": message.attributes,
+                "data": BASE64_STANDARD.encode(&message.data),
+                "orderingKey": key(n),
+            })
+        };
+        let messages: Vec<_> = messages.iter().enumerate().map(message).collect();
+        let url = self.url(&format!("projects/{}/topics/{NAME}:publish", self.project));
+        let request = client.post(url).header("content-type", "application/json");
+        let request = request.body(json!({ "messages": messages }).to_string());
+        request.send().await.unwrap().error_for_status().unwrap();
     }
 
     /// The full names of the feeds of this pod.

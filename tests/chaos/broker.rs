@@ -1,0 +1,197 @@
+//! A broker that is cut off, refuses, is late, is silent, forgets everything, or is not there yet.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::{
+    at_a_time,
+    deployment::Deployment,
+    oracle::{Ledger, Traffic},
+    proxy::{Fault, Proxy},
+    resuming::{Crowd, NARROW},
+    support::{EVERYWHERE, Topic, USERS, eventually},
+};
+
+const CLIENTS: usize = 20;
+const EVENTS_PER_SECOND: u32 = 8;
+
+/// How soon all must be well again once the line is. Google's client waits up to 28 s before it connects anew.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+/// Two pods whose line to the broker can break, clients of theirs, and load.
+struct Scene {
+    topic: Topic,
+    proxy: Proxy,
+    deployment: Deployment,
+    crowd: Crowd,
+    ledger: Ledger,
+    traffic: Traffic,
+}
+
+impl Scene {
+    async fn open(topic: Topic) -> Self {
+        let proxy = Proxy::start(topic.host()).await;
+        let deployment = Deployment::start(&topic.seen_at(&proxy.host()), 2, &[]).await;
+        Self::people(topic, proxy, deployment).await
+    }
+
+    async fn people(topic: Topic, proxy: Proxy, deployment: Deployment) -> Self {
+        let crowd = Crowd::gather(&deployment.ports, &USERS, CLIENTS, NARROW).await;
+        let ledger = Ledger::default();
+        let traffic = Traffic::start(&ledger, &deployment.ports, EVENTS_PER_SECOND);
+        sleep(Duration::from_secs(1)).await;
+        Self { topic, proxy, deployment, crowd, ledger, traffic }
+    }
+
+    /// What the topic takes meanwhile from others, who have no fault.
+    async fn others_publish(&self, during: Duration) {
+        for _ in 0..during.as_secs() * 2 {
+            self.ledger.publish(&self.topic, 1, &EVERYWHERE, |message| message).await;
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    async fn until_a_pod_is_unready(&self) {
+        eventually("a pod that cannot hear the topic says so", RECOVERY, async || {
+            let answer = self.deployment.pods[0].http.get("/readyz").await;
+            (answer.status == 503).then_some(())
+        })
+        .await;
+    }
+
+    /// All is well again: every pod ready, every client told of all.
+    async fn close(mut self, what: &str) {
+        self.deployment.until_ready(RECOVERY).await;
+        self.ledger.revive(&self.topic, &[&self.crowd]).await;
+        self.traffic.stop().await;
+        let verdict = self.ledger.settle(&self.topic, &[&self.crowd]).await;
+        println!("{what}: {}", verdict.summary());
+        verdict.assert_flawless();
+    }
+}
+
+async fn fault(fault: Fault, during: Duration, is_seen: bool) {
+    let Some(topic) = Topic::fresh().await else { return };
+    let scene = Scene::open(topic).await;
+    scene.proxy.set(fault);
+    if is_seen {
+        tokio::join!(scene.others_publish(during), scene.until_a_pod_is_unready());
+    } else {
+        scene.others_publish(during).await;
+    }
+    scene.proxy.set(Fault::None);
+    scene.close(&format!("{fault:?} for {during:?}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_line_is_cut_nothing_is_lost() {
+    let _turn = at_a_time().await;
+    let Some(topic) = Topic::fresh().await else { return };
+    let scene = Scene::open(topic).await;
+    for _ in 0..3 {
+        scene.proxy.cut();
+        scene.others_publish(Duration::from_secs(1)).await;
+    }
+    scene.close("cut three times").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_broker_refuses_nothing_that_it_took_is_lost() {
+    let _turn = at_a_time().await;
+    fault(Fault::Refuse, Duration::from_secs(8), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_broker_is_two_seconds_late_nothing_is_lost() {
+    let _turn = at_a_time().await;
+    fault(Fault::Delay(Duration::from_secs(2)), Duration::from_secs(8), false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_line_is_a_black_hole_it_is_noticed_and_nothing_is_lost() {
+    let _turn = at_a_time().await;
+    fault(Fault::BlackHole, Duration::from_secs(8), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long"]
+async fn when_the_line_is_a_black_hole_for_a_minute_it_is_noticed_and_nothing_is_lost() {
+    let _turn = at_a_time().await;
+    fault(Fault::BlackHole, Duration::from_secs(60), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long"]
+async fn when_the_broker_refuses_for_a_minute_nothing_that_it_took_is_lost() {
+    let _turn = at_a_time().await;
+    fault(Fault::Refuse, Duration::from_secs(60), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_every_feed_is_deleted_under_its_pod_nothing_is_lost() {
+    let _turn = at_a_time().await;
+    let Some(topic) = Topic::fresh().await else { return };
+    let scene = Scene::open(topic).await;
+    for _ in 0..2 {
+        for pod in &scene.deployment.pods {
+            for feed in scene.topic.feeds_of(pod.name()).await {
+                scene.topic.delete(&feed).await;
+            }
+        }
+        scene.others_publish(Duration::from_secs(2)).await;
+    }
+    scene.close("every feed deleted, twice").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_broker_comes_back_empty_whoever_misses_something_is_told_of_a_gap() {
+    let _turn = at_a_time().await;
+    let Some(topic) = Topic::fresh().await else { return };
+    let (topic, emulator) = topic.anew().await;
+    let mut scene = Scene::open(topic).await;
+    emulator.stop().await;
+    sleep(Duration::from_secs(2)).await;
+    let (empty, _emulator) = scene.topic.anew().await;
+    scene.proxy.lead_to(empty.host());
+    scene.topic = empty;
+    for pod in &scene.deployment.pods {
+        eventually("the pod has a feed again", RECOVERY, async || {
+            (!scene.topic.feeds_of(pod.name()).await.is_empty()).then_some(())
+        })
+        .await;
+    }
+    scene.deployment.until_ready(RECOVERY).await;
+    scene.ledger.revive(&scene.topic, &[&scene.crowd]).await;
+    scene.traffic.stop().await;
+    let verdict = scene.ledger.settle(&scene.topic, &[&scene.crowd]).await;
+    println!("broker restarted empty: {}, {} missing", verdict.summary(), verdict.missing.len());
+    verdict.assert_truthful();
+    let is_told = verdict.gaps.iter().enumerate().all(|(client, gaps)| {
+        let misses = verdict
+            .missing
+            .iter()
+            .any(|missing| missing.split([' ', ':']).nth(1) == Some(&*client.to_string()));
+        *gaps == 1 || (!misses && *gaps == 0)
+    });
+    assert!(is_told, "missing: {:?}, gap notices: {:?}", verdict.missing, verdict.gaps);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_starts_before_broker_and_topic_is_ready_when_they_are_there() {
+    let _turn = at_a_time().await;
+    let Some(topic) = Topic::fresh().await else { return };
+    let proxy = Proxy::start(topic.host()).await;
+    proxy.set(Fault::Refuse);
+    let mut deployment = Deployment::launch(&topic.seen_at(&proxy.host()), 2);
+    for pod in &deployment.pods {
+        let answer = eventually("the pod is up", RECOVERY, async || pod.http.try_get("/livez").await).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(pod.http.get("/readyz").await.status, 503);
+    }
+    sleep(Duration::from_secs(1)).await;
+    proxy.set(Fault::None);
+    deployment.until_ready(RECOVERY).await;
+    let scene = Scene::people(topic, proxy, deployment).await;
+    scene.close("broker later than its pods").await;
+}

@@ -1,0 +1,170 @@
+//! Clients that are stuck, or many at once, and what that costs the others: measured beside the undisturbed.
+
+use std::{collections::HashSet, time::Duration};
+
+use tokio::time::sleep;
+
+use crate::{
+    alone,
+    deployment::Deployment,
+    oracle::{Ledger, Traffic},
+    resuming::{Crowd, Mood, NARROW, WIDE},
+    support::{Topic, eventually},
+};
+
+/// Rounds of undisturbed and disturbed. What a machine does besides delays this round or that one; what the stuck and the
+/// many do to others, they do in every round: one good round in all acquits them.
+const ROUNDS: usize = 5;
+
+/// What the others may lose: a fifth, or this much.
+const PROMISED: Duration = Duration::from_millis(20);
+
+/// The same where clients and an unoptimised pod share two cores with whatever else: what blocks would show, what is only
+/// busy does not.
+const UNOPTIMISED: Duration = Duration::from_secs(2);
+
+/// Between two events of a measurement.
+const PACE: Duration = Duration::from_millis(40);
+
+const MIB: u64 = 1 << 20;
+const QUEUE_BYTES: u64 = 256 << 10;
+const REPLAY_BYTES: u64 = 32 * MIB;
+
+/// The time below which 99 of 100 of these events came, from the begin of their publishing.
+fn p99(ledger: &Ledger, crowd: &Crowd, from: usize) -> Duration {
+    let mut latencies = Vec::new();
+    for record in crowd.records() {
+        let mut met = HashSet::new();
+        let news = record.heard.iter().filter(|heard| heard.number >= from && met.insert(heard.number));
+        latencies.extend(news.map(|heard| heard.at - ledger.began(heard.number)));
+    }
+    latencies.sort_unstable();
+    latencies[latencies.len() * 99 / 100]
+}
+
+fn is_near(disturbed: Duration, undisturbed: Duration, tolerance: Duration) -> bool {
+    disturbed <= (undisturbed + tolerance).max(undisturbed.mul_f64(1.2))
+}
+
+/// Publishes events of 100 KB each to location 3 and waits until the crowd has them, and returns its p99.
+async fn large_events(topic: &Topic, ledger: &Ledger, crowd: &Crowd, count: usize) -> Duration {
+    let from = ledger.len();
+    for _ in 0..count {
+        ledger.publish(topic, 1, &["3"], |message| message.padded(100 << 10)).await;
+        sleep(PACE).await;
+    }
+    until_heard(ledger, crowd).await;
+    p99(ledger, crowd, from)
+}
+
+/// Until every client of the crowd has the last event so far. It must be for all of them.
+async fn until_heard(ledger: &Ledger, crowd: &Crowd) {
+    let last = ledger.len() - 1;
+    eventually("all have heard the last event", Duration::from_secs(60), async || {
+        crowd.records().all(|record| record.heard.iter().any(|heard| heard.number == last)).then_some(())
+    })
+    .await;
+}
+
+async fn stuck(others: usize, slow: usize, events: usize, tolerance: Duration) {
+    let Some(topic) = Topic::fresh().await else { return };
+    let settings = [("RELAY_QUEUE_BYTES", "256KiB"), ("RELAY_REPLAY_BYTES", "32MiB")];
+    let deployment = Deployment::start(&topic, 1, &settings).await;
+    let pod = &deployment.pods[0];
+    let others = Crowd::gather(&deployment.ports, &["ZOLO", "ZEWI"], others, NARROW).await;
+    let slow = Crowd::gather(&deployment.ports, &["ZOLO", "ZEWI"], slow, WIDE).await;
+    let ledger = Ledger::default();
+    let mut results = Vec::new();
+    let mut memory = (0, 0);
+    for _ in 0..ROUNDS {
+        let undisturbed = large_events(&topic, &ledger, &others, events).await;
+        until_heard(&ledger, &slow).await;
+        memory.0 = memory.0.max(pod.memory());
+        slow.set(Mood::Stuck);
+        let disturbed = large_events(&topic, &ledger, &others, events).await;
+        memory.1 = memory.1.max(pod.memory());
+        slow.set(Mood::Awake);
+        until_heard(&ledger, &slow).await;
+        results.push((undisturbed, disturbed));
+        if is_near(disturbed, undisturbed, tolerance) {
+            break;
+        }
+    }
+    let ended = pod.metric_of("relay_connection_ends_total", r#"reason="slow""#).await;
+    let verdict = ledger.settle(&topic, &[&others, &slow]).await;
+    let (before, after) = (memory.0 / MIB, memory.1 / MIB);
+    println!("stuck: p99 of others undisturbed and disturbed {results:?}");
+    println!("stuck: {before} MiB, with the stuck {after} MiB, {ended} ends; {}", verdict.summary());
+    assert!(ended >= 1.0, "nobody was slow");
+    verdict.assert_flawless();
+    // each stuck connection: its queue, and as much that is being written
+    let stuck = u64::try_from(slow.records().count()).unwrap() * 2 * QUEUE_BYTES;
+    assert!(memory.1 <= memory.0 + REPLAY_BYTES + stuck, "{before} MiB became {after} MiB");
+    assert!(
+        results.iter().any(|(undisturbed, disturbed)| is_near(*disturbed, *undisturbed, tolerance)),
+        "{results:?}"
+    );
+}
+
+async fn return_at_once(others: usize, many: usize, tolerance: Duration) {
+    let Some(topic) = Topic::fresh().await else { return };
+    let deployment = Deployment::start(&topic, 1, &[]).await;
+    let others = Crowd::gather(&deployment.ports, &["ZOLO", "ZEWI"], others, NARROW).await;
+    let many = Crowd::gather(&deployment.ports, &["ZOLO", "ZEWI"], many, NARROW).await;
+    let ledger = Ledger::default();
+    let measured = async |during: Duration| {
+        let from = ledger.len();
+        let traffic = Traffic::start(&ledger, &deployment.ports, 25);
+        sleep(during).await;
+        traffic.stop().await;
+        ledger.publish(&topic, 1, &["3"], |message| message).await;
+        until_heard(&ledger, &others).await;
+        p99(&ledger, &others, from)
+    };
+    let mut results = Vec::new();
+    for _ in 0..ROUNDS {
+        let undisturbed = measured(Duration::from_secs(3)).await;
+        many.set(Mood::Asleep);
+        measured(Duration::from_secs(3)).await;
+        many.set(Mood::Awake);
+        let disturbed = measured(Duration::from_secs(3)).await;
+        until_heard(&ledger, &many).await;
+        results.push((undisturbed, disturbed));
+        if is_near(disturbed, undisturbed, tolerance) {
+            break;
+        }
+    }
+    let verdict = ledger.settle(&topic, &[&others, &many]).await;
+    println!("return at once: p99 of others undisturbed and disturbed {results:?}; {}", verdict.summary());
+    verdict.assert_flawless();
+    assert!(
+        results.iter().any(|(undisturbed, disturbed)| is_near(*disturbed, *undisturbed, tolerance)),
+        "{results:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_stop_reading_cost_the_others_nothing_and_resume() {
+    let _turn = alone().await;
+    stuck(45, 5, 100, UNOPTIMISED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long"]
+async fn fifty_of_500_clients_that_stop_reading_cost_the_others_nothing_and_resume() {
+    let _turn = alone().await;
+    stuck(450, 50, 100, PROMISED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_that_come_back_at_once_do_not_delay_the_others() {
+    let _turn = alone().await;
+    return_at_once(20, 100, UNOPTIMISED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long"]
+async fn a_thousand_that_come_back_at_once_do_not_delay_the_others() {
+    let _turn = alone().await;
+    return_at_once(100, 1_000, PROMISED).await;
+}

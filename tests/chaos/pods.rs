@@ -1,0 +1,181 @@
+//! Pods that are replaced, killed and multiplied under load.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::{
+    at_a_time,
+    deployment::{Deployment, ORPHAN_AFTER},
+    oracle::{Ledger, Traffic},
+    resuming::{Crowd, Ended, NARROW},
+    support::{Topic, USERS, eventually},
+};
+
+/// How large a scenario is.
+struct Size {
+    clients: usize,
+    events_per_second: u32,
+    /// Over how many seconds a drain is spread.
+    drain_spread: u32,
+}
+
+const SHORT: Size = Size { clients: 120, events_per_second: 20, drain_spread: 4 };
+const LONG: Size = Size { clients: 400, events_per_second: 50, drain_spread: 20 };
+
+/// Between one change of the deployment and the next.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The WebSocket close code of a drain.
+const DRAINED: u16 = 1012;
+
+/// What each scenario here has: clients of all users under load, and an end at which nobody may miss a thing.
+struct Scene {
+    topic: Topic,
+    deployment: Deployment,
+    crowd: Crowd,
+    ledger: Ledger,
+    traffic: Traffic,
+}
+
+impl Scene {
+    async fn open(pods: usize, size: &Size) -> Option<Self> {
+        let topic = Topic::fresh().await?;
+        let spread = format!("{}s", size.drain_spread);
+        let settings = [("RELAY_DRAIN_DELAY", "1s"), ("RELAY_DRAIN_SPREAD", &*spread)];
+        let deployment = Deployment::start(&topic, pods, &settings).await;
+        let crowd = Crowd::gather(&deployment.ports, &USERS, size.clients, NARROW).await;
+        let ledger = Ledger::default();
+        let traffic = Traffic::start(&ledger, &deployment.ports, size.events_per_second);
+        sleep(PAUSE).await;
+        Some(Self { topic, deployment, crowd, ledger, traffic })
+    }
+
+    async fn close(self, what: &str) {
+        sleep(PAUSE).await;
+        self.traffic.stop().await;
+        let verdict = self.ledger.settle(&self.topic, &[&self.crowd]).await;
+        println!("{what}: {}", verdict.summary());
+        verdict.assert_flawless();
+        verdict.assert_ordered();
+    }
+
+    /// Stops the oldest pod as an orchestrator does, and returns its port and how its connections ended.
+    async fn drain_one(&mut self) -> (u16, Vec<Ended>) {
+        let mut pod = self.deployment.retire();
+        pod.signal("TERM");
+        let status = pod.ended().await;
+        assert_eq!(status.code(), Some(0), "{status}");
+        let feeds = self.topic.feeds_of(pod.name()).await;
+        assert!(feeds.is_empty(), "a drained pod leaves {feeds:?}");
+        (pod.port(), self.crowd.ends_at(pod.port()))
+    }
+}
+
+/// No second has more than three times the even share of the ends.
+fn assert_spread(ends: &[Ended], seconds: u32) {
+    let first = ends.iter().map(|end| end.at).min().expect("the pod had connections");
+    let mut counts = vec![0_u32; usize::try_from(seconds).unwrap() * 2];
+    for end in ends {
+        assert_eq!(end.code, DRAINED);
+        let second = usize::try_from((end.at - first).as_secs()).unwrap();
+        // whatever is later still stands in the last
+        let second = second.min(counts.len() - 1);
+        counts[second] += 1;
+    }
+    let even = f64::from(u32::try_from(ends.len()).unwrap()) / f64::from(seconds);
+    println!("ends in each second of a drain: {counts:?}, even share {even}");
+    assert!(counts.iter().all(|count| f64::from(*count) <= even * 3.0), "{counts:?}, even share {even}");
+}
+
+async fn rolling(size: Size) {
+    let Some(mut scene) = Scene::open(4, &size).await else { return };
+    for _ in 0..4 {
+        let (port, ends) = scene.drain_one().await;
+        assert_spread(&ends, size.drain_spread);
+        scene.deployment.add(Some(port)).await;
+    }
+    scene.close("rolling restart").await;
+}
+
+async fn crash(size: Size) {
+    let Some(mut scene) = Scene::open(4, &size).await else { return };
+    let mut gone = Vec::new();
+    for _ in 0..4 {
+        let mut pod = scene.deployment.retire();
+        pod.kill();
+        scene.deployment.add(Some(pod.port())).await;
+        gone.push(pod.name().to_owned());
+        sleep(PAUSE).await;
+    }
+    let topic = scene.topic.clone();
+    eventually("no feed of a dead pod is left", ORPHAN_AFTER * 10, async || {
+        for pod in &gone {
+            if !topic.feeds_of(pod).await.is_empty() {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+    for pod in &scene.deployment.pods {
+        assert_eq!(
+            topic.feeds_of(pod.name()).await.len(),
+            1,
+            "a living pod's feed was taken: {}",
+            pod.name()
+        );
+    }
+    scene.close("crash").await;
+}
+
+async fn scale(size: Size) {
+    let Some(mut scene) = Scene::open(2, &size).await else { return };
+    for _ in 0..4 {
+        scene.deployment.add(None).await;
+    }
+    sleep(PAUSE).await;
+    for _ in 0..4 {
+        scene.drain_one().await;
+    }
+    scene.close("scale 2, 6, 2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_pods_are_replaced_and_nobody_misses_an_event() {
+    let _turn = at_a_time().await;
+    rolling(SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long"]
+async fn all_pods_are_replaced_and_nobody_of_400_misses_an_event() {
+    let _turn = at_a_time().await;
+    rolling(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_are_killed_and_nobody_misses_an_event() {
+    let _turn = at_a_time().await;
+    crash(SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long"]
+async fn pods_are_killed_and_nobody_of_400_misses_an_event() {
+    let _turn = at_a_time().await;
+    crash(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pods_become_six_and_two_again_and_nobody_misses_an_event() {
+    let _turn = at_a_time().await;
+    scale(Size { drain_spread: 1, ..SHORT }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long"]
+async fn two_pods_become_six_and_two_again_and_nobody_of_400_misses_an_event() {
+    let _turn = at_a_time().await;
+    scale(LONG).await;
+}

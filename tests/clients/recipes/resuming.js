@@ -1,0 +1,25 @@
+/** A graphql-ws client whose subscriptions come back where they were, on any pod. Their documents take `$after: String`. */
+export function resuming(client, onGap) {
+  let ack;
+  client.on('connected', (_socket, payload) => (ack = payload.cursor));
+  const subscribe = (operation, sink) => {
+    const seen = new Set();
+    let cursor = operation.variables?.after;
+    const variables = Object.defineProperty({ ...operation.variables }, 'after', {
+      enumerable: true,
+      // Read whenever the client comes back. Before the first result its place is where its first connection began.
+      get: () => [cursor, (cursor ??= ack)][0],
+    });
+    const next = (result) => {
+      const { eventId, gap } = result.extensions;
+      cursor = result.extensions.cursor;
+      if (gap) return onGap(gap);
+      if (seen.has(eventId)) return;
+      seen.add(eventId);
+      if (seen.size > 1000) seen.delete(seen.values().next().value);
+      sink.next(result);
+    };
+    return client.subscribe({ ...operation, variables }, { ...sink, next });
+  };
+  return { ...client, subscribe };
+}

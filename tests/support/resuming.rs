@@ -1,0 +1,307 @@
+//! [`Crowd`]: clients that keep what they heard and come back where they were, on any pod, whatever ends their connection.
+//!
+//! They are as simple as a user's client may be: the cursor of the last result, and one query. They judge nothing; the
+//! oracle does.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use rand::seq::IndexedRandom as _;
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+use tokio::{
+    net::TcpStream,
+    select,
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Message, client::IntoClientRequest as _, http::HeaderValue},
+};
+use uuid::Uuid;
+
+use crate::support::{PATIENCE, eventually};
+
+/// Enough for the oracle.
+pub(crate) const NARROW: &str =
+    "subscription Watch($after: String) { templateAdded(after: $after) { name } }";
+
+/// Everything, the long list of locations included.
+pub(crate) const WIDE: &str =
+    "subscription Watch($after: String) { templateAdded(after: $after) { name shareLocationIds } }";
+
+/// Before a client comes back; more if nobody answered.
+const JITTER: Duration = Duration::from_millis(50);
+
+/// Ends after which clients come back: going away, no word at all, drain, slow or full, expired, no init in time.
+const RETRIED: [u16; 6] = [1001, 1006, 1012, 1013, 4403, 4408];
+
+/// The ports of the pods that a balancer would send clients to. Clones are the same list.
+#[derive(Clone, Default)]
+pub(crate) struct Ports(Arc<Mutex<Vec<u16>>>);
+
+impl Ports {
+    pub(crate) fn add(&self, port: u16) {
+        self.0.lock().unwrap().push(port);
+    }
+
+    pub(crate) fn remove(&self, port: u16) {
+        self.0.lock().unwrap().retain(|other| *other != port);
+    }
+
+    pub(crate) fn any(&self) -> Option<u16> {
+        self.0.lock().unwrap().choose(&mut rand::rng()).copied()
+    }
+}
+
+/// What the clients of a crowd do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// They read, and come back.
+    Awake,
+    /// They stay connected and read nothing.
+    Stuck,
+    /// They are disconnected.
+    Asleep,
+}
+
+/// One event, heard once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    /// The client's first connection is 1.
+    pub(crate) connection: u32,
+    /// The number in the template's name.
+    pub(crate) number: usize,
+    pub(crate) event: Uuid,
+    pub(crate) at: Instant,
+}
+
+/// The end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) at: Instant,
+    pub(crate) port: u16,
+    pub(crate) code: u16,
+}
+
+/// What became of one client.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) user: &'static str,
+    pub(crate) heard: Vec<Heard>,
+    pub(crate) gaps: usize,
+    pub(crate) ends: Vec<Ended>,
+    /// What no client should ever be told.
+    pub(crate) wrong: Vec<String>,
+    connections: u32,
+    cursor: Option<String>,
+}
+
+/// Clients of the tutorial's users.
+pub(crate) struct Crowd {
+    records: Vec<Arc<Mutex<Record>>>,
+    mood: watch::Sender<Mood>,
+    tasks: JoinSet<()>,
+}
+
+impl Crowd {
+    /// Lets `count` clients of these users in, in turn, and returns when each has a cursor: it has a claim to all that is
+    /// published from now on.
+    pub(crate) async fn gather(
+        ports: &Ports,
+        users: &[&'static str],
+        count: usize,
+        query: &'static str,
+    ) -> Self {
+        let (mood, follow) = watch::channel(Mood::Awake);
+        let mut crowd = Self { records: Vec::new(), mood, tasks: JoinSet::new() };
+        for user in users.iter().cycle().take(count) {
+            let record = Arc::new(Mutex::new(Record { user, ..Record::default() }));
+            let client = Client { ports: ports.clone(), record: record.clone(), mood: follow.clone(), query };
+            crowd.tasks.spawn(client.run());
+            crowd.records.push(record);
+        }
+        eventually("every client has a cursor", PATIENCE, async || {
+            crowd.records().all(|record| record.cursor.is_some()).then_some(())
+        })
+        .await;
+        crowd
+    }
+
+    pub(crate) fn set(&self, mood: Mood) {
+        self.mood.send_replace(mood);
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = MutexGuard<'_, Record>> {
+        self.records.iter().map(|record| record.lock().unwrap())
+    }
+
+    /// The ends of all connections to this port.
+    pub(crate) fn ends_at(&self, port: u16) -> Vec<Ended> {
+        let mut ends: Vec<Ended> = self.records().flat_map(|record| record.ends.clone()).collect();
+        ends.retain(|end| end.port == port);
+        ends
+    }
+}
+
+struct Client {
+    ports: Ports,
+    record: Arc<Mutex<Record>>,
+    mood: watch::Receiver<Mood>,
+    query: &'static str,
+}
+
+type Socket = WebSocketStream<TcpStream>;
+
+/// A message of the pod.
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Ack {
+    cursor: String,
+}
+
+#[derive(Deserialize)]
+struct Next<'a> {
+    #[serde(borrow)]
+    data: Option<Data<'a>>,
+    #[serde(borrow)]
+    extensions: Extensions<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Data<'a> {
+    #[serde(borrow)]
+    template_added: Option<Template<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Template<'a> {
+    name: &'a str,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Extensions<'a> {
+    cursor: String,
+    #[serde(borrow)]
+    event_id: Option<&'a str>,
+    #[serde(borrow)]
+    gap: Option<&'a RawValue>,
+}
+
+impl Client {
+    async fn run(mut self) {
+        loop {
+            if self.mood.wait_for(|mood| *mood != Mood::Asleep).await.is_err() {
+                return;
+            }
+            sleep(JITTER.mul_f64(rand::random())).await;
+            let Some(port) = self.ports.any() else { continue };
+            let Ok(Some(mut socket)) = timeout(PATIENCE, self.connect(port)).await else {
+                sleep(JITTER * 2).await;
+                continue;
+            };
+            let code = self.listen(&mut socket).await;
+            let mut record = self.record.lock().unwrap();
+            record.ends.push(Ended { at: Instant::now(), port, code });
+            if !RETRIED.contains(&code) {
+                record.wrong.push(format!("an end that is not retried: {code}"));
+                return;
+            }
+        }
+    }
+
+    /// A connection that is acknowledged and watches, or `None` if the pod would not have it.
+    async fn connect(&self, port: u16) -> Option<Socket> {
+        let tcp = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        let mut request = format!("ws://127.0.0.1:{port}/graphql").into_client_request().ok()?;
+        let protocol = HeaderValue::from_static("graphql-transport-ws");
+        request.headers_mut().insert("sec-websocket-protocol", protocol);
+        let (mut socket, _) = client_async(request, tcp).await.ok()?;
+        let token = format!("Bearer {}", self.record.lock().unwrap().user);
+        send(&mut socket, &json!({ "type": "connection_init", "payload": { "token": token } })).await?;
+        let Some(Ok(Message::Text(text))) = socket.next().await else { return None };
+        let frame: Frame<'_> = serde_json::from_str(&text).ok()?;
+        if frame.kind != "connection_ack" {
+            self.wrong(&text);
+            return None;
+        }
+        let ack: Ack = serde_json::from_str(frame.payload?.get()).ok()?;
+        let after = self.record.lock().unwrap().cursor.get_or_insert(ack.cursor).clone();
+        let payload = json!({ "query": self.query, "variables": { "after": after } });
+        send(&mut socket, &json!({ "id": "w", "type": "subscribe", "payload": payload })).await?;
+        self.record.lock().unwrap().connections += 1;
+        Some(socket)
+    }
+
+    /// Listens until the connection ends, and says with which code.
+    async fn listen(&mut self, socket: &mut Socket) -> u16 {
+        loop {
+            let mood = *self.mood.borrow_and_update();
+            select! {
+                message = socket.next(), if mood == Mood::Awake => match message {
+                    Some(Ok(Message::Text(text))) => {
+                        if text.contains(r#""type":"ping""#) {
+                            send(socket, &json!({ "type": "pong" })).await;
+                        } else if self.hear(&text).is_none() {
+                            self.wrong(&text);
+                        }
+                    }
+                    Some(Ok(Message::Close(frame))) => return frame.map_or(1006, |frame| frame.code.into()),
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return 1006,
+                },
+                changed = self.mood.changed() => {
+                    if changed.is_err() || *self.mood.borrow() == Mood::Asleep {
+                        socket.close(None).await.ok();
+                        return 1001;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes down what it is told; `None` if a client should not be told that.
+    fn hear(&self, text: &str) -> Option<()> {
+        let frame: Frame<'_> = serde_json::from_str(text).ok()?;
+        if frame.kind == "pong" {
+            return Some(());
+        }
+        let next: Next<'_> =
+            serde_json::from_str((frame.kind == "next").then_some(frame.payload?)?.get()).ok()?;
+        let mut record = self.record.lock().unwrap();
+        match (next.data?.template_added, next.extensions.gap) {
+            (None, Some(_)) => record.gaps += 1,
+            (Some(template), None) => {
+                let number = template.name.parse().ok()?;
+                let event = next.extensions.event_id?.parse().ok()?;
+                let connection = record.connections;
+                record.heard.push(Heard { connection, number, event, at: Instant::now() });
+            }
+            _ => return None,
+        }
+        record.cursor = Some(next.extensions.cursor);
+        Some(())
+    }
+
+    fn wrong(&self, text: &str) {
+        self.record.lock().unwrap().wrong.push(text.to_owned());
+    }
+}
+
+async fn send(socket: &mut Socket, message: &serde_json::Value) -> Option<()> {
+    socket.send(Message::text(message.to_string())).await.ok()
+}
