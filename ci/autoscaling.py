@@ -64,27 +64,32 @@ class Autoscaler:
     def __init__(self):
         self.wishes, self.changes = collections.deque(), collections.deque()
 
-    def wish(self, pods, replicas):
-        return max(self.by_metric(pods, replicas, 0, CONNECTIONS), self.by_metric(pods, replicas, 1, CPU * CORES))
+    def wish(self, now, pods, replicas):
+        return max(self.by_metric(now, pods, replicas, 0, CONNECTIONS), self.by_metric(now, pods, replicas, 1, CPU * CORES))
 
     @staticmethod
-    def by_metric(pods, replicas, which, target):
+    def by_metric(now, pods, replicas, which, target):
+        """What the controller's `calcPlainMetricReplicas` makes of one metric."""
+        pending = sum(p.ready_at > now for p in pods)
         known = [p.seen()[which] for p in pods if p.seen()]
+        missing = len(pods) - pending - len(known)
         if not known:
             return replicas
-        ratio = sum(known) / len(known) / target
-        missing = len(pods) - len(known)
+        first = sum(known) / len(known) / target
+        counted = known
         # Pods without a value count as idle when there seem to be too few, as on target when there seem to be too many.
-        if missing:
-            filled = sum(known) + missing * (0 if ratio > 1 else target)
-            again = filled / len(pods) / target
-            if (again > 1) != (ratio > 1):
-                return replicas
-            ratio = again
-        return replicas if abs(ratio - 1) <= TOLERANCE else math.ceil(ratio * len(pods))
+        if first > 1:
+            counted = known + [0] * (missing + pending)
+        elif first < 1:
+            counted = known + [target] * missing
+        ratio = sum(counted) / len(counted) / target
+        wish = math.ceil(ratio * len(counted) - 1e-9)
+        # Nothing that the missing values could turn round: neither the ratio's side nor the direction of the change.
+        turned = (first > 1) != (ratio > 1) or (ratio < 1 and wish > replicas) or (ratio > 1 and wish < replicas)
+        return replicas if turned or abs(ratio - 1) <= TOLERANCE else wish
 
     def decide(self, now, pods, replicas):
-        wish = self.wish(pods, replicas)
+        wish = self.wish(now, pods, replicas)
         self.wishes.append((now, wish))
         up, down = HPA["behavior"]["scaleUp"], HPA["behavior"]["scaleDown"]
         within = lambda window: [w for t, w in self.wishes if t > now - window] or [wish]
@@ -140,9 +145,6 @@ class Fleet:
                 pod.arrivals += share
             count -= share * len(open_pods)
 
-    def drain(self, pod):
-        pod.drain_at = self.now
-
     def step(self, wanted):
         self.now += 1
         held = sum(p.held for p in self.pods)
@@ -156,7 +158,7 @@ class Fleet:
         for pod in self.serving():
             pod.remember()
         if self.now % SYNC == 0:
-            self.replicas = self.autoscaler.decide(self.now, self.kept_of_interest(), self.replicas)
+            self.replicas = self.autoscaler.decide(self.now, self.kept(), self.replicas)
         self.roll()
         serving = self.serving()
         self.history.append((self.now, wanted, len(serving), self.replicas, max(p.held for p in serving), min(p.held for p in serving)))
@@ -173,9 +175,6 @@ class Fleet:
                 self.pods.remove(pod)
         return moved
 
-    def kept_of_interest(self):
-        return self.kept()
-
     def roll(self):
         """The deployment: as many pods as wanted, never fewer ready than that while revisions change."""
         kept = self.kept()
@@ -186,7 +185,7 @@ class Fleet:
         spare = len(self.serving()) - self.replicas
         # Youngest first, as the ReplicaSet does; in a rollout those of the old revision.
         for pod in (old if old else sorted(self.serving(), key=lambda p: -p.ready_at))[: max(0, spare)]:
-            self.drain(pod)
+            pod.drain_at = self.now
 
 
 def scenario(minute):

@@ -16,7 +16,7 @@ fn parsed(arguments: &str, variables: &[(&str, &str)]) -> Result<Command, Refusa
 fn settings(arguments: &str, variables: &[(&str, &str)]) -> Settings {
     match parsed(arguments, variables).unwrap() {
         Command::Serve(settings) | Command::Cluster { settings, .. } => settings,
-        Command::Schema => panic!("schema has no settings"),
+        command => panic!("{command:?} has no settings"),
     }
 }
 
@@ -228,4 +228,17 @@ fn a_cluster_has_ports_of_its_own_and_refuses_what_is_for_one_pod() {
 #[test]
 fn the_schema_needs_no_settings() {
     assert!(matches!(parsed("schema", &[("RELAY_LISTEN", "bad")]), Ok(Command::Schema)));
+}
+
+#[test]
+fn the_health_check_asks_where_machines_are_answered() {
+    let address = |variables: &[_]| match parsed("healthcheck", variables) {
+        Ok(Command::Healthcheck(address)) => address.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(address(&[]), "127.0.0.1:3000");
+    assert_eq!(address(&[("PORT", "80")]), "127.0.0.1:80");
+    assert_eq!(address(&[("RELAY_LISTEN", "[::]:80")]), "[::1]:80");
+    let both = [("RELAY_LISTEN", "0.0.0.0:8080"), ("RELAY_ADMIN_LISTEN", "10.0.0.7:9090")];
+    assert_eq!(address(&both), "10.0.0.7:9090");
 }
