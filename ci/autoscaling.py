@@ -234,7 +234,7 @@ def chart(fleet):
     width, height, left, gap = 900, 210, 70, 60
     rows = fleet.history[::30]
     x = lambda t: left + t / (END * 60) * (width - left - 20)
-    svg = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {3 * height + 3 * gap}" font-family="sans-serif" font-size="12">',
+    svg = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {3 * height + 3 * gap + 20}" font-family="sans-serif" font-size="12">',
            '<rect width="100%" height="100%" fill="#fff"/>']
 
     def panel(number, title, top, lines, step):

@@ -109,9 +109,19 @@ async def drain():
     sys.exit(watcher.ends[0] != 1012)
 
 
+def connections(pod):
+    """What the pod itself counts; from outside only its own network leads to the admin port."""
+    inspect = ["docker", "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", pod]
+    address = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.strip()
+    with urllib.request.urlopen(f"http://{address}:9090/metrics", timeout=5) as response:
+        return sum(int(line.split()[-1]) for line in response.read().decode().splitlines() if line.startswith("relay_connections{"))
+
+
 async def story():
     watchers = {user: Watcher(user) for user in ("ZOWI", "ZOLO", "ZEWI", "ZELO")}
     await settled(watchers.values())
+    if PODS:
+        say("the tutorial's four users, on each pod", ", ".join(str(connections(pod)) for pod in PODS))
     await acknowledged("ZOWI", "the tutorial's", [3])
     await until(lambda: all("the tutorial's" in watchers[u].told for u in ("ZOLO", "ZEWI")), 20, "ZOLO or ZEWI was not told")
     await asyncio.sleep(2)
