@@ -109,19 +109,34 @@ async def drain():
     sys.exit(watcher.ends[0] != 1012)
 
 
-def connections(pod):
-    """What the pod itself counts; from outside only its own network leads to the admin port."""
+def admin(pod, path):
+    """What the pod itself answers; only its own network leads to the admin port."""
     inspect = ["docker", "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", pod]
     address = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.strip()
-    with urllib.request.urlopen(f"http://{address}:9090/metrics", timeout=5) as response:
-        return sum(int(line.split()[-1]) for line in response.read().decode().splitlines() if line.startswith("relay_connections{"))
+    with urllib.request.urlopen(f"http://{address}:9090{path}", timeout=5) as response:
+        return response.read().decode()
+
+
+def is_ready(pod):
+    try:
+        return bool(admin(pod, "/readyz"))
+    except OSError:
+        return False
+
+
+def connections(pod):
+    return sum(int(line.split()[-1]) for line in admin(pod, "/metrics").splitlines() if line.startswith("relay_connections{"))
 
 
 async def story():
+    await until(lambda: all(map(is_ready, PODS)), 60, "not every pod is ready")
+    await asyncio.sleep(5)  # haproxy has heard of it, too
     watchers = {user: Watcher(user) for user in ("ZOWI", "ZOLO", "ZEWI", "ZELO")}
     await settled(watchers.values())
-    if PODS:
-        say("the tutorial's four users, on each pod", ", ".join(str(connections(pod)) for pod in PODS))
+    spread = [connections(pod) for pod in PODS]
+    say("connections on each pod", ", ".join(map(str, spread)))
+    if sum(spread) != 4 or max(spread) != 1:
+        sys.exit("image: ERROR the four users are not on four pods")
     await acknowledged("ZOWI", "the tutorial's", [3])
     await until(lambda: all("the tutorial's" in watchers[u].told for u in ("ZOLO", "ZEWI")), 20, "ZOLO or ZEWI was not told")
     await asyncio.sleep(2)
