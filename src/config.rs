@@ -13,7 +13,7 @@ mod value;
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -64,6 +64,8 @@ pub enum Command {
     },
     /// Print the GraphQL schema.
     Schema,
+    /// Ask the pod of this very environment whether it lives, at the address of its `/livez`.
+    Healthcheck(SocketAddr),
 }
 
 /// Everything that a pod can be told.
@@ -162,14 +164,15 @@ pub fn parse_from(
     let mut reader = Reader::new(flags, environment);
     let command = match name {
         "schema" => Command::Schema,
+        "healthcheck" => healthcheck(&mut reader),
         "cluster" => cluster(&mut reader),
         _ => serve(&mut reader),
     };
     reader.finish().map(|()| command)
 }
 
-/// One pod.
-fn serve(reader: &mut Reader<'_>) -> Command {
+/// Where clients connect, and where machines ask if that is somewhere else.
+fn addresses(reader: &mut Reader<'_>) -> (SocketAddr, Option<SocketAddr>) {
     let port = match reader.is_given(&t::LISTEN) {
         true => None,
         false => reader.optional(&t::PORT, value::port),
@@ -178,7 +181,24 @@ fn serve(reader: &mut Reader<'_>) -> Command {
         Some(port) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
         None => reader.required(&t::LISTEN, value::address),
     };
-    let admin_listen = reader.optional(&t::ADMIN_LISTEN, value::address);
+    (listen, reader.optional(&t::ADMIN_LISTEN, value::address))
+}
+
+/// The pod beside us, which listens on all addresses or on one: loopback is among all.
+fn healthcheck(reader: &mut Reader<'_>) -> Command {
+    let (listen, admin_listen) = addresses(reader);
+    let mut address = admin_listen.unwrap_or(listen);
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    Command::Healthcheck(address)
+}
+
+/// One pod.
+fn serve(reader: &mut Reader<'_>) -> Command {
+    let (listen, admin_listen) = addresses(reader);
     if admin_listen == Some(listen) && listen.port() != 0 {
         reader
             .refuse(&t::ADMIN_LISTEN, "is the clients' address: give another, or unset it to share that one");

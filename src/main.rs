@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use pubsub_relay::{
     broker::memory,
     cluster::{self, Carrier},
@@ -18,6 +19,7 @@ use pubsub_relay::{
     domain::{self, Directory, Tutorial},
     emulator::Search,
     graphql::{self, Api},
+    health,
     hub::window::Bounds,
     pod::{self, Broker, Drained, Pod},
     pubsub, shutdown,
@@ -38,6 +40,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let (settings, laptop) = match command {
         Command::Schema => return Ok(print(&tutorial(Directory::built_in(), Duration::ZERO).1.sdl())),
+        Command::Healthcheck(address) => {
+            health::ask(address).with_context(|| format!("no pod lives at {address}"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Serve(settings) => (settings, None),
         Command::Cluster { settings, pods, first_port, cloudsdk_root, path, emulator_host } => {
             let addresses = cluster::addresses(first_port, pods).collect();

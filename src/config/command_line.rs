@@ -36,6 +36,8 @@ pub(super) fn command() -> Command {
                 .args(flags(Only::Cluster))
                 .after_long_help(settings(Some(Only::Cluster))),
             Command::new("schema").about("Prints the GraphQL schema"),
+            Command::new("healthcheck")
+                .about("Asks the pod of this environment whether it lives; exits with 0 or 1"),
         ])
 }
 

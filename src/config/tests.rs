@@ -16,7 +16,7 @@ fn parsed(arguments: &str, variables: &[(&str, &str)]) -> Result<Command, Refusa
 fn settings(arguments: &str, variables: &[(&str, &str)]) -> Settings {
     match parsed(arguments, variables).unwrap() {
         Command::Serve(settings) | Command::Cluster { settings, .. } => settings,
-        Command::Schema => panic!("schema has no settings"),
+        command => panic!("{command:?} has no settings"),
     }
 }
 
@@ -252,4 +252,17 @@ fn what_has_an_endpoint_is_exported_unless_that_is_disabled() {
         &[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")],
         "relay: OTEL_EXPORTER_OTLP_ENDPOINT is not the URL",
     );
+}
+
+#[test]
+fn the_health_check_asks_where_machines_are_answered() {
+    let address = |variables: &[_]| match parsed("healthcheck", variables) {
+        Ok(Command::Healthcheck(address)) => address.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(address(&[]), "127.0.0.1:3000");
+    assert_eq!(address(&[("PORT", "80")]), "127.0.0.1:80");
+    assert_eq!(address(&[("RELAY_LISTEN", "[::]:80")]), "[::1]:80");
+    let both = [("RELAY_LISTEN", "0.0.0.0:8080"), ("RELAY_ADMIN_LISTEN", "10.0.0.7:9090")];
+    assert_eq!(address(&both), "10.0.0.7:9090");
 }

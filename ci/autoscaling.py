@@ -1,0 +1,278 @@
+#!/usr/bin/env python3
+"""A model of the fleet and of Kubernetes' autoscaler, driven by the very numbers of the manifests.
+
+What makes WebSockets special is in it: sockets stay on their pod when pods are added, the balancer shares out new ones
+evenly, a draining pod sends its own away over RELAY_DRAIN_SPREAD, and the metric is old when the autoscaler sees it. It is
+deterministic, in steps of a second, and must never hold a number that a manifest says.
+"""
+import argparse
+import collections
+import math
+import pathlib
+import re
+import sys
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CHART = ROOT / "docs/autoscaling.svg"
+
+# Of the world around, not of our manifests; each on the cautious side.
+SYNC = 15  # s between two decisions: the controller's own default
+TOLERANCE = 0.1  # of the ratio, within which it does nothing: its default
+METRIC_AGE = 90  # s: scrape 15, ingestion and adapter the rest
+START = 90  # s from a wanted pod to a ready one: Autopilot makes a node first
+CPU_IDLE, CPU_CONNECTION = 0.02, 20e-6  # cores: a pod at rest; two events a second at 10 µs for each connection
+CPU_ARRIVAL = 0.5e-3  # cores for each new connection a second: handshake, token, subscribe, replay
+
+
+def read(path):
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+HPA = read("k8s/overlays/gke/horizontalpodautoscaler.yaml")["spec"]
+DEPLOYMENT = read("k8s/base/deployment.yaml")["spec"]
+SETTINGS = dict(re.findall(r"^(RELAY_\w+)=(.*)$", (ROOT / "k8s/base/settings.env").read_text(), re.M))
+LIMIT = int(SETTINGS["RELAY_MAX_CONNECTIONS"])
+DELAY, SPREAD = (int(SETTINGS[f"RELAY_DRAIN_{n}"].rstrip("s")) for n in ("DELAY", "SPREAD"))
+CONNECTIONS = next(int(m["pods"]["target"]["averageValue"]) for m in HPA["metrics"] if m["type"] == "Pods")
+CPU = next(m["resource"]["target"]["averageUtilization"] / 100 for m in HPA["metrics"] if m["type"] == "Resource")
+CORES = float(DEPLOYMENT["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+SURGE = int(DEPLOYMENT["strategy"]["rollingUpdate"]["maxSurge"].rstrip("%")) / 100
+
+
+class Pod:
+    """One pod: since when it is ready, what it holds, since when it drains."""
+
+    def __init__(self, revision, ready_at):
+        self.revision, self.ready_at, self.held, self.drain_at = revision, ready_at, 0.0, None
+        self.arrivals = 0.0
+        self.past = collections.deque(maxlen=METRIC_AGE)
+
+    def remember(self):
+        self.past.append((self.held, CPU_IDLE + CPU_CONNECTION * self.held + CPU_ARRIVAL * self.arrivals))
+        self.arrivals = 0.0
+
+    def seen(self):
+        """What the autoscaler knows of it now: nothing, while it is younger than the metric."""
+        return self.past[0] if len(self.past) == METRIC_AGE else None
+
+
+class Autoscaler:
+    """The horizontal pod autoscaler, v2: ratio, tolerance, missing pods, windows and policies."""
+
+    def __init__(self):
+        self.wishes, self.changes = collections.deque(), collections.deque()
+
+    def wish(self, now, pods, replicas):
+        return max(self.by_metric(now, pods, replicas, 0, CONNECTIONS), self.by_metric(now, pods, replicas, 1, CPU * CORES))
+
+    @staticmethod
+    def by_metric(now, pods, replicas, which, target):
+        """What the controller's `calcPlainMetricReplicas` makes of one metric."""
+        pending = sum(p.ready_at > now for p in pods)
+        known = [p.seen()[which] for p in pods if p.seen()]
+        missing = len(pods) - pending - len(known)
+        if not known:
+            return replicas
+        first = sum(known) / len(known) / target
+        counted = known
+        # Pods without a value count as idle when there seem to be too few, as on target when there seem to be too many.
+        if first > 1:
+            counted = known + [0] * (missing + pending)
+        elif first < 1:
+            counted = known + [target] * missing
+        ratio = sum(counted) / len(counted) / target
+        wish = math.ceil(ratio * len(counted) - 1e-9)
+        # Nothing that the missing values could turn round: neither the ratio's side nor the direction of the change.
+        turned = (first > 1) != (ratio > 1) or (ratio < 1 and wish > replicas) or (ratio > 1 and wish < replicas)
+        return replicas if turned or abs(ratio - 1) <= TOLERANCE else wish
+
+    def decide(self, now, pods, replicas):
+        wish = self.wish(now, pods, replicas)
+        self.wishes.append((now, wish))
+        up, down = HPA["behavior"]["scaleUp"], HPA["behavior"]["scaleDown"]
+        within = lambda window: [w for t, w in self.wishes if t > now - window] or [wish]
+        low, high = min(within(up["stabilizationWindowSeconds"])), max(within(down["stabilizationWindowSeconds"]))
+        wish = min(max(replicas, low), high) if low <= high else replicas
+        while self.wishes and self.wishes[0][0] < now - 3600:
+            self.wishes.popleft()
+        if wish > replicas:
+            wish = min(wish, self.allowed(now, replicas, up, +1))
+        elif wish < replicas:
+            wish = max(wish, self.allowed(now, replicas, down, -1))
+        wish = min(max(wish, HPA["minReplicas"]), HPA["maxReplicas"])
+        if wish != replicas:
+            self.changes.append((now, wish - replicas))
+        return wish
+
+    def allowed(self, now, replicas, rules, sign):
+        bounds = []
+        for policy in rules["policies"]:
+            recent = sum(n for t, n in self.changes if t > now - policy["periodSeconds"] and n * sign > 0)
+            before = replicas - recent
+            step = policy["value"] if policy["type"] == "Pods" else math.ceil(before * policy["value"] / 100)
+            bounds.append(before + sign * step)
+        widest = max if sign > 0 else min
+        narrowest = min if sign > 0 else max
+        return (narrowest if rules.get("selectPolicy") == "Min" else widest)(bounds)
+
+
+class Fleet:
+    """The pods behind a balancer that shares out evenly among those that are ready."""
+
+    def __init__(self):
+        self.now, self.revision, self.replicas = 0, 0, HPA["minReplicas"]
+        self.pods = [Pod(0, 0) for _ in range(self.replicas)]
+        self.autoscaler, self.history, self.refused = Autoscaler(), [], 0.0
+
+    def serving(self):
+        return [p for p in self.pods if p.ready_at <= self.now and p.drain_at is None]
+
+    def kept(self):
+        return [p for p in self.pods if p.drain_at is None]
+
+    def connect(self, count):
+        """Even shares; a full pod refuses (1013) and the balancer's next pick takes the client."""
+        while count > 1e-6:
+            open_pods = [p for p in self.serving() if p.held < LIMIT - 1e-6]
+            if not open_pods:
+                self.refused += count
+                return
+            share = min(count / len(open_pods), min(LIMIT - p.held for p in open_pods))
+            for pod in open_pods:
+                pod.held += share
+                pod.arrivals += share
+            count -= share * len(open_pods)
+
+    def step(self, wanted):
+        self.now += 1
+        held = sum(p.held for p in self.pods)
+        moved = self.leave()
+        if wanted > held:
+            self.connect(wanted - held)
+        elif held:
+            for pod in self.pods:  # those who go home are everywhere
+                pod.held *= wanted / held
+        self.connect(moved)
+        for pod in self.serving():
+            pod.remember()
+        if self.now % SYNC == 0:
+            self.replicas = self.autoscaler.decide(self.now, self.kept(), self.replicas)
+        self.roll()
+        serving = self.serving()
+        self.history.append((self.now, wanted, len(serving), self.replicas, max(p.held for p in serving), min(p.held for p in serving)))
+
+    def leave(self):
+        moved = 0.0
+        for pod in [p for p in self.pods if p.drain_at is not None]:
+            since = self.now - pod.drain_at - DELAY
+            if since > 0:
+                part = pod.held / max(1, SPREAD - since + 1)
+                pod.held -= part
+                moved += part
+            if since >= SPREAD:
+                self.pods.remove(pod)
+        return moved
+
+    def roll(self):
+        """The deployment: as many pods as wanted, never fewer ready than that while revisions change."""
+        kept = self.kept()
+        old = [p for p in kept if p.revision != self.revision]
+        room = self.replicas + (math.ceil(SURGE * self.replicas) if old else 0) - len(kept)
+        for _ in range(max(0, min(room, self.replicas - len(kept) + len(old)))):
+            self.pods.append(Pod(self.revision, self.now + START))
+        spare = len(self.serving()) - self.replicas
+        # Youngest first, as the ReplicaSet does; in a rollout those of the old revision.
+        for pod in (old if old else sorted(self.serving(), key=lambda p: -p.ready_at))[: max(0, spare)]:
+            pod.drain_at = self.now
+
+
+def scenario(minute):
+    """Connections wanted: a ramp to 100,000 in 30 minutes, a day's plateau in brief, a drop to a fifth, quiet."""
+    points = [(0, 0), (30, 100_000), (150, 100_000), (155, 20_000), (360, 20_000)]
+    for (a, low), (b, high) in zip(points, points[1:]):
+        if minute <= b:
+            return low + (high - low) * (minute - a) / (b - a)
+    return points[-1][1]
+
+
+DEPLOY, END = 90, 360  # minutes
+
+
+def run():
+    fleet = Fleet()
+    for second in range(1, END * 60 + 1):
+        if second == DEPLOY * 60:
+            fleet.revision += 1
+        fleet.step(scenario(second / 60))
+    return fleet
+
+
+def verdict(fleet):
+    faults = []
+    fullest = max(fleet.history, key=lambda h: h[4])
+    if fullest[4] >= LIMIT:
+        faults.append(f"a pod reached its limit of {LIMIT} after {fullest[0] // 60} min")
+    if fleet.refused:
+        faults.append(f"{fleet.refused:.0f} connections found no pod")
+    directions = [(t, n > 0) for t, n in fleet.autoscaler.changes]
+    turns = [t // 60 for (_, before), (t, after) in zip(directions, directions[1:]) if before != after]
+    if len(turns) != 1 or turns[0] < 150:
+        faults.append(f"it flaps: turns after {turns} min, where one, after the drop, is right")
+    if any(s < HPA["minReplicas"] for _, _, s, *_ in fleet.history):
+        faults.append("fewer pods than minReplicas serve")
+    during = {r for t, _, _, r, *_ in fleet.history if DEPLOY * 60 <= t < 150 * 60}
+    if len(during) != 1:
+        faults.append(f"the deploy moves the autoscaler: {sorted(during)}")
+    peak, last = max(h[3] for h in fleet.history), fleet.history[-1]
+    print(f"peak {peak} pods; fullest pod {fullest[4]:.0f} of {LIMIT} after {fullest[0] // 60} min; at the end {last[3]} pods")
+    return faults
+
+
+def chart(fleet):
+    width, height, left, gap = 900, 210, 70, 60
+    rows = fleet.history[::30]
+    x = lambda t: left + t / (END * 60) * (width - left - 20)
+    svg = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {3 * height + 3 * gap + 20}" font-family="sans-serif" font-size="12">',
+           '<rect width="100%" height="100%" fill="#fff"/>']
+
+    def panel(number, title, top, lines, step):
+        base = number * (height + gap) + gap - 15 + height
+        y = lambda v: base - v / top * height
+        svg.append(f'<text x="{left}" y="{base - height - 12}" font-weight="bold">{title}</text>')
+        for value in range(0, top + 1, step):
+            svg.append(f'<path d="M{left} {y(value):.0f}H{width - 20}" stroke="#ddd"/><text x="{left - 8}" y="{y(value) + 4:.0f}" text-anchor="end">{value:,}</text>')
+        for minute in range(0, END + 1, 60):
+            svg.append(f'<text x="{x(minute * 60):.0f}" y="{base + 18}" text-anchor="middle">{minute // 60} h</text>')
+        svg.append(f'<path d="M{x(DEPLOY * 60):.0f} {base}V{base - height}" stroke="#999" stroke-dasharray="4"/>'
+                   f'<text x="{x(DEPLOY * 60) + 4:.0f}" y="{base - height + 12}" fill="#666">deploy</text>')
+        for place, (label, colour, column) in enumerate(lines):
+            points = " ".join(f"{x(r[0]):.1f},{y(column(r)):.1f}" for r in rows)
+            svg.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+                       f'<text x="{left + 250 + 200 * place}" y="{base - height - 12}" fill="{colour}">{label}</text>')
+
+    panel(0, "connections", 120_000, [("wanted", "#1f77b4", lambda r: r[1])], 20_000)
+    panel(1, "pods", HPA["maxReplicas"], [("serving", "#2ca02c", lambda r: r[2]), ("wanted by the autoscaler", "#d62728", lambda r: r[3])], 10)
+    panel(2, "connections of a pod", LIMIT, [("fullest", "#d62728", lambda r: r[4]), ("emptiest", "#1f77b4", lambda r: r[5]),
+                                             (f"target {CONNECTIONS:,}", "#999", lambda r: CONNECTIONS)], 5_000)
+    return "\n".join([*svg, "</svg>", ""])
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--write", action="store_true")
+    write = arguments.parse_args().write
+    fleet = run()
+    faults = verdict(fleet)
+    drawn = chart(fleet)
+    if write:
+        CHART.write_text(drawn)
+    elif not CHART.exists() or CHART.read_text() != drawn:
+        faults.append("docs/autoscaling.svg shows other numbers: ci/autoscaling --write")
+    for fault in faults:
+        print(f"ERROR {fault}")
+    sys.exit(bool(faults))
+
+
+main()

@@ -1,0 +1,43 @@
+# shellcheck shell=bash
+# Sourced by every script here: the checkers, at pinned versions, in target/tools. Nothing is installed outside of it but
+# Debian's own packages, and those only where they are missing.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root" || exit 1
+tools=$root/target/tools
+export MACHETE=0.9.2
+
+# Puts the Python tools first on the path; installs them when ci/requirements.txt has changed since.
+python_tools() {
+  local want have=$tools/python/installed
+  want=$(sha256sum ci/requirements.txt)
+  if [ "$(cat "$have" 2>/dev/null)" != "$want" ]; then
+    rm -rf "$tools/python"
+    python3 -m venv "$tools/python"
+    "$tools/python/bin/pip" install --quiet --disable-pip-version-check --requirement ci/requirements.txt
+    echo "$want" >"$have"
+  fi
+  export PATH=$tools/python/bin:$PATH
+}
+
+# cargo_tool NAME VERSION
+cargo_tool() {
+  if [ ! -x "$tools/cargo/bin/$1" ] || ! grep -q "\"$1 $2 " "$tools/cargo/.crates.toml"; then
+    CARGO_TARGET_DIR=$tools/build cargo install --quiet --locked --root "$tools/cargo" --version "$2" "$1"
+  fi
+  export PATH=$tools/cargo/bin:$PATH
+}
+
+# debian_tool COMMAND PACKAGE
+debian_tool() {
+  command -v "$1" >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends "$2" >/dev/null; } || {
+    echo "$1 is missing: install it (Debian's package is $2)" >&2
+    return 1
+  }
+}
+
+# The folder with checkers that are not part of this repository: beside it on the project's own machines, nowhere else.
+shared_tools() {
+  local folder=${RELAY_SHARED_TOOLS:-$root/../shared}
+  [ -e "$folder/tools/$1" ] && (cd "$folder" && pwd)
+}
