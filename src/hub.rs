@@ -25,7 +25,7 @@ use self::{
     window::{Bounds, Window},
 };
 pub use self::{
-    outbox::{Delivery, Outbox},
+    outbox::{Delivery, Outbox, Rendered},
     replay::{Replay, Step},
     watcher::{Watch, Watching},
 };
@@ -140,8 +140,9 @@ impl Hub {
         watchers.sort_unstable_by_key(|watcher| watcher.operation_address());
         for sharing in watchers.chunk_by(|a, b| a.operation_address() == b.operation_address()) {
             let notice = sharing[0].operation.gap(FEED_LOST, &cursor);
+            let notice = Arc::new(Rendered::old(notice, cursor.clone()));
             for watcher in sharing {
-                watcher.tell_gap(notice.clone(), &cursor);
+                watcher.deliver(notice.clone());
             }
         }
     }
@@ -181,9 +182,10 @@ impl Hub {
         // Neighbours share an operation, so that each operation is executed once.
         watchers.sort_unstable_by_key(|watcher| watcher.operation_address());
         for sharing in watchers.chunk_by(|a, b| a.operation_address() == b.operation_address()) {
-            let Some(result) = sharing[0].operation.render(&relayed).await else { continue };
+            let Some(payload) = sharing[0].operation.render(&relayed).await else { continue };
+            let result = Arc::new(Rendered::live(&relayed, payload));
             for watcher in sharing {
-                watcher.deliver(&relayed, result.clone());
+                watcher.deliver(result.clone());
             }
         }
         watchers.len()
@@ -326,8 +328,8 @@ mod tests {
         hub.lose(&event());
         hub.catch_up(true);
         let told = outbox.take();
-        assert_eq!(told.iter().map(|told| &*told.payload).collect::<Vec<_>>(), ["gap: FEED_LOST"]);
-        assert_eq!(*told[0].cursor, *hub.cursor());
+        assert_eq!(told.iter().map(|told| &*told.result.payload).collect::<Vec<_>>(), ["gap: FEED_LOST"]);
+        assert_eq!(*told[0].result.cursor, *hub.cursor());
 
         let resume = |after| {
             let (viewer, outbox) = (viewer.clone(), later.clone());
@@ -335,7 +337,7 @@ mod tests {
             hub.resume(watch, after)
         };
         assert!(matches!(resume(before).step().await, Step::Gap(..)));
-        let told = hub.read_cursor(&told[0].cursor).unwrap();
+        let told = hub.read_cursor(&told[0].result.cursor).unwrap();
         assert!(matches!(resume(told).step().await, Step::Live(_)), "told once");
     }
 

@@ -30,7 +30,7 @@ fn allocations(watchers: usize) -> f64 {
         assert_eq!(runtime.block_on(pod.dispatch(event())), watchers);
         for delivery in pod.outboxes.iter().flat_map(|outbox| outbox.take()) {
             frames.clear();
-            frame::text(&mut frames, [head, &delivery.payload, "}"]);
+            frame::text(&mut frames, [head, &delivery.result.payload, "}"]);
             assert!(frames.ends_with(b"}"));
         }
     };

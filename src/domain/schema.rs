@@ -331,7 +331,7 @@ mod tests {
         let event = Event::new("/test".into(), TEMPLATE_ADDED, Some("3".into()), data.as_slice().into());
         let fact = pod.tutorial.read(&event).unwrap();
         pod.hub.dispatch(event, fact, true).await;
-        let delivered: Value = serde_json::from_str(&outbox.take()[0].payload).unwrap();
+        let delivered: Value = serde_json::from_str(&outbox.take()[0].result.payload).unwrap();
         assert_eq!(delivered["data"], json!({ "templateAdded": { "id": "7", "name": "T" } }));
     }
 

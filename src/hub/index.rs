@@ -4,6 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    mem,
     sync::Arc,
 };
 
@@ -15,8 +16,16 @@ use crate::audience::{Audience, Key};
 /// Which watchers listen to what. A watcher stands in every key of its viewer's interests, under its field.
 #[derive(Default)]
 pub struct Index {
-    watchers: Slab<Arc<Watcher>>,
+    watchers: Slab<Entry>,
+    /// How many look-ups there were.
+    turn: u64,
     fields: HashMap<Arc<str>, HashMap<Key, HashSet<usize>>>,
+}
+
+struct Entry {
+    watcher: Arc<Watcher>,
+    /// The last look-up that found it, so that it is found once however many keys it listens to.
+    found: u64,
 }
 
 impl Index {
@@ -30,13 +39,13 @@ impl Index {
                 keys.entry(key.clone()).or_default().insert(slot);
             }
         }
-        entry.insert(Arc::new(watcher));
+        entry.insert(Entry { watcher: Arc::new(watcher), found: 0 });
         slot
     }
 
     /// Removes the watcher in that slot, and every key that nobody listens to any more.
     pub fn remove(&mut self, slot: usize) {
-        let Some(watcher) = self.watchers.try_remove(slot) else { return };
+        let Some(Entry { watcher, .. }) = self.watchers.try_remove(slot) else { return };
         let Some(keys) = self.fields.get_mut(&watcher.field) else { return };
         for key in watcher.viewer.interests.keys() {
             if let Some(slots) = keys.get_mut(key) {
@@ -53,19 +62,24 @@ impl Index {
 
     /// The watchers of `field` whom the audience includes, each once, in no particular order.
     #[must_use]
-    pub fn matching(&self, field: &str, audience: &Audience) -> Vec<Arc<Watcher>> {
+    pub fn matching(&mut self, field: &str, audience: &Audience) -> Vec<Arc<Watcher>> {
         let Some(keys) = self.fields.get(field) else { return Vec::new() };
-        let mut slots: Vec<usize> =
-            audience.keys().iter().filter_map(|key| keys.get(key)).flatten().copied().collect();
-        slots.sort_unstable();
-        slots.dedup();
-        let watchers = slots.into_iter().filter_map(|slot| self.watchers.get(slot));
-        watchers.filter(|watcher| !audience.excludes(&watcher.viewer.user)).cloned().collect()
+        self.turn += 1;
+        let mut matching = Vec::new();
+        for &slot in audience.keys().iter().filter_map(|key| keys.get(key)).flatten() {
+            let Some(entry) = self.watchers.get_mut(slot) else { continue };
+            if mem::replace(&mut entry.found, self.turn) < self.turn
+                && !audience.excludes(&entry.watcher.viewer.user)
+            {
+                matching.push(entry.watcher.clone());
+            }
+        }
+        matching
     }
 
     /// Every watcher, in no particular order.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Watcher>> {
-        self.watchers.iter().map(|(_, watcher)| watcher)
+        self.watchers.iter().map(|(_, entry)| &entry.watcher)
     }
 
     /// How many watchers there are.

@@ -12,27 +12,43 @@ use std::{
 };
 
 use super::Relayed;
+use crate::telemetry::traces::Trace;
 
 /// What an entry costs besides its payload, in bytes: the entry itself and the frame around the payload.
 const OVERHEAD: usize = mem::size_of::<Delivery>() + 64;
 
-/// One event on its way to one watcher.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One result on its way to one watcher.
+#[derive(Clone, Debug)]
 pub struct Delivery {
     /// Which of the connection's watchers it is for.
     pub watcher: u64,
-    /// The JSON of the execution result, shared with every other watcher of the operation.
+    /// What it is told: all that a delivery adds to an event is this pointer and that number.
+    pub result: Arc<Rendered>,
+}
+
+/// What an operation makes of an event, shared by all the watchers that are told of it.
+#[derive(Debug)]
+pub struct Rendered {
+    /// The JSON of the execution result.
     pub payload: Arc<str>,
     /// What the client resumes from once it has this.
     pub cursor: Arc<str>,
     /// When the topic took the event; `None` for what is no live event.
     pub published: Option<SystemTime>,
+    /// The trace that the deliveries belong to, if it is sampled.
+    pub trace: Option<Box<Trace>>,
 }
 
-impl Delivery {
-    /// A live event on its way to a watcher.
-    pub(super) fn new(watcher: u64, relayed: &Relayed, payload: Arc<str>) -> Self {
-        Self { watcher, payload, cursor: relayed.cursor.clone(), published: relayed.event.published }
+impl Rendered {
+    /// A live event.
+    pub(super) fn live(relayed: &Relayed, payload: Arc<str>) -> Self {
+        let trace = Trace::of_current_span();
+        Self { payload, cursor: relayed.cursor.clone(), published: relayed.event.published, trace }
+    }
+
+    /// What is no live event.
+    pub(super) const fn old(payload: Arc<str>, cursor: Arc<str>) -> Self {
+        Self { payload, cursor, published: None, trace: None }
     }
 }
 
@@ -67,7 +83,7 @@ impl Outbox {
         if queue.overflowed {
             return;
         }
-        queue.bytes += delivery.payload.len() + OVERHEAD;
+        queue.bytes += delivery.result.payload.len() + OVERHEAD;
         if queue.bytes > self.limit {
             queue.overflowed = true;
             queue.deliveries = Vec::new();
@@ -142,7 +158,7 @@ mod tests {
     use super::*;
 
     fn delivery(bytes: usize) -> Delivery {
-        Delivery { watcher: 1, payload: "x".repeat(bytes).into(), cursor: "".into(), published: None }
+        Delivery { watcher: 1, result: Rendered::old("x".repeat(bytes).into(), "".into()).into() }
     }
 
     #[tokio::test]
@@ -151,7 +167,7 @@ mod tests {
         outbox.push(delivery(1));
         outbox.push(delivery(2));
         outbox.changed().await;
-        let lengths: Vec<_> = outbox.take().iter().map(|delivery| delivery.payload.len()).collect();
+        let lengths: Vec<_> = outbox.take().iter().map(|delivery| delivery.result.payload.len()).collect();
         assert_eq!(lengths, [1, 2]);
         assert!(outbox.take().is_empty());
     }

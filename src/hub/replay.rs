@@ -7,7 +7,7 @@ use std::{collections::VecDeque, mem, sync::Arc};
 
 use tokio::task::yield_now;
 
-use super::{Delivery, Hub, Relayed, State, Watch, Watching, window::Progress};
+use super::{Delivery, Hub, Relayed, Rendered, State, Watch, Watching, window::Progress};
 use crate::cursor::Cursor;
 
 /// A watcher that has not caught up with the feed.
@@ -48,8 +48,8 @@ impl Replay {
         loop {
             while let Some(relayed) = self.pending.front() {
                 if let Some(payload) = self.watch.operation.render_again(relayed).await {
-                    let delivery = Delivery::new(self.watch.id, relayed, payload);
-                    self.rendered.push(Delivery { published: None, ..delivery });
+                    let result = Rendered::old(payload, relayed.cursor.clone()).into();
+                    self.rendered.push(Delivery { watcher: self.watch.id, result });
                 }
                 self.pending.pop_front();
             }
@@ -92,7 +92,7 @@ impl Replay {
     fn gap(hub: &Hub, state: &mut State, watch: &Watch) -> Step {
         let cursor: Arc<str> = state.cursor(state.window.head()).encode(&hub.0.topic).into();
         let payload = watch.operation.gap("WINDOW_EXCEEDED", &cursor);
-        let notice = Delivery { watcher: watch.id, payload, cursor, published: None };
+        let notice = Delivery { watcher: watch.id, result: Rendered::old(payload, cursor).into() };
         Step::Gap(notice, hub.enter(state, watch.clone()))
     }
 }

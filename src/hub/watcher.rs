@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Delivery, Hub, Outbox, Relayed, Render};
+use super::{Delivery, Hub, Outbox, Render, Rendered};
 use crate::audience::Viewer;
 
 /// What a watcher is made of.
@@ -39,17 +39,8 @@ impl Watcher {
         Arc::as_ptr(&self.operation).cast()
     }
 
-    pub(super) fn deliver(&self, relayed: &Relayed, payload: Arc<str>) {
-        self.outbox.push(Delivery::new(self.id, relayed, payload));
-    }
-
-    pub(super) fn tell_gap(&self, notice: Arc<str>, cursor: &Arc<str>) {
-        self.outbox.push(Delivery {
-            watcher: self.id,
-            payload: notice,
-            cursor: cursor.clone(),
-            published: None,
-        });
+    pub(super) fn deliver(&self, result: Arc<Rendered>) {
+        self.outbox.push(Delivery { watcher: self.id, result });
     }
 }
 

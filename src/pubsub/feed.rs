@@ -5,6 +5,8 @@
 //! one. Repeats are the reader's to drop. A name is never used twice: a stream that died on it may go on stealing its
 //! messages for a minute.
 
+mod reader;
+
 use std::{
     convert::Infallible,
     future::pending,
@@ -12,10 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use google_cloud_pubsub::{
-    model::Message,
-    subscriber::{MessageStream, ShutdownBehavior, handler::Handler},
-};
+use google_cloud_pubsub::subscriber::ShutdownBehavior;
 use tokio::{
     select,
     sync::{mpsc, watch},
@@ -24,11 +23,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Clients;
-use crate::{
-    broker::{Ack, Feed, FeedState, Received, Reopen},
-    event::{PULSE, cloudevent},
-};
+use self::reader::{Reader, Twins, fill};
+use super::{Clients, admin::AdminError};
+use crate::broker::{Feed, FeedState, Received, Reopen};
 
 /// How many messages wait between the stream and the relay.
 const QUEUE: usize = 1_024;
@@ -116,10 +113,10 @@ impl Keeper {
         let mut is_first = true;
         while !self.stop.is_cancelled() {
             let began = Instant::now();
-            let why = match self.clients.admin.create_feed(self.since()).await {
-                Ok(name) => {
+            let why = match self.create().await {
+                Ok((name, second)) => {
                     tracing::info!(feed = name, "feed open");
-                    let why = self.live(&name, is_first).await;
+                    let why = self.live(&name, second, is_first).await;
                     is_first = false;
                     self.left.push(name);
                     why
@@ -146,6 +143,23 @@ impl Keeper {
         self.states.send_replace(FeedState::Closed);
     }
 
+    /// A new feed and, unless it is whole, a second one: what the first left out while it was created was there before the
+    /// second, and so the second has it.
+    async fn create(&mut self) -> Result<(String, Option<String>), AdminError> {
+        let (admin, since) = (&self.clients.admin, self.since());
+        let feed = admin.create_feed(since).await?;
+        if feed.is_whole {
+            return Ok((feed.name, None));
+        }
+        match admin.create_feed(since).await {
+            Ok(second) => Ok((feed.name, Some(second.name))),
+            Err(error) => {
+                self.left.push(feed.name);
+                Err(error)
+            }
+        }
+    }
+
     /// New clients, with connections of their own: one that was cut off may look alive for many minutes.
     async fn renew(&mut self) {
         match self.clients.again().await {
@@ -165,17 +179,31 @@ impl Keeper {
     }
 
     /// One life of the feed, until it fails or is stopped, and why it ended.
-    async fn live(&mut self, name: &str, is_first: bool) -> String {
+    async fn live(&mut self, name: &str, second: Option<String>, is_first: bool) -> String {
         let subscriber = &self.clients.subscriber;
         let stream =
             subscriber.subscribe(name).set_shutdown_behavior(ShutdownBehavior::NackImmediately).build();
+        let twins = Twins::new();
+        let second = second.map(|second| {
+            let stream = subscriber.subscribe(&second).build();
+            self.left.push(second);
+            Reader { stream, twins: twins.clone(), is_second: true, seen: self.seen.clone() }
+        });
         let shutdown = stream.shutdown_token();
         // Alone in its task: `next` dropped before the first message leaves a puller behind that steals messages.
         let mut reader = JoinSet::new();
-        reader.spawn(read(stream, self.events.clone(), self.seen.clone()));
+        if second.is_none() {
+            twins.end().await;
+        }
+        let first = Reader { stream, twins: twins.clone(), is_second: false, seen: self.seen.clone() };
+        reader.spawn(first.run(self.events.clone()));
         self.states.send_replace(FeedState::Open(name.into()));
         let (reopen, stop) = (self.reopen.clone(), self.stop.clone());
+        let events = self.events.clone();
         let tidy = async {
+            if let Some(second) = second {
+                fill(second, events).await;
+            }
             self.clear().await;
             if is_first {
                 self.clients.admin.delete_earlier_feeds(name).await;
@@ -211,39 +239,6 @@ impl Keeper {
             self.left.pop();
         }
     }
-}
-
-/// Reads to the stream's end, and says why that came.
-async fn read(
-    mut stream: MessageStream,
-    events: mpsc::Sender<Received>,
-    seen: watch::Sender<Option<SystemTime>>,
-) -> String {
-    loop {
-        match stream.next().await {
-            Some(Ok((message, handler))) => {
-                let received = receive(&message, handler);
-                let pulse = received.event.as_ref().ok().filter(|event| *event.kind == *PULSE);
-                let published = pulse.and_then(|pulse| pulse.published);
-                if events.send(received).await.is_err() {
-                    return "nobody listens".to_owned();
-                }
-                seen.send_modify(|seen| *seen = (*seen).max(published));
-            }
-            Some(Err(error)) => return describe(&error),
-            None => return "the stream ended".to_owned(),
-        }
-    }
-}
-
-fn receive(message: &Message, handler: Handler) -> Received {
-    let published = message.publish_time.and_then(|time| SystemTime::try_from(time).ok());
-    let attribute = |name: &str| message.attributes.get(name).map(String::as_str);
-    let event = cloudevent::decode(attribute, message.data.clone(), published);
-    if let Err(error) = &event {
-        tracing::warn!(message = message.message_id, %error, "message holds no event");
-    }
-    Received { event, ack: Ack::new(move || handler.ack()) }
 }
 
 /// The error with all its causes, for people.

@@ -8,16 +8,16 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use opentelemetry::{
-    Context,
+    Context, KeyValue,
     metrics::Meter,
     propagation::{Injector, TextMapPropagator as _},
-    trace::{SpanContext, TraceContextExt as _, TracerProvider as _},
+    trace::{Span as _, SpanContext, TraceContextExt as _, Tracer as _, TracerProvider as _},
 };
 use opentelemetry_sdk::{
     Resource,
@@ -69,6 +69,7 @@ impl Traces {
             Counted { inner: BatchSpanProcessor::builder(exporter).build(), counts: counts.clone() };
         let provider =
             SdkTracerProvider::builder().with_resource(resource(None)).with_span_processor(processor).build();
+        opentelemetry::global::set_tracer_provider(provider.clone());
         Ok(Self { provider: Some(provider), counts })
     }
 
@@ -98,7 +99,7 @@ impl Traces {
                 for (outcome, count) in
                     [("ended", &counts.ended), ("exported", &counts.exported), ("failed", &counts.failed)]
                 {
-                    let outcome = opentelemetry::KeyValue::new("outcome", outcome);
+                    let outcome = KeyValue::new("outcome", outcome);
                     counter.observe(count.load(Ordering::Relaxed), &[outcome]);
                 }
             })
@@ -208,6 +209,41 @@ pub fn process(pod: &str, event: &str, kind: &str, publish: Option<&str>) -> Spa
         span.add_link(publish);
     }
     span
+}
+
+/// How many deliveries of one event on one pod have a span: one shows the way, and an event may have thousands.
+const MAX_DELIVERIES: u32 = 8;
+
+/// The span that the deliveries of an event follow.
+#[derive(Debug)]
+pub struct Trace {
+    parent: SpanContext,
+    dispatched: SystemTime,
+    left: AtomicU32,
+}
+
+impl Trace {
+    /// `None` if there is no span, or if it is not sampled.
+    #[must_use]
+    pub fn of_current_span() -> Option<Box<Self>> {
+        let parent = Context::map_current(|context| context.span().span_context().clone());
+        let (dispatched, left) = (SystemTime::now(), AtomicU32::new(MAX_DELIVERIES));
+        parent.is_sampled().then(|| Box::new(Self { parent, dispatched, left }))
+    }
+
+    /// A delivery is on its socket.
+    pub fn delivered(&self, transport: &str) {
+        let take = |left: u32| left.checked_sub(1);
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+            return;
+        }
+        let tracer = opentelemetry::global::tracer(SERVICE);
+        let span = tracer
+            .span_builder("deliver")
+            .with_start_time(self.dispatched)
+            .with_attributes([KeyValue::new("relay.transport", transport.to_owned())]);
+        span.start_with_context(&tracer, &Context::new().with_remote_span_context(self.parent.clone())).end();
+    }
 }
 
 /// Says how an operation or a publish failed.

@@ -269,10 +269,15 @@ impl Stream {
     }
 
     fn encode(&mut self, deliveries: &[Delivery]) {
-        for Delivery { watcher, payload, cursor, .. } in deliveries {
+        for Delivery { watcher, result } in deliveries {
             // What was under way to an operation that the client has ended meanwhile is dropped.
             if let Some(running) = self.running.iter().find(|running| running.number == *watcher) {
-                self.format.next(&mut self.chunk, running.id.as_deref(), Some(cursor), payload);
+                self.format.next(
+                    &mut self.chunk,
+                    running.id.as_deref(),
+                    Some(&result.cursor),
+                    &result.payload,
+                );
             }
         }
         self.guard.delivered(deliveries);

@@ -136,8 +136,15 @@ impl Connection {
     async fn serve(&mut self, guard: &Guard) -> Result<Infallible, End> {
         let mut drained = pin!(guard.drained());
         let mut timer = pin!(sleep_until(self.next_ping.min(self.deadline)));
+        // Asked once so that it wakes us, and then only if it has something to say: the answer takes a lock that all
+        // connections of the pod share.
+        let mut is_first = true;
         loop {
-            let due = poll_fn(|cx| self.poll(cx, drained.as_mut(), timer.as_mut())).await;
+            let due = poll_fn(|cx| {
+                let may_drain = mem::take(&mut is_first) || guard.is_draining();
+                self.poll(cx, may_drain.then_some(drained.as_mut()), timer.as_mut())
+            })
+            .await;
             // Before the live deliveries: a notice of a gap comes first.
             if let Some((replay, step)) = due.step {
                 Box::pin(self.replay(guard, replay, *step)).await?;
@@ -169,11 +176,11 @@ impl Connection {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        drained: Pin<&mut impl Future<Output = ()>>,
+        drained: Option<Pin<&mut impl Future<Output = ()>>>,
         timer: Pin<&mut Sleep>,
     ) -> Poll<Due> {
         let due = Due {
-            drain: drained.poll(cx).is_ready(),
+            drain: drained.is_some_and(|drained| drained.poll(cx).is_ready()),
             time: timer.poll(cx).is_ready(),
             deliveries: self.outbox.poll_changed(cx).is_ready(),
             message: ready(self.socket.poll_message(cx)),
@@ -231,9 +238,9 @@ impl Connection {
         deliveries.retain(|delivery| self.find(delivery.watcher).is_ok());
         let running = &self.running;
         let encode = |frames: &mut Vec<u8>| {
-            for Delivery { watcher, payload, .. } in &deliveries {
+            for Delivery { watcher, result } in &deliveries {
                 if let Ok(at) = running.binary_search_by_key(watcher, |running| running.number) {
-                    frame::text(frames, [&running[at].head, payload, protocol::TAIL]);
+                    frame::text(frames, [&running[at].head, &result.payload, protocol::TAIL]);
                 }
             }
         };

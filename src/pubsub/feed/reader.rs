@@ -1,0 +1,126 @@
+//! What comes out of a feed's stream, and how two feeds of one pod are read as one.
+//!
+//! A second feed is for emulators only, whose new feeds leave out what is published while they are created. It must never be
+//! read for longer than it takes to fill that in.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use google_cloud_pubsub::{
+    model::Message,
+    subscriber::{MessageStream, handler::Handler},
+};
+use tokio::{
+    sync::{Mutex, mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use super::describe;
+use crate::{
+    broker::{Ack, Received},
+    event::{PULSE, cloudevent},
+};
+
+/// After so long without a message a second feed has no more of what the first left out.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Hands on what a second feed has, until it has nothing more.
+pub(super) async fn fill(second: Reader, events: mpsc::Sender<Received>) {
+    let twins = second.twins.clone();
+    let mut reader = JoinSet::new();
+    reader.spawn(second.run(events));
+    while reader.try_join_next().is_none() && twins.0.lock().await.heard_second.elapsed() < QUIET {
+        sleep(QUIET / 8).await;
+    }
+    twins.end().await;
+}
+
+/// What two feeds of one pod have handed on, so that neither repeats the other. It may repeat itself: then it was asked to.
+#[derive(Clone)]
+pub(super) struct Twins(Arc<Mutex<Handed>>);
+
+struct Handed {
+    by_first: HashSet<String>,
+    by_second: HashSet<String>,
+    /// When anything came from the second feed.
+    heard_second: Instant,
+    /// The second feed has no more: what the first hands on need not be kept.
+    is_over: bool,
+}
+
+impl Twins {
+    pub(super) fn new() -> Self {
+        let (by_first, by_second) = Default::default();
+        let handed = Handed { by_first, by_second, heard_second: Instant::now(), is_over: false };
+        Self(Arc::new(Mutex::new(handed)))
+    }
+
+    /// There is no second feed, or it has no more.
+    pub(super) async fn end(&self) {
+        self.0.lock().await.is_over = true;
+    }
+}
+
+impl Handed {
+    fn is_repeat(&mut self, is_second: bool, message: &str) -> bool {
+        if is_second {
+            self.heard_second = Instant::now();
+        }
+        let Self { by_first, by_second, is_over, .. } = self;
+        let (own, other) = if is_second { (by_second, by_first) } else { (by_first, by_second) };
+        let is_repeat = other.contains(message);
+        if !is_repeat && !*is_over {
+            own.insert(message.to_owned());
+        }
+        is_repeat
+    }
+}
+
+/// Reads one stream.
+pub(super) struct Reader {
+    pub(super) stream: MessageStream,
+    pub(super) twins: Twins,
+    pub(super) is_second: bool,
+    /// When the newest pulse that came through was published.
+    pub(super) seen: watch::Sender<Option<SystemTime>>,
+}
+
+impl Reader {
+    /// Reads to the stream's end, and says why that came.
+    pub(super) async fn run(mut self, events: mpsc::Sender<Received>) -> String {
+        loop {
+            let (message, handler) = match self.stream.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return describe(&error),
+                None => return "the stream ended".to_owned(),
+            };
+            // Held until the message is handed on, or the other feed's next one could overtake it.
+            let mut handed = self.twins.0.lock().await;
+            if handed.is_repeat(self.is_second, &message.message_id) {
+                handler.ack();
+                continue;
+            }
+            let received = receive(&message, handler);
+            let pulse = received.event.as_ref().ok().filter(|event| *event.kind == *PULSE);
+            let published = pulse.and_then(|pulse| pulse.published);
+            if events.send(received).await.is_err() {
+                return "nobody listens".to_owned();
+            }
+            self.seen.send_modify(|seen| *seen = (*seen).max(published));
+        }
+    }
+}
+
+fn receive(message: &Message, handler: Handler) -> Received {
+    let published = message.publish_time.and_then(|time| SystemTime::try_from(time).ok());
+    let attribute = |name: &str| message.attributes.get(name).map(String::as_str);
+    let event = cloudevent::decode(attribute, message.data.clone(), published);
+    if let Err(error) = &event {
+        tracing::warn!(message = message.message_id, %error, "message holds no event");
+    }
+    Received { event, ack: Ack::new(move || handler.ack()) }
+}
