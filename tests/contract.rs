@@ -290,7 +290,7 @@ async fn a_feed_that_was_deleted_comes_back_and_hears_what_it_missed(broker: Bro
         assert_eq!(event.id, before[0].id);
     }
     assert!(deleted.elapsed() < Duration::from_secs(10), "{:?}", deleted.elapsed());
-    assert_ne!(google.subscriptions().await, subscriptions, "a new life has a new name");
+    assert!(!google.subscriptions().await.contains(&subscription), "a new life has a new name");
     assert!(feed.state().borrow().is_open());
 }
 
