@@ -197,13 +197,15 @@ impl Keeper {
         }
         let first = Reader { stream, twins: twins.clone(), is_second: false, seen: self.seen.clone() };
         reader.spawn(first.run(self.events.clone()));
-        self.states.send_replace(FeedState::Open(name.into()));
         let (reopen, stop) = (self.reopen.clone(), self.stop.clone());
         let events = self.events.clone();
         let tidy = async {
             if let Some(second) = second {
                 fill(second, events).await;
+                // Whoever sees the feed open sees only one.
+                self.clear_last().await;
             }
+            self.states.send_replace(FeedState::Open(name.into()));
             self.clear().await;
             if is_first {
                 self.clients.admin.delete_earlier_feeds(name).await;
@@ -234,7 +236,13 @@ impl Keeper {
 
     /// Deletes the feeds of ended lives: not before the next one is open, or an outage would be longer by each call.
     async fn clear(&mut self) {
-        while let Some(name) = self.left.last() {
+        while !self.left.is_empty() {
+            self.clear_last().await;
+        }
+    }
+
+    async fn clear_last(&mut self) {
+        if let Some(name) = self.left.last() {
             self.clients.admin.delete_feed(name).await;
             self.left.pop();
         }

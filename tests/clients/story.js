@@ -17,6 +17,8 @@ class Seen {
   sink = {
     next: (result) => {
       if (result.errors?.length) this.errors.push(...result.errors);
+      // Pods without a broker have no past in common, and say so to a client that resumes.
+      else if (result.extensions?.gap) return;
       else this.names.push(result.data.templateAdded.name);
     },
     error: (error) => this.errors.push(...[error].flat()),

@@ -25,16 +25,16 @@ use crate::{
     event::{PULSE, cloudevent},
 };
 
-/// After so long without a message a second feed has no more of what the first left out.
-const QUIET: Duration = Duration::from_secs(1);
+/// After so long without a message a second feed has nothing more: ten of the emulator's ticks.
+const QUIET: Duration = Duration::from_millis(500);
 
-/// Hands on what a second feed has, until it has nothing more.
+/// Hands on what a second feed has of the time before it was created.
 pub(super) async fn fill(second: Reader, events: mpsc::Sender<Received>) {
     let twins = second.twins.clone();
     let mut reader = JoinSet::new();
     reader.spawn(second.run(events));
-    while reader.try_join_next().is_none() && twins.0.lock().await.heard_second.elapsed() < QUIET {
-        sleep(QUIET / 8).await;
+    while reader.try_join_next().is_none() && !twins.0.lock().await.is_filled() {
+        sleep(QUIET / 10).await;
     }
     twins.end().await;
 }
@@ -46,7 +46,8 @@ pub(super) struct Twins(Arc<Mutex<Handed>>);
 struct Handed {
     by_first: HashSet<String>,
     by_second: HashSet<String>,
-    /// When anything came from the second feed.
+    /// When the second feed was there, by the clock of an emulator on this machine, and when anything came from it.
+    created: SystemTime,
     heard_second: Instant,
     /// The second feed has no more: what the first hands on need not be kept.
     is_over: bool,
@@ -55,7 +56,8 @@ struct Handed {
 impl Twins {
     pub(super) fn new() -> Self {
         let (by_first, by_second) = Default::default();
-        let handed = Handed { by_first, by_second, heard_second: Instant::now(), is_over: false };
+        let (created, heard_second) = (SystemTime::now(), Instant::now());
+        let handed = Handed { by_first, by_second, created, heard_second, is_over: false };
         Self(Arc::new(Mutex::new(handed)))
     }
 
@@ -66,9 +68,15 @@ impl Twins {
 }
 
 impl Handed {
-    fn is_repeat(&mut self, is_second: bool, message: &str) -> bool {
+    fn is_filled(&self) -> bool {
+        self.is_over || self.heard_second.elapsed() >= QUIET
+    }
+
+    fn is_repeat(&mut self, is_second: bool, received: &Received, message: &str) -> bool {
         if is_second {
             self.heard_second = Instant::now();
+            let published = received.event.as_ref().ok().and_then(|event| event.published);
+            self.is_over |= published > Some(self.created);
         }
         let Self { by_first, by_second, is_over, .. } = self;
         let (own, other) = if is_second { (by_second, by_first) } else { (by_first, by_second) };
@@ -100,11 +108,11 @@ impl Reader {
             };
             // Held until the message is handed on, or the other feed's next one could overtake it.
             let mut handed = self.twins.0.lock().await;
-            if handed.is_repeat(self.is_second, &message.message_id) {
-                handler.ack();
+            let received = receive(&message, handler);
+            if handed.is_repeat(self.is_second, &received, &message.message_id) {
+                received.ack.ack();
                 continue;
             }
-            let received = receive(&message, handler);
             let pulse = received.event.as_ref().ok().filter(|event| *event.kind == *PULSE);
             let published = pulse.and_then(|pulse| pulse.published);
             if events.send(received).await.is_err() {
