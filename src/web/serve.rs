@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     future, io,
     net::IpAddr,
-    pin::{Pin, pin},
+    pin::{self, pin},
     sync::Arc,
     time::Duration,
 };
@@ -137,7 +137,7 @@ async fn drive(stream: TcpStream, socket: Socket, router: Router, stop: Cancella
             }
             () = stop.cancelled(), if !is_last => {
                 is_last = true;
-                Pin::new(&mut served).graceful_shutdown();
+                pin::Pin::new(&mut served).graceful_shutdown();
             }
             () = &mut patience => return,
         }

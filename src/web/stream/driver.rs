@@ -2,7 +2,8 @@
 //!
 //! One task a connection. The body is made a chunk at a time, and the next when the kernel has taken the last: what waits
 //! meanwhile is written together. It never says that an operation is over when it is not, or its client would not
-//! come back.
+//! come back. Most connections are idle most of the time, so what an idle one does not need is in boxes, made when there is
+//! something to do.
 
 use std::{
     collections::VecDeque,
@@ -198,18 +199,17 @@ impl Stream {
     }
 
     /// Runs in a task of its own, which a drain waits for, and writes to the line as soon as there is one.
-    pub(in crate::web) fn spawn(self, line: oneshot::Receiver<Line>) {
-        self.site.connections.tasks().clone().spawn(self.run(line));
-    }
-
-    async fn run(mut self, line: oneshot::Receiver<Line>) {
-        let end = self.serve(line).await;
-        if matches!(end, End::Drained | End::Expired)
-            && timeout(CLOSE_TIMEOUT, self.close(&end)).await.is_err()
-        {
-            tracing::trace!("the last chunk was not taken");
-        }
-        self.guard.end(end);
+    pub(in crate::web) fn spawn(mut self, line: oneshot::Receiver<Line>) {
+        let tasks = self.site.connections.tasks().clone();
+        tasks.spawn(async move {
+            let end = self.serve(line).await;
+            if matches!(end, End::Drained | End::Expired)
+                && Box::pin(timeout(CLOSE_TIMEOUT, self.close(&end))).await.is_err()
+            {
+                tracing::trace!("the last chunk was not taken");
+            }
+            self.guard.end(end);
+        });
     }
 
     /// Writes what waits until the connection ends, and says why it did.
@@ -237,7 +237,7 @@ impl Stream {
                 () = self.outbox.overflow(), if self.is_due => return End::Slow,
                 // At the pace of the client: the next step is taken when the last one is written.
                 Some(step) = next_step(&mut self.behind), if !is_writing => self.replay(step),
-                Some(command) = next_command(&mut self.commands) => self.act(command).await,
+                Some(command) = next_command(&mut self.commands) => Box::pin(self.act(command)).await,
                 Some(job) = self.jobs.join_next() => self.finish(job),
                 _ = keep_alive.tick(), if self.line.is_some() => {
                     if !self.keep_alive(is_writing) {
@@ -411,7 +411,7 @@ impl Stream {
 
 /// The next step of the first of these.
 async fn next_step(behind: &mut VecDeque<Box<Replay>>) -> Option<Step> {
-    Some(behind.front_mut()?.step().await)
+    Some(Box::pin(behind.front_mut()?.step()).await)
 }
 
 /// The line when it comes, once; that it does not come is an error.
