@@ -231,7 +231,8 @@ impl Stream {
                 },
                 ready = ready(&mut self.line, is_due) => match ready {
                     Ready::Room => self.write(),
-                    Ready::Gone => return End::Left,
+                    Ready::Left => return End::Left,
+                    Ready::Lost => return End::Lost,
                 },
                 () = self.outbox.changed(), if !self.is_due => self.is_due = true,
                 () = self.outbox.overflow(), if self.is_due => return End::Slow,

@@ -42,8 +42,10 @@ pub(in crate::web) struct Line {
 pub(in crate::web) enum Ready {
     /// The kernel has taken all there was: there is room for a chunk.
     Room,
-    /// The client is gone.
-    Gone,
+    /// The client has closed its end.
+    Left,
+    /// The socket broke, or its peer is dead.
+    Lost,
 }
 
 /// In a response: its body is written to the socket by whoever holds the other end.
@@ -99,11 +101,13 @@ impl Line {
     /// Waits until the client is gone or, if there is something to write, until there is room for it. Cancel-safe.
     pub(in crate::web) async fn ready(&mut self, wants_room: bool) -> Ready {
         poll_fn(|task| {
-            if self.poll_gone(task).is_ready() {
-                return Poll::Ready(Ready::Gone);
+            match self.poll_gone(task) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ready::Left),
+                Poll::Ready(Err(_)) => return Poll::Ready(Ready::Lost),
+                Poll::Pending => {}
             }
             match ready!(self.poll_flush(task)) {
-                Err(_) => Poll::Ready(Ready::Gone),
+                Err(_) => Poll::Ready(Ready::Lost),
                 Ok(()) if wants_room => Poll::Ready(Ready::Room),
                 Ok(()) => Poll::Pending,
             }
@@ -173,15 +177,14 @@ impl Line {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_gone(&self, task: &mut Context<'_>) -> Poll<()> {
+    fn poll_gone(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if ready!(self.stream.poll_read_ready(task)).is_err() {
-                return Poll::Ready(());
-            }
+            ready!(self.stream.poll_read_ready(task))?;
             match self.stream.try_read(&mut [0; DISCARDED]) {
+                Ok(0) => return Poll::Ready(Ok(())),
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Ok(0) | Err(_) => return Poll::Ready(()),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
     }
@@ -249,7 +252,7 @@ mod tests {
         let (mut line, mut client) = line(Version::HTTP_11).await;
         client.write_all(&[b'x'; 5_000]).await.unwrap();
         drop(client);
-        assert_eq!(line.ready(false).await, Ready::Gone);
+        assert_eq!(line.ready(false).await, Ready::Left);
     }
 
     #[tokio::test]
