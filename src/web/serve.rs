@@ -49,10 +49,11 @@ const BREATH: Duration = Duration::from_millis(200);
 
 /// How long the kernel lets a peer acknowledge nothing, or take nothing, of what was written to it: a machine that is gone, or
 /// a client that has stopped to read, holds no buffer for longer.
+#[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// After so much silence the kernel asks a peer whether it is there, and again in the same distances until
-/// [`USER_TIMEOUT`] has passed.
+/// After so much silence the kernel asks a peer whether it is there, and then every five seconds until the
+/// timeout above has passed.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(25)).with_interval(Duration::from_secs(5));
 
@@ -116,6 +117,7 @@ async fn drive(stream: TcpStream, socket: Socket, router: Router, stop: Cancella
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "socket without its options");
     }
+    // Boxed, since a channel has room for many at once.
     let (desk, mut streams) = mpsc::channel(1);
     let service = service_fn(move |request| answer(request, socket, router.clone(), desk.clone()));
     let mut http = http1::Builder::new();
@@ -130,6 +132,7 @@ async fn drive(stream: TcpStream, socket: Socket, router: Router, stop: Cancella
         select! {
             result = &mut served => break result,
             Some(opening) = streams.recv() => {
+                // An answer before, to a client that pipelines and does not read, is lost with hyper's buffer.
                 if let Some(parts) = served.into_parts() {
                     opening.give(parts.io.into_inner());
                 }
@@ -176,7 +179,7 @@ async fn answer(
     mut request: Request<Incoming>,
     socket: Socket,
     mut router: Router,
-    desk: mpsc::Sender<Opening>,
+    desk: mpsc::Sender<Box<Opening>>,
 ) -> Result<Response, Infallible> {
     let (version, has_body) = (request.version(), request.method() != Method::HEAD);
     request.extensions_mut().insert(socket);
@@ -185,7 +188,7 @@ async fn answer(
         Some(handover) if has_body => {
             let (head, _) = response.into_parts();
             // There is room for the one answer that a socket waits for.
-            let _ = desk.send(Opening { handover, head, version }).await;
+            let _ = desk.send(Box::new(Opening { handover, head, version })).await;
             future::pending().await
         }
         _ => Ok(response),

@@ -439,3 +439,14 @@ async fn next_command(commands: &mut Option<mpsc::Receiver<Command>>) -> Option<
 fn from_now(time: SystemTime) -> Instant {
     Instant::now() + time.duration_since(SystemTime::now()).unwrap_or_default().min(FAR)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_small() {
+        // its task holds this and little more, or ten thousand idle ones would not fit into 40 MB
+        assert!(mem::size_of::<Stream>() <= 512, "{}", mem::size_of::<Stream>());
+    }
+}
