@@ -198,9 +198,6 @@ impl Connections {
             false => self.count.enter(socket.map(Socket::peer)),
         };
         let address = entered.inspect_err(|end| self.instruments.end(&transport, end))?;
-        if let Some(socket) = socket {
-            socket.is_connection_now();
-        }
         self.instruments.connections.add(1, &transport);
         Ok(Guard {
             count: self.count.clone(),

@@ -123,3 +123,21 @@ fn from_parameters(mut parameters: Map<String, Value>) -> Result<Request, Refusa
     request.operation_name = operation_name;
     Ok(request)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use axum::body::Body;
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let body = Body::from_stream(stream::pending::<io::Result<Bytes>>());
+        let request = HttpRequest::post("/graphql").header("content-type", "application/json");
+        let refusal = from_body(request.body(body).unwrap()).await.unwrap_err();
+        assert_eq!(refusal.answer(None).status(), StatusCode::REQUEST_TIMEOUT);
+    }
+}

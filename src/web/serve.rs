@@ -1,30 +1,35 @@
 //! The accept loop: HTTP/1.1 on every socket, with an end to whatever a peer could drag out before it is a connection.
 //!
-//! It hands the plain [`TcpStream`] on to whoever upgrades, so nothing may be wrapped around it. It never waits for one
-//! peer on behalf of another.
+//! It hands the plain [`TcpStream`] on to whoever upgrades, and to whoever writes a body that goes on, so nothing may be wrapped
+//! around it. It never waits for one peer on behalf of another.
 
 use std::{
-    io,
+    convert::Infallible,
+    future, io,
     net::IpAddr,
-    pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    pin::{self, pin},
+    sync::Arc,
     time::Duration,
 };
 
 use axum::{
     Router,
-    http::{Extensions, Request},
+    http::{Extensions, Method, Request, Version, response},
+    response::Response,
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
+    sync::{Semaphore, mpsc},
+    time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
+
+use super::stream::{Handover, Line};
 
 /// How long the head of a request may take, and how long a socket may be idle before the next.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,12 +47,20 @@ const LAST_REQUEST: Duration = Duration::from_secs(6);
 /// Between two tries to accept while the system has no file descriptor left.
 const BREATH: Duration = Duration::from_millis(200);
 
+/// How long the kernel lets a peer acknowledge nothing, or take nothing, of what was written to it: a machine that is gone, or
+/// a client that has stopped to read, holds no buffer for longer.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// After so much silence the kernel asks a peer whether it is there, and then every five seconds until the
+/// timeout above has passed.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(25)).with_interval(Duration::from_secs(5));
+
 /// What a handler may know of the socket that its request came by.
-#[derive(Clone)]
+#[derive(Clone, Copy, Debug)]
 pub struct Socket {
     peer: IpAddr,
-    /// Held as long as the socket has not become a connection.
-    stranger: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
 }
 
 impl Socket {
@@ -62,18 +75,10 @@ impl Socket {
     pub const fn peer(&self) -> IpAddr {
         self.peer
     }
-
-    /// The socket is a connection from now on, and counted as one.
-    pub fn is_connection_now(&self) {
-        self.stranger.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    fn is_stranger(&self) -> bool {
-        self.stranger.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
 }
 
-/// Serves until it is told to stop, and then until the requests under way are answered. Upgraded sockets are their owners'.
+/// Serves until it is told to stop, and then until the requests under way are answered. Sockets of connections are their
+/// owners'.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let (sockets, room) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_STRANGERS)));
     loop {
@@ -87,9 +92,13 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         };
         match accepted {
             Ok((stream, address)) => {
-                let stranger = Arc::new(Mutex::new(Some(permit)));
-                let socket = Socket { peer: address.ip().to_canonical(), stranger };
-                sockets.spawn(drive(stream, socket, router.clone(), stop.clone()));
+                let socket = Socket { peer: address.ip().to_canonical() };
+                let (router, stop) = (router.clone(), stop.clone());
+                sockets.spawn(async move {
+                    drive(stream, socket, router, stop).await;
+                    // Whoever has become a connection is a stranger no more.
+                    drop(permit);
+                });
             }
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
@@ -103,32 +112,86 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     sockets.wait().await;
 }
 
+/// Serves the requests on a socket, until it is closed or somebody else's: a WebSocket's, or a stream's.
 async fn drive(stream: TcpStream, socket: Socket, router: Router, stop: CancellationToken) {
-    // Frames are small and each matters now: no waiting for more to fill a packet.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "socket without TCP_NODELAY");
+    if let Err(error) = prepare(&stream) {
+        tracing::debug!(%error, "socket without its options");
     }
-    let handle = socket.clone();
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(handle.clone());
-        router.clone().call(request)
-    });
+    // Boxed, since a channel has room for many at once.
+    let (desk, mut streams) = mpsc::channel(1);
+    let service = service_fn(move |request| answer(request, socket, router.clone(), desk.clone()));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
-    let mut served = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    let result = select! {
-        result = served.as_mut() => result,
-        () = stop.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            match socket.is_stranger() {
-                true => timeout(LAST_REQUEST, served).await.unwrap_or(Ok(())),
-                // Its own end is near: each connection hears of the drain.
-                false => served.await,
+    let mut served = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let mut patience = pin!(async {
+        stop.cancelled().await;
+        sleep(LAST_REQUEST).await;
+    });
+    let mut is_last = false;
+    let result = loop {
+        select! {
+            result = &mut served => break result,
+            Some(opening) = streams.recv() => {
+                // An answer before, to a client that pipelines and does not read, is lost with hyper's buffer.
+                if let Some(parts) = served.into_parts() {
+                    opening.give(parts.io.into_inner());
+                }
+                return;
             }
+            () = stop.cancelled(), if !is_last => {
+                is_last = true;
+                pin::Pin::new(&mut served).graceful_shutdown();
+            }
+            () = &mut patience => return,
         }
     };
     if let Err(error) = result {
         tracing::trace!(%error, "socket ended");
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // Frames are small and each matters now: no waiting for more to fill a packet.
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    Ok(())
+}
+
+/// A response that is a stream, and whose socket is wanted for it.
+struct Opening {
+    handover: Handover,
+    head: response::Parts,
+    version: Version,
+}
+
+impl Opening {
+    fn give(self, stream: TcpStream) {
+        let Self { handover, head, version } = self;
+        handover.give(Line::new(stream, version, head.status, head.headers));
+    }
+}
+
+/// The router's answer. One that is a stream is not given to hyper, which would keep buffers as long as it lasts.
+async fn answer(
+    mut request: Request<Incoming>,
+    socket: Socket,
+    mut router: Router,
+    desk: mpsc::Sender<Box<Opening>>,
+) -> Result<Response, Infallible> {
+    let (version, has_body) = (request.version(), request.method() != Method::HEAD);
+    request.extensions_mut().insert(socket);
+    let mut response = router.call(request).await?;
+    match response.extensions_mut().remove::<Handover>() {
+        Some(handover) if has_body => {
+            let (head, _) = response.into_parts();
+            // There is room for the one answer that a socket waits for.
+            let _ = desk.send(Box::new(Opening { handover, head, version })).await;
+            future::pending().await
+        }
+        _ => Ok(response),
     }
 }
 

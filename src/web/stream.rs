@@ -3,20 +3,21 @@
 //! For every transport of this kind; what differs between them is a [`Format`]. One result that there is at once needs no
 //! connection: it is a body like any other.
 
-mod body;
 mod driver;
+mod line;
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use async_graphql::Response as GraphQLResponse;
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     http::{
         HeaderMap, HeaderName, HeaderValue,
         header::{CACHE_CONTROL, CONTENT_TYPE, VARY},
     },
     response::{IntoResponse, Response},
 };
+use futures_util::stream;
 
 use super::{
     Site, connection::End, multipart::PARTS, negotiate::Answer, refusal::Refusal, serve::Socket, sse::EVENTS,
@@ -27,8 +28,8 @@ use crate::{
 };
 
 pub(super) use self::{
-    body::channel,
     driver::{Command, Rejected, Start, Stream},
+    line::{Handover, Line},
 };
 
 /// What a transport writes around results. Everything is appended to the chunk.
@@ -79,7 +80,7 @@ pub(super) fn once(format: &'static dyn Format, response: &GraphQLResponse) -> R
     format.begin(&mut chunk, None);
     result(format, &mut chunk, None, response);
     format.complete(&mut chunk, None);
-    respond(format, chunk.into())
+    head(format, chunk.into())
 }
 
 /// Who opens a stream, and from where on.
@@ -107,12 +108,21 @@ pub(super) async fn open(
         return Ok(once(format, &refusal));
     }
     stream.begin(cursor);
-    let (pipe, chunks) = channel();
-    stream.spawn(pipe);
-    Ok(respond(format, Body::from_stream(chunks)))
+    let (handover, line) = Handover::new();
+    stream.spawn(line);
+    Ok(respond(format, handover))
 }
 
-pub(super) fn respond(format: &'static dyn Format, body: Body) -> Response {
+/// The head of a stream, whose body is written by whoever waits for the line.
+pub(super) fn respond(format: &'static dyn Format, handover: Handover) -> Response {
+    // Nobody reads it, but a body of a known length would be announced as such.
+    let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
+    let mut response = head(format, body);
+    response.extensions_mut().insert(handover);
+    response
+}
+
+fn head(format: &'static dyn Format, body: Body) -> Response {
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static(format.content_type())),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),

@@ -52,7 +52,7 @@ async fn of_2000_connections_half_of_them_ended_abruptly_nothing_is_left() {
 }
 
 /// Lifts this process's own limit of open files as far as the machine allows.
-fn allow_open_files() {
+pub(crate) fn allow_open_files() {
     let script = format!(r#"prlimit --pid {} --nofile="$(ulimit -H -n):""#, std::process::id());
     let status = Command::new("/bin/sh").args(["-c", &script]).status().unwrap();
     assert!(status.success(), "prlimit, of the package util-linux, lifts the limit of open files");

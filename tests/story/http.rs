@@ -1,8 +1,19 @@
 //! GraphQL over plain HTTP: who is let in, what may be asked how, and what is read after it was written.
 
-use serde_json::{Value, json};
+use std::time::Duration;
 
-use crate::support::{Dialect, PATIENCE, Relay, Setup, Topic, eventually, four_pods, watchers_on};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::support::{
+    Dialect, EVENTS, PATIENCE, Relay, Setup, Topic, eventually, four_pods, free_ports, post, request,
+    watchers_on,
+};
 
 #[tokio::test]
 async fn without_a_good_token_the_answer_is_401_in_graphql() {
@@ -129,4 +140,94 @@ async fn an_edit_is_no_addition_to_those_who_watch() {
     assert_eq!(answer.json()["data"]["editTemplate"]["success"], json!(true), "{answer:?}");
     pod.add_template("ZOWI", "last", Some(&["3"])).await;
     assert_eq!(clients[0].next().await, "last");
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_refused() {
+    let pod = Setup::new("pod").start().await;
+    let request = post(&pod, "ZOWI", "{ locations { id } }").header("content-encoding", "gzip");
+    assert_eq!(request.send().await.unwrap().status(), 415);
+    let request = post(&pod, "ZOWI", "{ locations { id } }").header("content-encoding", "identity");
+    assert_eq!(request.send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_large_answer_is_compressed_and_a_small_one_or_a_stream_is_not() {
+    let pod = Setup::new("pod").start().await;
+    let encoding = async |query: &str, accept: &str| {
+        let request = post(&pod, "ZOWI", query).header("accept-encoding", "gzip").header("accept", accept);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.headers().get("content-encoding").map(|value| value.to_str().unwrap().to_owned())
+    };
+    let large = "{ __schema { types { name description fields { name description } } } }";
+    assert_eq!(encoding(large, "application/json").await.as_deref(), Some("gzip"));
+    assert_eq!(encoding("{ locations { id } }", "application/json").await, None);
+    assert_eq!(encoding("subscription { templateAdded { id } }", EVENTS).await, None);
+    assert_eq!(encoding(large, EVENTS).await, None);
+}
+
+#[tokio::test]
+async fn while_the_keys_cannot_be_had_a_client_is_told_to_come_back() {
+    let nobody = free_ports(1);
+    let setup = Setup::new("pod").set("RELAY_AUTH", "jwt");
+    let pod = setup.set("RELAY_JWT_JWKS", format!("http://127.0.0.1:{nobody}/keys")).launch();
+    let answered =
+        async || pod.http.try_get("/livez").await.filter(|answer| answer.status == 200).map(|_| ());
+    eventually("it is alive", PATIENCE, answered).await;
+    // three parts in base64: whether it is any good, only the keys could tell
+    let token = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImEifQ.eyJzdWIiOiI0IiwiZXhwIjo5OTk5OTk5OTk5fQ.AAAA";
+    let answer = pod.http.graphql(token, "{ locations { id } }", Value::Null).await;
+    assert_eq!((answer.status, &*answer.code()), (503, "UNAUTHENTICATED"), "{answer:?}");
+    assert!(!answer.header("retry-after").is_empty(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_gets_no_answer_to_a_plain_request() {
+    let pod = Setup::new("pod").set("RELAY_ALLOWED_ORIGINS", "https://shop.example").start().await;
+    for (origin, status) in [("https://evil.example", 403), ("null", 403), ("https://shop.example", 200)] {
+        for method in [Method::GET, Method::POST] {
+            let request = match method {
+                Method::GET => request(&pod, method, "ZOWI").query(&[("query", "{ locations { id } }")]),
+                _ => post(&pod, "ZOWI", "{ locations { id } }"),
+            };
+            assert_eq!(request.header("origin", origin).send().await.unwrap().status(), status, "{origin}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_64_kib_is_too_large() {
+    let pod = Setup::new("pod").start().await;
+    let mut socket = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
+    let mut head = b"GET /graphql HTTP/1.1\r\nhost: a\r\nx: ".to_vec();
+    // not a byte more, or the pod would close with something unread, and that resets the connection
+    head.resize(64 << 10, b'x');
+    socket.write_all(&head).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn strangers_take_their_own_places_only_and_the_next_waits() {
+    const MOST: usize = 1_024;
+    crate::crowd::allow_open_files();
+    let pod = Setup::new("pod").start().await;
+    let mut watching = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;
+    let mut strangers = Vec::new();
+    let port = pod.port();
+    while strangers.len() < MOST {
+        strangers.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    let mut next = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    next.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    let waiting = timeout(Duration::from_millis(500), next.read_exact(&mut answer)).await;
+    assert!(waiting.is_err(), "there is no place for it");
+    drop(strangers);
+    timeout(PATIENCE, next.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    pod.add_template("ZOWI", "undisturbed", Some(&["3"])).await;
+    assert_eq!(watching[0].next().await, "undisturbed");
 }

@@ -16,6 +16,7 @@ mod crowd;
 mod drain;
 mod faults;
 mod fleet;
+mod flood;
 mod foreign;
 mod frames;
 mod http;

@@ -64,7 +64,7 @@ async fn one_result_is_a_part_and_then_the_closing_boundary() {
     for (query, pointer) in
         [("{ locations { id } }", "/payload/data/locations/3"), ("{ nothing }", "/payload/errors/0")]
     {
-        let mut stream = Streamed::open(PARTS, post(&pod, "ZOLO", query).header("accept", accept)).await;
+        let mut stream = Streamed::open(accept, post(&pod, "ZOLO", query)).await;
         let part = stream.part().await.unwrap();
         assert!(part.pointer(pointer).is_some(), "{part}");
         assert_eq!(stream.block().await.unwrap_err(), BodyEnd::Whole);

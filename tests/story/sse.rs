@@ -1,10 +1,13 @@
 //! Server-sent events: graphql-sse's two modes, and what an `EventSource` does by itself.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt as _, net::TcpSocket};
 
 use crate::support::{
-    BodyEnd, EVENTS, EVERYWHERE, Relay, Setup, Streamed, Topic, USERS, four_pods, post, request,
+    BodyEnd, EVENTS, EVERYWHERE, Relay, Setup, Streamed, Topic, USERS, eventually, four_pods, post, request,
 };
 
 const WATCH: &str = "subscription { templateAdded { name } }";
@@ -280,4 +283,42 @@ async fn a_reservation_that_nobody_reads_takes_a_place_and_ends_soon() {
     pod.until_metric("relay_connections", 0.0).await;
     let late = Streamed::open(EVENTS, request(&pod, Method::GET, "ZOLO").header(TOKEN, token)).await;
     assert_eq!(late.response.status(), 404);
+}
+
+/// Whether the pod still holds the socket of this client.
+fn holds_socket_of(pod: &Relay, client: u16) -> bool {
+    let ends = format!(":{:04X} 0100007F:{client:04X} ", pod.port());
+    std::fs::read_to_string("/proc/net/tcp").unwrap().lines().any(|line| line.contains(&ends))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_client_that_stops_to_read_nothing_is_left_not_even_its_socket() {
+    // longer than the 24 s for which it may take nothing, found at the next of the signs of life
+    const LIMIT: Duration = Duration::from_secs(90);
+    let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "64MiB").start().await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stuck = socket.connect(([127, 0, 0, 1], pod.port()).into()).await.unwrap();
+    let body = json!({ "query": "subscription { templateAdded { shareLocationIds } }" }).to_string();
+    let head = format!(
+        "POST /graphql HTTP/1.1\r\nhost: a\r\naccept: {EVENTS}\r\nauthorization: Bearer ZOLO\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stuck.write_all(head.as_bytes()).await.unwrap();
+    pod.until_metric("relay_watchers", 1.0).await;
+    let port = stuck.local_addr().unwrap().port();
+    assert!(holds_socket_of(&pod, port));
+    // more than the kernel takes, and less than the queue
+    let mut locations: Vec<String> = (0..999).map(|n| format!("{n:-<60}")).collect();
+    locations.push("3".to_owned());
+    let locations: Vec<&str> = locations.iter().map(String::as_str).collect();
+    for _ in 0..60 {
+        pod.add_template("ZOWI", "more than it takes", Some(&locations)).await;
+    }
+    eventually("nothing is left of it", LIMIT, async || {
+        let left = pod.metric("relay_connections").await + pod.metric("relay_watchers").await;
+        (left == 0.0 && !holds_socket_of(&pod, port)).then_some(())
+    })
+    .await;
 }

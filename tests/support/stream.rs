@@ -44,7 +44,7 @@ impl Streamed {
     pub(crate) async fn open(accept: &str, request: RequestBuilder) -> Self {
         let answer = timeout(PATIENCE, request.header("accept", accept).send()).await;
         let response = answer.expect("a head in time").unwrap();
-        let separator = if accept == PARTS { "\r\n--graphql" } else { "\n\n" };
+        let separator = if accept == EVENTS { "\n\n" } else { "\r\n--graphql" };
         Self { response, text: String::new(), separator }
     }
 

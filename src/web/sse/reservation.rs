@@ -11,7 +11,6 @@ use std::{
 };
 
 use axum::{
-    body::Body,
     extract::{Query, Request},
     http::{
         HeaderMap, StatusCode, Uri,
@@ -29,7 +28,7 @@ use super::{
         refusal::{Refusal, json},
         request,
         serve::Socket,
-        stream::{self, Command, Rejected, Start, Stream},
+        stream::{self, Command, Handover, Rejected, Start, Stream},
     },
     EVENTS,
 };
@@ -61,7 +60,7 @@ struct Reservation {
     user: Arc<str>,
     commands: mpsc::Sender<Command>,
     /// Until somebody reads it.
-    body: Option<Body>,
+    handover: Option<Handover>,
 }
 
 /// Takes the reservation away when its connection ends.
@@ -89,13 +88,13 @@ impl Reservations {
         (reservation.user == pass.viewer.user).then(|| reservation.commands.clone())
     }
 
-    /// The same, and the body for its first reader. A reader without an `Authorization` is the viewer's `EventSource`, which
+    /// The same, and the stream for its first reader. A reader without an `Authorization` is the viewer's `EventSource`, which
     /// can send none.
-    fn take(&self, token: &str, pass: Option<&Pass>) -> Option<(Option<Body>, mpsc::Sender<Command>)> {
+    fn take(&self, token: &str, pass: Option<&Pass>) -> Option<Option<Handover>> {
         let mut reservations = self.lock();
         let reservation = reservations.get_mut(token)?;
         let is_theirs = pass.is_none_or(|pass| reservation.user == pass.viewer.user);
-        is_theirs.then(|| (reservation.body.take(), reservation.commands.clone()))
+        is_theirs.then(|| reservation.handover.take())
     }
 }
 
@@ -112,12 +111,12 @@ pub(in crate::web) async fn reserve(site: Arc<Site>, request: Request) -> Result
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
     let token: Arc<str> = URL_SAFE_NO_PAD.encode(rand::random::<[u8; TOKEN_BYTES]>()).into();
     let (commands, receiver) = mpsc::channel(COMMANDS);
-    let (pipe, chunks) = stream::channel();
+    let (handover, line) = Handover::new();
     let seat = Seat { site: site.clone(), token: token.clone() };
     let user = pass.viewer.user.clone();
-    let reservation = Reservation { user, commands, body: Some(Body::from_stream(chunks)) };
+    let reservation = Reservation { user, commands, handover: Some(handover) };
     site.reservations.lock().insert(token.clone(), reservation);
-    Stream::new(site, guard, EVENTS, &pass).reserve(receiver, PATIENCE, Box::new(seat)).spawn(pipe);
+    Stream::new(site, guard, EVENTS, &pass).reserve(receiver, PATIENCE, Box::new(seat)).spawn(line);
     let headers = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-store")];
     Ok((StatusCode::CREATED, headers, token.to_string()).into_response())
 }
@@ -129,12 +128,11 @@ pub(in crate::web) async fn open(site: &Site, request: Request, token: &str) -> 
         true => Some(http::admit(site, headers).await?),
         false => None,
     };
-    let (body, commands) = site.reservations.take(token, pass.as_ref()).ok_or_else(unknown)?;
-    let body = body.ok_or_else(|| {
+    let handover = site.reservations.take(token, pass.as_ref()).ok_or_else(unknown)?;
+    let handover = handover.ok_or_else(|| {
         Refusal::new(StatusCode::CONFLICT, Code::BadRequest, "the stream is being read already")
     })?;
-    commands.send(Command::Open).await.map_err(|_| unknown())?;
-    Ok(stream::respond(EVENTS, body))
+    Ok(stream::respond(EVENTS, handover))
 }
 
 /// `POST /graphql` with a token: an operation whose results go into the stream.

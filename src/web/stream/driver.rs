@@ -1,12 +1,13 @@
 //! The driver of a connection whose body is being made: its operations to the engine, their results to the client.
 //!
-//! One task a connection. The body is handed over a chunk at a time, and the next is made when the socket has taken the last:
-//! what waits meanwhile is written together. It never says that an operation is over when it is not, or its client would not
-//! come back.
+//! One task a connection. The body is made a chunk at a time, and the next when the kernel has taken the last: what waits
+//! meanwhile is written together. It never says that an operation is over when it is not, or its client would not
+//! come back. Most connections are idle most of the time, so what an idle one does not need is in boxes, made when there is
+//! something to do.
 
 use std::{
     collections::VecDeque,
-    mem,
+    future, mem,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -25,7 +26,7 @@ use super::{
         connection::{End, Guard},
     },
     Format,
-    body::{Permit, Pipe},
+    line::{Line, Ready},
     result,
 };
 use crate::{
@@ -53,8 +54,6 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What the operations of a connection that several share are started and stopped by.
 pub(in crate::web) enum Command {
-    /// The client reads the body from now on.
-    Open,
     /// Run this operation.
     Start(Box<Start>),
     /// End this operation, if it runs.
@@ -103,6 +102,8 @@ pub(in crate::web) struct Stream {
     commands: Option<mpsc::Receiver<Command>>,
     /// Whatever must last as long as the connection.
     seat: Option<Box<dyn Send>>,
+    /// Where the body goes, once its head is on the way.
+    line: Option<Line>,
     /// What goes into the next chunk before what waits in the outbox.
     chunk: Vec<u8>,
     /// Whether something waits in the outbox.
@@ -162,6 +163,7 @@ impl Stream {
             jobs: JoinSet::new(),
             commands: None,
             seat: None,
+            line: None,
             chunk: Vec::new(),
             is_due: false,
             stalled: Duration::ZERO,
@@ -196,44 +198,49 @@ impl Stream {
         self.guard.end(end);
     }
 
-    /// Runs in a task of its own, which a drain waits for.
-    pub(in crate::web) fn spawn(self, pipe: Pipe) {
-        self.site.connections.tasks().clone().spawn(self.run(pipe));
-    }
-
-    async fn run(mut self, pipe: Pipe) {
-        let end = self.serve(&pipe).await;
-        if matches!(end, End::Drained | End::Expired)
-            && timeout(CLOSE_TIMEOUT, self.close(&pipe, &end)).await.is_err()
-        {
-            tracing::trace!("the last chunk was not taken");
-        }
-        self.guard.end(end);
+    /// Runs in a task of its own, which a drain waits for, and writes to the line as soon as there is one.
+    pub(in crate::web) fn spawn(mut self, line: oneshot::Receiver<Line>) {
+        let tasks = self.site.connections.tasks().clone();
+        tasks.spawn(async move {
+            let end = self.serve(line).await;
+            if matches!(end, End::Drained | End::Expired)
+                && Box::pin(timeout(CLOSE_TIMEOUT, self.close(&end))).await.is_err()
+            {
+                tracing::trace!("the last chunk was not taken");
+            }
+            self.guard.end(end);
+        });
     }
 
     /// Writes what waits until the connection ends, and says why it did.
-    async fn serve(&mut self, pipe: &Pipe) -> End {
+    async fn serve(&mut self, line: oneshot::Receiver<Line>) -> End {
         let period = self.format.keep_alive_period();
         let mut keep_alive = interval_at(Instant::now() + period, period);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut arriving = Some(line);
         let deadline = sleep_until(self.deadline);
         pin!(deadline);
         loop {
-            let is_writing = self.is_due || !self.chunk.is_empty();
+            let is_due = self.is_due || !self.chunk.is_empty();
+            let is_writing = is_due || self.line.as_ref().is_some_and(Line::is_blocked);
             select! {
                 () = self.guard.drained() => return End::Drained,
-                () = pipe.closed() => return End::Left,
-                permit = pipe.reserve(), if is_writing => match permit {
-                    Ok(permit) => self.write(permit),
+                Some(line) = arrival(&mut arriving) => match line {
+                    Ok(line) => self.open(line),
                     Err(_) => return End::Left,
+                },
+                ready = ready(&mut self.line, is_due) => match ready {
+                    Ready::Room => self.write(),
+                    Ready::Left => return End::Left,
+                    Ready::Lost => return End::Lost,
                 },
                 () = self.outbox.changed(), if !self.is_due => self.is_due = true,
                 () = self.outbox.overflow(), if self.is_due => return End::Slow,
                 // At the pace of the client: the next step is taken when the last one is written.
                 Some(step) = next_step(&mut self.behind), if !is_writing => self.replay(step),
-                Some(command) = next_command(&mut self.commands) => self.act(command).await,
+                Some(command) = next_command(&mut self.commands) => Box::pin(self.act(command)).await,
                 Some(job) = self.jobs.join_next() => self.finish(job),
-                _ = keep_alive.tick() => {
+                _ = keep_alive.tick(), if self.line.is_some() => {
                     if !self.keep_alive(is_writing) {
                         return End::Dead;
                     }
@@ -246,25 +253,35 @@ impl Stream {
         }
     }
 
+    /// The client reads from now on.
+    fn open(&mut self, line: Line) {
+        (self.line, self.deadline) = (Some(line), self.expires);
+        self.write();
+    }
+
     /// What is still to be said, and then the cut, or a proper end if the transport has words for it.
-    async fn close(&mut self, pipe: &Pipe, end: &End) {
+    async fn close(&mut self, end: &End) {
         let has_words = *end == End::Expired && self.format.expired(&mut self.chunk);
-        let Ok(permit) = pipe.reserve().await else { return };
-        self.write(permit);
+        self.write();
+        let Some(line) = &mut self.line else { return };
+        // A client that is gone needs no end.
         if has_words {
-            pipe.finish().await;
-        } else {
+            let _ = line.finish().await;
+        } else if line.flush().await.is_ok() {
             sleep(LAST_WORD).await;
         }
     }
 
     /// All that waits, in one chunk.
-    fn write(&mut self, permit: Permit<'_>) {
+    fn write(&mut self) {
         let deliveries = self.outbox.take();
         self.encode(&deliveries);
         (self.is_due, self.stalled) = (false, Duration::ZERO);
-        if !self.chunk.is_empty() {
-            permit.send(mem::take(&mut self.chunk));
+        let chunk = mem::take(&mut self.chunk);
+        if let Some(line) = &mut self.line
+            && !chunk.is_empty()
+        {
+            line.send(&chunk);
         }
     }
 
@@ -303,7 +320,8 @@ impl Stream {
     fn keep_alive(&mut self, is_writing: bool) -> bool {
         let period = self.format.keep_alive_period();
         if is_writing {
-            self.stalled += period;
+            let has_moved = self.line.as_mut().is_some_and(Line::has_moved);
+            self.stalled = if has_moved { Duration::ZERO } else { self.stalled + period };
             return self.stalled < WRITE_TIMEOUT;
         }
         self.since_cursor += period;
@@ -329,7 +347,6 @@ impl Stream {
 impl Stream {
     async fn act(&mut self, command: Command) {
         match command {
-            Command::Open => self.deadline = self.expires,
             Command::Start(start) => self.start(*start).await,
             Command::Stop(id) => {
                 self.running.retain(|running| running.id.as_ref() != Some(&id));
@@ -400,7 +417,24 @@ impl Stream {
 
 /// The next step of the first of these.
 async fn next_step(behind: &mut VecDeque<Box<Replay>>) -> Option<Step> {
-    Some(behind.front_mut()?.step().await)
+    Some(Box::pin(behind.front_mut()?.step()).await)
+}
+
+/// The line when it comes, once; that it does not come is an error.
+async fn arrival(
+    line: &mut Option<oneshot::Receiver<Line>>,
+) -> Option<Result<Line, oneshot::error::RecvError>> {
+    let arrived = line.as_mut()?.await;
+    *line = None;
+    Some(arrived)
+}
+
+/// Whether there is room for a chunk, or nobody left to read it. Nothing happens before there is a line.
+async fn ready(line: &mut Option<Line>, is_due: bool) -> Ready {
+    match line {
+        Some(line) => line.ready(is_due).await,
+        None => future::pending().await,
+    }
 }
 
 async fn next_command(commands: &mut Option<mpsc::Receiver<Command>>) -> Option<Command> {
@@ -409,4 +443,15 @@ async fn next_command(commands: &mut Option<mpsc::Receiver<Command>>) -> Option<
 
 fn from_now(time: SystemTime) -> Instant {
     Instant::now() + time.duration_since(SystemTime::now()).unwrap_or_default().min(FAR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_small() {
+        // its task holds this and little more, or ten thousand idle ones would not fit into 40 MB
+        assert!(mem::size_of::<Stream>() <= 512, "{}", mem::size_of::<Stream>());
+    }
 }

@@ -1,0 +1,276 @@
+//! The socket under a response whose body goes on: chunks straight to the kernel.
+//!
+//! An idle one holds no buffer. What the kernel does not take is kept until it does, and meanwhile nothing more is made for this
+//! client. A line that is dropped without [`finish`](Line::finish) is cut, so that its client knows that this was not the
+//! end; it never ends in good order by chance.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io::{self, ErrorKind, Write as _},
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::SystemTime,
+};
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use bytes::{Buf as _, BytesMut};
+use httpdate::HttpDate;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::oneshot};
+
+/// What a client says on a line is read and thrown away, this much at a time, in bytes.
+const DISCARDED: usize = 1_024;
+
+/// The end of a body in chunked encoding.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// A way for the chunks of one body.
+#[derive(Debug)]
+pub(in crate::web) struct Line {
+    stream: TcpStream,
+    /// What the kernel did not take.
+    unwritten: BytesMut,
+    /// Clients of HTTP/1.0 know no chunks: their body is what comes until the socket is closed.
+    is_chunked: bool,
+    /// Whether the kernel took something since [`has_moved`](Self::has_moved) was asked.
+    has_moved: bool,
+}
+
+/// What can be done about a line.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::web) enum Ready {
+    /// The kernel has taken all there was: there is room for a chunk.
+    Room,
+    /// The client has closed its end.
+    Left,
+    /// The socket broke, or its peer is dead.
+    Lost,
+}
+
+/// In a response: its body is written to the socket by whoever holds the other end.
+#[derive(Clone)]
+pub(in crate::web) struct Handover(Arc<Mutex<Option<oneshot::Sender<Line>>>>);
+
+impl Handover {
+    /// For a response, and where its line will come out; if the client has left before, none does.
+    pub(in crate::web) fn new() -> (Self, oneshot::Receiver<Line>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
+    }
+
+    /// Hands the socket over.
+    pub(in crate::web) fn give(self, line: Line) {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Whoever waited may have ended meanwhile; the line is cut then.
+        sender.map(|sender| sender.send(line));
+    }
+}
+
+impl fmt::Debug for Handover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handover")
+    }
+}
+
+impl Line {
+    /// A body behind this head, which goes out with the first chunk. The socket serves no other request after it.
+    pub(in crate::web) fn new(
+        stream: TcpStream,
+        version: Version,
+        status: StatusCode,
+        mut headers: HeaderMap,
+    ) -> Self {
+        let is_chunked = version == Version::HTTP_11;
+        headers.remove(header::CONTENT_LENGTH);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if is_chunked {
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        let date = HttpDate::from(SystemTime::now());
+        let mut head = format!("HTTP/1.1 {status}\r\ndate: {date}\r\n").into_bytes();
+        for (name, value) in &headers {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                head.extend_from_slice(part);
+            }
+        }
+        head.extend_from_slice(b"\r\n");
+        Self { stream, unwritten: BytesMut::from(&*head), is_chunked, has_moved: false }
+    }
+
+    /// Waits until the client is gone or, if there is something to write, until there is room for it. Cancel-safe.
+    pub(in crate::web) async fn ready(&mut self, wants_room: bool) -> Ready {
+        poll_fn(|task| {
+            match self.poll_gone(task) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ready::Left),
+                Poll::Ready(Err(_)) => return Poll::Ready(Ready::Lost),
+                Poll::Pending => {}
+            }
+            match ready!(self.poll_flush(task)) {
+                Err(_) => Poll::Ready(Ready::Lost),
+                Ok(()) if wants_room => Poll::Ready(Ready::Room),
+                Ok(()) => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Writes a chunk that is not empty, or keeps what the kernel does not take. That the client is gone is
+    /// [`ready`](Self::ready)'s to find.
+    pub(in crate::web) fn send(&mut self, chunk: &[u8]) {
+        self.unwritten.reserve(chunk.len() + 20);
+        if self.is_chunked {
+            let mut size = [0; 20];
+            let mut rest = &mut size[..];
+            // A length has 16 digits at most.
+            let written = write!(rest, "{:x}\r\n", chunk.len()).map_or(0, |()| 20 - rest.len());
+            self.unwritten.extend_from_slice(&size[..written]);
+        }
+        self.unwritten.extend_from_slice(chunk);
+        if self.is_chunked {
+            self.unwritten.extend_from_slice(b"\r\n");
+        }
+        if let Ok(length) = self.stream.try_write(&self.unwritten) {
+            self.advance(length);
+        }
+    }
+
+    /// Waits until the kernel has taken all there is.
+    ///
+    /// # Errors
+    /// If the client is gone.
+    pub(in crate::web) async fn flush(&mut self) -> io::Result<()> {
+        poll_fn(|task| self.poll_flush(task)).await
+    }
+
+    /// Ends the body in good order.
+    ///
+    /// # Errors
+    /// If the client is gone.
+    pub(in crate::web) async fn finish(&mut self) -> io::Result<()> {
+        if self.is_chunked {
+            self.unwritten.extend_from_slice(LAST_CHUNK);
+        }
+        self.flush().await?;
+        self.stream.shutdown().await
+    }
+
+    /// Whether there is something that the kernel did not take.
+    pub(in crate::web) fn is_blocked(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    /// Whether the kernel took something since this was asked last.
+    pub(in crate::web) fn has_moved(&mut self) -> bool {
+        mem::take(&mut self.has_moved)
+    }
+
+    fn poll_flush(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.is_blocked() {
+            ready!(self.stream.poll_write_ready(task))?;
+            match self.stream.try_write(&self.unwritten) {
+                Ok(length) => self.advance(length),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_gone(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.stream.poll_read_ready(task))?;
+            match self.stream.try_read(&mut [0; DISCARDED]) {
+                Ok(0) => return Poll::Ready(Ok(())),
+                Ok(1..) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn advance(&mut self, length: usize) {
+        self.unwritten.advance(length);
+        self.has_moved |= length > 0;
+        if self.unwritten.is_empty() {
+            // An empty buffer would keep its room.
+            self.unwritten = BytesMut::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncReadExt as _, net::TcpListener};
+
+    use super::*;
+
+    async fn line(version: Version) -> (Line, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        (Line::new(stream, version, StatusCode::OK, HeaderMap::new()), client)
+    }
+
+    async fn read(mut client: TcpStream) -> (String, String) {
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), body.to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_dropped_is_cut_and_one_that_is_finished_is_not() {
+        for (is_finished, end) in [(false, ""), (true, "0\r\n\r\n")] {
+            let (mut line, client) = line(Version::HTTP_11).await;
+            line.send(b"one");
+            assert_eq!(line.ready(true).await, Ready::Room);
+            line.send(&[b'x'; 26]);
+            if is_finished {
+                line.finish().await.unwrap();
+            }
+            drop(line);
+            let (head, body) = read(client).await;
+            assert!(head.starts_with("HTTP/1.1 200 OK\r\ndate: "), "{head}");
+            assert!(head.ends_with("\r\ntransfer-encoding: chunked"), "{head}");
+            assert_eq!(body, format!("3\r\none\r\n1a\r\n{}\r\n{end}", "x".repeat(26)));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_old_client_gets_no_chunks() {
+        let (mut line, client) = line(Version::HTTP_10).await;
+        line.send(b"one");
+        line.finish().await.unwrap();
+        let (head, body) = read(client).await;
+        assert!(!head.contains("transfer-encoding"), "{head}");
+        assert_eq!(body, "one");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_is_noticed_whatever_it_said_before() {
+        let (mut line, mut client) = line(Version::HTTP_11).await;
+        client.write_all(&[b'x'; 5_000]).await.unwrap();
+        drop(client);
+        assert_eq!(line.ready(false).await, Ready::Left);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_leaves_no_room_until_it_does() {
+        let (mut line, mut client) = line(Version::HTTP_11).await;
+        while !line.is_blocked() || line.has_moved() {
+            line.send(&[0; 1 << 16]);
+        }
+        assert!(!line.has_moved());
+        let mut heard = vec![0; 1 << 24];
+        let room = async {
+            while !line.has_moved() {
+                tokio::select! {
+                    ready = line.ready(true) => assert_eq!(ready, Ready::Room),
+                    _ = client.read(&mut heard) => {}
+                }
+            }
+        };
+        room.await;
+    }
+}
