@@ -1,0 +1,73 @@
+//! [`Roll`]: who is connected, for those who ask from outside.
+//!
+//! Connections put themselves on it when they begin and are taken off when they end. No event touches it, so that what is
+//! shown of them costs nothing but the time of whoever looks.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use opentelemetry::{KeyValue, metrics::Meter};
+use slab::Slab;
+
+use super::super::{multipart, sse, ws};
+use crate::hub::Outbox;
+
+/// Every transport, as metrics name it.
+pub(super) const TRANSPORTS: [&str; 3] = [ws::TRANSPORT, sse::TRANSPORT, multipart::TRANSPORT];
+
+/// Who is connected, for whoever asks from outside: nothing that an event passes looks at it.
+#[derive(Default)]
+pub(super) struct Roll(Mutex<Slab<Entry>>);
+
+/// One connection on the roll.
+struct Entry {
+    transport: &'static str,
+    outbox: Arc<Outbox>,
+}
+
+impl Roll {
+    /// Shows what they add up to as metrics.
+    pub(super) fn observe(self: &Arc<Self>, meter: &Meter) {
+        let gauge = |name, unit, description, value: fn(&Outbox) -> usize| {
+            let roll = self.clone();
+            let gauge = meter.u64_observable_gauge(name).with_unit(unit).with_description(description);
+            gauge
+                .with_callback(move |gauge| {
+                    for (transport, sum) in TRANSPORTS.into_iter().zip(roll.sum(value)) {
+                        gauge.observe(sum, &[KeyValue::new("transport", transport)]);
+                    }
+                })
+                .build();
+        };
+        gauge("relay.watchers", "", "Watchers now, by transport.", Outbox::watchers);
+        gauge(
+            "relay.queue.size",
+            "By",
+            "What waits for clients that have not read it, by transport.",
+            Outbox::bytes,
+        );
+    }
+
+    pub(super) fn insert(&self, transport: &'static str, outbox: Arc<Outbox>) -> usize {
+        self.entries().insert(Entry { transport, outbox })
+    }
+
+    pub(super) fn remove(&self, slot: usize) {
+        self.entries().try_remove(slot);
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Slab<Entry>> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the connections of each transport add up to.
+    fn sum(&self, value: impl Fn(&Outbox) -> usize) -> [u64; TRANSPORTS.len()] {
+        let mut sums = [0; TRANSPORTS.len()];
+        for (_, entry) in self.entries().iter() {
+            if let Some(at) = TRANSPORTS.iter().position(|transport| *transport == entry.transport) {
+                sums[at] += value(&entry.outbox) as u64;
+            }
+        }
+        sums
+    }
+}
