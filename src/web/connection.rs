@@ -208,10 +208,13 @@ impl Connections {
                 .build(),
             refusals: Refusals::new(meter),
         };
-        // An autoscaler takes a gauge that does not exist for one that is broken.
-        for transport in TRANSPORTS {
-            instruments.connections.add(0, &[KeyValue::new("transport", transport)]);
-        }
+        instruments.begin();
+        let limit = settings.max_connections as u64;
+        meter
+            .u64_observable_gauge("relay.connections.limit")
+            .with_description("Connections that this pod may have.")
+            .with_callback(move |gauge| gauge.observe(limit, &[]))
+            .build();
         let count = Arc::new(Count {
             limit: settings.max_connections,
             limit_per_address: settings.max_connections_per_address,
@@ -279,6 +282,19 @@ impl Connections {
 }
 
 impl Instruments {
+    /// From the beginning: an autoscaler takes a gauge that does not exist for one that is broken, and the first increase of
+    /// a counter would be none to whoever watches it.
+    fn begin(&self) {
+        for transport in TRANSPORTS {
+            let transport = KeyValue::new("transport", transport);
+            self.connections.add(0, std::slice::from_ref(&transport));
+            self.deliveries.add(0, std::slice::from_ref(&transport));
+            for end in [End::Lost, End::Dead, End::Slow, End::Full, End::Crowded] {
+                self.ends.add(0, &[transport.clone(), KeyValue::new("reason", end.reason())]);
+            }
+        }
+    }
+
     fn end(&self, transport: &[KeyValue; 1], end: &End) {
         self.ends.add(1, &[transport[0].clone(), KeyValue::new("reason", end.reason())]);
         if let Some(limit) = end.limit() {
