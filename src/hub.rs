@@ -7,12 +7,13 @@
 pub mod index;
 pub mod outbox;
 pub mod replay;
+mod trails;
 pub mod watcher;
 pub mod window;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::SystemTime,
@@ -24,16 +25,18 @@ use tokio::sync::watch;
 
 use self::{
     index::Index,
+    trails::Trails,
     watcher::Watcher,
     window::{Bounds, Window},
 };
 pub use self::{
     outbox::{Delivery, Outbox},
     replay::{Replay, Step},
+    trails::{Answer, Trail},
     watcher::{Watch, Watching},
 };
 use crate::{
-    audience::Audience,
+    audience::{Audience, Viewer},
     contract::Fact,
     cursor::{BadCursor, Cursor},
     event::{Event, Payload},
@@ -84,6 +87,8 @@ struct Shared {
     state: Mutex<State>,
     caught_up: watch::Sender<bool>,
     counts: Counts,
+    /// What became of events, if somebody may ask.
+    trails: OnceLock<Trails>,
 }
 
 /// How often watchers resumed, and were told of a gap.
@@ -112,6 +117,7 @@ impl Hub {
             state,
             caught_up: watch::Sender::new(false),
             counts: Counts::default(),
+            trails: OnceLock::new(),
         }))
     }
 
@@ -231,8 +237,36 @@ impl Hub {
             for watcher in sharing {
                 watcher.deliver(&relayed, result.clone());
             }
+            if let Some(trails) = self.0.trails.get() {
+                trails.dispatched(&relayed, sharing);
+            }
         }
         watchers.len()
+    }
+
+    /// Follows events from now on, so that [`explain`](Self::explain) has an answer.
+    pub fn follow_events(&self) {
+        self.0.trails.get_or_init(Trails::default);
+    }
+
+    /// Notes that an event came again and was dropped.
+    pub fn repeat(&self, id: &str) {
+        if let Some(trails) = self.0.trails.get() {
+            trails.repeat(id);
+        }
+    }
+
+    /// An event of the window and what became of it, if events are followed.
+    #[must_use]
+    pub fn explain(&self, id: &str) -> Option<(Arc<Relayed>, Trail)> {
+        self.0.trails.get()?.find(id)
+    }
+
+    /// Whose watchers each queue serves. Looks at every watcher: for people, not for events.
+    #[must_use]
+    pub fn viewers(&self) -> Vec<(Arc<Outbox>, Arc<Viewer>)> {
+        let state = self.state();
+        state.index.all().map(|watcher| (watcher.outbox.clone(), watcher.viewer.clone())).collect()
     }
 
     /// How many watchers there are.
@@ -259,6 +293,9 @@ impl Hub {
         let relayed = Arc::new(Relayed { event, position, cursor, field, audience, payload });
         state.window.insert(relayed.clone());
         let watchers = if is_news { state.index.matching(field, &relayed.audience) } else { Vec::new() };
+        if let Some(trails) = self.0.trails.get() {
+            trails.begin(&relayed, is_news, watchers.len());
+        }
         Some((relayed, watchers))
     }
 
@@ -292,7 +329,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::audience::{Interests, Viewer};
+    use crate::audience::Interests;
 
     struct Echo;
 

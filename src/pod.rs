@@ -129,6 +129,9 @@ impl Pod {
         let reach = SystemTime::now().checked_sub(settings.window.span).unwrap_or(SystemTime::UNIX_EPOCH);
         let hub = Hub::new(&topic, settings.window, reach);
         hub.observe(&meter);
+        if settings.web.debug_token.is_some() {
+            hub.follow_events();
+        }
         let relay = Relay::new(domain.clone(), hub.clone(), fleet.clone(), settings.window.span, &meter);
         let reopen = feed.reopen();
         tasks.spawn(run_relay(relay, feed, stop.feed.clone()));
@@ -137,6 +140,7 @@ impl Pod {
         let site = Arc::new(Site {
             engine: Engine::new(api, outlet, hub.clone(), settings.introspection, Refusals::new(&meter)),
             auth,
+            hub: hub.clone(),
             connections: Connections::new(&settings.web, stop.connections.clone(), stop.drain.spread, &meter),
             reservations: Reservations::default(),
             health: health.clone(),

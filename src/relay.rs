@@ -121,6 +121,7 @@ impl Relay {
         self.counters.received.add(1, &[]);
         if !self.seen.insert(&event.id, Instant::now()) {
             self.counters.deduplicated.add(1, &[]);
+            self.hub.repeat(&event.id);
             return;
         }
         let fact = match self.domain.read(&event) {

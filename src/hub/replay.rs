@@ -52,6 +52,9 @@ impl Replay {
         loop {
             while let Some(relayed) = self.pending.front() {
                 if let Some(payload) = self.watch.operation.render_again(relayed).await {
+                    if let Some(trails) = self.hub.0.trails.get() {
+                        trails.replayed(relayed, &self.watch.viewer.user);
+                    }
                     let delivery = Delivery::new(self.watch.id, relayed, payload);
                     self.rendered.push(Delivery { published: None, ..delivery });
                 }

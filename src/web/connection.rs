@@ -24,6 +24,7 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
+pub use self::roll::Entry;
 use self::roll::{Roll, TRANSPORTS};
 use super::{Settings, serve::Socket, ws::protocol::Close};
 use crate::{
@@ -220,7 +221,7 @@ impl Connections {
             limit_per_address: settings.max_connections_per_address,
             present: Mutex::default(),
         });
-        let roll = Arc::<Roll>::default();
+        let roll = Arc::new(Roll::new(settings.debug_token.is_some()));
         roll.observe(meter);
         Self { count, drain, tasks: TaskTracker::new(), instruments: Arc::new(instruments), roll }
     }
@@ -265,6 +266,12 @@ impl Connections {
     /// Counts a limit that was hit otherwise than by a connection's end.
     pub fn refuse(&self, limit: &'static str) {
         self.instruments.refusals.count(limit);
+    }
+
+    /// How many are on the roll, and the first of them.
+    #[must_use]
+    pub fn entries(&self, most: usize) -> (usize, Vec<Entry>) {
+        self.roll.first(most)
     }
 
     /// Refuses new connections and asks those that are there to end, each at its own moment.
@@ -353,6 +360,7 @@ impl Guard {
         self.instruments.deliveries.add(deliveries.len() as u64, &self.transport);
         self.instruments.delivered.add(bytes as u64, &self.transport);
         self.deliveries.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
+        self.roll.delivered(self.slot, deliveries.last());
     }
 }
 

@@ -7,24 +7,39 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use opentelemetry::{KeyValue, metrics::Meter};
 use slab::Slab;
+use tokio::time::Instant;
 
 use super::super::{multipart, sse, ws};
-use crate::hub::Outbox;
+use crate::hub::{Delivery, Outbox};
 
 /// Every transport, as metrics name it.
 pub(super) const TRANSPORTS: [&str; 3] = [ws::TRANSPORT, sse::TRANSPORT, multipart::TRANSPORT];
 
 /// Who is connected, for whoever asks from outside: nothing that an event passes looks at it.
-#[derive(Default)]
-pub(super) struct Roll(Mutex<Slab<Entry>>);
+pub(super) struct Roll {
+    entries: Mutex<Slab<Entry>>,
+    /// Whether somebody may ask where each client stands.
+    notes_cursors: bool,
+}
 
 /// One connection on the roll.
-struct Entry {
-    transport: &'static str,
-    outbox: Arc<Outbox>,
+#[derive(Clone)]
+pub struct Entry {
+    /// How it is connected.
+    pub transport: &'static str,
+    /// What waits for it.
+    pub outbox: Arc<Outbox>,
+    /// When it came.
+    pub since: Instant,
+    /// What it was last written, if that is noted.
+    pub cursor: Option<Arc<str>>,
 }
 
 impl Roll {
+    pub(super) fn new(notes_cursors: bool) -> Self {
+        Self { entries: Mutex::default(), notes_cursors }
+    }
+
     /// Shows what they add up to as metrics.
     pub(super) fn observe(self: &Arc<Self>, meter: &Meter) {
         let gauge = |name, unit, description, value: fn(&Outbox) -> usize| {
@@ -48,7 +63,24 @@ impl Roll {
     }
 
     pub(super) fn insert(&self, transport: &'static str, outbox: Arc<Outbox>) -> usize {
-        self.entries().insert(Entry { transport, outbox })
+        self.entries().insert(Entry { transport, outbox, since: Instant::now(), cursor: None })
+    }
+
+    /// Notes where the client stands, if that is to be noted.
+    pub(super) fn delivered(&self, slot: Option<usize>, last: Option<&Delivery>) {
+        if !self.notes_cursors {
+            return;
+        }
+        let mut entries = self.entries();
+        if let (Some(entry), Some(last)) = (slot.and_then(|slot| entries.get_mut(slot)), last) {
+            entry.cursor = Some(last.cursor.clone());
+        }
+    }
+
+    /// How many there are, and the first of them.
+    pub(super) fn first(&self, most: usize) -> (usize, Vec<Entry>) {
+        let entries = self.entries();
+        (entries.len(), entries.iter().take(most).map(|(_, entry)| entry.clone()).collect())
     }
 
     pub(super) fn remove(&self, slot: usize) {
@@ -57,7 +89,7 @@ impl Roll {
 
     fn entries(&self) -> MutexGuard<'_, Slab<Entry>> {
         // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the connections of each transport add up to.
