@@ -147,6 +147,7 @@ async fn start(name: &str, port: u16, topic: &Topic) -> anyhow::Result<Pod> {
             max_connections: 1_000,
             max_connections_per_address: 0,
             max_watchers: 16,
+            debug_token: None,
         },
         introspection: true,
         window: Bounds { span: WINDOW, bytes: 1 << 20 },

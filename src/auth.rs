@@ -15,7 +15,10 @@ use opentelemetry::{
 };
 use thiserror::Error;
 
-use crate::{audience::Viewer, contract::Domain};
+use crate::{
+    audience::Viewer,
+    contract::{Domain, Identity},
+};
 
 /// The longest authorization looked at, in bytes: twice what common proxies let through as one header.
 pub const MAX_AUTHORIZATION: usize = 16 * 1024;
@@ -177,6 +180,12 @@ impl Authenticator {
             self.failures.add(1, &[KeyValue::new("reason", error.reason())]);
         }
         admitted
+    }
+
+    /// What a user of this id listens to, as far as the domain knows one.
+    #[must_use]
+    pub fn viewer(&self, user: &str) -> Option<Viewer> {
+        self.domain.viewer(Identity::Subject(user))
     }
 
     async fn check(&self, authorization: Option<&str>) -> Result<Pass, AuthError> {

@@ -24,7 +24,7 @@ pub use self::{
     table::SETTINGS,
 };
 use crate::{
-    auth,
+    auth::{self, jwt::Secret},
     pod::Drain,
     telemetry::{self, Otlp},
     web::Origins,
@@ -97,6 +97,8 @@ pub struct Settings {
     pub max_connections_per_address: usize,
     /// `RELAY_INTROSPECTION`: whether clients may ask for the schema.
     pub introspection: bool,
+    /// `RELAY_DEBUG_TOKEN`: what lets operators ask who is connected and who was told what; `None`: nobody may.
+    pub debug_token: Option<Secret>,
     /// `RELAY_MAX_WATCHERS`: for each connection.
     pub max_watchers: usize,
     /// `RELAY_PULSE_INTERVAL`: between two pulses of this pod.
@@ -218,6 +220,7 @@ fn serve(reader: &mut Reader<'_>) -> Command {
         admin_listen,
         broker,
         pod: pod.unwrap_or_else(value::random_pod),
+        debug_token: reader.debug_token(),
         ..shared(reader, &[])
     };
     if let Broker::PubSub { project, .. } = &settings.broker {
@@ -282,6 +285,7 @@ fn shared(reader: &mut Reader<'_>, waits: &[(&Setting, Duration)]) -> Settings {
         max_connections_per_address: reader.size(&t::MAX_CONNECTIONS_PER_ADDRESS),
         introspection: reader.required(&t::INTROSPECTION, value::switch),
         max_watchers: reader.size(&t::MAX_WATCHERS),
+        debug_token: None,
         pulse_interval: Duration::from_nanos(reader.amount(&t::PULSE_INTERVAL)),
         orphan_after: Duration::from_nanos(reader.amount(&t::ORPHAN_AFTER)),
         drain: drain(reader, waits),

@@ -43,6 +43,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// pods at once is not dead.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What became of a pulse, as metrics say it.
+const ACKNOWLEDGED: &str = "acknowledged";
+const FAILED: &str = "failed";
+
 /// Own pulses on their way that are remembered, for the lag.
 const ON_THE_WAY: usize = 16;
 
@@ -117,6 +121,10 @@ impl Fleet {
             silences: counter("relay.feed.silences", "Feeds given up because nothing came through them."),
         }));
         fleet.observe(meter);
+        fleet.0.silences.add(0, &[]);
+        for outcome in [ACKNOWLEDGED, FAILED] {
+            fleet.0.pulses.add(0, &[KeyValue::new("outcome", outcome)]);
+        }
         fleet
     }
 
@@ -271,7 +279,7 @@ impl Fleet {
             state.on_the_way.push_back(OnTheWay { id: event.id.clone(), since: Instant::now(), taken: None });
         }
         let outcome = publisher.publish(event).await;
-        let label = if outcome.is_ok() { "acknowledged" } else { "failed" };
+        let label = if outcome.is_ok() { ACKNOWLEDGED } else { FAILED };
         self.0.pulses.add(1, &[KeyValue::new("outcome", label)]);
         let mut state = self.state();
         state.failure = outcome.as_ref().err().map(ToString::to_string);

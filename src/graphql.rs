@@ -23,7 +23,7 @@ use self::{error::Code, operation::Operations};
 use crate::{
     audience::Viewer,
     hub::{Hub, Outbox, Replay, Watch, Watching},
-    telemetry::traces,
+    telemetry::{Refusals, traces},
 };
 
 /// Deep enough for the introspection query of every known tool (15), too shallow to hurt.
@@ -93,14 +93,23 @@ pub struct Engine {
     operations: Operations,
     hub: Hub,
     introspection: bool,
+    refusals: Refusals,
 }
 
 impl Engine {
     /// Runs the operations of `api`, publishes through `outlet`, watches in `hub`. Only with `introspection` do clients learn
     /// the schema.
     #[must_use]
-    pub fn new(api: Arc<dyn Api>, outlet: Outlet, hub: Hub, introspection: bool) -> Self {
-        Self { operations: Operations::new(api.clone()), api, outlet: Arc::new(outlet), hub, introspection }
+    pub fn new(api: Arc<dyn Api>, outlet: Outlet, hub: Hub, introspection: bool, refusals: Refusals) -> Self {
+        let (operations, outlet) = (Operations::new(api.clone()), Arc::new(outlet));
+        Self { api, outlet, operations, hub, introspection, refusals }
+    }
+
+    /// Counts the limit that the response says was hit, if it says so.
+    fn count(&self, response: &Response) {
+        if let Some(limit) = error::limit(response) {
+            self.refusals.count(limit);
+        }
     }
 
     /// Parses the request and tells what it asks for.
@@ -108,7 +117,7 @@ impl Engine {
     /// # Errors
     /// The response that refuses it.
     pub fn prepare(&self, request: Request) -> Result<Prepared, Box<Response>> {
-        document::prepare(request, self.introspection)
+        document::prepare(request, self.introspection).inspect_err(|refusal| self.count(refusal))
     }
 
     /// Runs a query or a mutation for the viewer. A resolver that panics costs its own request only. The result's
@@ -124,6 +133,7 @@ impl Engine {
             Err(_) => error::internal(),
         };
         if response.is_err() {
+            self.count(&response);
             traces::fail(&span, "graphql");
         }
         response
@@ -147,7 +157,7 @@ impl Engine {
             Some(Ok(cursor)) => Some(cursor),
             Some(Err(bad)) => return Err(Error::new(Code::BadCursor, bad.to_string()).response().into()),
         };
-        let operation = self.operations.open(prepared).await?;
+        let operation = self.operations.open(prepared).await.inspect_err(|refusal| self.count(refusal))?;
         let watch = Watch { id, field: operation.field().clone(), viewer, operation, outbox };
         Ok(match after {
             None => Watched::Live(self.hub.watch(watch)),

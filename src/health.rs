@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use opentelemetry::{KeyValue, metrics::Meter};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,36 @@ impl Health {
     #[must_use]
     pub const fn new(feed: watch::Receiver<FeedState>, fleet: Fleet, drain: CancellationToken) -> Self {
         Self { feed, fleet, drain }
+    }
+
+    /// Shows readiness and the feed's state as metrics.
+    pub fn observe(&self, meter: &Meter) {
+        let health = self.clone();
+        meter
+            .u64_observable_gauge("relay.ready")
+            .with_description("1 while the pod is ready for traffic, else 0.")
+            .with_callback(move |gauge| gauge.observe(health.readiness().ready.into(), &[]))
+            .build();
+        let health = self.clone();
+        meter
+            .u64_observable_gauge("relay.feed.state")
+            .with_description("1 for the state that the feed is in, 0 for the others.")
+            .with_callback(move |gauge| {
+                let now = health.feed_state();
+                for state in ["opening", "catching_up", "ready", "closed"] {
+                    gauge.observe((state == now).into(), &[KeyValue::new("state", state)]);
+                }
+            })
+            .build();
+    }
+
+    fn feed_state(&self) -> &'static str {
+        match &*self.feed.borrow() {
+            FeedState::Opening(_) => "opening",
+            FeedState::Open(_) if self.fleet.awaits().is_some() => "catching_up",
+            FeedState::Open(_) => "ready",
+            FeedState::Closed => "closed",
+        }
     }
 
     /// Looks at every gate.

@@ -7,30 +7,36 @@
 pub mod index;
 pub mod outbox;
 pub mod replay;
+mod trails;
 pub mod watcher;
 pub mod window;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
 use async_trait::async_trait;
-use opentelemetry::metrics::Meter;
+use opentelemetry::{KeyValue, metrics::Meter};
 use tokio::sync::watch;
 
 use self::{
     index::Index,
+    trails::Trails,
     watcher::Watcher,
     window::{Bounds, Window},
 };
 pub use self::{
     outbox::{Delivery, Outbox, Rendered},
     replay::{Replay, Step},
+    trails::{Answer, Trail},
     watcher::{Watch, Watching},
 };
 use crate::{
-    audience::Audience,
+    audience::{Audience, Viewer},
     contract::Fact,
     cursor::{BadCursor, Cursor},
     event::{Event, Payload},
@@ -38,6 +44,9 @@ use crate::{
 
 /// Why a watcher is told of a gap: the topic no longer has what it took while the feed was away.
 const FEED_LOST: &str = "FEED_LOST";
+
+/// Why a watcher is told of a gap: the window does not reach back to where it resumes from.
+const WINDOW_EXCEEDED: &str = "WINDOW_EXCEEDED";
 
 /// An event as the relay understood it.
 pub struct Relayed {
@@ -77,6 +86,17 @@ struct Shared {
     topic: Arc<str>,
     state: Mutex<State>,
     caught_up: watch::Sender<bool>,
+    counts: Counts,
+    /// What became of events, if somebody may ask.
+    trails: OnceLock<Trails>,
+}
+
+/// How often watchers resumed, and were told of a gap.
+#[derive(Default)]
+struct Counts {
+    resumes: AtomicU64,
+    window_exceeded: AtomicU64,
+    feed_lost: AtomicU64,
 }
 
 struct State {
@@ -92,19 +112,49 @@ impl Hub {
     pub fn new(topic: &str, bounds: Bounds, complete_since: SystemTime) -> Self {
         let window = Window::new(bounds, complete_since);
         let state = Mutex::new(State { held: Some(window.head().clone()), index: Index::default(), window });
-        Self(Arc::new(Shared { topic: topic.into(), state, caught_up: watch::Sender::new(false) }))
+        Self(Arc::new(Shared {
+            topic: topic.into(),
+            state,
+            caught_up: watch::Sender::new(false),
+            counts: Counts::default(),
+            trails: OnceLock::new(),
+        }))
     }
 
-    /// Shows the number of watchers, and what the window holds, as metrics.
+    /// Shows what the window holds, how watchers resume and which gaps they are told of, as metrics.
     pub fn observe(&self, meter: &Meter) {
         let gauge = |name, unit, description, value: fn(&State) -> u64| {
             let hub = self.clone();
             let gauge = meter.u64_observable_gauge(name).with_unit(unit).with_description(description);
             gauge.with_callback(move |gauge| gauge.observe(value(&hub.state()), &[])).build();
         };
-        gauge("relay.watchers", "", "Watchers now.", |state| state.index.len() as u64);
         gauge("relay.window.events", "", "Events kept for replay.", |state| state.window.len() as u64);
         gauge("relay.window.size", "By", "What they take.", |state| state.window.bytes() as u64);
+        gauge("relay.window.span", "s", "From the oldest to the newest of them.", |state| {
+            state.window.span().as_secs()
+        });
+        self.observe_counts(meter);
+    }
+
+    fn observe_counts(&self, meter: &Meter) {
+        let hub = self.clone();
+        meter
+            .u64_observable_counter("relay.resumes")
+            .with_description("Watchers that began with what they had missed.")
+            .with_callback(move |counter| counter.observe(hub.0.counts.resumes.load(Ordering::Relaxed), &[]))
+            .build();
+        let hub = self.clone();
+        meter
+            .u64_observable_counter("relay.gaps")
+            .with_description("Watchers told that events are missing, by reason.")
+            .with_callback(move |counter| {
+                let Counts { window_exceeded, feed_lost, .. } = &hub.0.counts;
+                for (reason, count) in [(WINDOW_EXCEEDED, window_exceeded), (FEED_LOST, feed_lost)] {
+                    let reason = KeyValue::new("reason", reason.to_ascii_lowercase());
+                    counter.observe(count.load(Ordering::Relaxed), &[reason]);
+                }
+            })
+            .build();
     }
 
     /// Whether the feed has brought all that was published before it was opened. While it has not, replays wait, and
@@ -137,6 +187,7 @@ impl Hub {
             let cursor: Arc<str> = state.window.head().encode(&self.0.topic).into();
             (state.index.all().cloned().collect::<Vec<_>>(), cursor)
         };
+        self.0.counts.feed_lost.fetch_add(watchers.len() as u64, Ordering::Relaxed);
         watchers.sort_unstable_by_key(|watcher| watcher.operation_address());
         for sharing in watchers.chunk_by(|a, b| a.operation_address() == b.operation_address()) {
             let notice = sharing[0].operation.gap(FEED_LOST, &cursor);
@@ -172,6 +223,7 @@ impl Hub {
     /// Lets a watcher in that first gets what it missed since the cursor.
     #[must_use]
     pub fn resume(&self, watch: Watch, after: Cursor) -> Replay {
+        self.0.counts.resumes.fetch_add(1, Ordering::Relaxed);
         Replay::new(self.clone(), watch, after)
     }
 
@@ -187,8 +239,36 @@ impl Hub {
             for watcher in sharing {
                 watcher.deliver(result.clone());
             }
+            if let Some(trails) = self.0.trails.get() {
+                trails.dispatched(&relayed, sharing);
+            }
         }
         watchers.len()
+    }
+
+    /// Follows events from now on, so that [`explain`](Self::explain) has an answer.
+    pub fn follow_events(&self) {
+        self.0.trails.get_or_init(Trails::default);
+    }
+
+    /// Notes that an event came again and was dropped.
+    pub fn repeat(&self, id: &str) {
+        if let Some(trails) = self.0.trails.get() {
+            trails.repeat(id);
+        }
+    }
+
+    /// An event of the window and what became of it, if events are followed.
+    #[must_use]
+    pub fn explain(&self, id: &str) -> Option<(Arc<Relayed>, Trail)> {
+        self.0.trails.get()?.find(id)
+    }
+
+    /// Whose watchers each queue serves. Looks at every watcher: for people, not for events.
+    #[must_use]
+    pub fn viewers(&self) -> Vec<(Arc<Outbox>, Arc<Viewer>)> {
+        let state = self.state();
+        state.index.all().map(|watcher| (watcher.outbox.clone(), watcher.viewer.clone())).collect()
     }
 
     /// How many watchers there are.
@@ -215,6 +295,9 @@ impl Hub {
         let relayed = Arc::new(Relayed { event, position, cursor, field, audience, payload });
         state.window.insert(relayed.clone());
         let watchers = if is_news { state.index.matching(field, &relayed.audience) } else { Vec::new() };
+        if let Some(trails) = self.0.trails.get() {
+            trails.begin(&relayed, is_news, watchers.len());
+        }
         Some((relayed, watchers))
     }
 
@@ -248,7 +331,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::audience::{Interests, Viewer};
+    use crate::audience::Interests;
 
     struct Echo;
 

@@ -169,6 +169,7 @@ fn pod_settings(settings: &Settings, broker: Broker, traces: &Traces) -> pod::Se
             max_connections: settings.max_connections,
             max_connections_per_address: settings.max_connections_per_address,
             max_watchers: settings.max_watchers,
+            debug_token: settings.debug_token.clone(),
         },
         introspection: settings.introspection,
         window: Bounds { span: settings.replay_window, bytes: settings.replay_bytes },

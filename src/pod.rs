@@ -28,7 +28,7 @@ use crate::{
     hub::{Hub, window::Bounds},
     pubsub::{self, Janitor, PubSub},
     relay::Relay,
-    telemetry::{Metrics, Otlp, Traces},
+    telemetry::{Metrics, Otlp, Refusals, Traces},
     web::{self, Connections, Reservations, Site, serve::serve},
 };
 
@@ -125,17 +125,22 @@ impl Pod {
             &meter,
         );
         let health = Health::new(feed.state(), fleet.clone(), stop.unready.clone());
+        health.observe(&meter);
         let reach = SystemTime::now().checked_sub(settings.window.span).unwrap_or(SystemTime::UNIX_EPOCH);
         let hub = Hub::new(&topic, settings.window, reach);
         hub.observe(&meter);
+        if settings.web.debug_token.is_some() {
+            hub.follow_events();
+        }
         let relay = Relay::new(domain.clone(), hub.clone(), fleet.clone(), settings.window.span, &meter);
         let reopen = feed.reopen();
         tasks.spawn(run_relay(relay, feed, stop.feed.clone()));
 
         let outlet = Outlet::new(publisher.clone(), domain, &settings.name, topic, &meter);
         let site = Arc::new(Site {
-            engine: Engine::new(api, outlet, hub.clone(), settings.introspection),
+            engine: Engine::new(api, outlet, hub.clone(), settings.introspection, Refusals::new(&meter)),
             auth,
+            hub: hub.clone(),
             connections: Connections::new(&settings.web, stop.connections.clone(), stop.drain.spread, &meter),
             reservations: Reservations::default(),
             health: health.clone(),

@@ -31,6 +31,11 @@ use crate::{
 /// How many event ids are remembered at most: at 1,000 events a second the whole of a 10-minute window, in about 60 MiB.
 const MAX_SEEN: usize = 600_000;
 
+/// Why an event is of no use, as metrics say it; the other reasons are those of its message.
+const UNKNOWN_TYPE: &str = "unknown_type";
+const MALFORMED_DATA: &str = "malformed_data";
+const MALFORMED_PULSE: &str = "malformed_pulse";
+
 /// Relays the events of one pod's feed to its hub.
 pub struct Relay {
     domain: Arc<dyn Domain>,
@@ -107,7 +112,7 @@ impl Relay {
     async fn hear(&mut self, event: Event) {
         match self.fleet.hear(&event) {
             Heard::Pulse => self.hub.advance(&event),
-            Heard::Garbage => self.counters.reject("malformed_pulse"),
+            Heard::Garbage => self.counters.reject(MALFORMED_PULSE),
             Heard::Event => self.relay(event).await,
         }
     }
@@ -116,14 +121,15 @@ impl Relay {
         self.counters.received.add(1, &[]);
         if !self.seen.insert(&event.id, Instant::now()) {
             self.counters.deduplicated.add(1, &[]);
+            self.hub.repeat(&event.id);
             return;
         }
         let fact = match self.domain.read(&event) {
             Ok(fact) => fact,
-            Err(Unreadable::UnknownType) => return self.counters.reject("unknown_type"),
+            Err(Unreadable::UnknownType) => return self.counters.reject(UNKNOWN_TYPE),
             Err(error @ Unreadable::Malformed(_)) => {
                 tracing::warn!(event = %event.id, kind = %event.kind, %error, "event rejected");
-                return self.counters.reject("malformed_data");
+                return self.counters.reject(MALFORMED_DATA);
             }
         };
         self.domain.apply(&event, &fact);
@@ -147,7 +153,18 @@ struct Counters {
 
 impl Counters {
     fn new(meter: &Meter) -> Self {
-        let counter = |name, description| meter.u64_counter(name).with_description(description).build();
+        let counter = |name, description| {
+            let counter = meter.u64_counter(name).with_description(description).build();
+            // From the beginning, or the first increase would be no increase to whoever watches it.
+            counter.add(0, &[]);
+            counter
+        };
+        let rejected = meter.u64_counter("relay.events.rejected");
+        let rejected =
+            rejected.with_description("Messages without an event that the domain reads, by reason.").build();
+        for reason in ["not_cloudevent", UNKNOWN_TYPE, MALFORMED_DATA, MALFORMED_PULSE] {
+            rejected.add(0, &[KeyValue::new("reason", reason)]);
+        }
         Self {
             received: counter(
                 "relay.events.received",
@@ -157,10 +174,7 @@ impl Counters {
                 "relay.events.deduplicated",
                 "Events dropped because their id was seen before.",
             ),
-            rejected: counter(
-                "relay.events.rejected",
-                "Messages without an event that the domain reads, by reason.",
-            ),
+            rejected,
             matched: counter("relay.events.matched", "Watchers that events were dispatched to."),
             losses: counter(
                 "relay.feed.losses",

@@ -27,7 +27,7 @@ use tracing_subscriber::{
 
 pub use self::{
     logs::LogFormat,
-    metrics::{LATENCY_BUCKETS, Metrics, PROMETHEUS_TEXT},
+    metrics::{LATENCY_BUCKETS, Metrics, PROMETHEUS_TEXT, Refusals},
     traces::Traces,
 };
 

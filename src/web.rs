@@ -25,6 +25,7 @@ use axum::{
         HeaderName, Method,
         header::{AUTHORIZATION, CONTENT_TYPE},
     },
+    middleware::from_fn_with_state,
     routing::{any, get},
 };
 use tower_http::{
@@ -37,7 +38,13 @@ use tower_http::{
 
 use self::sse::reservation;
 pub use self::{connection::Connections, origin::Origins, sse::reservation::Reservations};
-use crate::{auth::Authenticator, graphql::Engine, health::Health, telemetry::Metrics};
+use crate::{
+    auth::{Authenticator, jwt::Secret},
+    graphql::Engine,
+    health::Health,
+    hub::Hub,
+    telemetry::Metrics,
+};
 
 /// The largest request body, in bytes: a mutation with the most location ids is under 100 KiB.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -61,6 +68,8 @@ pub struct Settings {
     pub max_connections_per_address: usize,
     /// Watchers on one connection.
     pub max_watchers: usize,
+    /// What lets operators ask who is connected and who was told what; `None`: nobody may.
+    pub debug_token: Option<Secret>,
 }
 
 /// All that the handlers work with.
@@ -69,6 +78,8 @@ pub struct Site {
     pub engine: Engine,
     /// Tells who a token names.
     pub auth: Authenticator,
+    /// Who watches.
+    pub hub: Hub,
     /// Who is connected.
     pub connections: Connections,
     /// Which streams of events are reserved.
@@ -107,11 +118,24 @@ pub fn router(site: Arc<Site>, with_admin: bool) -> Router {
         .layer(compression)
         .layer(cors)
         .with_state(site.clone());
-    if with_admin { clients.merge(admin(site)) } else { clients }
+    if with_admin { clients.merge(probes(site)) } else { clients }
+}
+
+/// The routes for machines that have an address of their own, and for operators who have a token.
+pub fn admin(site: Arc<Site>) -> Router {
+    if site.settings.debug_token.is_none() {
+        return probes(site);
+    }
+    let debug = Router::new()
+        .route("/debug/connections", get(admin::debug::connections))
+        .route("/debug/explain", get(admin::debug::explain))
+        .layer(from_fn_with_state(site.clone(), admin::debug::admit))
+        .with_state(site.clone());
+    probes(site).merge(debug)
 }
 
 /// The routes for machines.
-pub fn admin(site: Arc<Site>) -> Router {
+fn probes(site: Arc<Site>) -> Router {
     Router::new()
         .route("/livez", get(admin::livez))
         .route("/readyz", get(admin::readyz))

@@ -13,7 +13,7 @@ use pubsub_relay::{
     event::Event,
     graphql::{self, Engine, Outlet, Watched},
     hub::{Hub, Outbox, Watching, window::Bounds},
-    telemetry::{Metrics, Otlp},
+    telemetry::{Metrics, Otlp, Refusals},
 };
 
 const WINDOW: Duration = Duration::from_secs(600);
@@ -48,7 +48,7 @@ impl Watchers {
         let outlet =
             Outlet::new(Arc::new(Topic::new(WINDOW, 1 << 20)), domain.clone(), "a", "t".to_owned(), &meter);
         let api = graphql::build(domain::schema(domain.clone()));
-        let engine = Engine::new(api, outlet, hub.clone(), true);
+        let engine = Engine::new(api, outlet, hub.clone(), true, Refusals::new(&meter));
         Self { hub, domain, engine, outboxes: Vec::new(), watching: Vec::new() }
     }
 

@@ -16,6 +16,7 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 use serde_json::Value;
+use subtle::ConstantTimeEq as _;
 
 use super::{AuthError, Pass, SetupError, jwks::Jwks};
 use crate::{
@@ -70,6 +71,18 @@ impl Secret {
     /// Hides the text.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
+    }
+
+    /// Whether this is the secret, told in a time that depends on the length alone.
+    #[must_use]
+    pub fn is(&self, given: &str) -> bool {
+        self.0.as_bytes().ct_eq(given.as_bytes()).into()
+    }
+
+    /// The secret itself, to hash with.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 }
 

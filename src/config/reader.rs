@@ -143,6 +143,24 @@ impl<'a> Reader<'a> {
         inline.or(from_file).map(Keys::Secret).or(jwks.map(Keys::Jwks))
     }
 
+    /// What lets operators in, if anybody: at an address where no client is.
+    pub(super) fn debug_token(&mut self) -> Option<Secret> {
+        let [inline, file] = [&t::DEBUG_TOKEN, &t::DEBUG_TOKEN_FILE];
+        if self.is_given(inline) && self.is_given(file) {
+            self.refuse(file, &format!("cannot be set beside {inline}: unset one of them"));
+        }
+        for setting in [inline, file] {
+            if self.is_given(setting) && !self.is_given(&t::ADMIN_LISTEN) {
+                self.refuse(
+                    setting,
+                    "is for an address without clients: set RELAY_ADMIN_LISTEN, or unset it",
+                );
+            }
+        }
+        let token = self.secret(inline, |raw| Ok(raw.as_encoded_bytes().to_vec()));
+        self.secret(file, |path| fs::read(path)).or(token)
+    }
+
     /// A secret, if it is long enough. One final newline is an editor's, not the secret's.
     fn secret(
         &mut self,

@@ -217,6 +217,21 @@ pub(super) static LOG_FORMAT: Setting = Setting::new(
     "how lines look; json has Cloud Logging's field names",
 );
 
+pub(super) static DEBUG_TOKEN: Setting = Setting::new(
+    "RELAY_DEBUG_TOKEN",
+    Says("off"),
+    Form("32 bytes or more"),
+    "lets operators ask /debug/connections and /debug/explain at RELAY_ADMIN_LISTEN; better given as a file",
+)
+.only(Only::Serve);
+pub(super) static DEBUG_TOKEN_FILE: Setting = Setting::new(
+    "RELAY_DEBUG_TOKEN_FILE",
+    Says("off"),
+    Form("file of 32 bytes or more"),
+    "file that holds it; one final newline is not part of it",
+)
+.only(Only::Serve);
+
 pub(super) static OTLP: Setting = Setting::new(
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     Says("no export"),
@@ -276,6 +291,15 @@ pub static SETTINGS: &[Concern] = &[
     Concern { title: "Drain", settings: &[&DRAIN_DELAY, &DRAIN_SPREAD, &DRAIN_DEADLINE] },
     Concern {
         title: "Logs, traces, metrics",
-        settings: &[&LOG, &LOG_FORMAT, &OTLP, &OTLP_TRACES, &OTLP_METRICS, &OTEL_DISABLED],
+        settings: &[
+            &LOG,
+            &LOG_FORMAT,
+            &DEBUG_TOKEN,
+            &DEBUG_TOKEN_FILE,
+            &OTLP,
+            &OTLP_TRACES,
+            &OTLP_METRICS,
+            &OTEL_DISABLED,
+        ],
     },
 ];

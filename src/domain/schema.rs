@@ -165,7 +165,7 @@ mod tests {
         event::Event,
         graphql::{self, Engine, Outlet},
         hub::{Hub, Outbox, window::Bounds},
-        telemetry::{Metrics, Otlp},
+        telemetry::{Metrics, Otlp, Refusals},
     };
 
     /// A topic that acknowledges everything, or nothing.
@@ -203,7 +203,8 @@ mod tests {
             );
             let (api, hub) =
                 (graphql::build(schema(tutorial.clone())), Hub::new("t", BOUNDS, SystemTime::now()));
-            Self { tutorial, engine: Engine::new(api, outlet, hub.clone(), true), hub }
+            let engine = Engine::new(api, outlet, hub.clone(), true, Refusals::new(&meter));
+            Self { tutorial, engine, hub }
         }
 
         async fn run(&self, document: &str, variables: Value) -> Value {

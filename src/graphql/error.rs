@@ -136,6 +136,24 @@ pub fn is_refusal(response: &Response) -> bool {
     !was_run && response.is_err()
 }
 
+/// The limits whose text the executor or this room writes, by what tells one from the others.
+const LIMITS: [(&str, &str); 6] = [
+    ("tokens", " tokens"),
+    ("aliases", " aliases; "),
+    ("depth", "Query is nested too deep."),
+    ("complexity", "Query is too complex."),
+    ("directives", "The number of directives on the field "),
+    ("operations", "this pod runs as many distinct subscriptions"),
+];
+
+/// The limit that a request hit, if that is why it was refused.
+#[must_use]
+pub fn limit(response: &Response) -> Option<&'static str> {
+    let text = &response.errors.first()?.message;
+    let is_refused = is_refusal(response);
+    LIMITS.iter().find(|(_, part)| is_refused && text.contains(part)).map(|(limit, _)| *limit)
+}
+
 /// A response as it is written: one that refuses the request has no `data` at all, as GraphQL wants it.
 #[derive(Serialize)]
 pub struct Body<'a> {

@@ -25,6 +25,9 @@ use crate::{
     telemetry::{LATENCY_BUCKETS, traces},
 };
 
+/// What may become of a publish, as metrics say it.
+const OUTCOMES: [&str; 5] = ["acknowledged", "invalid", "overloaded", "timed_out", "unavailable"];
+
 /// Where mutations publish. One a pod, in the data of each of its requests.
 pub struct Outlet {
     publisher: Arc<dyn Publish>,
@@ -44,15 +47,18 @@ impl Outlet {
         topic: String,
         meter: &Meter,
     ) -> Self {
+        let publishes = meter.u64_counter("relay.publishes");
+        let publishes = publishes.with_description("Events handed to the topic, by outcome.").build();
+        // From the beginning, or the first failure would be no increase to whoever watches it.
+        for outcome in OUTCOMES {
+            publishes.add(0, &[KeyValue::new("outcome", outcome)]);
+        }
         Self {
             publisher,
             domain,
             source: format!("/pods/{pod}").into(),
             topic,
-            publishes: meter
-                .u64_counter("relay.publishes")
-                .with_description("Events handed to the topic, by outcome.")
-                .build(),
+            publishes,
             duration: meter
                 .f64_histogram("relay.publish.duration")
                 .with_unit("s")
@@ -69,11 +75,11 @@ impl Outlet {
         let published = self.publisher.publish(event).instrument(span.clone()).await;
         self.duration.record(started.elapsed().as_secs_f64(), &[]);
         let outcome = match &published {
-            Ok(()) => "acknowledged",
-            Err(PublishError::Invalid(_)) => "invalid",
-            Err(PublishError::Overloaded) => "overloaded",
-            Err(PublishError::TimedOut) => "timed_out",
-            Err(PublishError::Unavailable(_)) => "unavailable",
+            Ok(()) => OUTCOMES[0],
+            Err(PublishError::Invalid(_)) => OUTCOMES[1],
+            Err(PublishError::Overloaded) => OUTCOMES[2],
+            Err(PublishError::TimedOut) => OUTCOMES[3],
+            Err(PublishError::Unavailable(_)) => OUTCOMES[4],
         };
         self.publishes.add(1, &[KeyValue::new("outcome", outcome)]);
         if published.is_err() {

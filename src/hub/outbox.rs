@@ -6,7 +6,10 @@
 use std::{
     future::poll_fn,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::SystemTime,
 };
@@ -57,6 +60,7 @@ impl Rendered {
 pub struct Outbox {
     queue: Mutex<Queue>,
     limit: usize,
+    watchers: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +78,7 @@ impl Outbox {
     /// An empty outbox that holds at most `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { queue: Mutex::default(), limit })
+        Arc::new(Self { queue: Mutex::default(), limit, watchers: AtomicUsize::new(0) })
     }
 
     /// Queues the delivery, or overflows: then the queue is emptied and takes nothing any more.
@@ -86,7 +90,7 @@ impl Outbox {
         queue.bytes += delivery.result.payload.len() + OVERHEAD;
         if queue.bytes > self.limit {
             queue.overflowed = true;
-            queue.deliveries = Vec::new();
+            (queue.deliveries, queue.bytes) = (Vec::new(), 0);
         } else {
             queue.deliveries.push(delivery);
         }
@@ -131,6 +135,26 @@ impl Outbox {
     #[must_use]
     pub fn overflowed(&self) -> bool {
         self.queue().overflowed
+    }
+
+    /// What waits, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.queue().bytes
+    }
+
+    /// How many watchers in the hub it serves.
+    #[must_use]
+    pub fn watchers(&self) -> usize {
+        self.watchers.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn join(&self) {
+        self.watchers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self) {
+        self.watchers.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

@@ -3,11 +3,15 @@
 //! A replay holds no more than a portion of the window at a time, and no lock while it renders or while its client reads: a
 //! thousand of them cost the live events of others nothing but the processor's time.
 
-use std::{collections::VecDeque, mem, sync::Arc};
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tokio::task::yield_now;
 
-use super::{Delivery, Hub, Relayed, Rendered, State, Watch, Watching, window::Progress};
+use super::{Delivery, Hub, Relayed, Rendered, State, WINDOW_EXCEEDED, Watch, Watching, window::Progress};
 use crate::cursor::Cursor;
 
 /// A watcher that has not caught up with the feed.
@@ -48,6 +52,9 @@ impl Replay {
         loop {
             while let Some(relayed) = self.pending.front() {
                 if let Some(payload) = self.watch.operation.render_again(relayed).await {
+                    if let Some(trails) = self.hub.0.trails.get() {
+                        trails.replayed(relayed, &self.watch.viewer.user);
+                    }
                     let result = Rendered::old(payload, relayed.cursor.clone()).into();
                     self.rendered.push(Delivery { watcher: self.watch.id, result });
                 }
@@ -90,8 +97,9 @@ impl Replay {
     }
 
     fn gap(hub: &Hub, state: &mut State, watch: &Watch) -> Step {
+        hub.0.counts.window_exceeded.fetch_add(1, Ordering::Relaxed);
         let cursor: Arc<str> = state.cursor(state.window.head()).encode(&hub.0.topic).into();
-        let payload = watch.operation.gap("WINDOW_EXCEEDED", &cursor);
+        let payload = watch.operation.gap(WINDOW_EXCEEDED, &cursor);
         let notice = Delivery { watcher: watch.id, result: Rendered::old(payload, cursor).into() };
         Step::Gap(notice, hub.enter(state, watch.clone()))
     }

@@ -26,7 +26,7 @@ pub struct Watcher {
     pub(super) field: Arc<str>,
     pub(super) viewer: Arc<Viewer>,
     pub(super) operation: Arc<dyn Render>,
-    outbox: Arc<Outbox>,
+    pub(super) outbox: Arc<Outbox>,
 }
 
 impl Watcher {

@@ -185,6 +185,14 @@ impl Window {
         self.by_position.is_empty()
     }
 
+    /// From the oldest to the newest of them.
+    #[must_use]
+    pub fn span(&self) -> Duration {
+        let oldest = self.by_position.first_key_value().map(|(oldest, _)| oldest.published);
+        let newest = self.by_position.last_key_value().map(|(newest, _)| newest.published);
+        newest.zip(oldest).and_then(|(newest, oldest)| newest.duration_since(oldest).ok()).unwrap_or_default()
+    }
+
     /// What they take, in bytes.
     #[must_use]
     pub const fn bytes(&self) -> usize {

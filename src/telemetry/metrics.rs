@@ -1,6 +1,9 @@
 //! [`Metrics`]: the instruments of one pod, read as Prometheus' text and, if there is a collector, pushed by OTLP.
 
-use opentelemetry::metrics::{Meter, MeterProvider as _};
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Meter, MeterProvider as _},
+};
 use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use prometheus::{Encoder as _, Registry, TextEncoder};
@@ -13,6 +16,24 @@ pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;
 /// Bucket bounds of latencies, in seconds: from one frame on loopback to the 5 s after which a publish gives up.
 pub const LATENCY_BUCKETS: [f64; 13] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// Every limit that is hit, whoever keeps it: who asks for too much, and of what.
+#[derive(Clone, Debug)]
+pub struct Refusals(Counter<u64>);
+
+impl Refusals {
+    /// The same counter whoever registers it.
+    #[must_use]
+    pub fn new(meter: &Meter) -> Self {
+        let counter = meter.u64_counter("relay.refusals");
+        Self(counter.with_description("What was refused or ended because of a limit, by limit.").build())
+    }
+
+    /// One more. The name is one of a few, never a client's word.
+    pub fn count(&self, limit: &'static str) {
+        self.0.add(1, &[KeyValue::new("limit", limit)]);
+    }
+}
 
 /// The metrics of one pod.
 #[derive(Clone, Debug)]

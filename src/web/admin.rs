@@ -1,5 +1,7 @@
 //! What machines ask: is it alive, is it ready, and how is it doing.
 
+pub mod debug;
+
 use std::sync::Arc;
 
 use axum::{

@@ -2,10 +2,15 @@
 //!
 //! A connection is counted by its [`Guard`], so that no way out of a handler forgets to uncount it.
 
+mod roll;
+
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,8 +24,13 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
+pub use self::roll::Entry;
+use self::roll::{Roll, TRANSPORTS};
 use super::{Settings, serve::Socket, ws::protocol::Close};
-use crate::{hub::Delivery, telemetry::LATENCY_BUCKETS};
+use crate::{
+    hub::{Delivery, Outbox},
+    telemetry::{LATENCY_BUCKETS, Refusals},
+};
 
 /// Why a connection ended. The first reason counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +78,17 @@ impl End {
         }
     }
 
+    /// The limit that was hit, if it was one.
+    const fn limit(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Full => "connections",
+            Self::Crowded => "connections_per_address",
+            Self::TooBig => "message",
+            Self::Slow => "queue",
+            _ => return None,
+        })
+    }
+
     /// What a WebSocket's client is told, if there is anybody left to tell.
     #[must_use]
     pub fn close(&self) -> Option<Close> {
@@ -91,6 +112,7 @@ pub struct Connections {
     drain: Arc<Drain>,
     tasks: TaskTracker,
     instruments: Arc<Instruments>,
+    roll: Arc<Roll>,
 }
 
 /// The end of all connections: each at its own moment, so that their clients do not come back all at once.
@@ -149,7 +171,9 @@ struct Instruments {
     connections: UpDownCounter<i64>,
     ends: Counter<u64>,
     deliveries: Counter<u64>,
+    delivered: Counter<u64>,
     latency: Histogram<f64>,
+    refusals: Refusals,
 }
 
 impl Connections {
@@ -170,6 +194,13 @@ impl Connections {
                 .u64_counter("relay.deliveries")
                 .with_description("Events written to sockets, by transport.")
                 .build(),
+            delivered: meter
+                .u64_counter("relay.delivered")
+                .with_unit("By")
+                .with_description(
+                    "Results written to sockets, without what transports put around them, by transport.",
+                )
+                .build(),
             latency: meter
                 .f64_histogram("relay.delivery.latency")
                 .with_unit("s")
@@ -178,13 +209,23 @@ impl Connections {
                     "From the topic's acknowledgement of an event to its write to a socket, by write.",
                 )
                 .build(),
+            refusals: Refusals::new(meter),
         };
+        instruments.begin();
+        let limit = settings.max_connections as u64;
+        meter
+            .u64_observable_gauge("relay.connections.limit")
+            .with_description("Connections that this pod may have.")
+            .with_callback(move |gauge| gauge.observe(limit, &[]))
+            .build();
         let count = Arc::new(Count {
             limit: settings.max_connections,
             limit_per_address: settings.max_connections_per_address,
             present: Mutex::default(),
         });
-        Self { count, drain, tasks: TaskTracker::new(), instruments: Arc::new(instruments) }
+        let roll = Arc::new(Roll::new(settings.debug_token.is_some()));
+        roll.observe(meter);
+        Self { count, drain, tasks: TaskTracker::new(), instruments: Arc::new(instruments), roll }
     }
 
     /// Counts a new connection in, or returns the end that it meets at once. The socket is that of its request.
@@ -203,8 +244,11 @@ impl Connections {
             count: self.count.clone(),
             address,
             instruments: self.instruments.clone(),
+            roll: self.roll.clone(),
+            slot: None,
             transport,
             end: End::Lost,
+            deliveries: AtomicU64::new(0),
             since: Instant::now(),
             drain: self.drain.clone(),
             moment: rand::random(),
@@ -216,6 +260,17 @@ impl Connections {
     #[must_use]
     pub fn count(&self) -> usize {
         self.count.present.lock().unwrap_or_else(PoisonError::into_inner).all
+    }
+
+    /// Counts a limit that was hit otherwise than by a connection's end.
+    pub fn refuse(&self, limit: &'static str) {
+        self.instruments.refusals.count(limit);
+    }
+
+    /// How many are on the roll, and the first of them.
+    #[must_use]
+    pub fn entries(&self, most: usize) -> (usize, Vec<Entry>) {
+        self.roll.first(most)
     }
 
     /// Refuses new connections and asks those that are there to end, each at its own moment.
@@ -233,8 +288,24 @@ impl Connections {
 }
 
 impl Instruments {
+    /// From the beginning: an autoscaler takes a gauge that does not exist for one that is broken, and the first increase of
+    /// a counter would be none to whoever watches it.
+    fn begin(&self) {
+        for transport in TRANSPORTS {
+            let transport = KeyValue::new("transport", transport);
+            self.connections.add(0, std::slice::from_ref(&transport));
+            self.deliveries.add(0, std::slice::from_ref(&transport));
+            for end in [End::Lost, End::Dead, End::Slow, End::Full, End::Crowded] {
+                self.ends.add(0, &[transport.clone(), KeyValue::new("reason", end.reason())]);
+            }
+        }
+    }
+
     fn end(&self, transport: &[KeyValue; 1], end: &End) {
         self.ends.add(1, &[transport[0].clone(), KeyValue::new("reason", end.reason())]);
+        if let Some(limit) = end.limit() {
+            self.refusals.count(limit);
+        }
     }
 }
 
@@ -243,9 +314,13 @@ pub struct Guard {
     count: Arc<Count>,
     address: Option<IpAddr>,
     instruments: Arc<Instruments>,
+    roll: Arc<Roll>,
+    slot: Option<usize>,
     transport: [KeyValue; 1],
     end: End,
     since: Instant,
+    /// How many events it was told of.
+    deliveries: AtomicU64,
     drain: Arc<Drain>,
     /// When in a drain it ends, as a part of the whole: drawn once, or every event would draw anew.
     moment: f32,
@@ -253,6 +328,11 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// Puts the connection on the roll, with the queue of what it is told.
+    pub fn attach(&mut self, transport: &'static str, outbox: Arc<Outbox>) {
+        self.slot = Some(self.roll.insert(transport, outbox));
+    }
+
     /// Says why the connection ends. Without a word it was lost.
     pub fn end(mut self, end: End) {
         self.end = end;
@@ -280,7 +360,11 @@ impl Guard {
             let latency = published.elapsed().unwrap_or_default();
             self.instruments.latency.record(latency.as_secs_f64(), &self.transport);
         }
+        let bytes: usize = deliveries.iter().map(|delivery| delivery.result.payload.len()).sum();
         self.instruments.deliveries.add(deliveries.len() as u64, &self.transport);
+        self.instruments.delivered.add(bytes as u64, &self.transport);
+        self.deliveries.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
+        self.roll.delivered(self.slot, deliveries.last());
         for trace in deliveries.iter().filter_map(|delivery| delivery.result.trace.as_ref()) {
             trace.delivered(self.transport[0].value.as_str().as_ref());
         }
@@ -290,9 +374,13 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.count.leave(self.address);
+        if let Some(slot) = self.slot {
+            self.roll.remove(slot);
+        }
         self.instruments.connections.add(-1, &self.transport);
         self.instruments.end(&self.transport, &self.end);
         let (reason, seconds) = (self.end.reason(), self.since.elapsed().as_secs_f64());
-        tracing::debug!(transport = %self.transport[0].value, reason, seconds, "connection ended");
+        let deliveries = *self.deliveries.get_mut();
+        tracing::info!(transport = %self.transport[0].value, reason, seconds, deliveries, "connection ended");
     }
 }

@@ -41,7 +41,12 @@ pub async fn graphql(State(site): State<Arc<Site>>, request: Request) -> Respons
         return ws::accept(&site, request);
     }
     let accept = Accept::read(request.headers());
-    run(site, request, &accept).await.unwrap_or_else(|refusal| refusal.answer(accept.result()))
+    run(site.clone(), request, &accept).await.unwrap_or_else(|refusal| {
+        if let Some(limit) = refusal.limit() {
+            site.connections.refuse(limit);
+        }
+        refusal.answer(accept.result())
+    })
 }
 
 async fn run(site: Arc<Site>, request: Request, accept: &Accept) -> Result<Response, Refusal> {

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use super::stream::Format;
 
+/// The name of this transport in metrics.
+pub(super) const TRANSPORT: &str = "multipart";
+
 /// Results as parts.
 pub(super) const PARTS: &dyn Format = &Parts;
 
@@ -20,7 +23,7 @@ struct Parts;
 
 impl Format for Parts {
     fn transport(&self) -> &'static str {
-        "multipart"
+        TRANSPORT
     }
 
     fn content_type(&self) -> &'static str {

@@ -52,6 +52,17 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::LimitReached, text).with(RETRY_AFTER, RETRY_SECONDS)
     }
 
+    /// The limit that was hit, if it was one; those of connections are counted with their ends.
+    #[must_use]
+    pub const fn limit(&self) -> Option<&'static str> {
+        match self.status {
+            StatusCode::PAYLOAD_TOO_LARGE => Some("body"),
+            StatusCode::REQUEST_TIMEOUT => Some("body_time"),
+            StatusCode::TOO_MANY_REQUESTS => Some("watchers"),
+            _ => None,
+        }
+    }
+
     /// With a header, one at most.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use super::stream::Format;
 
+/// The name of this transport in metrics.
+pub(super) const TRANSPORT: &str = "sse";
+
 /// Results as events.
 pub(super) const EVENTS: &dyn Format = &Events;
 
@@ -19,7 +22,7 @@ struct Events;
 
 impl Format for Events {
     fn transport(&self) -> &'static str {
-        "sse"
+        TRANSPORT
     }
 
     fn content_type(&self) -> &'static str {

@@ -87,9 +87,10 @@ impl Arrival {
             goodbye(&mut socket, Some(&close), true).await;
             return self.guard.end(End::Refused(close));
         };
-        let Self { site, guard, authorization } = self;
+        let Self { site, mut guard, authorization } = self;
         let tasks = site.connections.tasks().clone();
         let mut connection = Connection::new(site, socket, dialect, authorization);
+        guard.attach(TRANSPORT, connection.outbox.clone());
         // A task of its own: this one's is as large as its way here, and a connection lives long.
         tasks.spawn(async move {
             let end = connection.run(&guard).await;

@@ -147,13 +147,15 @@ impl Drop for Work {
 impl Stream {
     pub(in crate::web) fn new(
         site: Arc<Site>,
-        guard: Guard,
+        mut guard: Guard,
         format: &'static dyn Format,
         pass: &Pass,
     ) -> Self {
+        let outbox = Outbox::new(site.settings.queue_bytes);
+        guard.attach(format.transport(), outbox.clone());
         let expires = pass.expires.map_or_else(|| Instant::now() + FAR, from_now);
         Self {
-            outbox: Outbox::new(site.settings.queue_bytes),
+            outbox,
             site,
             guard,
             format,

@@ -68,6 +68,10 @@ impl Connection {
         match action {
             Action::Nothing => Ok(()),
             Action::Write(frame) => self.write([frame]).await,
+            Action::Refuse(frame) => {
+                self.site.connections.refuse("watchers");
+                self.write([frame]).await
+            }
             Action::Authenticate { payload } => self.authenticate(payload).await,
             Action::Start { id, head, request } => self.start(id, head, request).await,
             Action::Stop { id, reply } => {

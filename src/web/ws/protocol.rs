@@ -49,6 +49,8 @@ pub enum Action {
     Nothing,
     /// Write this frame.
     Write(String),
+    /// The same, of a client that has as many operations as it may.
+    Refuse(String),
     /// Find out who this is and call [`Protocol::admitted`] or [`Protocol::refused`], before the next frame is read:
     /// legacy clients start operations on the heels of `connection_init`.
     Authenticate {
@@ -209,7 +211,7 @@ impl Protocol {
         }
         if self.operations.len() >= self.max_operations {
             let message = format!("at most {} operations may run on a connection", self.max_operations);
-            return Action::Write(self.error(Some(&id), &message, Some("LIMIT_REACHED")));
+            return Action::Refuse(self.error(Some(&id), &message, Some("LIMIT_REACHED")));
         }
         self.operations.insert(id.clone());
         Action::Start { id, head, request }

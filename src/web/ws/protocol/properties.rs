@@ -82,7 +82,7 @@ impl Driver {
         assert!(!self.ended || action == Action::Nothing, "{action:?} after the end");
         match action {
             Action::Nothing => {}
-            Action::Write(frame) => self.written(&frame),
+            Action::Write(frame) | Action::Refuse(frame) => self.written(&frame),
             Action::Authenticate { .. } => {
                 assert!(!self.authenticating && !self.admitted);
                 self.authenticating = true;

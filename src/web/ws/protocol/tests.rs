@@ -320,7 +320,7 @@ mod graphql_transport_ws {
         for id in ["1", "2", "3"] {
             run(&mut protocol, &subscribe(id));
         }
-        let Action::Write(frame) = protocol.on_text(&subscribe("4")) else { panic!("not refused") };
+        let Action::Refuse(frame) = protocol.on_text(&subscribe("4")) else { panic!("not refused") };
         let frame: Value = serde_json::from_str(&frame).expect("JSON");
         assert_eq!((&frame["type"], &frame["id"]), (&json!("error"), &json!("4")));
         assert_eq!(frame["payload"][0]["extensions"]["code"], "LIMIT_REACHED");
@@ -521,7 +521,7 @@ mod legacy_graphql_ws {
         for id in ["1", "2", "3"] {
             run(&mut protocol, &start(id));
         }
-        let Action::Write(frame) = protocol.on_text(&start("4")) else { panic!("not refused") };
+        let Action::Refuse(frame) = protocol.on_text(&start("4")) else { panic!("not refused") };
         let frame: Value = serde_json::from_str(&frame).expect("JSON");
         assert_eq!(frame["payload"]["extensions"]["code"], "LIMIT_REACHED");
         assert!(matches!(protocol.on_text(&start("3")), Action::Restart { .. }), "which adds none");

@@ -1,0 +1,165 @@
+//! [`Trails`]: what became of the last events, for whoever asks why somebody was, or was not, told.
+//!
+//! Kept only while it is switched on, and bounded: what is noted of an event is lost before the event itself. It decides
+//! nothing about deliveries.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::SystemTime,
+};
+
+use serde::Serialize;
+
+use super::{Relayed, watcher::Watcher};
+use crate::audience::Viewer;
+
+/// How many events are followed, and how many users of each and of all together are noted.
+const MAX_EVENTS: usize = 10_000;
+const MAX_TOLD: usize = 1_000;
+const MAX_NOTES: usize = 200_000;
+
+/// Why a user was told of an event, or was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Answer {
+    /// It was put into the queue of a connection of theirs, live or by a replay.
+    Told,
+    /// It was for them, and the queue of their connection was full, which ended the connection.
+    QueueFull,
+    /// They are its author.
+    Author,
+    /// They listen to none of its keys.
+    NoCommonKey,
+    /// It was published before this pod began: only who resumes from before it is told.
+    BeforeStart,
+    /// They had no watcher here that this event has a result for.
+    NotConnected,
+    /// So many were told that not all are noted.
+    NotRecorded,
+}
+
+/// What became of the last events of one pod.
+#[derive(Default)]
+pub(super) struct Trails(Mutex<Book>);
+
+#[derive(Default)]
+struct Book {
+    trails: HashMap<Arc<str>, Trail>,
+    order: VecDeque<Arc<str>>,
+    notes: usize,
+}
+
+/// What became of one event.
+#[derive(Clone)]
+pub struct Trail {
+    /// The event, as long as the window has it.
+    relayed: Weak<Relayed>,
+    /// When it came through the feed.
+    pub received: SystemTime,
+    /// Whether it was told live at all.
+    pub is_news: bool,
+    /// How many watchers it was for.
+    pub matched: usize,
+    /// How often it came again, and was dropped.
+    pub repeats: u64,
+    /// Who was told, or would have been but for a full queue.
+    pub told: HashMap<Arc<str>, Answer>,
+    /// Not all of them are noted.
+    pub is_cut: bool,
+}
+
+impl Trails {
+    pub(super) fn begin(&self, relayed: &Arc<Relayed>, is_news: bool, matched: usize) {
+        let mut book = self.book();
+        let id = relayed.event.id.clone();
+        let trail = Trail {
+            relayed: Arc::downgrade(relayed),
+            received: SystemTime::now(),
+            is_news,
+            matched,
+            repeats: 0,
+            told: HashMap::new(),
+            is_cut: false,
+        };
+        match book.trails.insert(id.clone(), trail) {
+            Some(forgotten) => book.notes -= forgotten.told.len(),
+            None => book.order.push_back(id),
+        }
+        while book.order.len() > MAX_EVENTS || book.notes > MAX_NOTES {
+            let Some(oldest) = book.order.pop_front() else { return };
+            book.notes -= book.trails.remove(&oldest).map_or(0, |trail| trail.told.len());
+        }
+    }
+
+    /// Notes that these watchers' queues have got it, or could not take it.
+    pub(super) fn dispatched(&self, relayed: &Relayed, watchers: &[Arc<Watcher>]) {
+        let mut book = self.book();
+        for watcher in watchers {
+            let answer = if watcher.outbox.overflowed() { Answer::QueueFull } else { Answer::Told };
+            book.note(&relayed.event.id, &watcher.viewer.user, answer);
+        }
+    }
+
+    /// Notes that a replay brought it to this user.
+    pub(super) fn replayed(&self, relayed: &Relayed, user: &Arc<str>) {
+        self.book().note(&relayed.event.id, user, Answer::Told);
+    }
+
+    /// Notes that it came again.
+    pub(super) fn repeat(&self, id: &str) {
+        if let Some(trail) = self.book().trails.get_mut(id) {
+            trail.repeats += 1;
+        }
+    }
+
+    /// The event and what became of it, if the window still has it.
+    pub(super) fn find(&self, id: &str) -> Option<(Arc<Relayed>, Trail)> {
+        let book = self.book();
+        let trail = book.trails.get(id)?;
+        Some((trail.relayed.upgrade()?, trail.clone()))
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    fn note(&mut self, id: &str, user: &Arc<str>, answer: Answer) {
+        let Some(trail) = self.trails.get_mut(id) else { return };
+        if let Some(noted) = trail.told.get_mut(user) {
+            // Told on one connection is told.
+            if *noted != Answer::Told {
+                *noted = answer;
+            }
+        } else if trail.told.len() >= MAX_TOLD {
+            trail.is_cut = true;
+        } else {
+            trail.told.insert(user.clone(), answer);
+            self.notes += 1;
+        }
+    }
+}
+
+impl Trail {
+    /// Why this user was told of the event, or was not. The viewer is what is known of them now, if anything is.
+    #[must_use]
+    pub fn answer(&self, relayed: &Relayed, user: &str, viewer: Option<&Viewer>) -> Answer {
+        if relayed.audience.excludes(user) {
+            return Answer::Author;
+        }
+        if let Some(answer) = self.told.get(user) {
+            return *answer;
+        }
+        if viewer.is_some_and(|viewer| !relayed.audience.includes(viewer)) {
+            return Answer::NoCommonKey;
+        }
+        match (self.is_news, self.is_cut) {
+            (_, true) => Answer::NotRecorded,
+            (false, _) => Answer::BeforeStart,
+            (true, _) => Answer::NotConnected,
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Who is connected, and why a user was, or was not, told of an event: for operators, behind a token of their own.
+//!
+//! Without the token's setting none of this exists. Users and keys are shown as short hashes unless somebody asks to see
+//! them; payloads and tokens never are. What is answered is bounded, the total beside it.
+
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
+
+use axum::{
+    Json,
+    extract::{Query, Request, State},
+    http::{
+        StatusCode,
+        header::{AUTHORIZATION, CACHE_CONTROL, WWW_AUTHENTICATE},
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha1::{Digest as _, Sha1};
+
+use super::super::Site;
+use crate::{audience::Viewer, auth::jwt::Secret, hub::Answer};
+
+/// The most rows of an answer.
+const MAX_ROWS: usize = 1_000;
+
+/// What is asked of both.
+#[derive(Deserialize)]
+pub struct Asked {
+    event: Option<String>,
+    user: Option<String>,
+    #[serde(default)]
+    reveal: bool,
+}
+
+/// Lets in who has the token. Compared in a time that does not depend on how much of it is right.
+pub async fn admit(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    let is_right = site.settings.debug_token.as_ref().is_some_and(|token| token.is(given));
+    if !is_right {
+        return (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response();
+    }
+    next.run(request).await
+}
+
+/// `GET /debug/connections`.
+pub async fn connections(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) -> Response {
+    let names = Names::new(&site, &asked);
+    let viewers: HashMap<_, _> =
+        site.hub.viewers().into_iter().map(|(outbox, viewer)| (Arc::as_ptr(&outbox), viewer)).collect();
+    let (total, entries) = site.connections.entries(MAX_ROWS);
+    let rows = entries.into_iter().map(|entry| {
+        // Known from its watchers: a connection without any listens to nothing.
+        let viewer = viewers.get(&Arc::as_ptr(&entry.outbox));
+        json!({
+            "viewer": viewer.map(|viewer| names.show(&viewer.user)),
+            "transport": entry.transport,
+            "age_seconds": entry.since.elapsed().as_secs_f64(),
+            "watchers": entry.outbox.watchers(),
+            "interests": viewer.map(|viewer| names.show_all(viewer.interests.keys())),
+            "queue_bytes": entry.outbox.bytes(),
+            "cursor": entry.cursor,
+        })
+    });
+    answer(&json!({ "total": total, "connections": rows.collect::<Value>() }))
+}
+
+/// `GET /debug/explain?event=<id>&user=<id>`; without a user, who was told.
+pub async fn explain(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) -> Response {
+    let names = Names::new(&site, &asked);
+    let Some(event) = &asked.event else {
+        return (StatusCode::BAD_REQUEST, "name the event: ?event=<id>&user=<id>\n").into_response();
+    };
+    let Some((relayed, trail)) = site.hub.explain(event) else {
+        return answer(&json!({ "event": event, "answer": "NOT_IN_WINDOW" }));
+    };
+    let told = trail.told.iter().filter(|(_, told)| **told == Answer::Told);
+    let told: Vec<_> = told.take(MAX_ROWS).map(|(user, _)| names.show(user)).collect();
+    let why = asked.user.as_deref().map(|user| {
+        let viewer: Option<Viewer> = site.auth.viewer(user);
+        json!({
+            "user": names.show(user),
+            "interests": viewer.as_ref().map(|viewer| names.show_all(viewer.interests.keys())),
+            "answer": trail.answer(&relayed, user, viewer.as_ref()),
+        })
+    });
+    answer(&json!({
+        "event": event,
+        "kind": &*relayed.event.kind,
+        "field": relayed.field,
+        "published": relayed.event.published.map(time),
+        "received": time(trail.received),
+        "author": relayed.event.author.as_deref().map(|author| names.show(author)),
+        "keys": names.show_all(relayed.audience.keys()),
+        "matched_watchers": trail.matched,
+        "repeats": { "count": trail.repeats, "answer": "ALREADY_SEEN" },
+        "told": told,
+        "told_is_cut": trail.is_cut,
+        "user": why,
+    }))
+}
+
+fn answer(body: &Value) -> Response {
+    ([(CACHE_CONTROL, "no-store")], Json(body)).into_response()
+}
+
+fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_micros(time).to_string()
+}
+
+/// How users and keys are shown.
+struct Names<'a> {
+    reveal: bool,
+    secret: Option<&'a Secret>,
+}
+
+impl<'a> Names<'a> {
+    const fn new(site: &'a Site, asked: &Asked) -> Self {
+        Self { reveal: asked.reveal, secret: site.settings.debug_token.as_ref() }
+    }
+
+    /// As it is, or as a hash that only who has the token can make: the same on every pod that has the same.
+    fn show(&self, name: &str) -> String {
+        if self.reveal {
+            return name.to_owned();
+        }
+        let mut hash = Sha1::new();
+        hash.update(self.secret.map_or(&[][..], Secret::as_bytes));
+        hash.update([0]);
+        hash.update(name);
+        hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn show_all(&self, names: &[Arc<str>]) -> Vec<String> {
+        names.iter().take(MAX_ROWS).map(|name| self.show(name)).collect()
+    }
+}

@@ -1,0 +1,105 @@
+//! [`Roll`]: who is connected, for those who ask from outside.
+//!
+//! Connections put themselves on it when they begin and are taken off when they end. No event touches it, so that what is
+//! shown of them costs nothing but the time of whoever looks.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use opentelemetry::{KeyValue, metrics::Meter};
+use slab::Slab;
+use tokio::time::Instant;
+
+use super::super::{multipart, sse, ws};
+use crate::hub::{Delivery, Outbox};
+
+/// Every transport, as metrics name it.
+pub(super) const TRANSPORTS: [&str; 3] = [ws::TRANSPORT, sse::TRANSPORT, multipart::TRANSPORT];
+
+/// Who is connected, for whoever asks from outside: nothing that an event passes looks at it.
+pub(super) struct Roll {
+    entries: Mutex<Slab<Entry>>,
+    /// Whether somebody may ask where each client stands.
+    notes_cursors: bool,
+}
+
+/// One connection on the roll.
+#[derive(Clone)]
+pub struct Entry {
+    /// How it is connected.
+    pub transport: &'static str,
+    /// What waits for it.
+    pub outbox: Arc<Outbox>,
+    /// When it came.
+    pub since: Instant,
+    /// What it was last written, if that is noted.
+    pub cursor: Option<Arc<str>>,
+}
+
+impl Roll {
+    pub(super) fn new(notes_cursors: bool) -> Self {
+        Self { entries: Mutex::default(), notes_cursors }
+    }
+
+    /// Shows what they add up to as metrics.
+    pub(super) fn observe(self: &Arc<Self>, meter: &Meter) {
+        let gauge = |name, unit, description, value: fn(&Outbox) -> usize| {
+            let roll = self.clone();
+            let gauge = meter.u64_observable_gauge(name).with_unit(unit).with_description(description);
+            gauge
+                .with_callback(move |gauge| {
+                    for (transport, sum) in TRANSPORTS.into_iter().zip(roll.sum(value)) {
+                        gauge.observe(sum, &[KeyValue::new("transport", transport)]);
+                    }
+                })
+                .build();
+        };
+        gauge("relay.watchers", "", "Watchers now, by transport.", Outbox::watchers);
+        gauge(
+            "relay.queue.size",
+            "By",
+            "What waits for clients that have not read it, by transport.",
+            Outbox::bytes,
+        );
+    }
+
+    pub(super) fn insert(&self, transport: &'static str, outbox: Arc<Outbox>) -> usize {
+        self.entries().insert(Entry { transport, outbox, since: Instant::now(), cursor: None })
+    }
+
+    /// Notes where the client stands, if that is to be noted.
+    pub(super) fn delivered(&self, slot: Option<usize>, last: Option<&Delivery>) {
+        if !self.notes_cursors {
+            return;
+        }
+        let mut entries = self.entries();
+        if let (Some(entry), Some(last)) = (slot.and_then(|slot| entries.get_mut(slot)), last) {
+            entry.cursor = Some(last.result.cursor.clone());
+        }
+    }
+
+    /// How many there are, and the first of them.
+    pub(super) fn first(&self, most: usize) -> (usize, Vec<Entry>) {
+        let entries = self.entries();
+        (entries.len(), entries.iter().take(most).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    pub(super) fn remove(&self, slot: usize) {
+        self.entries().try_remove(slot);
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Slab<Entry>> {
+        // Nothing panics while it is held.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the connections of each transport add up to.
+    fn sum(&self, value: impl Fn(&Outbox) -> usize) -> [u64; TRANSPORTS.len()] {
+        let mut sums = [0; TRANSPORTS.len()];
+        for (_, entry) in self.entries().iter() {
+            if let Some(at) = TRANSPORTS.iter().position(|transport| *transport == entry.transport) {
+                sums[at] += value(&entry.outbox) as u64;
+            }
+        }
+        sums
+    }
+}
