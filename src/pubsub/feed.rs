@@ -43,7 +43,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 const HEALTHY: Duration = Duration::from_secs(10);
 
 /// How long a stream that is given up may take to end. One whose network is gone does not end at all.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A pod's way in from Pub/Sub.
 pub struct PubSubFeed {
@@ -214,7 +214,7 @@ impl Keeper {
 }
 
 /// Reads to the stream's end, and says why that came.
-async fn read(
+pub(super) async fn read(
     mut stream: MessageStream,
     events: mpsc::Sender<Received>,
     seen: watch::Sender<Option<SystemTime>>,
@@ -247,7 +247,7 @@ fn receive(message: &Message, handler: Handler) -> Received {
 }
 
 /// The error with all its causes, for people.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
