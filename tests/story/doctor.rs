@@ -3,6 +3,7 @@
 
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -11,6 +12,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::sleep,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{self, pki_types::PrivateKeyDer},
 };
 use uuid::Uuid;
 
@@ -257,9 +262,27 @@ async fn a_way_that_leads_to_no_pod_is_found() {
     .await;
     let opinion = Opinion::of(doctor(&["--url", &format!("ws://{address}/graphql")])).await;
     assert!(opinion.only_wrong("balancer").contains("no pod is ready"), "{}", opinion.text);
-    // It speaks no TLS.
-    let opinion = Opinion::of(doctor(&["--url", &format!("wss://{address}/graphql")])).await;
-    assert!(opinion.only_wrong("balancer").contains("cannot be reached"), "{}", opinion.text);
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_knows_is_found() {
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config =
+        config.with_no_client_auth().with_single_cert(vec![certificate.cert.der().clone()], key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (address, _tasks) = server(move |socket| {
+        let handshake = acceptor.accept(socket);
+        async move { drop(handshake.await) }
+    })
+    .await;
+    let url = format!("wss://localhost:{}/graphql", address.rsplit_once(':').unwrap().1);
+    let opinion = Opinion::of(doctor(&["--url", &url])).await;
+    let line = opinion.only_wrong("balancer");
+    assert!(line.contains("cannot be reached") && line.contains("Cure: the certificate"), "{line}");
 }
 
 #[tokio::test]
