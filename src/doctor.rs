@@ -8,7 +8,9 @@ mod broker;
 mod socket;
 
 use std::{
+    error::Error,
     io::{self, Write},
+    iter::successors,
     net::SocketAddr,
     path::PathBuf,
     time::Duration,
@@ -23,7 +25,7 @@ use crate::{
         jwt::{self, JwksSource, Keys},
     },
     pod::{Drain, drain::CLOSE_TIMEOUT},
-    pubsub::{self, describe},
+    pubsub,
 };
 
 /// The pod whose name the trial feed bears. It never pulses, so that any janitor deletes what it may leave.
@@ -137,6 +139,14 @@ pub async fn run(
     Ok(wrong == 0 && !stop.is_cancelled())
 }
 
+/// What went wrong and, of all its causes, the first: those between say the same in other words.
+fn brief(error: &(dyn Error + 'static)) -> String {
+    match successors(error.source(), |&cause| cause.source()).last() {
+        Some(root) => format!("{error}: {root}"),
+        None => error.to_string(),
+    }
+}
+
 /// Whether tokens can be checked.
 async fn keys(auth: &auth::Settings) -> Finding {
     let source = match auth {
@@ -158,8 +168,8 @@ async fn keys(auth: &auth::Settings) -> Finding {
         ),
     };
     match jwks::probe(source.clone()).await {
-        Ok(keys) => Finding::ok(format!("{name} holds {keys} usable")),
-        Err(error) => Finding::wrong(format!("{name} lets nobody in: {}", describe(&*error)), cure),
+        Ok(keys) => Finding::ok(format!("{name}: {keys} usable")),
+        Err(error) => Finding::wrong(format!("{name} lets nobody in: {}", brief(&*error)), cure),
     }
 }
 

@@ -17,7 +17,6 @@ use google_cloud_pubsub::client;
 use thiserror::Error;
 
 use self::admin::Admin;
-pub(crate) use self::feed::describe;
 pub use self::{checkup::Checkup, feed::PubSubFeed, janitor::Janitor, publisher::Publisher};
 
 /// Which topic, and who listens to it.

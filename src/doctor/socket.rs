@@ -3,7 +3,7 @@
 //! Balancers cut WebSockets that they take for slow requests, and nothing inside the cluster notices. It must never print
 //! the token.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, iter::successors, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -19,8 +19,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Finding, Visit};
-use crate::pubsub::describe;
+use super::{Finding, Visit, brief};
 
 /// From the first packet to the answer of a pod.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,8 +75,9 @@ async fn try_visit(visit: &Visit) -> Result<Finding, Finding> {
 /// The handshake, by HTTP/1.1.
 fn request(visit: &Visit) -> Result<RequestBuilder, Finding> {
     let url = visit.url.replacen("ws", "http", 1);
-    let unfit =
-        |error: &dyn Error| Finding::wrong(format!("{}: {}", visit.url, describe(error)), "correct --url");
+    let unfit = |error: &(dyn Error + 'static)| {
+        Finding::wrong(format!("{}: {}", visit.url, brief(error)), "correct --url")
+    };
     let url = Url::parse(&url).map_err(|error| unfit(&error))?;
     let mut client = Client::builder().http1_only().redirect(redirect::Policy::none());
     // The client honours `HTTPS_PROXY` and its like, but no proxy reaches what runs beside us.
@@ -101,16 +101,19 @@ fn request(visit: &Visit) -> Result<RequestBuilder, Finding> {
 
 /// There was no answer at all.
 fn unreachable(url: &str, error: reqwest::Error) -> Finding {
-    let text = describe(&error.without_url());
-    let cure = if text.contains("certificate") {
+    let error = error.without_url();
+    let first: &(dyn Error + 'static) = &error;
+    let is_about =
+        |word| successors(Some(first), |&cause| cause.source()).any(|cause| cause.to_string().contains(word));
+    let cure = if is_about("certificate") {
         "the certificate: gcloud certificate-manager certificates list says whether it is ACTIVE (a new one takes up to an \
          hour), and it must be for this name"
-    } else if text.contains("dns") {
+    } else if is_about("dns error") {
         "the name: enter what terraform output dns_records prints at the registrar"
     } else {
         "the address: kubectl describe gateway relay says whether it is programmed; is this the right host and port?"
     };
-    Finding::wrong(format!("{url} cannot be reached: {text}"), cure)
+    Finding::wrong(format!("{url} cannot be reached: {}", brief(&error)), cure)
 }
 
 /// There was an answer, but no WebSocket.

@@ -69,6 +69,24 @@ pub enum AdminError {
     },
 }
 
+impl AdminError {
+    /// Whether it was nobody who said no: then nothing else will be answered either.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Silent { .. } => true,
+            Self::Failed { source, .. } => source.status().is_none(),
+            Self::NoTopic(_) | Self::Denied { .. } => false,
+        }
+    }
+
+    /// Whether the call was not even made, for want of credentials.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        matches!(self, Self::Failed { source, .. } if source.is_authentication())
+    }
+}
+
 /// The administrative side of one pod.
 #[derive(Clone, Debug)]
 pub struct Admin {

@@ -247,7 +247,7 @@ fn receive(message: &Message, handler: Handler) -> Received {
 }
 
 /// The error with all its causes, for people.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+fn describe(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

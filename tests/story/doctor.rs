@@ -135,6 +135,7 @@ async fn an_emulator_that_is_away_is_found() {
     assert_eq!(opinion.code, Some(1));
     let line = opinion.line("topic");
     assert!(line.starts_with("WRONG") && line.contains(&format!("start the emulator at {host}")), "{line}");
+    assert!(opinion.line("orphans").starts_with("skipped"), "{}", opinion.text);
 }
 
 #[tokio::test]
@@ -149,7 +150,7 @@ async fn orphans_are_counted_and_the_living_are_none() {
     }
     let opinion = Opinion::of(doctor(&[]).topic(&topic).set("RELAY_ORPHAN_AFTER", "2s")).await;
     let line = opinion.only_wrong("orphans");
-    assert!(line.contains("12 feeds whose pods have not pulsed for 2s"), "{line}");
+    assert!(line.contains("12 left by pods that have not pulsed for 2s"), "{line}");
     assert_eq!(orphans.iter().filter(|orphan| line.contains(*orphan)).count(), 10, "{line}");
     assert!(!line.contains(".living.") && !line.contains(".doctor."), "{line}");
     assert!(line.contains("curl -X DELETE"), "{line}");

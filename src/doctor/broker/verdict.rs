@@ -12,12 +12,11 @@ use humantime::format_duration as span;
 
 use super::{ATTACH, CONSUME, CREATE, LIST};
 use crate::{
-    doctor::{Finding, POD},
+    doctor::{Finding, POD, brief},
     pubsub::{
         self, ConnectError,
         admin::AdminError,
         checkup::{FoundFeed, Inventory},
-        describe,
     },
 };
 
@@ -27,11 +26,8 @@ const MIN_RETENTION: Duration = Duration::from_secs(600);
 /// How far clocks may differ. A `Date` has whole seconds; the 30 s that a token's times may be off must not be used up.
 const MAX_SKEW: Duration = Duration::from_secs(5);
 
-/// Subscriptions that a project, and a topic, may have.
-const MOST: usize = 10_000;
-
-/// Too near to that: as the alert has it.
-const MANY: usize = MOST / 2;
+/// Subscriptions that are too near to 10,000, the most that a project, and a topic, may have: as the alert has it.
+const MANY: usize = 5_000;
 
 /// Orphans that are named.
 const NAMED: usize = 10;
@@ -68,7 +64,7 @@ fn denied(error: &AdminError) -> Option<&'static str> {
 
 impl Verdict<'_> {
     pub(super) fn no_identity(&self, error: &ConnectError) -> Finding {
-        Finding::wrong(describe(error), self.reach())
+        Finding::wrong(brief(error), self.reach())
     }
 
     pub(super) fn topic(&self, retention: Result<&Duration, &AdminError>) -> Finding {
@@ -111,7 +107,7 @@ impl Verdict<'_> {
         let (theirs, ours) = match told {
             Ok(Some(told)) => told,
             Ok(None) => return Finding::skipped("the emulator tells no time"),
-            Err(error) => return Finding::wrong(describe(&error), self.reach()),
+            Err(error) => return Finding::wrong(brief(&error), self.reach()),
         };
         let (skew, word) = match ours.duration_since(theirs) {
             Ok(ahead) => (ahead, "ahead of"),
@@ -166,13 +162,14 @@ impl Verdict<'_> {
         }
     }
 
-    pub(super) fn quota(&self, inventory: Result<&Inventory, &AdminError>) -> Finding {
+    /// Subscriptions of the project but our trial feed.
+    pub(super) fn quota(&self, inventory: Result<&Inventory, &AdminError>, has_trial: bool) -> Finding {
         let count = match inventory {
-            Ok(inventory) => inventory.subscriptions,
+            Ok(inventory) => inventory.subscriptions.saturating_sub(usize::from(has_trial)),
             Err(error) => return self.failure(error),
         };
         let project = &self.broker.project;
-        let what = format!("{count} of {MOST} subscriptions that a project may have");
+        let what = format!("{count} of the 10,000 subscriptions that a project may have");
         match count > MANY {
             false => Finding::ok(what),
             true => Finding::wrong(
@@ -206,7 +203,7 @@ impl Verdict<'_> {
         let names = names.collect::<Vec<_>>().join(" ");
         let more = if orphans.len() > NAMED { ", the first of them here" } else { "" };
         Finding::wrong(
-            format!("{} feeds whose pods have not pulsed for {}", orphans.len(), span(self.orphan_after)),
+            format!("{} left by pods that have not pulsed for {}", orphans.len(), span(self.orphan_after)),
             format!(
                 "any ready pod deletes 20 a minute, and logs what it may not; or by hand{more}: {}",
                 self.delete(&names)
@@ -232,8 +229,11 @@ impl Verdict<'_> {
                 format!("permission denied to {call}"),
                 self.grant(&["topics", "subscriptions"]),
             ),
+            error if error.is_anonymous() => {
+                Finding::wrong("there are no credentials that Google takes", self.reach())
+            }
             AdminError::Silent { .. } | AdminError::Failed { .. } => {
-                Finding::wrong(describe(error), self.reach())
+                Finding::wrong(brief(error), self.reach())
             }
         }
     }
