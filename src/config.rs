@@ -62,10 +62,32 @@ pub enum Command {
         /// `PUBSUB_EMULATOR_HOST`, as `HOST:PORT`: an emulator that runs already.
         emulator_host: Option<String>,
     },
+    /// Check what a deploy gets wrong.
+    Doctor {
+        /// Those of the pod that it would run.
+        settings: Settings,
+        /// What the command line asks besides.
+        questions: Questions,
+    },
     /// Print the GraphQL schema.
     Schema,
     /// Ask the pod of this very environment whether it lives, at the address of its `/livez`.
     Healthcheck(SocketAddr),
+}
+
+/// What `relay doctor` is asked besides the settings of a pod.
+#[derive(Debug)]
+pub struct Questions {
+    /// `--url`: where clients reach the pods, `ws://` or `wss://`.
+    pub url: Option<String>,
+    /// `--token-file`: a readable file.
+    pub token_file: Option<PathBuf>,
+    /// `--hold`: how long a WebSocket there is held open.
+    pub hold: Duration,
+    /// `--grace`: how long the orchestrator lets a pod end.
+    pub grace: Option<Duration>,
+    /// `POD_NAME` is set, as manifests do through the downward API.
+    pub in_kubernetes: bool,
 }
 
 /// Everything that a pod can be told.
@@ -168,7 +190,8 @@ pub fn parse_from(
         "schema" => Command::Schema,
         "healthcheck" => healthcheck(&mut reader),
         "cluster" => cluster(&mut reader),
-        _ => serve(&mut reader),
+        "doctor" => Command::Doctor { settings: one_pod(&mut reader), questions: questions(&mut reader) },
+        _ => Command::Serve(one_pod(&mut reader)),
     };
     reader.finish().map(|()| command)
 }
@@ -199,7 +222,7 @@ fn healthcheck(reader: &mut Reader<'_>) -> Command {
 }
 
 /// One pod.
-fn serve(reader: &mut Reader<'_>) -> Command {
+fn one_pod(reader: &mut Reader<'_>) -> Settings {
     let (listen, admin_listen) = addresses(reader);
     if admin_listen == Some(listen) && listen.port() != 0 {
         reader
@@ -233,7 +256,17 @@ fn serve(reader: &mut Reader<'_>) -> Command {
             "demo lets anybody in and is refused with a real Pub/Sub project: set it to jwt, or PUBSUB_EMULATOR_HOST",
         );
     }
-    Command::Serve(settings)
+    settings
+}
+
+fn questions(reader: &mut Reader<'_>) -> Questions {
+    Questions {
+        url: reader.optional(&t::URL, value::websocket_url),
+        token_file: reader.optional(&t::TOKEN_FILE, value::readable_file),
+        hold: Duration::from_nanos(reader.amount(&t::HOLD)),
+        grace: reader.optional(&t::GRACE, value::duration),
+        in_kubernetes: reader.is_given(&t::POD_NAME),
+    }
 }
 
 /// Several pods.

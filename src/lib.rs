@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod config;
 pub mod contract;
 pub mod cursor;
+pub mod doctor;
 pub mod domain;
 pub mod emulator;
 pub mod event;

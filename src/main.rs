@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    future::pending,
     io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -14,8 +15,9 @@ use anyhow::Context as _;
 use pubsub_relay::{
     broker::memory,
     cluster::{self, Carrier},
-    config::{self, Command, EX_USAGE, Settings},
+    config::{self, Command, EX_USAGE, Questions, Settings},
     contract::Domain,
+    doctor,
     domain::{self, Directory, Tutorial},
     emulator::Search,
     graphql::{self, Api},
@@ -24,9 +26,10 @@ use pubsub_relay::{
     pod::{self, Broker, Drained, Pod},
     pubsub, shutdown,
     telemetry::{self, Traces},
-    web,
+    web::{self, Origins},
 };
 use tokio::{runtime::Runtime, select};
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let command = match config::parse() {
@@ -44,6 +47,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             health::ask(address).with_context(|| format!("no pod lives at {address}"))?;
             return Ok(ExitCode::SUCCESS);
         }
+        Command::Doctor { settings, questions } => return examine(settings, questions),
         Command::Serve(settings) => (settings, None),
         Command::Cluster { settings, pods, first_port, cloudsdk_root, path, emulator_host } => {
             let addresses = cluster::addresses(first_port, pods).collect();
@@ -85,15 +89,9 @@ struct Laptop {
 
 async fn serve(settings: Settings, directory: Directory, traces: &Traces) -> anyhow::Result<Drained> {
     let window = settings.replay_window;
-    let broker = match &settings.broker {
-        config::Broker::Memory => Broker::Memory(memory::Topic::new(window, settings.replay_bytes)),
-        config::Broker::PubSub { project, topic, emulator } => Broker::PubSub(pubsub::Settings {
-            project: project.clone(),
-            topic: topic.clone(),
-            pod: settings.pod.clone(),
-            emulator: emulator.clone(),
-            replay_window: window,
-        }),
+    let broker = match pubsub_settings(&settings, &settings.pod) {
+        None => Broker::Memory(memory::Topic::new(window, settings.replay_bytes)),
+        Some(pubsub) => Broker::PubSub(pubsub),
     };
     let (domain, api) = tutorial(directory, window);
     let pod = Pod::start(pod_settings(&settings, broker, traces), domain, api).await?;
@@ -132,6 +130,51 @@ async fn run_cluster(
     let drained = drain(cluster::drain(pods)).await;
     carrier.stop().await;
     ran.and(drained)
+}
+
+/// Checks what a pod of these settings would run on.
+fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode> {
+    let origin = match &settings.allowed_origins {
+        Origins::List(origins) => origins.first().cloned(),
+        _ => None,
+    };
+    let Questions { url, token_file, hold, grace, in_kubernetes } = questions;
+    let checks = doctor::Settings {
+        broker: pubsub_settings(&settings, doctor::POD),
+        pulse_interval: settings.pulse_interval,
+        orphan_after: settings.orphan_after,
+        auth: settings.auth,
+        drain: settings.drain,
+        grace,
+        addresses: (settings.listen, settings.admin_listen),
+        in_kubernetes,
+        visit: url.map(|url| doctor::Visit { url, origin, token_file, hold }),
+    };
+    let is_well = Runtime::new()?.block_on(async {
+        let (mut out, stop) = (io::stdout(), CancellationToken::new());
+        let interrupted = async {
+            shutdown::requested().await?;
+            stop.cancel();
+            pending::<io::Result<bool>>().await
+        };
+        select! {
+            is_well = doctor::run(&checks, &mut out, &stop) => is_well,
+            failed = interrupted => failed,
+        }
+    })?;
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The topic for a pod of this name, unless it is in memory.
+fn pubsub_settings(settings: &Settings, pod: &str) -> Option<pubsub::Settings> {
+    let config::Broker::PubSub { project, topic, emulator } = &settings.broker else { return None };
+    Some(pubsub::Settings {
+        project: project.clone(),
+        topic: topic.clone(),
+        pod: pod.to_owned(),
+        emulator: emulator.clone(),
+        replay_window: settings.replay_window,
+    })
 }
 
 /// Drains, or ends at once on a second signal: somebody does not want to wait.

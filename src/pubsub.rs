@@ -4,6 +4,7 @@
 //! that nobody reaches the real service by accident.
 
 pub mod admin;
+pub mod checkup;
 pub mod feed;
 pub mod janitor;
 pub mod publisher;
@@ -16,7 +17,7 @@ use google_cloud_pubsub::client;
 use thiserror::Error;
 
 use self::admin::Admin;
-pub use self::{feed::PubSubFeed, janitor::Janitor, publisher::Publisher};
+pub use self::{checkup::Checkup, feed::PubSubFeed, janitor::Janitor, publisher::Publisher};
 
 /// Which topic, and who listens to it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -45,7 +45,9 @@ fn help_lists_exactly_the_settings_that_exist() {
 
     let cluster = text(&relay(&["cluster", "--help"], &[]).stdout);
     let (cluster_options, _) = cluster.split_once("Settings.").expect("help has a list of settings");
-    let flags: BTreeSet<_> = [options, cluster_options]
+    let doctor = text(&relay(&["doctor", "--help"], &[]).stdout);
+    let (doctor_options, _) = doctor.split_once("Settings.").expect("help has a list of settings");
+    let flags: BTreeSet<_> = [options, cluster_options, doctor_options]
         .iter()
         .flat_map(|help| help.lines())
         .filter_map(|line| line.trim_start().strip_prefix("--")?.split_whitespace().next())
@@ -127,6 +129,26 @@ fn a_secret_is_never_printed() {
 fn demo_users_are_refused_with_a_real_project() {
     let lines = refusal(&["--broker", "pubsub://shop-prod/relay"], &[]);
     assert!(matches!(&lines[..], [line] if line.starts_with("relay: RELAY_AUTH (--auth) ")), "{lines:#?}");
+}
+
+#[test]
+fn the_doctor_takes_only_what_it_can_check() {
+    let lines = refusal(
+        &[
+            "doctor",
+            "--url",
+            "https://relay.example.com",
+            "--token-file",
+            SECRET,
+            "--hold",
+            "0s",
+            "--grace",
+            "1",
+        ],
+        &[("RELAY_DRAIN_DEADLINE", "0s")],
+    );
+    assert_eq!(lines.len(), 5, "{lines:#?}");
+    assert!(!lines.concat().contains(SECRET), "{lines:#?}");
 }
 
 #[test]

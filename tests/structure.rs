@@ -283,6 +283,21 @@ fn each_file_says_first_what_it_is() {
 }
 
 #[test]
+fn every_alert_has_a_paragraph_in_the_runbook() {
+    let read = |path| fs::read_to_string(root().join(path)).unwrap();
+    let (terraform, runbook) = (read("terraform/monitoring.tf"), read("docs/OPERATIONS.md"));
+    let (_, alerts) = terraform.split_once("  alerts = {\n").expect("the file defines alerts");
+    let (alerts, _) = alerts.split_once("\n  }\n").expect("they end");
+    let keys = alerts.lines().filter_map(|line| line.strip_prefix("    ")?.strip_suffix(" = {"));
+    let keys: Vec<_> = keys.filter(|key| !key.starts_with(' ')).collect();
+    assert!(keys.len() > 4, "{keys:?}");
+    let headings = || runbook.lines().filter_map(|line| line.strip_prefix("### "));
+    for key in keys {
+        assert!(headings().any(|heading| heading.split(", ").any(|name| name == key)), "{key}");
+    }
+}
+
+#[test]
 fn what_is_read_is_code_only() {
     let code = "use crate::{a, b::{c, d}, e::F}; // crate::no\n\
                 /* crate::no */ let s: &'static str = \"crate::no {\"; let q = '\"'; let r = r#\"crate::no \" \"#;\n\

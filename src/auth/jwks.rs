@@ -73,6 +73,21 @@ pub(super) struct Jwks {
     loads: TaskTracker,
 }
 
+/// Loads a key set once, for one who only asks whether it can be used: how many keys there are.
+///
+/// # Errors
+/// Why nobody could be let in.
+pub async fn probe(source: JwksSource) -> Result<usize, Box<dyn Error + Send + Sync>> {
+    let source = match source {
+        JwksSource::File(path) => Source::File(path),
+        JwksSource::Url(url) => Source::open_url(&url)?,
+    };
+    match source.load().await?.len() {
+        0 => Err(LoadError::NoKeys.into()),
+        keys => Ok(keys),
+    }
+}
+
 enum Source {
     File(PathBuf),
     Url(Client, Url),

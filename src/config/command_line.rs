@@ -35,6 +35,14 @@ pub(super) fn command() -> Command {
                 )
                 .args(flags(Only::Cluster))
                 .after_long_help(settings(Some(Only::Cluster))),
+            Command::new("doctor")
+                .about("Checks what a deploy gets wrong, and says what to do; exits with 0 or 1")
+                .long_about(
+                    "Checks what a deploy gets wrong, with the settings of serve: one line for each check, ok, WRONG\n\
+                     (with the cure) or skipped (with the reason). Exits with 0 if nothing is wrong, else with 1.",
+                )
+                .args(flags(Only::Doctor))
+                .after_long_help(settings(Some(Only::Doctor))),
             Command::new("schema").about("Prints the GraphQL schema"),
             Command::new("healthcheck")
                 .about("Asks the pod of this environment whether it lives; exits with 0 or 1"),
@@ -43,8 +51,10 @@ pub(super) fn command() -> Command {
 
 /// The settings of a command (`None`: of all), by concern.
 fn of(command: Option<Only>) -> impl Iterator<Item = (&'static str, Vec<&'static Setting>)> {
-    let is_of =
-        move |setting: &&Setting| command.is_none() || setting.only.is_none() || setting.only == command;
+    let is_of = move |setting: &&Setting| match (command, setting.only) {
+        (None, _) | (_, None) | (Some(Only::Doctor), Some(Only::Serve)) => true,
+        (command, only) => command == only,
+    };
     SETTINGS
         .iter()
         .map(move |concern| {
@@ -68,8 +78,9 @@ fn settings(command: Option<Only>) -> String {
         let _ = write!(text, "\n{title}:\n");
         for setting in settings {
             let only = match (command, setting.only) {
-                (None, Some(Only::Serve)) => "serve only; ",
+                (None, Some(Only::Serve)) => "serve and doctor only; ",
                 (None, Some(Only::Cluster)) => "cluster only; ",
+                (None, Some(Only::Doctor)) => "doctor only; ",
                 _ => "",
             };
             let _ = write!(

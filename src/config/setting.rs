@@ -56,10 +56,12 @@ pub enum Unit {
 /// The command that a setting is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Only {
-    /// `relay serve`.
+    /// `relay serve`, and `relay doctor`, which checks what that would run on.
     Serve,
     /// `relay cluster`.
     Cluster,
+    /// `relay doctor`, which reads those of `serve`, too.
+    Doctor,
 }
 
 /// Settings that belong together.

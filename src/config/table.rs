@@ -204,6 +204,43 @@ pub(super) static DRAIN_DEADLINE: Setting = Setting::new(
     "from SIGTERM to the end of the last connection, whatever is left; longer than the two before together",
 );
 
+pub(super) static URL: Setting = Setting::new(
+    "",
+    Says("not checked"),
+    Form("ws(s)://HOST[:PORT]/graphql"),
+    "where clients reach the pods: a WebSocket is held open there",
+)
+.flag("url")
+.without_variable()
+.only(Only::Doctor);
+pub(super) static TOKEN_FILE: Setting = Setting::new(
+    "",
+    Says("no token"),
+    Form("file"),
+    "file with a token for that WebSocket; pods end one without after 10s",
+)
+.flag("token-file")
+.without_variable()
+.only(Only::Doctor);
+pub(super) static HOLD: Setting = Setting::new(
+    "",
+    Is("40s"),
+    Between(Unit::Duration, "1s", "1h"),
+    "how long it is held; Google's balancer cuts it after 30s if nobody told it otherwise",
+)
+.flag("hold")
+.without_variable()
+.only(Only::Doctor);
+pub(super) static GRACE: Setting = Setting::new(
+    "",
+    Says("not checked"),
+    Form("duration"),
+    "the pod's terminationGracePeriodSeconds, which the drain must fit into",
+)
+.flag("grace")
+.without_variable()
+.only(Only::Doctor);
+
 pub(super) static LOG: Setting = Setting::new(
     "RELAY_LOG",
     Is("info"),
@@ -289,6 +326,7 @@ pub static SETTINGS: &[Concern] = &[
     },
     Concern { title: "Fleet", settings: &[&PULSE_INTERVAL, &ORPHAN_AFTER] },
     Concern { title: "Drain", settings: &[&DRAIN_DELAY, &DRAIN_SPREAD, &DRAIN_DEADLINE] },
+    Concern { title: "Doctor", settings: &[&URL, &TOKEN_FILE, &HOLD, &GRACE] },
     Concern {
         title: "Logs, traces, metrics",
         settings: &[

@@ -15,7 +15,9 @@ fn parsed(arguments: &str, variables: &[(&str, &str)]) -> Result<Command, Refusa
 
 fn settings(arguments: &str, variables: &[(&str, &str)]) -> Settings {
     match parsed(arguments, variables).unwrap() {
-        Command::Serve(settings) | Command::Cluster { settings, .. } => settings,
+        Command::Serve(settings) | Command::Cluster { settings, .. } | Command::Doctor { settings, .. } => {
+            settings
+        }
         command => panic!("{command:?} has no settings"),
     }
 }
@@ -69,9 +71,14 @@ fn every_fallback_and_bound_of_the_table_is_valid() {
                     Unit::Duration => format!("{outside}ns"),
                     Unit::Size | Unit::Count => outside.to_string(),
                 };
+                let command = if setting.only == Some(Only::Doctor) { "doctor" } else { "cluster" };
                 match setting.flag {
                     Some(flag) => {
-                        assert_eq!(problems(&format!("cluster --{flag}={text}"), &[]).len(), 1, "{setting}");
+                        assert_eq!(
+                            problems(&format!("{command} --{flag}={text}"), &[]).len(),
+                            1,
+                            "{setting}"
+                        );
                     }
                     None => assert_refused(&[(name, &text)], &format!("relay: {name} ")),
                 }
@@ -265,4 +272,19 @@ fn the_health_check_asks_where_machines_are_answered() {
     assert_eq!(address(&[("RELAY_LISTEN", "[::]:80")]), "[::1]:80");
     let both = [("RELAY_LISTEN", "0.0.0.0:8080"), ("RELAY_ADMIN_LISTEN", "10.0.0.7:9090")];
     assert_eq!(address(&both), "10.0.0.7:9090");
+}
+
+#[test]
+fn the_doctor_reads_what_serve_does_and_its_own_flags() {
+    let command = "doctor --broker pubsub://shop/events --url wss://relay.example.com/graphql --grace 90s";
+    let variables = [("PUBSUB_EMULATOR_HOST", "localhost:8085"), ("POD_NAME", "relay-1")];
+    let Command::Doctor { settings, questions } = parsed(command, &variables).unwrap() else { panic!() };
+    assert!(matches!(settings.broker, Broker::PubSub { emulator: Some(_), .. }), "{settings:?}");
+    assert_eq!(questions.url.as_deref(), Some("wss://relay.example.com/graphql"));
+    let waits = (questions.hold, questions.grace);
+    assert_eq!(waits, (Duration::from_secs(40), Some(Duration::from_secs(90))));
+    assert!(questions.in_kubernetes && questions.token_file.is_none());
+    assert!(
+        problems("doctor --url wss://user:secret@relay.example.com/", &[])[0].starts_with("relay: --url ")
+    );
 }

@@ -3,7 +3,7 @@
 //! A complaint completes a sentence that begins with the variable's name, says what to do, and must never repeat the text
 //! of a setting that may hold a secret; so none repeats any.
 
-use std::{fs::File, net::SocketAddr, path::PathBuf};
+use std::{fs::File, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use rand::RngExt as _;
@@ -233,6 +233,23 @@ pub(super) fn boolean(text: &str) -> Parsed<bool> {
         "false" => Ok(false),
         _ => Err("is neither true nor false: write one of them".to_owned()),
     }
+}
+
+/// Where clients connect. What stands before an `@` would be a secret on a command line.
+pub(super) fn websocket_url(text: &str) -> Parsed<String> {
+    let rest = text.strip_prefix("ws://").or_else(|| text.strip_prefix("wss://"));
+    let authority = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
+    match is_host(authority) || host_port(authority).is_ok() {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("is not the URL of a WebSocket: write it like wss://relay.example.com/graphql".to_owned())
+        }
+    }
+}
+
+pub(super) fn duration(text: &str) -> Parsed<Duration> {
+    let nanoseconds = nanoseconds(text).map(Duration::from_nanos);
+    nanoseconds.ok_or_else(|| "is not a duration: write it like 90s".to_owned())
 }
 
 /// `10m`, `1h 30m`.

@@ -13,7 +13,7 @@ use super::Pod;
 
 /// How long a pod may take to put away its publisher, and then its feed, once its connections have ended. Both are kept
 /// even past the deadline: a feed that is left behind costs the fleet more than these seconds.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a pod ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

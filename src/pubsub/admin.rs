@@ -24,16 +24,16 @@ use super::Settings;
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The least that Pub/Sub retains, for a topic and for a subscription.
-const MIN_RETENTION: Duration = Duration::from_secs(600);
+pub(super) const MIN_RETENTION: Duration = Duration::from_secs(600);
 
 /// The least that Pub/Sub lets pass before it deletes a subscription that nobody uses: the last net under a leaked feed.
-const EXPIRATION: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const EXPIRATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What one pull may hold up before a message comes again.
 const ACK_DEADLINE_SECONDS: i32 = 60;
 
 /// The value of the label `app` on every feed, by which they are told from other subscriptions.
-const APP: &str = "pubsub-relay";
+pub(super) const APP: &str = "pubsub-relay";
 
 /// Why there is no feed. The text says what to do about it.
 #[derive(Debug, Error)]
@@ -69,6 +69,24 @@ pub enum AdminError {
     },
 }
 
+impl AdminError {
+    /// Whether it was nobody who said no: then nothing else will be answered either.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Silent { .. } => true,
+            Self::Failed { source, .. } => source.status().is_none(),
+            Self::NoTopic(_) | Self::Denied { .. } => false,
+        }
+    }
+
+    /// Whether the call was not even made, for want of credentials.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        matches!(self, Self::Failed { source, .. } if source.is_authentication())
+    }
+}
+
 /// A feed that was created.
 pub(super) struct NewFeed {
     pub(super) name: String,
@@ -80,9 +98,9 @@ pub(super) struct NewFeed {
 /// The administrative side of one pod.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    topics: TopicAdmin,
-    subscriptions: SubscriptionAdmin,
-    settings: Settings,
+    pub(super) topics: TopicAdmin,
+    pub(super) subscriptions: SubscriptionAdmin,
+    pub(super) settings: Settings,
 }
 
 impl Admin {
@@ -216,7 +234,7 @@ impl Admin {
         }
     }
 
-    async fn call<T>(
+    pub(super) async fn call<T>(
         &self,
         call: &'static str,
         answer: impl Future<Output = Result<T, Error>>,
@@ -233,30 +251,30 @@ impl Admin {
         }
     }
 
-    fn topic(&self) -> String {
+    pub(super) fn topic(&self) -> String {
         format!("projects/{}/topics/{}", self.settings.project, self.settings.topic)
     }
 
     /// What the names of all feeds of this pod begin with. A pod's name has no dot, so no other pod's do.
-    fn prefix(&self) -> String {
+    pub(super) fn prefix(&self) -> String {
         let Settings { project, topic, pod, .. } = &self.settings;
         format!("projects/{project}/subscriptions/{topic}.{pod}.")
     }
 }
 
 /// A name that no life of any feed had before: the time, and enough chance for two in the same millisecond.
-fn incarnation() -> String {
+pub(super) fn incarnation() -> String {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{:x}-{:08x}", since.as_millis(), rand::random::<u32>())
 }
 
-fn code(error: &AdminError) -> Option<Code> {
+pub(super) fn code(error: &AdminError) -> Option<Code> {
     match error {
         AdminError::Failed { source, .. } => source.status().map(|status| status.code),
         _ => None,
     }
 }
 
-fn duration(duration: Duration) -> wkt::Duration {
+pub(super) fn duration(duration: Duration) -> wkt::Duration {
     wkt::Duration::clamp(duration.as_secs().try_into().unwrap_or(i64::MAX), 0)
 }

@@ -5,7 +5,7 @@
 //! one. Repeats are the reader's to drop. A name is never used twice: a stream that died on it may go on stealing its
 //! messages for a minute.
 
-mod reader;
+pub(super) mod reader;
 
 use std::{
     convert::Infallible,
@@ -40,7 +40,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 const HEALTHY: Duration = Duration::from_secs(10);
 
 /// How long a stream that is given up may take to end. One whose network is gone does not end at all.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A pod's way in from Pub/Sub.
 pub struct PubSubFeed {

@@ -13,6 +13,7 @@ mod support;
 mod closes;
 mod cluster;
 mod crowd;
+mod doctor;
 mod drain;
 mod faults;
 mod fleet;

@@ -47,6 +47,12 @@ impl Setup {
         Self { name: "cluster".to_owned(), port, arguments, variables: BTreeMap::new() }
     }
 
+    /// Another command than `serve`, and its flags.
+    pub(crate) fn command_line(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        self
+    }
+
     pub(crate) fn set(mut self, variable: &str, value: impl Into<String>) -> Self {
         self.variables.insert(variable.to_owned(), value.into());
         self

@@ -82,6 +82,27 @@ impl Topic {
         (self.seen_at(emulator.host()), emulator)
     }
 
+    /// Makes the topic before any pod does.
+    pub(crate) async fn make(&self, retention: Option<&str>) {
+        let settings = retention.map_or(json!({}), |it| json!({ "messageRetentionDuration": it }));
+        self.put(&format!("topics/{NAME}"), &settings).await;
+    }
+
+    /// Makes a feed as a pod of this name does, since long ago, without the pod.
+    pub(crate) async fn make_orphan(&self, pod: &str) -> String {
+        let feed = format!("{NAME}.{pod}.18c00000000-0123abcd");
+        let topic = format!("projects/{}/topics/{NAME}", self.project);
+        let labels = json!({ "app": "pubsub-relay", "pod": pod });
+        self.put(&format!("subscriptions/{feed}"), &json!({ "topic": topic, "labels": labels })).await;
+        feed
+    }
+
+    async fn put(&self, name: &str, settings: &Value) {
+        let url = self.url(&format!("projects/{}/{name}", self.project));
+        let request = reqwest::Client::new().put(url).header("content-type", "application/json");
+        request.body(settings.to_string()).send().await.unwrap().error_for_status().unwrap();
+    }
+
     /// Deletes the topic itself. Its feeds stay, and are silent for ever.
     pub(crate) async fn drop(&self) {
         self.delete(&format!("projects/{}/topics/{NAME}", self.project)).await;

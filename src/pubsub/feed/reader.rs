@@ -55,10 +55,7 @@ struct Handed {
 
 impl Twins {
     pub(super) fn new() -> Self {
-        let (by_first, by_second) = Default::default();
-        let (created, heard_second) = (SystemTime::now(), Instant::now());
-        let handed = Handed { by_first, by_second, created, heard_second, is_over: false };
-        Self(Arc::new(Mutex::new(handed)))
+        Self(Arc::new(Mutex::new(Handed::new())))
     }
 
     /// There is no second feed, or it has no more.
@@ -68,6 +65,12 @@ impl Twins {
 }
 
 impl Handed {
+    fn new() -> Self {
+        let (by_first, by_second) = Default::default();
+        let (created, heard_second) = (SystemTime::now(), Instant::now());
+        Self { by_first, by_second, created, heard_second, is_over: false }
+    }
+
     fn is_filled(&self) -> bool {
         self.is_over || self.heard_second.elapsed() >= QUIET
     }
@@ -89,7 +92,7 @@ impl Handed {
 }
 
 /// Reads one stream.
-pub(super) struct Reader {
+pub(in crate::pubsub) struct Reader {
     pub(super) stream: MessageStream,
     pub(super) twins: Twins,
     pub(super) is_second: bool,
@@ -98,8 +101,15 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// The reader of a feed that has no second.
+    pub(in crate::pubsub) fn only(stream: MessageStream, seen: watch::Sender<Option<SystemTime>>) -> Self {
+        let mut handed = Handed::new();
+        handed.is_over = true;
+        Self { stream, twins: Twins(Arc::new(Mutex::new(handed))), is_second: false, seen }
+    }
+
     /// Reads to the stream's end, and says why that came.
-    pub(super) async fn run(mut self, events: mpsc::Sender<Received>) -> String {
+    pub(in crate::pubsub) async fn run(mut self, events: mpsc::Sender<Received>) -> String {
         loop {
             let (message, handler) = match self.stream.next().await {
                 Some(Ok(message)) => message,

@@ -1,0 +1,219 @@
+//! The public way to the pods: a WebSocket that is opened as clients do, and held.
+//!
+//! Balancers cut WebSockets that they take for slow requests, and nothing inside the cluster notices. It must never print
+//! the token.
+
+use std::{error::Error, iter::successors, time::Duration};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use futures_util::{SinkExt as _, StreamExt as _};
+use humantime::format_duration as span;
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Upgraded, Url, header, redirect};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        protocol::{CloseFrame, Role},
+    },
+};
+
+use super::{Finding, Visit, brief};
+
+/// From the first packet to the answer of a pod.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the way out may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+const SUBPROTOCOL: &str = "graphql-transport-ws";
+
+type Socket = WebSocketStream<Upgraded>;
+
+/// Opens a WebSocket and holds it.
+pub(super) async fn visit(visit: &Visit) -> Finding {
+    match try_visit(visit).await {
+        Ok(finding) | Err(finding) => finding,
+    }
+}
+
+async fn try_visit(visit: &Visit) -> Result<Finding, Finding> {
+    let token = match &visit.token_file {
+        Some(path) => Some(tokio::fs::read_to_string(path).await.map_err(|error| {
+            Finding::wrong(format!("{} cannot be read: {error}", path.display()), "correct --token-file")
+        })?),
+        None => None,
+    };
+    let request = request(visit)?;
+    let answer = match timeout(HANDSHAKE_TIMEOUT, request.send()).await {
+        Ok(answer) => answer.map_err(|error| unreachable(&visit.url, error))?,
+        Err(_) => {
+            let what = format!("{} does not answer within {}", visit.url, span(HANDSHAKE_TIMEOUT));
+            return Err(Finding::wrong(
+                what,
+                "kubectl describe gateway relay: is it programmed, are pods healthy?",
+            ));
+        }
+    };
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(refused(visit, &answer));
+    }
+    let spoken = answer.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
+    if spoken.is_none_or(|spoken| spoken != SUBPROTOCOL) {
+        let what = format!("{} does not speak {SUBPROTOCOL}", visit.url);
+        return Err(Finding::wrong(
+            what,
+            "is that the pods' /graphql? The balancer must pass Sec-WebSocket-Protocol on",
+        ));
+    }
+    let upgraded = answer.upgrade().await.map_err(|error| unreachable(&visit.url, error))?;
+    let socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+    Ok(hold(socket, token.as_deref().map(str::trim), visit.hold).await)
+}
+
+/// The handshake, by HTTP/1.1.
+fn request(visit: &Visit) -> Result<RequestBuilder, Finding> {
+    let url = visit.url.replacen("ws", "http", 1);
+    let unfit = |error: &(dyn Error + 'static)| {
+        Finding::wrong(format!("{}: {}", visit.url, brief(error)), "correct --url")
+    };
+    let url = Url::parse(&url).map_err(|error| unfit(&error))?;
+    let mut client = Client::builder().http1_only().redirect(redirect::Policy::none());
+    // The client honours `HTTPS_PROXY` and its like, but no proxy reaches what runs beside us.
+    if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
+        client = client.no_proxy();
+    }
+    let client = client.build().map_err(|error| unfit(&error))?;
+    let key = BASE64_STANDARD.encode(rand::random::<[u8; 16]>());
+    let request = client
+        .get(url)
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, key)
+        .header(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+    Ok(match &visit.origin {
+        Some(origin) => request.header(header::ORIGIN, origin),
+        None => request,
+    })
+}
+
+/// There was no answer at all.
+fn unreachable(url: &str, error: reqwest::Error) -> Finding {
+    let error = error.without_url();
+    let first: &(dyn Error + 'static) = &error;
+    let is_about =
+        |word| successors(Some(first), |&cause| cause.source()).any(|cause| cause.to_string().contains(word));
+    let cure = if is_about("certificate") {
+        "the certificate: gcloud certificate-manager certificates list says whether it is ACTIVE (a new one takes up to an \
+         hour), and it must be for this name"
+    } else if is_about("dns error") {
+        "the name: enter what terraform output dns_records prints at the registrar"
+    } else {
+        "the address: kubectl describe gateway relay says whether it is programmed; is this the right host and port?"
+    };
+    Finding::wrong(format!("{url} cannot be reached: {}", brief(&error)), cure)
+}
+
+/// There was an answer, but no WebSocket.
+fn refused(visit: &Visit, answer: &Response) -> Finding {
+    let status = answer.status();
+    let what = format!("{} answers with {status} instead of a WebSocket", visit.url);
+    let location = answer.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
+    let cure = match (status.as_u16(), location, &visit.origin) {
+        (300..400, Some(location), _) => {
+            format!("clients follow no redirect: use wss://, and not {location}")
+        }
+        (403, _, Some(origin)) => {
+            format!("the pods refuse pages of {origin}: name it in RELAY_ALLOWED_ORIGINS of the pods")
+        }
+        (404, _, _) => "the pods' path is /graphql: correct --url, or the paths of httproute.yaml".to_owned(),
+        (502..=504, _, _) => {
+            "no pod is ready behind the balancer: kubectl get pods, and their /readyz says why; \
+                              healthcheckpolicy.yaml must ask the port that the pods serve"
+                .to_owned()
+        }
+        _ => {
+            "what stands before the pods must pass Upgrade and Connection on, and let them answer".to_owned()
+        }
+    };
+    Finding::wrong(what, cure)
+}
+
+/// Keeps the connection until the time is over, or it ends.
+async fn hold(mut socket: Socket, token: Option<&str>, hold: Duration) -> Finding {
+    let began = Instant::now();
+    let deadline = began + hold;
+    let mut is_acknowledged = false;
+    if let Some(token) = token {
+        let authorization = match token.contains(' ') {
+            true => token.to_owned(),
+            false => format!("Bearer {token}"),
+        };
+        let init = json!({ "type": "connection_init", "payload": { "token": authorization } });
+        // What cannot be sent is noticed below.
+        socket.send(Message::text(init.to_string())).await.ok();
+    }
+    while let Ok(next) = timeout_at(deadline, socket.next()).await {
+        match next {
+            Some(Ok(Message::Text(text))) => match kind(&text).as_deref() {
+                Some("connection_ack") => is_acknowledged = true,
+                Some("ping") => {
+                    socket.send(Message::text(json!({ "type": "pong" }).to_string())).await.ok();
+                }
+                _ => {}
+            },
+            Some(Ok(Message::Close(frame))) => return closed(frame.as_ref(), token, began.elapsed()),
+            // The library answers pings by itself.
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return cut(began.elapsed(), "without a word"),
+        }
+    }
+    timeout(CLOSE_TIMEOUT, socket.close(None)).await.ok();
+    let held = format!("a WebSocket lived for {}", span(hold));
+    match token {
+        Some(_) if !is_acknowledged => Finding::wrong(
+            format!("{held}, but no pod acknowledged it"),
+            "something between answers in the pods' place: is --url theirs?",
+        ),
+        _ => Finding::ok(held),
+    }
+}
+
+fn kind(text: &str) -> Option<String> {
+    let message: Value = serde_json::from_str(text).ok()?;
+    Some(message.get("type")?.as_str()?.to_owned())
+}
+
+/// Somebody said why.
+fn closed(frame: Option<&CloseFrame>, token: Option<&str>, after: Duration) -> Finding {
+    let code = frame.map(|frame| u16::from(frame.code));
+    let reason = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
+    match (code, token) {
+        (Some(4408), None) => Finding::skipped(
+            "the handshake is well; without --token-file the pods end a connection too soon to see the balancer's timeout",
+        ),
+        (Some(4401 | 4403), _) => Finding::wrong(
+            format!("the pods refuse the token: {reason}"),
+            "give --token-file a token that has not expired, by the issuer of RELAY_JWT_*",
+        ),
+        (Some(1012), _) => Finding::skipped("the pod that was reached is draining: run it again"),
+        (Some(1013), _) => Finding::wrong(
+            format!("the pod that was reached is full: {reason}"),
+            "more pods (maxReplicas), or a higher RELAY_MAX_CONNECTIONS",
+        ),
+        (Some(code), _) => cut(after, &format!("with {code} {reason}")),
+        (None, _) => cut(after, "without a reason"),
+    }
+}
+
+fn cut(after: Duration, how: &str) -> Finding {
+    // A person counts in tenths at most.
+    let after = Duration::from_millis(u64::try_from(after.as_millis() / 100 * 100).unwrap_or(u64::MAX));
+    Finding::wrong(
+        format!("a WebSocket was cut after {}, {how}", span(after)),
+        "GCPBackendPolicy spec.default.timeoutSec: 86400 (k8s/overlays/gke/gcpbackendpolicy.yaml); kubectl describe \
+         gcpbackendpolicy relay says whether it is attached. Other balancers: their timeout of a WebSocket",
+    )
+}

@@ -1,0 +1,344 @@
+//! `relay doctor` finds each fault that is planted and names its cure, calls nothing wrong that is well, and leaves nothing
+//! behind.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::sleep,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{self, pki_types::PrivateKeyDer},
+};
+use uuid::Uuid;
+
+use crate::support::{PATIENCE, Setup, Topic, eventually, free_ports};
+
+/// What the doctor said.
+struct Opinion {
+    code: Option<i32>,
+    text: String,
+}
+
+impl Opinion {
+    async fn of(setup: Setup) -> Self {
+        let output = setup.run().await;
+        assert!(output.stderr.is_empty(), "{output:?}");
+        Self { code: output.status.code(), text: String::from_utf8(output.stdout).unwrap() }
+    }
+
+    /// The line of this check.
+    fn line(&self, check: &str) -> &str {
+        let is_it =
+            |line: &&str| line.get(9..).is_some_and(|rest| rest.starts_with(&format!("{check:<12} ")));
+        self.text.lines().find(is_it).unwrap_or_else(|| panic!("no line for {check}:\n{}", self.text))
+    }
+
+    /// Asserts that this check alone is wrong, and returns its line.
+    #[track_caller]
+    fn only_wrong(&self, check: &str) -> &str {
+        let wrong: Vec<&str> = self.text.lines().filter(|line| line.starts_with("WRONG")).collect();
+        assert_eq!(wrong, [self.line(check)], "{}", self.text);
+        assert_eq!(self.code, Some(1), "{}", self.text);
+        wrong[0]
+    }
+}
+
+fn doctor(arguments: &[&str]) -> Setup {
+    let arguments: Vec<&str> = ["doctor"].iter().chain(arguments).copied().collect();
+    Setup::new("doctor").command_line(&arguments).set("RELAY_PULSE_INTERVAL", "1s")
+}
+
+/// A file that is gone with the test.
+struct File(PathBuf);
+
+impl File {
+    fn new(content: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("doctor-{}", Uuid::now_v7().simple()));
+        std::fs::write(&path, content).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+#[tokio::test]
+async fn a_healthy_fleet_has_nothing_wrong() {
+    let Some(topic) = Topic::fresh().await else { return };
+    topic.make(Some("600s")).await;
+    let pods = ["sound1", "sound2"]
+        .map(|name| Setup::new(name).topic(&topic).set("RELAY_PULSE_INTERVAL", "1s").start());
+    let pods = futures_util::future::join_all(pods).await;
+    // Old enough to be taken for orphans, if they did not pulse.
+    sleep(Duration::from_secs(2)).await;
+    let token = File::new("ZOLO\n");
+    let url = format!("ws://127.0.0.1:{}/graphql", pods[0].port());
+    let arguments = ["--url", &url, "--token-file", token.path(), "--hold", "2s", "--grace", "55s"];
+    let opinion = Opinion::of(doctor(&arguments).topic(&topic).set("RELAY_ORPHAN_AFTER", "2s")).await;
+    assert_eq!(opinion.code, Some(0), "{}", opinion.text);
+    for check in ["topic", "retention", "trial feed", "quota", "orphans", "drain", "balancer"] {
+        assert!(opinion.line(check).starts_with("ok "), "{}", opinion.text);
+    }
+    for check in ["clock", "permissions", "keys", "addresses"] {
+        assert!(opinion.line(check).starts_with("skipped "), "{}", opinion.text);
+    }
+    assert!(opinion.line("permissions").ends_with("the emulator has no IAM"), "{}", opinion.text);
+    assert!(opinion.line("orphans").ends_with("none among 2 feeds"), "{}", opinion.text);
+    assert_eq!(topic.feeds_of("doctor").await, [""; 0], "nothing is left behind");
+}
+
+#[tokio::test]
+async fn a_missing_topic_is_found() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let opinion = Opinion::of(doctor(&[]).topic(&topic)).await;
+    let line = opinion.only_wrong("topic");
+    assert!(line.contains("Cure: start a pod") && line.contains("curl -X PUT"), "{line}");
+}
+
+#[tokio::test]
+async fn a_topic_that_retains_too_little_is_found() {
+    let Some(topic) = Topic::fresh().await else { return };
+    topic.make(None).await;
+    let opinion = Opinion::of(doctor(&[]).topic(&topic)).await;
+    assert!(opinion.only_wrong("retention").contains("the topic retains nothing"), "{}", opinion.text);
+
+    let Some(topic) = Topic::fresh().await else { return };
+    topic.make(Some("600s")).await;
+    let opinion = Opinion::of(doctor(&[]).topic(&topic).set("RELAY_REPLAY_WINDOW", "20m")).await;
+    assert!(
+        opinion.only_wrong("retention").contains("retains 10m, but a pod reaches back 20m"),
+        "{}",
+        opinion.text
+    );
+}
+
+#[tokio::test]
+async fn an_emulator_that_is_away_is_found() {
+    let host = format!("127.0.0.1:{}", free_ports(1));
+    let setup = doctor(&[]).set("RELAY_BROKER", "pubsub://project/topic").set("PUBSUB_EMULATOR_HOST", &host);
+    let opinion = Opinion::of(setup).await;
+    assert_eq!(opinion.code, Some(1));
+    let line = opinion.line("topic");
+    assert!(line.starts_with("WRONG") && line.contains(&format!("start the emulator at {host}")), "{line}");
+    assert!(opinion.line("orphans").starts_with("skipped"), "{}", opinion.text);
+}
+
+#[tokio::test]
+async fn orphans_are_counted_and_the_living_are_none() {
+    let Some(topic) = Topic::fresh().await else { return };
+    topic.make(Some("600s")).await;
+    let pod = Setup::new("living").topic(&topic).set("RELAY_PULSE_INTERVAL", "1s").start().await;
+    sleep(Duration::from_secs(2)).await;
+    let mut orphans = Vec::new();
+    for n in 0..12 {
+        orphans.push(topic.make_orphan(&format!("dead{n}")).await);
+    }
+    let opinion = Opinion::of(doctor(&[]).topic(&topic).set("RELAY_ORPHAN_AFTER", "2s")).await;
+    let line = opinion.only_wrong("orphans");
+    assert!(line.contains("12 left by pods that have not pulsed for 2s"), "{line}");
+    assert_eq!(orphans.iter().filter(|orphan| line.contains(*orphan)).count(), 10, "{line}");
+    assert!(!line.contains(".living.") && !line.contains(".doctor."), "{line}");
+    assert!(line.contains("curl -X DELETE"), "{line}");
+    assert_eq!(topic.feeds_of("doctor").await, [""; 0], "nothing is left behind");
+    drop(pod);
+}
+
+#[tokio::test]
+async fn an_interrupted_doctor_leaves_nothing_behind() {
+    let Some(topic) = Topic::fresh().await else { return };
+    topic.make(Some("600s")).await;
+    topic.make_orphan("dead").await;
+    // It listens for more than a minute to a pod that says nothing.
+    let mut doctor = doctor(&[]).topic(&topic).set("RELAY_PULSE_INTERVAL", "1m").launch();
+    eventually("the trial feed is there", PATIENCE, async || {
+        (topic.feeds_of("doctor").await.len() == 1).then_some(())
+    })
+    .await;
+    doctor.signal("INT");
+    assert_eq!(doctor.ended().await.code(), Some(1));
+    assert!(doctor.said().contains("stopped before the end"), "{}", doctor.said());
+    assert_eq!(topic.feeds_of("doctor").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn keys_that_let_nobody_in_are_found() {
+    let jwt = |source: &str| doctor(&[]).set("RELAY_AUTH", "jwt").set("RELAY_JWT_JWKS", source);
+    let file = File::new(r#"{"keys": "none"}"#);
+    let opinion = Opinion::of(jwt(file.path())).await;
+    assert!(opinion.only_wrong("keys").contains("not a JSON object with a list of keys"), "{}", opinion.text);
+    let file = File::new(r#"{"keys": []}"#);
+    let opinion = Opinion::of(jwt(file.path())).await;
+    assert!(opinion.only_wrong("keys").contains("no usable key"), "{}", opinion.text);
+    let url = format!("http://127.0.0.1:{}/jwks.json", free_ports(1));
+    let opinion = Opinion::of(jwt(&url)).await;
+    assert!(opinion.only_wrong("keys").contains(&format!("curl --fail {url}")), "{}", opinion.text);
+}
+
+#[tokio::test]
+async fn a_drain_that_outlasts_the_grace_is_found() {
+    let opinion = Opinion::of(doctor(&["--grace", "30s"])).await;
+    let line = opinion.only_wrong("drain");
+    assert!(
+        line.contains("killed after 30s") && line.contains("terminationGracePeriodSeconds: 55"),
+        "{line}"
+    );
+}
+
+#[tokio::test]
+async fn what_no_pod_of_kubernetes_may_be_is_found() {
+    let opinion = Opinion::of(doctor(&[]).set("POD_NAME", "relay-7d4f")).await;
+    assert!(opinion.line("addresses").contains("Cure: RELAY_LISTEN=0.0.0.0:"), "{}", opinion.text);
+    assert!(opinion.line("topic").contains("Cure: RELAY_BROKER=pubsub://"), "{}", opinion.text);
+    assert_eq!(opinion.code, Some(1));
+}
+
+/// Serves each connection by this, on a port of its own, and says where.
+async fn server<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> (String, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            connections.spawn(serve(socket));
+        }
+    });
+    (address, tasks)
+}
+
+async fn head(socket: &mut TcpStream) -> Vec<u8> {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        match socket.read_buf(&mut head).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    head
+}
+
+#[tokio::test]
+async fn a_balancer_that_cuts_is_found() {
+    let (address, _tasks) = server(async |mut socket| {
+        head(&mut socket).await;
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                      sec-websocket-protocol: graphql-transport-ws\r\n\r\n";
+        socket.write_all(answer.as_bytes()).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+    })
+    .await;
+    let url = format!("ws://{address}/graphql");
+    let opinion = Opinion::of(doctor(&["--url", &url, "--hold", "20s"])).await;
+    let line = opinion.only_wrong("balancer");
+    assert!(line.contains("cut after 1s") && line.contains("GCPBackendPolicy"), "{line}");
+}
+
+#[tokio::test]
+async fn a_way_that_leads_to_no_pod_is_found() {
+    let url = format!("ws://127.0.0.1:{}/graphql", free_ports(1));
+    let opinion = Opinion::of(doctor(&["--url", &url])).await;
+    assert!(opinion.only_wrong("balancer").contains("cannot be reached"), "{}", opinion.text);
+
+    let (address, _tasks) = server(async |mut socket| {
+        head(&mut socket).await;
+        socket.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    })
+    .await;
+    let opinion = Opinion::of(doctor(&["--url", &format!("ws://{address}/graphql")])).await;
+    assert!(opinion.only_wrong("balancer").contains("no pod is ready"), "{}", opinion.text);
+}
+
+#[tokio::test]
+async fn a_certificate_that_nobody_knows_is_found() {
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config =
+        config.with_no_client_auth().with_single_cert(vec![certificate.cert.der().clone()], key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (address, _tasks) = server(move |socket| {
+        let handshake = acceptor.accept(socket);
+        async move { drop(handshake.await) }
+    })
+    .await;
+    let url = format!("wss://localhost:{}/graphql", address.rsplit_once(':').unwrap().1);
+    let opinion = Opinion::of(doctor(&["--url", &url])).await;
+    let line = opinion.only_wrong("balancer");
+    assert!(line.contains("cannot be reached") && line.contains("Cure: the certificate"), "{line}");
+}
+
+#[tokio::test]
+async fn pods_that_refuse_the_page_or_the_token_are_found() {
+    let pod = Setup::new("strict").set("RELAY_ALLOWED_ORIGINS", "https://app.example").start().await;
+    let url = format!("ws://127.0.0.1:{}/graphql", pod.port());
+    let visit = |origin| {
+        let token = File::new("NOBODY");
+        let setup =
+            doctor(&["--url", &url, "--token-file", token.path()]).set("RELAY_ALLOWED_ORIGINS", origin);
+        async move { (Opinion::of(setup).await, token) }
+    };
+    let (opinion, _token) = visit("https://other.example").await;
+    let line = opinion.only_wrong("balancer");
+    assert!(line.contains("https://other.example: name it in RELAY_ALLOWED_ORIGINS"), "{line}");
+    let (opinion, _token) = visit("https://app.example").await;
+    let line = opinion.only_wrong("balancer");
+    assert!(line.contains("refuse the token") && !line.contains("NOBODY"), "{line}");
+}
+
+/// The emulator, as if it had IAM and a clock: an hour late, and without two of the permissions.
+#[tokio::test]
+async fn missing_permissions_and_a_wrong_clock_are_found() {
+    let Some(topic) = Topic::fresh().await else { return };
+    topic.make(Some("600s")).await;
+    let emulator = topic.host().to_owned();
+    let (address, _tasks) = server(move |mut socket| {
+        let emulator = emulator.clone();
+        async move {
+            let head = head(&mut socket).await;
+            let text = String::from_utf8_lossy(&head);
+            let answer = if text.contains(":testIamPermissions") {
+                let granted = r#"{"permissions":["pubsub.topics.get","pubsub.topics.attachSubscription",
+                    "pubsub.subscriptions.consume","pubsub.subscriptions.delete","pubsub.subscriptions.get"]}"#;
+                let length = granted.len();
+                format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{granted}")
+            } else if text.starts_with("GET / ") {
+                let date = httpdate::fmt_http_date(SystemTime::now() - Duration::from_secs(3_600));
+                format!("HTTP/1.1 200 OK\r\ndate: {date}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            } else {
+                let mut upstream = TcpStream::connect(&emulator).await.unwrap();
+                upstream.write_all(&head).await.unwrap();
+                copy_bidirectional(&mut socket, &mut upstream).await.ok();
+                return;
+            };
+            socket.write_all(answer.as_bytes()).await.ok();
+        }
+    })
+    .await;
+    let opinion = Opinion::of(doctor(&[]).topic(&topic.seen_at(&address))).await;
+    assert_eq!(opinion.code, Some(1));
+    let line = opinion.line("permissions");
+    assert!(line.contains("missing: pubsub.topics.publish, pubsub.subscriptions.update."), "{line}");
+    assert!(line.contains("roles/pubsubRelayTopic") && line.contains("roles/pubsubRelayFeeds"), "{line}");
+    let line = opinion.line("clock");
+    assert!(line.contains("1h") && line.contains("ahead of Pub/Sub's") && line.contains("NTP"), "{line}");
+    assert!(opinion.line("trial feed").starts_with("ok "), "{}", opinion.text);
+}
