@@ -90,7 +90,6 @@ fn remove(folder: &Path) -> io::Result<()> {
     if folder.exists() { fs::remove_dir_all(folder) } else { Ok(()) }
 }
 
-#[expect(clippy::print_stdout, reason = "cargo reads it")]
 fn say(instruction: &str) {
     println!("cargo::{instruction}");
 }

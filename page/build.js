@@ -5,12 +5,13 @@
 
 import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { constants, gzipSync } from 'node:zlib';
 
 import { build } from 'esbuild';
 
 const OUT = path.resolve(process.argv[2] ?? 'dist');
-const HERE = import.meta.dirname;
+const HERE = path.dirname(fileURLToPath(import.meta.url));
 
 const SHARED = {
   absWorkingDir: HERE,

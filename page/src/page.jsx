@@ -8,7 +8,7 @@ import 'graphiql/graphiql.css';
 import './page.css';
 
 import { GraphiQL } from 'graphiql';
-import { StrictMode, useMemo, useState } from 'react';
+import { useRef, useState } from 'react';
 import { createRoot } from 'react-dom/client';
 
 import { fetcherOf } from './fetcher.js';
@@ -18,6 +18,9 @@ const tabs = JSON.parse(root.dataset.tabs);
 // Relative, for a pod that a proxy serves below a path.
 const endpoint = new URL('graphql', document.baseURI).href;
 
+/** How long nothing must have been typed for a token to be whole, in milliseconds. */
+const TYPED = 700;
+
 const WORKERS = { graphql: 'graphql.worker.js', json: 'json.worker.js' };
 
 globalThis.MonacoEnvironment = {
@@ -25,16 +28,20 @@ globalThis.MonacoEnvironment = {
 };
 
 function Page() {
-  const [headers, setHeaders] = useState(tabs[0].headers);
+  const [fetcher, setFetcher] = useState(() => fetcherOf(endpoint));
+  const typing = useRef();
   // The schema, too, is shown to those with a token only: GraphiQL asks for it again when its fetcher is another one.
-  const fetcher = useMemo(() => fetcherOf(endpoint), [headers]);
+  const askAgain = () => {
+    clearTimeout(typing.current);
+    typing.current = setTimeout(() => setFetcher(() => fetcherOf(endpoint)), TYPED);
+  };
   return (
     <GraphiQL
       fetcher={fetcher}
       defaultTabs={tabs}
       defaultHeaders={tabs[0].headers}
       defaultEditorToolsVisibility="headers"
-      onEditHeaders={setHeaders}
+      onEditHeaders={askAgain}
       // Tokens are kept as long as the browser's tab, and each tab has its own: two of them are two users.
       storage={sessionStorage}
       shouldPersistHeaders
@@ -53,8 +60,4 @@ function Page() {
   );
 }
 
-createRoot(root).render(
-  <StrictMode>
-    <Page />
-  </StrictMode>,
-);
+createRoot(root).render(<Page />);

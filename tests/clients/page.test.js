@@ -93,12 +93,16 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
     const token = async (name) => {
       await page.getByRole('region', { name: 'Headers' }).click();
       await page.keyboard.press('ControlOrMeta+A');
-      await page.keyboard.insertText(JSON.stringify({ Authorization: bearer(name) }));
+      // Or the editor puts what is typed around it.
+      await page.keyboard.press('Delete');
+      await page.keyboard.type(JSON.stringify({ Authorization: bearer(name) }));
     };
     await token('NOBODY');
     await run(page);
     await response(page).getByText('4403').waitFor();
     await token('ZEWI');
+    await page.getByRole('button', { name: 'Show Documentation Explorer' }).click();
+    await page.getByRole('link', { name: 'Subscription' }).waitFor();
     await run(page);
     await pod.untilWatchers(1);
     await page.close();
