@@ -1,7 +1,7 @@
 // How GraphiQL reaches the pod: queries and mutations over HTTP, subscriptions over a WebSocket. Both show the token that stands
 // in the headers editor; it goes nowhere else.
 
-import { getOperationAST } from 'graphql';
+import { getOperationAST, parse } from 'graphql';
 import { createClient } from 'graphql-ws';
 
 /** The pod refuses the token: asking again with the same one changes nothing. */
@@ -9,10 +9,24 @@ const FORBIDDEN = 4403;
 
 /** A GraphiQL fetcher for the GraphQL endpoint at this URL. */
 export function fetcherOf(url) {
-  return (request, { headers = {}, documentAST } = {}) => {
-    const operation = documentAST && getOperationAST(documentAST, request.operationName);
-    return operation?.operation === 'subscription' ? watch(url, request, headers) : ask(url, request, headers);
+  return ({ operationName, ...request }, { headers = {} } = {}) => {
+    const operation = chosen(request.query, operationName);
+    const named = { ...request, operationName: operation?.name?.value };
+    return operation?.operation === 'subscription' ? watch(url, named, headers) : ask(url, named, headers);
   };
+}
+
+/**
+ * The operation to run; undefined if only the pod can say what is wrong. GraphiQL reads a document a moment after it has changed, so
+ * that just after a change of tabs it still names the other tab's.
+ */
+function chosen(query, name) {
+  try {
+    const document = parse(query);
+    return getOperationAST(document, name) ?? getOperationAST(document);
+  } catch {
+    return undefined;
+  }
 }
 
 async function ask(url, request, headers) {

@@ -99,7 +99,7 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
     };
     await token('NOBODY');
     await run(page);
-    await response(page).getByText('4403').waitFor();
+    await response(page).getByText('4403').first().waitFor();
     await token('ZEWI');
     await page.getByRole('button', { name: 'Show Documentation Explorer' }).click();
     await page.getByRole('link', { name: 'Subscription' }).waitFor();
