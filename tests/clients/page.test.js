@@ -52,6 +52,8 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
   let pod;
   before(async () => {
     pod = await Pod.start();
+    const html = await (await fetch(pod.http)).text();
+    assert.match(html, /page\.js/, 'the relay was built without the page: see what cargo warned of');
   });
   after(async () => {
     await browser?.close();
