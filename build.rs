@@ -70,7 +70,8 @@ fn run(command: &mut Command) -> Result<(), String> {
         return Ok(());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    let first = errors.lines().find(|line| line.contains("rror")).unwrap_or("it does not say why");
+    let first =
+        errors.lines().find(|line| line.to_lowercase().contains("error")).unwrap_or("it does not say why");
     Err(format!("{name} failed: {first}"))
 }
 
