@@ -6,6 +6,11 @@
 # for people. There is no `# syntax=` line: the frontend inside the engine (20.10 and later) is enough.
 
 FROM rust:1.98-trixie@sha256:a8a5f0a1e5fe7dfe1d352591e4a1c7dd2c08fd70475cae872cf3458ba0df0546 AS dependencies
+# For the page at /, which build.rs bundles. Without npm the image would be built as well, and the page be a plain one.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends nodejs npm \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 # An empty crate with our dependencies: this layer is built anew only when Cargo.lock changes. The cache mount spares the
@@ -16,9 +21,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && rm -r src
 
 FROM dependencies AS build
+COPY build.rs build.rs
+COPY page page
 COPY src src
 # The times of the copied files may lie before those of the empty crate, and cargo goes by time.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/root/.npm \
     find src -type f -exec touch {} + \
     && cargo build --release --locked --bin relay
 

@@ -148,6 +148,10 @@ async fn start(name: &str, port: u16, topic: &Topic) -> anyhow::Result<Pod> {
             max_connections_per_address: 0,
             max_watchers: 16,
             debug_token: None,
+            page: Some(vec![web::Tab {
+                query: "subscription Watch { messagePosted { room text } }",
+                token: "ann",
+            }]),
         },
         introspection: true,
         window: Bounds { span: WINDOW, bytes: 1 << 20 },

@@ -123,6 +123,8 @@ pub struct Settings {
     pub debug_token: Option<Secret>,
     /// `RELAY_MAX_WATCHERS`: for each connection.
     pub max_watchers: usize,
+    /// `RELAY_PAGE`: whether there is a page for people at `/`.
+    pub page: bool,
     /// `RELAY_PULSE_INTERVAL`: between two pulses of this pod.
     pub pulse_interval: Duration,
     /// `RELAY_ORPHAN_AFTER`: how long a pod must have been silent for its feeds to be deleted by others.
@@ -319,6 +321,7 @@ fn shared(reader: &mut Reader<'_>, waits: &[(&Setting, Duration)]) -> Settings {
         introspection: reader.required(&t::INTROSPECTION, value::switch),
         max_watchers: reader.size(&t::MAX_WATCHERS),
         debug_token: None,
+        page: reader.required(&t::PAGE, value::switch),
         pulse_interval: Duration::from_nanos(reader.amount(&t::PULSE_INTERVAL)),
         orphan_after: Duration::from_nanos(reader.amount(&t::ORPHAN_AFTER)),
         drain: drain(reader, waits),

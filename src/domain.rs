@@ -33,6 +33,12 @@ pub const TEMPLATE_ADDED: &str = "template.added.v1";
 /// The kind of the event that a template was edited; its data is the whole template as it is now.
 pub const TEMPLATE_EDITED: &str = "template.edited.v1";
 
+/// What people try first, on the page at `/`: a demo user, and what it asks.
+pub const EXAMPLES: [(&str, &str); 2] = [
+    ("ZOLO", include_str!("domain/examples/watch.graphql")),
+    ("ZOWI", include_str!("domain/examples/add.graphql")),
+];
+
 /// The tutorial's domain: its directory, and the templates of the last while.
 pub struct Tutorial {
     directory: Directory,

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 use pubsub_relay::{
+    auth,
     broker::memory,
     cluster::{self, Carrier},
     config::{self, Command, EX_USAGE, Questions, Settings},
@@ -195,6 +196,13 @@ fn tutorial(directory: Directory, retention: Duration) -> (Arc<dyn Domain>, Arc<
     (tutorial.clone(), graphql::build(domain::schema(tutorial)))
 }
 
+/// What the page opens with. A demo token is no secret; of others it only says where they belong.
+fn tabs(auth: &auth::Settings) -> Vec<web::Tab> {
+    let is_demo = matches!(auth, auth::Settings::Demo);
+    let tab = |(user, query)| web::Tab { query, token: if is_demo { user } else { "TOKEN" } };
+    domain::EXAMPLES.map(tab).into()
+}
+
 fn directory(path: Option<&Path>) -> Result<Directory, domain::DirectoryError> {
     path.map_or_else(|| Ok(Directory::built_in()), Directory::load)
 }
@@ -213,6 +221,7 @@ fn pod_settings(settings: &Settings, broker: Broker, traces: &Traces) -> pod::Se
             max_connections_per_address: settings.max_connections_per_address,
             max_watchers: settings.max_watchers,
             debug_token: settings.debug_token.clone(),
+            page: settings.page.then(|| tabs(&settings.auth)),
         },
         introspection: settings.introspection,
         window: Bounds { span: settings.replay_window, bytes: settings.replay_bytes },

@@ -9,6 +9,7 @@ pub mod http;
 pub mod multipart;
 pub mod negotiate;
 pub mod origin;
+pub mod page;
 pub mod refusal;
 pub mod request;
 pub mod serve;
@@ -37,7 +38,7 @@ use tower_http::{
 };
 
 use self::sse::reservation;
-pub use self::{connection::Connections, origin::Origins, sse::reservation::Reservations};
+pub use self::{connection::Connections, origin::Origins, page::Tab, sse::reservation::Reservations};
 use crate::{
     auth::{Authenticator, jwt::Secret},
     graphql::Engine,
@@ -70,6 +71,8 @@ pub struct Settings {
     pub max_watchers: usize,
     /// What lets operators ask who is connected and who was told what; `None`: nobody may.
     pub debug_token: Option<Secret>,
+    /// What the page at `/` opens with; `None`: there is no page.
+    pub page: Option<Vec<Tab>>,
 }
 
 /// All that the handlers work with.
@@ -116,8 +119,10 @@ pub fn router(site: Arc<Site>, with_admin: bool) -> Router {
         .route("/graphql", any(http::graphql))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(compression)
-        .layer(cors)
-        .with_state(site.clone());
+        .layer(cors);
+    // Outside the layers: no other site's business, and compressed already.
+    let page = site.settings.page.as_deref().map_or_else(Router::new, page::routes);
+    let clients = clients.merge(page).with_state(site.clone());
     if with_admin { clients.merge(probes(site)) } else { clients }
 }
 

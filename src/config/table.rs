@@ -172,6 +172,13 @@ pub(super) static MAX_WATCHERS: Setting = Setting::new(
     "watchers of a connection at a time",
 );
 
+pub(super) static PAGE: Setting = Setting::new(
+    "RELAY_PAGE",
+    Is("on"),
+    Form("on or off"),
+    "whether GET / is a page for people, with GraphiQL",
+);
+
 pub(super) static PULSE_INTERVAL: Setting = Setting::new(
     "RELAY_PULSE_INTERVAL",
     Is("10s"),
@@ -310,6 +317,7 @@ pub static SETTINGS: &[Concern] = &[
             &JWT_AUDIENCE,
             &ALLOWED_ORIGINS,
             &DIRECTORY,
+            &PAGE,
         ],
     },
     Concern {

@@ -1,0 +1,96 @@
+//! Bundles the page at `/` (the npm project in `page/`) for `src/web/page.rs`, if npm is there to do it.
+//!
+//! The crate must build on a machine that has neither npm nor a network: then the pod serves a plain page instead, and cargo warns.
+//! It never writes outside `OUT_DIR`, and runs again only when the page's own files have changed.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// What the bundle is made from, in `page/`.
+const SOURCES: [&str; 8] = [
+    ".npmrc",
+    "build.js",
+    "package-lock.json",
+    "package.json",
+    "src/fetcher.js",
+    "src/icon.svg",
+    "src/page.css",
+    "src/page.jsx",
+];
+
+fn main() -> io::Result<()> {
+    for source in SOURCES {
+        say(&format!("rerun-if-changed=page/{source}"));
+    }
+    let out = out();
+    let (project, bundle) = (out.join("project"), out.join("page"));
+    for folder in [&project, &bundle] {
+        remove(folder)?;
+        fs::create_dir_all(folder)?;
+    }
+    if let Err(reason) = build(&project, &bundle) {
+        remove(&bundle)?;
+        fs::create_dir(&bundle)?;
+        say(&format!("warning=GET / will be a plain page, without GraphiQL: {reason}"));
+        say("warning=to have it, mend that, `touch page/package.json`, and build again");
+    }
+    remove(&project)?;
+    fs::write(out.join("page.rs"), listing(&bundle)?)
+}
+
+#[expect(clippy::disallowed_methods, reason = "cargo's own word, not a setting of the relay")]
+fn out() -> PathBuf {
+    env::var_os("OUT_DIR").expect("cargo sets it").into()
+}
+
+/// Installs exactly what the lock file says, without letting any of it run a script, and bundles it.
+fn build(project: &Path, bundle: &Path) -> Result<(), String> {
+    copy(project).map_err(|error| error.to_string())?;
+    let install =
+        ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1"];
+    run(Command::new("npm").args(install).current_dir(project))?;
+    run(Command::new("node").arg("build.js").arg(bundle).current_dir(project))
+}
+
+fn copy(project: &Path) -> io::Result<()> {
+    fs::create_dir_all(project.join("src"))?;
+    SOURCES
+        .iter()
+        .try_for_each(|source| fs::copy(Path::new("page").join(source), project.join(source)).map(|_| ()))
+}
+
+/// Runs it to its end. What it prints is not for cargo, which would read it.
+fn run(command: &mut Command) -> Result<(), String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| format!("{name} cannot be run: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let first =
+        errors.lines().find(|line| line.to_lowercase().contains("error")).unwrap_or("it does not say why");
+    Err(format!("{name} failed: {first}"))
+}
+
+/// The bundle's files as a Rust expression: name, content.
+fn listing(bundle: &Path) -> io::Result<String> {
+    let mut paths: Vec<_> =
+        fs::read_dir(bundle)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    paths.sort();
+    let files = paths.iter().map(|path| {
+        let name = path.file_name().unwrap_or_default();
+        format!("({name:?}, include_bytes!({path:?})),\n")
+    });
+    Ok(format!("&[\n{}]\n", files.collect::<String>()))
+}
+
+fn remove(folder: &Path) -> io::Result<()> {
+    if folder.exists() { fs::remove_dir_all(folder) } else { Ok(()) }
+}
+
+fn say(instruction: &str) {
+    println!("cargo::{instruction}");
+}

@@ -1,0 +1,216 @@
+//! The page for people at `/`: GraphiQL, every byte of it from this pod, bundled by `build.rs` from `page/`.
+//!
+//! It must run where there is no internet, and whatever it shows must be unable to reach anybody but this pod. It knows no
+//! secret: the token is what the person types.
+
+use std::fmt::Write as _;
+
+use axum::{
+    Router,
+    http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{
+            CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+            REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+        },
+    },
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use serde_json::json;
+use sha1::{Digest as _, Sha1};
+
+/// The bundle: names, and what the files are when compressed. Empty if the pod was built without npm.
+static BUNDLE: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
+
+const HTML: &str = include_str!("../../page/page.html");
+
+/// What is shown in place of GraphiQL if there is none.
+const PLAIN: &str = include_str!("../../page/plain.html");
+
+/// Nothing that is not from here, and no request to anybody else. Monaco, GraphiQL's editor, draws with style sheets that it makes as
+/// it goes, hence `unsafe-inline` for styles; it shows icons from `data:`.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self' 'unsafe-inline'; font-src 'self'; \
+     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
+/// With every answer, a 304 too.
+const ALWAYS: [(HeaderName, HeaderValue); 4] = [
+    // Names stay when contents change, so that in a rollout a page finds its files on old pods and new: ask each time.
+    (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    (CONTENT_SECURITY_POLICY, POLICY),
+    (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+];
+
+/// A tab that the page opens with.
+#[derive(Clone, Debug)]
+pub struct Tab {
+    /// A GraphQL document.
+    pub query: &'static str,
+    /// What stands in the place of the token: one that is no secret, or a word that says that one belongs there.
+    pub token: &'static str,
+}
+
+/// The routes of a page that opens with these tabs.
+pub(super) fn routes<S: Clone + Send + Sync + 'static>(tabs: &[Tab]) -> Router<S> {
+    let html = if BUNDLE.is_empty() { PLAIN.to_owned() } else { HTML.replace("{{tabs}}", &attribute(tabs)) };
+    let page = File::new(HeaderValue::from_static("text/html; charset=utf-8"), None, html.into());
+    BUNDLE.iter().fold(page.route(Router::new(), "/"), |router, (name, content)| {
+        let gzip = HeaderValue::from_static("gzip");
+        let file = File::new(media_type(name), Some(gzip), Bytes::from_static(content));
+        file.route(router, &format!("/page/{name}"))
+    })
+}
+
+/// The tabs as GraphiQL takes them, in JSON that may stand in an attribute.
+fn attribute(tabs: &[Tab]) -> String {
+    let tabs = tabs.iter().map(|Tab { query, token }| {
+        let headers = format!("{:#}", json!({ "Authorization": format!("Bearer {token}") }));
+        json!({ "query": query, "headers": headers })
+    });
+    let json = serde_json::Value::from_iter(tabs).to_string();
+    json.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
+}
+
+fn media_type(name: &str) -> HeaderValue {
+    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+    HeaderValue::from_static(match extension {
+        "js" => "text/javascript; charset=utf-8",
+        "css" => "text/css; charset=utf-8",
+        "svg" => "image/svg+xml",
+        "ttf" => "font/ttf",
+        "txt" => "text/plain; charset=utf-8",
+        _ => "application/octet-stream",
+    })
+}
+
+/// Something that does not change while the pod runs.
+#[derive(Clone)]
+struct File {
+    media_type: HeaderValue,
+    /// How it is compressed. It is never sent otherwise: every browser reads gzip, and the pod need not compress it each time.
+    encoding: Option<HeaderValue>,
+    content: Bytes,
+    /// Names this very content.
+    tag: HeaderValue,
+}
+
+impl File {
+    fn new(media_type: HeaderValue, encoding: Option<HeaderValue>, content: Bytes) -> Self {
+        let mut tag = String::from("\"");
+        for byte in Sha1::digest(&content) {
+            write!(tag, "{byte:02x}").expect("a String takes all");
+        }
+        tag.push('"');
+        let tag = tag.try_into().expect("hexadecimal digits may stand in a header");
+        Self { media_type, encoding, content, tag }
+    }
+
+    fn route<S: Clone + Send + Sync + 'static>(self, router: Router<S>, path: &str) -> Router<S> {
+        router.route(path, get(move |headers: HeaderMap| async move { self.answer(&headers) }))
+    }
+
+    fn answer(self, request: &HeaderMap) -> Response {
+        let known = request.get(IF_NONE_MATCH).is_some_and(|tags| lists(tags, &self.tag));
+        let mut response = if known {
+            StatusCode::NOT_MODIFIED.into_response()
+        } else {
+            ([(CONTENT_TYPE, self.media_type)], self.content).into_response()
+        };
+        let headers = response.headers_mut();
+        headers.extend(ALWAYS);
+        headers.insert(ETAG, self.tag);
+        if let (false, Some(encoding)) = (known, self.encoding) {
+            headers.insert(CONTENT_ENCODING, encoding);
+        }
+        response
+    }
+}
+
+/// Whether `If-None-Match` names the tag. A proxy that compresses may have made a weak one of ours.
+fn lists(tags: &HeaderValue, tag: &HeaderValue) -> bool {
+    let tags = tags.to_str().unwrap_or_default().split(',').map(str::trim);
+    tags.map(|known| known.strip_prefix("W/").unwrap_or(known)).any(|known| known == "*" || known == tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, extract::Request};
+    use tower_service::Service as _;
+
+    use super::*;
+
+    const TABS: [Tab; 1] = [Tab { query: "{ a(b: \"<&>\") }", token: "ZOWI" }];
+
+    async fn get(path: &str, known: Option<&HeaderValue>) -> Response {
+        let mut request = Request::get(path);
+        if let Some(tag) = known {
+            request = request.header(IF_NONE_MATCH, tag);
+        }
+        routes::<()>(&TABS).call(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    /// The page, and all that the bundle has.
+    fn paths() -> impl Iterator<Item = String> {
+        let bundle = BUNDLE.iter().map(|(name, _)| format!("/page/{name}"));
+        bundle.chain(["/".to_owned()])
+    }
+
+    #[tokio::test]
+    async fn nothing_of_it_may_reach_or_be_framed_by_others() {
+        for path in paths() {
+            let response = get(&path, None).await;
+            assert_eq!(response.status(), StatusCode::OK, "{path}");
+            let headers = response.headers();
+            let policy = headers[CONTENT_SECURITY_POLICY].to_str().unwrap();
+            assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+            assert!(
+                policy.contains("connect-src 'self';") && policy.contains("frame-ancestors 'none'"),
+                "{policy}"
+            );
+            assert_eq!(headers[X_CONTENT_TYPE_OPTIONS], "nosniff");
+            assert_eq!(headers[REFERRER_POLICY], "no-referrer");
+            assert_ne!(headers[CONTENT_TYPE], "application/octet-stream", "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_browser_has_is_not_sent_again() {
+        for path in paths() {
+            let tag = get(&path, None).await.headers()[ETAG].clone();
+            let weak = HeaderValue::from_str(&format!("\"other\", W/{}", tag.to_str().unwrap())).unwrap();
+            for known in [&tag, &weak] {
+                let response = get(&path, Some(known)).await;
+                assert_eq!(response.status(), StatusCode::NOT_MODIFIED, "{path}");
+                assert_eq!(
+                    (&response.headers()[ETAG], &response.headers()[CACHE_CONTROL]),
+                    (&tag, &ALWAYS[0].1)
+                );
+                assert!(!response.headers().contains_key(CONTENT_ENCODING));
+            }
+            assert_eq!(
+                get(&path, Some(&HeaderValue::from_static("\"other\""))).await.status(),
+                StatusCode::OK
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_bundle_has_is_compressed_and_the_page_is_not() {
+        for path in paths() {
+            let encoding = get(&path, None).await.headers().get(CONTENT_ENCODING).cloned();
+            assert_eq!(encoding.is_some_and(|encoding| encoding == "gzip"), path != "/", "{path}");
+        }
+        assert_eq!(get("/page/nothing.js", None).await.status(), StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn a_query_cannot_leave_its_attribute() {
+        let attribute = attribute(&TABS);
+        assert!(!attribute.contains(['"', '<']), "{attribute}");
+        assert!(attribute.contains("&lt;&amp;>") && attribute.contains("Bearer ZOWI"), "{attribute}");
+    }
+}
