@@ -163,3 +163,96 @@ impl Trail {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        audience::{Audience, Interests},
+        contract::Fact,
+        event::Event,
+        hub::{Hub, Outbox, Render, Watch, Watching, window::Bounds},
+    };
+
+    struct Echo;
+
+    #[async_trait]
+    impl Render for Echo {
+        async fn render(&self, relayed: &Relayed) -> Option<Arc<str>> {
+            Some(relayed.event.id.clone())
+        }
+
+        async fn render_again(&self, relayed: &Relayed) -> Option<Arc<str>> {
+            self.render(relayed).await
+        }
+
+        fn gap(&self, reason: &str, _cursor: &str) -> Arc<str> {
+            reason.into()
+        }
+    }
+
+    fn hub() -> Hub {
+        let bounds = Bounds { span: Duration::from_secs(600), bytes: 1 << 20 };
+        let hub = Hub::new("t", bounds, SystemTime::now());
+        hub.follow_events();
+        hub
+    }
+
+    fn viewer(user: &str, key: &str) -> Arc<Viewer> {
+        Arc::new(Viewer { user: user.into(), interests: Interests::new([key.into()]) })
+    }
+
+    fn watch(hub: &Hub, user: &str, limit: usize) -> Watching {
+        let (viewer, outbox) = (viewer(user, "k"), Outbox::new(limit));
+        hub.watch(Watch { id: 1, field: "f".into(), viewer, operation: Arc::new(Echo), outbox })
+    }
+
+    async fn dispatch(hub: &Hub, is_news: bool) -> Arc<str> {
+        let event = Event::new("/test".into(), "kind", None, Bytes::new());
+        let (id, audience) = (event.id.clone(), Audience::new(["k".into()], Some("author".into())));
+        hub.dispatch(event, Fact { field: Some("f"), audience, payload: Arc::new(()) }, is_news).await;
+        id
+    }
+
+    fn answer(hub: &Hub, id: &str, user: &str, key: &str) -> Answer {
+        let (relayed, trail) = hub.explain(id).unwrap();
+        trail.answer(&relayed, user, Some(&viewer(user, key)))
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_a_repeat_and_an_event_from_before_are_told_apart() {
+        let hub = hub();
+        let _watching = [watch(&hub, "reads", 1 << 16), watch(&hub, "sleeps", 1)];
+        let id = dispatch(&hub, true).await;
+        for (user, key, expected) in [
+            ("reads", "k", Answer::Told),
+            ("sleeps", "k", Answer::QueueFull),
+            ("author", "k", Answer::Author),
+            ("stranger", "other", Answer::NoCommonKey),
+            ("away", "k", Answer::NotConnected),
+        ] {
+            assert_eq!(answer(&hub, &id, user, key), expected, "{user}");
+        }
+        hub.repeat(&id);
+        assert_eq!(hub.explain(&id).unwrap().1.repeats, 1);
+        let old = dispatch(&hub, false).await;
+        assert_eq!(answer(&hub, &old, "reads", "k"), Answer::BeforeStart);
+        assert!(hub.explain("nothing").is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_noted_is_bounded() {
+        let hub = hub();
+        let _watching: Vec<_> = (0..=MAX_TOLD).map(|n| watch(&hub, &n.to_string(), 1 << 16)).collect();
+        let id = dispatch(&hub, true).await;
+        let (_, trail) = hub.explain(&id).unwrap();
+        assert_eq!((trail.told.len(), trail.is_cut, trail.matched), (MAX_TOLD, true, MAX_TOLD + 1));
+        let untold = (0..=MAX_TOLD).map(|n| n.to_string()).find(|user| !trail.told.contains_key(&**user));
+        assert_eq!(answer(&hub, &id, &untold.unwrap(), "k"), Answer::NotRecorded);
+    }
+}

@@ -55,6 +55,11 @@ impl Http {
         self.answer(self.client.get(self.url(path))).await.unwrap()
     }
 
+    /// A GET with this `Authorization`.
+    pub(crate) async fn get_with(&self, authorization: &str, path: &str) -> Answer {
+        self.answer(self.client.get(self.url(path)).header("authorization", authorization)).await.unwrap()
+    }
+
     /// `None` if nobody answers.
     pub(crate) async fn try_get(&self, path: &str) -> Option<Answer> {
         self.answer(self.client.get(self.url(path))).await.ok()

@@ -71,7 +71,7 @@ pub async fn connections(State(site): State<Arc<Site>>, Query(asked): Query<Aske
 pub async fn explain(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) -> Response {
     let names = Names::new(&site, &asked);
     let Some(event) = &asked.event else {
-        return (StatusCode::BAD_REQUEST, "name the event: ?event=<id>&user=<id>\n").into_response();
+        return (StatusCode::BAD_REQUEST, "name the event: ?event=ID&user=ID\n").into_response();
     };
     let Some((relayed, trail)) = site.hub.explain(event) else {
         return answer(&json!({ "event": event, "answer": "NOT_IN_WINDOW" }));
