@@ -197,15 +197,14 @@ impl Keeper {
         }
         let first = Reader { stream, twins: twins.clone(), is_second: false, seen: self.seen.clone() };
         reader.spawn(first.run(self.events.clone()));
+        self.states.send_replace(FeedState::Open(name.into()));
         let (reopen, stop) = (self.reopen.clone(), self.stop.clone());
         let events = self.events.clone();
         let tidy = async {
             if let Some(second) = second {
                 fill(second, events).await;
-                // Whoever sees the feed open sees only one.
                 self.clear_last().await;
             }
-            self.states.send_replace(FeedState::Open(name.into()));
             self.clear().await;
             if is_first {
                 self.clients.admin.delete_earlier_feeds(name).await;

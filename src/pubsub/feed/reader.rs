@@ -28,13 +28,17 @@ use crate::{
 /// After so long without a message a second feed has nothing more: ten of the emulator's ticks.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// After so long with something newer than itself, such as the pod's own pulse, a second feed has told what is older: two
+/// ticks.
+const PASSED: Duration = Duration::from_millis(100);
+
 /// Hands on what a second feed has of the time before it was created.
 pub(super) async fn fill(second: Reader, events: mpsc::Sender<Received>) {
     let twins = second.twins.clone();
     let mut reader = JoinSet::new();
     reader.spawn(second.run(events));
     while reader.try_join_next().is_none() && !twins.0.lock().await.is_filled() {
-        sleep(QUIET / 10).await;
+        sleep(PASSED / 4).await;
     }
     twins.end().await;
 }
@@ -49,6 +53,8 @@ struct Handed {
     /// When the second feed was there, by the clock of an emulator on this machine, and when anything came from it.
     created: SystemTime,
     heard_second: Instant,
+    /// When something newer than itself came from the second feed.
+    passed: Option<Instant>,
     /// The second feed has no more: what the first hands on need not be kept.
     is_over: bool,
 }
@@ -68,18 +74,21 @@ impl Handed {
     fn new() -> Self {
         let (by_first, by_second) = Default::default();
         let (created, heard_second) = (SystemTime::now(), Instant::now());
-        Self { by_first, by_second, created, heard_second, is_over: false }
+        Self { by_first, by_second, created, heard_second, passed: None, is_over: false }
     }
 
     fn is_filled(&self) -> bool {
-        self.is_over || self.heard_second.elapsed() >= QUIET
+        self.passed.is_some_and(|passed| passed.elapsed() >= PASSED) || self.heard_second.elapsed() >= QUIET
     }
 
     fn is_repeat(&mut self, is_second: bool, received: &Received, message: &str) -> bool {
         if is_second {
-            self.heard_second = Instant::now();
+            let now = Instant::now();
+            self.heard_second = now;
             let published = received.event.as_ref().ok().and_then(|event| event.published);
-            self.is_over |= published > Some(self.created);
+            if published > Some(self.created) {
+                self.passed.get_or_insert(now);
+            }
         }
         let Self { by_first, by_second, is_over, .. } = self;
         let (own, other) = if is_second { (by_second, by_first) } else { (by_first, by_second) };
