@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{Collector, PATIENCE, Setup, Topic, eventually};
+use crate::support::{Collector, Dialect, PATIENCE, Setup, Topic, eventually, watchers_on};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CLIENT: &str = "b7ad6b7169203331";
@@ -30,6 +30,7 @@ async fn one_mutation_is_one_trace_over_four_pods() {
             .start()
     }))
     .await;
+    let mut clients = watchers_on(&pods[1], Dialect::Transport, &["ZOLO"]).await;
 
     let mutation =
         "mutation { addTemplate(templateInput: {name: \"traced\", shareLocationIds: [3]}) { success } }";
@@ -39,7 +40,8 @@ async fn one_mutation_is_one_trace_over_four_pods() {
 
     let spans = eventually("every pod has processed it", PATIENCE, async || {
         let spans = collector.spans(TRACE);
-        (named(&spans, "process").len() == 4 && named(&spans, "mutation").len() == 1).then_some(spans)
+        let counts = ["mutation", "process", "deliver"].map(|name| named(&spans, name).len());
+        (counts == [1, 4, 1]).then_some(spans)
     })
     .await;
     let [mutation, publish] = ["mutation", "publish"].map(|name| named(&spans, name)[0]);
@@ -47,13 +49,17 @@ async fn one_mutation_is_one_trace_over_four_pods() {
     assert_eq!(publish["parentSpanId"], mutation["spanId"]);
     assert_eq!(attribute(publish, "messaging.system"), &json!({"stringValue": "gcp_pubsub"}));
     let mut pods_of_process = Vec::new();
+    let deliver = named(&spans, "deliver")[0];
     for process in named(&spans, "process") {
+        let is_zolos = attribute(process, "relay.pod")["stringValue"] == "pod2";
+        assert_eq!(process["spanId"] == deliver["parentSpanId"], is_zolos);
         assert_eq!(process["links"][0]["spanId"], publish["spanId"]);
         assert_eq!(attribute(process, "relay.event.id"), attribute(publish, "relay.event.id"));
         pods_of_process.push(attribute(process, "relay.pod")["stringValue"].as_str().unwrap().to_owned());
     }
     pods_of_process.sort();
     assert_eq!(pods_of_process, ["pod1", "pod2", "pod3", "pod4"]);
+    assert_eq!(clients[0].next().await, "traced");
     eventually("metrics are pushed", PATIENCE, async || {
         collector.has_metric("relay.publishes").then_some(())
     })
