@@ -18,8 +18,8 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
 
+use self::{document::Documents, error::Code, operation::Operations};
 pub use self::{document::Prepared, error::Error, mutation::Outlet};
-use self::{error::Code, operation::Operations};
 use crate::{
     audience::Viewer,
     hub::{Hub, Outbox, Replay, Watch, Watching},
@@ -90,9 +90,9 @@ pub fn viewer<'a>(ctx: &'a Context<'_>) -> Result<&'a Viewer, Error> {
 pub struct Engine {
     api: Arc<dyn Api>,
     outlet: Arc<Outlet>,
+    documents: Documents,
     operations: Operations,
     hub: Hub,
-    introspection: bool,
     refusals: Refusals,
 }
 
@@ -101,8 +101,8 @@ impl Engine {
     /// the schema.
     #[must_use]
     pub fn new(api: Arc<dyn Api>, outlet: Outlet, hub: Hub, introspection: bool, refusals: Refusals) -> Self {
-        let (operations, outlet) = (Operations::new(api.clone()), Arc::new(outlet));
-        Self { api, outlet, operations, hub, introspection, refusals }
+        let (documents, operations) = (Documents::new(introspection), Operations::new(api.clone()));
+        Self { api, outlet: Arc::new(outlet), documents, operations, hub, refusals }
     }
 
     /// Counts the limit that the response says was hit, if it says so.
@@ -117,7 +117,7 @@ impl Engine {
     /// # Errors
     /// The response that refuses it.
     pub fn prepare(&self, request: Request) -> Result<Prepared, Box<Response>> {
-        document::prepare(request, self.introspection).inspect_err(|refusal| self.count(refusal))
+        self.documents.prepare(request).inspect_err(|refusal| self.count(refusal))
     }
 
     /// Runs a query or a mutation for the viewer. A resolver that panics costs its own request only. The result's
@@ -125,7 +125,8 @@ impl Engine {
     pub async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Response {
         let cursor = self.cursor();
         let span = prepared.span();
-        let request = prepared.request.data(viewer).data(self.outlet.clone());
+        let mut request = prepared.request.data(viewer).data(self.outlet.clone());
+        request.set_parsed_query((*prepared.document).clone());
         let executed =
             AssertUnwindSafe(self.api.execute(request)).catch_unwind().instrument(span.clone()).await;
         let response = match executed {

@@ -47,7 +47,7 @@ pub struct CommonResponse {
 pub struct AddTemplateInput {
     /// 1 to 200 characters, not counting space around it.
     name: String,
-    /// At most 1,000 locations, known or not.
+    /// At most 1,000 locations, known or not, whose ids have 128 KiB at most together.
     share_location_ids: Option<Vec<ID>>,
 }
 
@@ -64,7 +64,9 @@ pub struct EditTemplateInput {
 
 #[Object]
 impl Query {
-    /// The templates of the last while, in the order of their ids; the same on every pod.
+    /// The templates of the last while, in the order of their ids; the same on every pod. At most three times in a document,
+    /// since each may be megabytes.
+    #[graphql(complexity = "300 + child_complexity")]
     async fn templates(&self, ctx: &Context<'_>) -> Option<Vec<Arc<Template>>> {
         Some(tutorial(ctx).templates.list(SystemTime::now()))
     }

@@ -18,6 +18,9 @@ const MAX_NAME_CHARS: usize = 200;
 /// Most locations that a template is shared with, repeated ones included.
 const MAX_LOCATIONS: usize = 1_000;
 
+/// What their ids may have together, in bytes: three times 1,000 UUIDs, and half of a connection's queue by default.
+const MAX_LOCATION_BYTES: usize = 128 << 10;
+
 /// Longest data of an event, in bytes: four times a template at all its bounds, and too little to occupy a pod.
 const MAX_DATA_BYTES: usize = 1 << 20;
 
@@ -40,7 +43,7 @@ pub enum InvalidTemplate {
     #[error("name must have 1 to {MAX_NAME_CHARS} characters, not counting space around it")]
     Name,
     /// There are too many locations.
-    #[error("shareLocationIds must be at most {MAX_LOCATIONS}")]
+    #[error("shareLocationIds must be at most {MAX_LOCATIONS}, of {MAX_LOCATION_BYTES} bytes together")]
     TooManyLocations,
     /// An id is out of bounds.
     #[error("{0} must be {rule}", rule = id::RULE)]
@@ -119,7 +122,7 @@ impl Template {
 
 /// Each id once, in the order of its first mention. Repeated ones count against the bound, so that it bounds the work.
 fn distinct(mut ids: Vec<ID>) -> Result<Vec<ID>, InvalidTemplate> {
-    if ids.len() > MAX_LOCATIONS {
+    if ids.len() > MAX_LOCATIONS || ids.iter().map(|id| id.len()).sum::<usize>() > MAX_LOCATION_BYTES {
         return Err(InvalidTemplate::TooManyLocations);
     }
     if !ids.iter().all(|id| id::is_valid(id)) {
@@ -189,6 +192,9 @@ mod tests {
         assert_eq!(locations(ids(&["1"; 1_001])), Err(InvalidTemplate::TooManyLocations));
         assert_eq!(locations(ids(&[""])), Err(InvalidTemplate::Id("each of shareLocationIds")));
         assert!(locations(ids(&[&"x".repeat(257)])).is_err());
+        let long = "x".repeat(256);
+        assert!(locations(ids(&[&*long; 512])).is_ok());
+        assert_eq!(locations(ids(&[&*long; 513])), Err(InvalidTemplate::TooManyLocations));
     }
 
     #[test]

@@ -14,8 +14,8 @@ use std::{
 use super::template::Template;
 use crate::event::Event;
 
-/// What all templates may weigh together, in bytes: room for about 100,000 of a usual size.
-const MAX_BYTES: usize = 64 << 20;
+/// What all templates may weigh together, in bytes: room for about 25,000 of a usual size. A query may ask for all.
+const MAX_BYTES: usize = 16 << 20;
 
 /// What a template weighs besides its texts: its places in the maps, its versions, and allocations.
 const OVERHEAD: usize = 512;

@@ -146,8 +146,18 @@ pub fn decode<'a>(
 /// # Errors
 /// What [`decode`] would say there. Such an event is not worth publishing.
 pub fn check(event: &Event) -> Result<(), Undecodable> {
-    let attributes = encode(event);
-    decode(|name| attributes.get(name).map(String::as_str), Bytes::new(), None).map(drop)
+    let is_name = |text: &str, limit| !text.is_empty() && is_bounded(text, limit);
+    if !is_name(&event.id, MAX_NAME_BYTES) {
+        Err(Undecodable::Id)
+    } else if !is_name(&event.source, MAX_SOURCE_BYTES) {
+        Err(Undecodable::Source)
+    } else if !is_name(&event.kind, MAX_NAME_BYTES) {
+        Err(Undecodable::Type)
+    } else if event.author.as_deref().is_some_and(|author| !is_bounded(author, MAX_NAME_BYTES)) {
+        Err(Undecodable::Author)
+    } else {
+        Ok(())
+    }
 }
 
 /// CloudEvents forbids control characters, and so nothing of ours need fear them in a header or a log line.

@@ -1,38 +1,35 @@
 //! What a request asks for, known before it runs: which operation of the document, of which kind, and whether the document
 //! stays within our own limits.
+//!
+//! Documents that were seen lately are neither counted nor parsed again: most clients of a service send the same few.
+
+use std::sync::Arc;
 
 use async_graphql::{
     Positioned, Request, Response, Value,
-    parser::parse_query,
-    parser::types::{
-        DocumentOperations, ExecutableDocument, OperationDefinition, OperationType, Selection, SelectionSet,
-    },
+    parser::types::{DocumentOperations, ExecutableDocument, OperationDefinition, OperationType, Selection},
 };
 use tracing::Span;
 
+use self::kept::Kept;
 use super::error::{Code, Error};
 use crate::telemetry::traces;
 
 mod cursor;
+mod kept;
+mod limits;
 
 /// The argument of a subscription's root field that takes a cursor. A field that has it can be resumed; its resolver does
 /// not see the value.
 pub const AFTER: &str = "after";
 
-/// How many fields of a document may carry an alias: enough for any page, too few to multiply work with.
-pub const MAX_ALIASES: usize = 30;
-
-/// How many tokens a document may have: four times those of the introspection query of known tools. They are counted before the
-/// document is parsed, so that nobody pays for parsing the rest.
-pub const MAX_TOKENS: usize = 1_000;
-
 /// A request whose document parses, and the operation in it that will run.
 pub struct Prepared {
-    /// The request, its document parsed.
+    /// The request, without its document parsed.
     pub request: Request,
     /// Whether it is a query, a mutation or a subscription.
     pub kind: OperationType,
-    pub(super) document: ExecutableDocument,
+    pub(super) document: Arc<ExecutableDocument>,
     /// A subscription's one root field, and its name in the result.
     pub(super) field: String,
     pub(super) response_key: String,
@@ -56,55 +53,61 @@ impl Prepared {
     }
 }
 
-/// Parses the request's document and picks its operation. It may ask for the schema only with `introspection`.
-///
-/// # Errors
-/// The response that refuses it.
-pub(super) fn prepare(mut request: Request, introspection: bool) -> Result<Prepared, Box<Response>> {
-    if request.query.trim().is_empty() {
-        return refuse(Code::BadRequest, "the request has no query");
-    }
-    if tokens(&request.query) > MAX_TOKENS {
-        let text = format!("the document has more than {MAX_TOKENS} tokens");
-        return refuse(Code::ValidationFailed, text);
-    }
-    let mut document = match request.parsed_query() {
-        Ok(document) => document.clone(),
-        Err(error) => return Err(bad_document(&error.message)),
-    };
-    let operation = match pick(&document, request.operation_name.as_deref()) {
-        Ok(operation) => &operation.node,
-        Err(text) => return refuse(Code::BadRequest, text),
-    };
-    let kind = operation.ty;
-    let mut survey = Survey::default();
-    selection_sets(&document).for_each(|set| survey.walk(set));
-    if survey.aliases > MAX_ALIASES {
-        let text = format!("the document has {} aliases; {MAX_ALIASES} is the most", survey.aliases);
-        return refuse(Code::ValidationFailed, text);
-    }
-    if survey.asks_for_schema && !introspection {
-        return refuse(Code::ValidationFailed, "introspection is switched off here");
-    }
-    let (mut field, mut response_key, mut after) = (String::new(), String::new(), None);
-    if kind == OperationType::Subscription {
-        let [Positioned { node: Selection::Field(root), .. }] = operation.selection_set.node.items.as_slice()
-        else {
-            let text = "a subscription selects exactly one field, not through a fragment";
-            return refuse(Code::ValidationFailed, text);
-        };
-        field = root.node.name.node.to_string();
-        response_key = root.node.response_key().node.to_string();
-        after = cursor::take(&mut request, &root.node);
-        if after.is_some() {
-            document = parse_query(&request.query).map_err(|error| bad_document(&error.to_string()))?;
-        }
-    }
-    Ok(Prepared { request, kind, document, field, response_key, after })
+/// Parses documents and picks operations.
+pub(super) struct Documents {
+    introspection: bool,
+    kept: Kept,
 }
 
-fn bad_document(text: &str) -> Box<Response> {
-    Error::new(Code::ParseFailed, text.to_owned()).response().into()
+impl Documents {
+    /// None yet. Only with `introspection` may they ask for the schema.
+    pub(super) fn new(introspection: bool) -> Self {
+        Self { introspection, kept: Kept::default() }
+    }
+
+    /// Parses the request's document and picks its operation.
+    ///
+    /// # Errors
+    /// The response that refuses it.
+    pub(super) fn prepare(&self, mut request: Request) -> Result<Prepared, Box<Response>> {
+        if request.query.trim().is_empty() {
+            return refuse(Code::BadRequest, "the request has no query");
+        }
+        let (mut document, mut is_kept) = self.parse(&request.query)?;
+        let operation = match pick(&document, request.operation_name.as_deref()) {
+            Ok(operation) => &operation.node,
+            Err(text) => return refuse(Code::BadRequest, text),
+        };
+        let kind = operation.ty;
+        let (mut field, mut response_key, mut after) = (String::new(), String::new(), None);
+        if kind == OperationType::Subscription {
+            let [Positioned { node: Selection::Field(root), .. }] =
+                operation.selection_set.node.items.as_slice()
+            else {
+                let text = "a subscription selects exactly one field, not through a fragment";
+                return refuse(Code::ValidationFailed, text);
+            };
+            field = root.node.name.node.to_string();
+            response_key = root.node.response_key().node.to_string();
+            let taken = cursor::take(&mut request, operation, &root.node);
+            if taken.as_ref().is_some_and(|taken| taken.is_in_document) {
+                (document, is_kept) = self.parse(&request.query)?;
+            }
+            after = taken.map(|taken| taken.cursor);
+        }
+        if !is_kept {
+            self.kept.insert(&request.query, &document);
+        }
+        Ok(Prepared { request, kind, document, field, response_key, after })
+    }
+
+    /// The document, and whether it is kept.
+    fn parse(&self, text: &str) -> Result<(Arc<ExecutableDocument>, bool), Box<Response>> {
+        match self.kept.get(text) {
+            Some(document) => Ok((document, true)),
+            None => Ok((limits::parse(text, self.introspection)?.into(), false)),
+        }
+    }
 }
 
 fn refuse<T>(code: Code, text: impl Into<std::borrow::Cow<'static, str>>) -> Result<T, Box<Response>> {
@@ -130,54 +133,6 @@ fn pick<'a>(
     }
 }
 
-fn selection_sets(document: &ExecutableDocument) -> impl Iterator<Item = &SelectionSet> {
-    let operations = document.operations.iter().map(|(_, operation)| &operation.node.selection_set.node);
-    operations.chain(document.fragments.values().map(|fragment| &fragment.node.selection_set.node))
-}
-
-/// What a document is made of.
-#[derive(Default)]
-struct Survey {
-    aliases: usize,
-    asks_for_schema: bool,
-}
-
-impl Survey {
-    // The parser bounds the nesting, so the recursion is bounded too.
-    fn walk(&mut self, set: &SelectionSet) {
-        for selection in &set.items {
-            match &selection.node {
-                Selection::Field(field) => {
-                    self.aliases += usize::from(field.node.alias.is_some());
-                    self.asks_for_schema |= matches!(&*field.node.name.node, "__schema" | "__type");
-                    self.walk(&field.node.selection_set.node);
-                }
-                Selection::InlineFragment(fragment) => self.walk(&fragment.node.selection_set.node),
-                Selection::FragmentSpread(_) => {}
-            }
-        }
-    }
-}
-
-/// How many tokens the text has, or a few more if it is no document.
-fn tokens(text: &str) -> usize {
-    let run = |text: &str, is: fn(char) -> bool| text.find(|c| !is(c)).unwrap_or(text.len());
-    let (mut rest, mut count) = (text, 0);
-    while let Some(first) = rest.chars().next() {
-        let length = match first {
-            '#' => rest.find(['\n', '\r']).unwrap_or(rest.len()),
-            '"' => cursor::literal(rest).unwrap_or(rest.len()),
-            '.' => run(rest, |c| c == '.'),
-            '-' | '0'..='9' => run(rest, |c| c.is_alphanumeric() || matches!(c, '-' | '+' | '.')),
-            '_' | 'a'..='z' | 'A'..='Z' => run(rest, |c| c.is_alphanumeric() || c == '_'),
-            _ => first.len_utf8(),
-        };
-        count += usize::from(!first.is_whitespace() && !matches!(first, ',' | '#' | '\u{feff}'));
-        rest = &rest[length..];
-    }
-    count
-}
-
 #[cfg(test)]
 mod tests {
     use async_graphql::Variables;
@@ -186,7 +141,10 @@ mod tests {
     use super::*;
 
     fn prepared(document: &str, variables: serde_json::Value) -> Prepared {
-        prepare(Request::new(document).variables(Variables::from_json(variables)), true).ok().unwrap()
+        Documents::new(true)
+            .prepare(Request::new(document).variables(Variables::from_json(variables)))
+            .ok()
+            .unwrap()
     }
 
     #[test]
@@ -228,39 +186,17 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_counted_as_a_lexer_counts_them() {
-        for (document, count) in [
-            ("", 0),
-            (" ,\n\t\u{feff}# a comment { a }", 0),
-            ("{ a }", 3),
-            ("query Q($n: Int = -1.5e+3) { b: a(n: $n, s: \"x \\\" { y\") ...F }", 26),
-            ("{ a(s: \"\"\"block \" quote { }\"\"\") } # end", 8),
-            ("{ a(s: \"never ends { { {", 6),
-        ] {
-            assert_eq!(tokens(document), count, "{document}");
-        }
+    fn a_cursor_may_be_a_variable_s_default() {
+        let with = prepared("subscription ($c: String = \"c\") { a(after: $c) { b } }", json!({}));
+        assert_eq!(with.after.as_deref(), Some("c"));
     }
 
     #[test]
-    fn a_document_of_too_many_tokens_is_not_parsed() {
-        let refused = |fields: usize| {
-            let document = format!("{{ {} }}", "a ".repeat(fields));
-            prepare(Request::new(document), true).is_err()
-        };
-        assert!(!refused(MAX_TOKENS - 2));
-        assert!(refused(MAX_TOKENS - 1));
-    }
-
-    #[test]
-    fn the_schema_is_hidden_wherever_it_is_asked_for() {
-        for document in [
-            "{ __schema { types { name } } }",
-            "{ x: __type(name: \"a\") { name } }",
-            "{ ... { ...F } } fragment F on Query { __schema { types { name } } }",
-        ] {
-            assert!(prepare(Request::new(document), true).is_ok(), "{document}");
-            assert!(prepare(Request::new(document), false).is_err(), "{document}");
-        }
-        assert!(prepare(Request::new("{ __typename a { __typename } }"), false).is_ok());
+    fn a_document_is_parsed_once_and_again_only_if_another_cursor_stands_in_it() {
+        let documents = Documents::new(true);
+        let prepare = |text: &str| documents.prepare(Request::new(text)).ok().unwrap().document;
+        assert!(Arc::ptr_eq(&prepare("{ a }"), &prepare("{ a }")));
+        let watch = prepare("subscription { a(after: \"\") { b } }");
+        assert!(Arc::ptr_eq(&watch, &prepare("subscription { a(after: \"c\") { b } }")));
     }
 }

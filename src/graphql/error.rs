@@ -137,9 +137,11 @@ pub fn is_refusal(response: &Response) -> bool {
 }
 
 /// The limits whose text the executor or this room writes, by what tells one from the others.
-const LIMITS: [(&str, &str); 6] = [
+const LIMITS: [(&str, &str); 8] = [
     ("tokens", " tokens"),
     ("aliases", " aliases; "),
+    ("selections", " selections"),
+    ("bytes", " bytes"),
     ("depth", "Query is nested too deep."),
     ("complexity", "Query is too complex."),
     ("directives", "The number of directives on the field "),

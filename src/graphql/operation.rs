@@ -32,6 +32,12 @@ use crate::{
 /// How many distinct operations a pod runs at once. An event executes at most this many.
 const MAX_OPERATIONS: usize = 10_000;
 
+/// What they may take together, in bytes: twice what so many of a usual size do.
+const MAX_OPERATIONS_BYTES: usize = 128 << 20;
+
+/// How long the variables of a subscription may be as JSON, in bytes.
+const MAX_VARIABLES_BYTES: usize = 16 << 10;
+
 /// What the results that replays rendered may take, in bytes, for the whole pod.
 const MAX_REPLAYED_BYTES: usize = 8 << 20;
 
@@ -41,21 +47,35 @@ const EXECUTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The operations that have watchers.
 pub(super) struct Operations {
     api: Arc<dyn Api>,
-    live: Mutex<HashMap<Key, Weak<Operation>>>,
+    live: Arc<Mutex<Live>>,
     replayed: Arc<Mutex<Replayed>>,
 }
 
+/// Each operation for as long as somebody holds it.
+#[derive(Default)]
+struct Live {
+    operations: HashMap<Arc<Key>, Weak<Operation>>,
+    bytes: usize,
+}
+
 /// What makes an operation distinct.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq, Hash)]
 struct Key {
     query: String,
     name: Option<String>,
     variables: String,
 }
 
+impl Key {
+    /// What an operation takes in memory, in bytes, roughly: a parsed document some twenty times its text.
+    fn bytes(&self) -> usize {
+        4_096 + 20 * self.query.len() + 4 * self.variables.len()
+    }
+}
+
 impl Operations {
     pub(super) fn new(api: Arc<dyn Api>) -> Self {
-        Self { api, live: Mutex::default(), replayed: Arc::default() }
+        Self { api, live: Arc::default(), replayed: Arc::default() }
     }
 
     /// The operation of this request, shared with whoever runs the same.
@@ -63,41 +83,76 @@ impl Operations {
     /// # Errors
     /// The response that refuses it: it does not validate, or there are too many others.
     pub(super) async fn open(&self, prepared: Prepared) -> Result<Arc<Operation>, Box<Response>> {
-        let variables = serde_json::to_string(&prepared.request.variables).map_err(|_| internal())?;
-        let key = Key {
-            query: prepared.request.query.clone(),
-            name: prepared.request.operation_name.clone(),
-            variables,
-        };
-        if let Some(operation) = lock(&self.live).get(&key).and_then(Weak::upgrade) {
+        let Request { query, operation_name: name, variables, .. } = prepared.request;
+        let key = Key { query, name, variables: serde_json::to_string(&variables).map_err(|_| internal())? };
+        if key.variables.len() > MAX_VARIABLES_BYTES {
+            let text = format!("the variables of a subscription have more than {MAX_VARIABLES_BYTES} bytes");
+            return Err(Error::new(Code::BadRequest, text).response().into());
+        }
+        if let Some(operation) = lock(&self.live).get(&key) {
             return Ok(operation);
         }
-        let operation = Arc::new(Operation::open(self.api.clone(), self.replayed.clone(), prepared).await?);
-        let mut live = lock(&self.live);
-        if live.len() >= MAX_OPERATIONS {
-            live.retain(|_, operation| operation.strong_count() > 0);
+        let mut operation = Operation {
+            api: self.api.clone(),
+            live: self.live.clone(),
+            replayed: self.replayed.clone(),
+            number: lock(&self.replayed).number(),
+            field: prepared.field.into(),
+            response_key: prepared.response_key,
+            key: key.into(),
+            variables,
+            document: prepared.document,
+            execution: tokio::sync::Mutex::default(),
+        };
+        operation.validate().await?;
+        let operation = Arc::new(operation);
+        // The lock is free again before `operation` goes, which takes it if another one is shared.
+        lock(&self.live).insert(&operation)
+    }
+}
+
+impl Live {
+    fn get(&self, key: &Key) -> Option<Arc<Operation>> {
+        self.operations.get(key).and_then(Weak::upgrade)
+    }
+
+    /// Adds the operation, unless somebody else was faster.
+    fn insert(&mut self, operation: &Arc<Operation>) -> Result<Arc<Operation>, Box<Response>> {
+        if let Some(same) = self.get(&operation.key) {
+            return Ok(same);
         }
-        if live.len() >= MAX_OPERATIONS {
+        let bytes = self.bytes + operation.key.bytes();
+        if self.operations.len() >= MAX_OPERATIONS || bytes > MAX_OPERATIONS_BYTES {
             let text = "this pod runs as many distinct subscriptions as it may";
             return Err(Error::new(Code::LimitReached, text).response().into());
         }
-        live.insert(key, Arc::downgrade(&operation));
-        Ok(operation)
+        if self.operations.insert(operation.key.clone(), Arc::downgrade(operation)).is_none() {
+            self.bytes = bytes;
+        }
+        Ok(operation.clone())
+    }
+
+    /// Removes the operation at this address, whose last holder is gone; a successor of the same key stays.
+    fn remove(&mut self, key: &Key, address: *const Operation) {
+        if self.operations.get(key).is_some_and(|operation| operation.as_ptr() == address) {
+            self.operations.remove(key);
+            self.bytes -= key.bytes();
+        }
     }
 }
 
 /// A validated subscription and the executor's stream behind it.
 pub(super) struct Operation {
     api: Arc<dyn Api>,
+    live: Arc<Mutex<Live>>,
     replayed: Arc<Mutex<Replayed>>,
     /// Never that of another operation, as an address might be.
     number: u64,
     field: Arc<str>,
     response_key: String,
-    query: String,
-    name: Option<String>,
+    key: Arc<Key>,
     variables: async_graphql::Variables,
-    document: ExecutableDocument,
+    document: Arc<ExecutableDocument>,
     // Events are executed one after the other: the lock is never contended, and tokio's may be held across an await.
     execution: tokio::sync::Mutex<Option<Execution>>,
 }
@@ -107,25 +162,21 @@ struct Execution {
     source: Source,
 }
 
+impl Drop for Operation {
+    fn drop(&mut self) {
+        lock(&self.live).remove(&self.key, self);
+    }
+}
+
 impl Operation {
-    async fn open(
-        api: Arc<dyn Api>,
-        replayed: Arc<Mutex<Replayed>>,
-        prepared: Prepared,
-    ) -> Result<Self, Box<Response>> {
-        let Prepared { request, document, field, response_key, .. } = prepared;
-        let Request { query, operation_name: name, variables, .. } = request;
-        let (field, execution) = (field.into(), tokio::sync::Mutex::default());
-        let number = lock(&replayed).number();
-        let operation =
-            Self { api, replayed, number, field, response_key, query, name, variables, document, execution };
-        let mut execution = operation.start();
-        // Validation answers before the first payload is asked for.
+    /// Begins its execution. Validation answers before the first payload is asked for.
+    async fn validate(&mut self) -> Result<(), Box<Response>> {
+        let mut execution = self.start();
         if let Some(refusal) = execution.next().await {
             return Err(publicly(refusal).into());
         }
-        *operation.execution.lock().await = Some(execution);
-        Ok(operation)
+        *self.execution.get_mut() = Some(execution);
+        Ok(())
     }
 
     /// The subscription root field.
@@ -136,9 +187,9 @@ impl Operation {
     fn start(&self) -> Execution {
         let source = Source::default();
         let mut request =
-            Request::new(self.query.as_str()).variables(self.variables.clone()).data(source.clone());
-        request.operation_name.clone_from(&self.name);
-        request.set_parsed_query(self.document.clone());
+            Request::new(self.key.query.as_str()).variables(self.variables.clone()).data(source.clone());
+        request.operation_name.clone_from(&self.key.name);
+        request.set_parsed_query((*self.document).clone());
         Execution { results: self.api.execute_stream(request), source }
     }
 
@@ -272,7 +323,7 @@ mod tests {
     use crate::{
         audience::Audience,
         event::Event,
-        graphql::{self, document::prepare, subscription::payloads},
+        graphql::{self, document::Documents, subscription::payloads},
     };
 
     struct Query;
@@ -321,7 +372,7 @@ mod tests {
     }
 
     async fn open(operations: &Operations, document: &str) -> Result<Arc<Operation>, serde_json::Value> {
-        let opened = match prepare(Request::new(document), true) {
+        let opened = match Documents::new(true).prepare(Request::new(document)) {
             Ok(prepared) => operations.open(prepared).await,
             Err(refusal) => Err(refusal),
         };
@@ -442,5 +493,24 @@ mod tests {
         assert_eq!(error["extensions"]["code"], "LIMIT_REACHED");
         held.pop();
         assert!(open(&operations, &document(MAX_OPERATIONS)).await.is_ok());
+        drop(held);
+        let live = lock(&operations.live);
+        assert_eq!((live.operations.len(), live.bytes), (0, 0), "nothing is kept of what nobody holds");
+    }
+
+    #[tokio::test]
+    async fn operations_are_bounded_in_bytes_as_well() {
+        let (operations, _) = operations();
+        let document =
+            |n: usize| format!("subscription Name{n} {{ all {{ value }} }} #{}", "x".repeat(30_000));
+        let mut held = Vec::new();
+        let refused = loop {
+            match open(&operations, &document(held.len())).await {
+                Ok(operation) => held.push(operation),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(refused["extensions"]["code"], "LIMIT_REACHED");
+        assert!(held.len() < 250);
     }
 }

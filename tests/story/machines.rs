@@ -126,7 +126,11 @@ async fn every_limit_that_is_hit_is_counted_by_its_name() {
     let pod =
         Setup::new("pod").set("RELAY_MAX_WATCHERS", "1").set("RELAY_MAX_CONNECTIONS", "1").start().await;
     let nested = (0..30).fold("name".to_owned(), |inner, _| format!("ofType {{ {inner} }}"));
+    let bomb: String =
+        (1..32).map(|n| format!("fragment f{n} on Query {{ ...f{} ...f{} }} ", n + 1, n + 1)).collect();
     let documents = [
+        ("bytes", format!("{{ locations {{ id }} }} #{}", "x".repeat(32 << 10))),
+        ("selections", format!("{{ ...f1 }} {bomb} fragment f32 on Query {{ locations {{ id }} }}")),
         ("tokens", format!("{{ {} }}", "locations { id } ".repeat(400))),
         ("aliases", format!("{{ {} }}", (0..40).map(|n| format!("a{n}: __typename ")).collect::<String>())),
         ("depth", format!("{{ __schema {{ types {{ {nested} }} }} }}")),

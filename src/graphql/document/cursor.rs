@@ -5,41 +5,50 @@
 
 use std::convert::Infallible;
 
-use async_graphql::{Name, Pos, Request, Value, parser::types::Field};
+use async_graphql::{
+    Name, Pos, Request, Value,
+    parser::types::{Field, OperationDefinition},
+};
 
 use super::AFTER;
 
 /// What stands in the place of every cursor.
 const NONE: &str = "";
 
-/// Where the cursor stands in the request.
-enum Place {
-    Variable(Name),
-    Literal(Pos),
+/// A cursor that was taken out of a request.
+pub(super) struct Taken {
+    pub(super) cursor: String,
+    /// It stood in the document itself, which is now another one.
+    pub(super) is_in_document: bool,
 }
 
-/// The cursor that the field is to resume from, taken out of the request; `None` if there is none, or no text. The
-/// request's document may have to be parsed again.
-pub(super) fn take(request: &mut Request, field: &Field) -> Option<String> {
+/// The cursor that the field is to resume from, taken out of the request; `None` if there is none, or no text.
+pub(super) fn take(request: &mut Request, operation: &OperationDefinition, field: &Field) -> Option<Taken> {
     let argument = field.get_argument(AFTER)?;
-    let mut place = Place::Literal(argument.pos);
+    let mut variable = None;
     let value = argument.node.clone().into_const_with(|name| {
-        let value = request.variables.get(&name).cloned().unwrap_or_default();
-        place = Place::Variable(name);
+        let value = request.variables.get(&name).or_else(|| default(operation, &name));
+        let value = value.cloned().unwrap_or_default();
+        variable = Some(name);
         Ok::<_, Infallible>(value)
     });
     let Ok(Value::String(cursor)) = value else { return None };
-    match place {
-        Place::Variable(name) => {
-            request.variables.insert(name, Value::from(NONE));
-        }
-        Place::Literal(pos) => {
-            let from = offset(&request.query, pos)?;
-            let to = from + literal(&request.query[from..])?;
-            request.query.replace_range(from..to, "\"\"");
-        }
+    let is_in_document = variable.is_none();
+    if let Some(name) = variable {
+        request.variables.insert(name, Value::from(NONE));
+    } else {
+        let from = offset(&request.query, argument.pos)?;
+        let to = from + literal(&request.query[from..])?;
+        request.query.replace_range(from..to, "\"\"");
     }
-    Some(cursor)
+    Some(Taken { cursor, is_in_document })
+}
+
+/// What the operation gives the variable if the request does not.
+fn default<'a>(operation: &'a OperationDefinition, name: &Name) -> Option<&'a Value> {
+    let mut definitions = operation.variable_definitions.iter().map(|definition| &definition.node);
+    let definition = definitions.find(|definition| definition.name.node == *name)?;
+    definition.default_value.as_ref().map(|value| &value.node)
 }
 
 /// Where in the text the position is, in bytes.
@@ -71,7 +80,9 @@ pub(super) fn literal(text: &str) -> Option<usize> {
         }
         let mut characters = rest.chars();
         at += match characters.next()? {
-            '\\' => 1 + characters.next()?.len_utf8(),
+            // In a block string a backslash escapes nothing but the quotes that would end it.
+            '\\' if quotes.len() == 1 => 1 + characters.next()?.len_utf8(),
+            '\\' if rest[1..].starts_with(quotes) => 1 + quotes.len(),
             other => other.len_utf8(),
         };
     }

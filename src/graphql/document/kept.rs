@@ -1,0 +1,74 @@
+//! The documents that were parsed lately.
+//!
+//! Parsing is a third of the work of a small mutation (`docs/PERFORMANCE.md`), and most of that of a subscription whose
+//! operation is running already.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_graphql::parser::types::ExecutableDocument;
+
+/// How many bytes of text are kept. A parsed document takes some twenty times as much.
+const MAX_BYTES: usize = 512 << 10;
+
+/// Documents by their text, the oldest of which make room for new ones.
+#[derive(Default)]
+pub(super) struct Kept(Mutex<Documents>);
+
+#[derive(Default)]
+struct Documents {
+    by_text: HashMap<Arc<str>, Arc<ExecutableDocument>>,
+    order: VecDeque<Arc<str>>,
+    bytes: usize,
+}
+
+impl Kept {
+    pub(super) fn get(&self, text: &str) -> Option<Arc<ExecutableDocument>> {
+        self.documents().by_text.get(text).cloned()
+    }
+
+    pub(super) fn insert(&self, text: &str, document: &Arc<ExecutableDocument>) {
+        let text: Arc<str> = text.into();
+        let mut documents = self.documents();
+        if documents.by_text.insert(text.clone(), document.clone()).is_some() {
+            return;
+        }
+        documents.bytes += text.len();
+        documents.order.push_back(text);
+        while documents.bytes > MAX_BYTES
+            && let Some(oldest) = documents.order.pop_front()
+        {
+            documents.bytes -= oldest.len();
+            documents.by_text.remove(&oldest);
+        }
+    }
+
+    fn documents(&self) -> MutexGuard<'_, Documents> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_graphql::parser::parse_query;
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_make_room_for_the_newest() {
+        let kept = Kept::default();
+        let document = Arc::new(parse_query("{ a }").unwrap());
+        let text = |n: usize| format!("{{ a }} #{n}{}", "x".repeat(MAX_BYTES / 4));
+        for n in 0..4 {
+            kept.insert(&text(n), &document);
+        }
+        assert!(kept.get(&text(0)).is_none());
+        assert!(kept.get(&text(3)).is_some());
+        let documents = kept.documents();
+        assert!(documents.bytes <= MAX_BYTES);
+        assert_eq!(documents.order.len(), documents.by_text.len());
+    }
+}

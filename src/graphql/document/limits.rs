@@ -1,0 +1,208 @@
+//! What a document may be, checked before anything else looks at it: whatever its text, reading it costs little.
+
+use std::collections::HashMap;
+
+use async_graphql::{
+    Name, Response,
+    parser::parse_query,
+    parser::types::{ExecutableDocument, Selection, SelectionSet},
+};
+
+use super::{cursor, refuse};
+use crate::graphql::error::{Code, Error};
+
+/// How many bytes a document may have: eight times the introspection query of known tools, indented.
+const MAX_BYTES: usize = 32 << 10;
+
+/// How many tokens a document may have: four times those of the introspection query of known tools. They are counted before the
+/// document is parsed, so that nobody pays for parsing the rest.
+pub(super) const MAX_TOKENS: usize = 1_000;
+
+/// How many fields of a document may carry an alias: enough for any page, too few to multiply work with.
+const MAX_ALIASES: usize = 30;
+
+/// How many selections a document may come to with each fragment written out where it is spread: twice the fields that
+/// an operation may resolve. The executor's own limits walk through every one of them, and fragments that spread others
+/// twice double that with each level.
+const MAX_SELECTIONS: usize = 2_000;
+
+/// Parses the text. It may ask for the schema only with `introspection`.
+///
+/// # Errors
+/// The response that refuses it.
+pub(super) fn parse(text: &str, introspection: bool) -> Result<ExecutableDocument, Box<Response>> {
+    if text.len() > MAX_BYTES {
+        return refuse(Code::ValidationFailed, format!("the document has more than {MAX_BYTES} bytes"));
+    }
+    if tokens(text) > MAX_TOKENS {
+        return refuse(Code::ValidationFailed, format!("the document has more than {MAX_TOKENS} tokens"));
+    }
+    let document = parse_query(text)
+        .map_err(|error| Box::new(Error::new(Code::ParseFailed, error.to_string()).response()))?;
+    let mut survey = Survey::default();
+    selection_sets(&document).for_each(|set| survey.walk(set));
+    if survey.aliases > MAX_ALIASES {
+        let text = format!("the document has {} aliases; {MAX_ALIASES} is the most", survey.aliases);
+        return refuse(Code::ValidationFailed, text);
+    }
+    if survey.asks_for_schema && !introspection {
+        return refuse(Code::ValidationFailed, "introspection is switched off here");
+    }
+    let mut sizes = HashMap::new();
+    if selection_sets(&document).any(|set| written_out(set, &document, &mut sizes) > MAX_SELECTIONS) {
+        let text =
+            format!("with its fragments written out, the document has more than {MAX_SELECTIONS} selections");
+        return refuse(Code::ValidationFailed, text);
+    }
+    Ok(document)
+}
+
+fn selection_sets(document: &ExecutableDocument) -> impl Iterator<Item = &SelectionSet> {
+    let operations = document.operations.iter().map(|(_, operation)| &operation.node.selection_set.node);
+    operations.chain(document.fragments.values().map(|fragment| &fragment.node.selection_set.node))
+}
+
+/// How many selections the set comes to. `sizes` holds what is known of fragments; one that is being looked at counts as
+/// endless, since it spreads itself.
+fn written_out<'a>(
+    set: &SelectionSet,
+    document: &'a ExecutableDocument,
+    sizes: &mut HashMap<&'a Name, usize>,
+) -> usize {
+    let sizes_of = set.items.iter().map(|selection| match &selection.node {
+        Selection::Field(field) => written_out(&field.node.selection_set.node, document, sizes),
+        Selection::InlineFragment(fragment) => {
+            written_out(&fragment.node.selection_set.node, document, sizes)
+        }
+        Selection::FragmentSpread(spread) => {
+            let Some((name, fragment)) = document.fragments.get_key_value(&spread.node.fragment_name.node)
+            else {
+                // The validator says what it thinks of that.
+                return 0;
+            };
+            if let Some(size) = sizes.get(name) {
+                return *size;
+            }
+            sizes.insert(name, usize::MAX);
+            let size = written_out(&fragment.node.selection_set.node, document, sizes);
+            sizes.insert(name, size);
+            size
+        }
+    });
+    sizes_of.fold(set.items.len(), usize::saturating_add)
+}
+
+/// What a document is made of.
+#[derive(Default)]
+struct Survey {
+    aliases: usize,
+    asks_for_schema: bool,
+}
+
+impl Survey {
+    // The parser bounds the nesting, so the recursion is bounded too.
+    fn walk(&mut self, set: &SelectionSet) {
+        for selection in &set.items {
+            match &selection.node {
+                Selection::Field(field) => {
+                    self.aliases += usize::from(field.node.alias.is_some());
+                    self.asks_for_schema |= matches!(&*field.node.name.node, "__schema" | "__type");
+                    self.walk(&field.node.selection_set.node);
+                }
+                Selection::InlineFragment(fragment) => self.walk(&fragment.node.selection_set.node),
+                Selection::FragmentSpread(_) => {}
+            }
+        }
+    }
+}
+
+/// How many tokens the text has, or a few more if it is no document.
+fn tokens(text: &str) -> usize {
+    let run = |text: &str, is: fn(char) -> bool| text.find(|c| !is(c)).unwrap_or(text.len());
+    let (mut rest, mut count) = (text, 0);
+    while let Some(first) = rest.chars().next() {
+        let length = match first {
+            '#' => rest.find(['\n', '\r']).unwrap_or(rest.len()),
+            '"' => cursor::literal(rest).unwrap_or(rest.len()),
+            '.' => run(rest, |c| c == '.'),
+            '-' | '0'..='9' => number(rest),
+            '_' | 'a'..='z' | 'A'..='Z' => run(rest, |c| c.is_alphanumeric() || c == '_'),
+            _ => first.len_utf8(),
+        };
+        count += usize::from(!first.is_whitespace() && !matches!(first, ',' | '#' | '\u{feff}'));
+        rest = &rest[length..];
+    }
+    count
+}
+
+/// How long the number is that the text begins with, in bytes. A sign is part of it at its beginning and in its exponent only,
+/// or a row of numbers would be one.
+fn number(text: &str) -> usize {
+    let mut last = ' ';
+    let end = text.find(|c: char| {
+        let is_sign = matches!(c, '-' | '+') && matches!(last, ' ' | 'e' | 'E');
+        last = c;
+        !(c.is_alphanumeric() || c == '.' || is_sign)
+    });
+    end.unwrap_or(text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_counted_as_a_lexer_counts_them() {
+        for (document, count) in [
+            ("", 0),
+            (" ,\n\t\u{feff}# a comment { a }", 0),
+            ("{ a }", 3),
+            ("query Q($n: Int = -1.5e+3) { b: a(n: $n, s: \"x \\\" { y\") ...F }", 26),
+            ("{ a(s: \"\"\"block \" quote { }\"\"\") } # end", 8),
+            ("{ a(s: \"never ends { { {", 6),
+            ("{ a(n: [0-0-0-1e-1-2]) }", 14),
+            (r#"{ a(s: """\""""  """) b c }"#, 10),
+        ] {
+            assert_eq!(tokens(document), count, "{document}");
+        }
+    }
+
+    #[test]
+    fn a_document_of_too_many_tokens_is_not_parsed() {
+        let refused = |fields: usize| {
+            let document = format!("{{ {} }}", "a ".repeat(fields));
+            parse(&document, true).is_err()
+        };
+        assert!(!refused(MAX_TOKENS - 2));
+        assert!(refused(MAX_TOKENS - 1));
+    }
+
+    #[test]
+    fn the_schema_is_hidden_wherever_it_is_asked_for() {
+        for document in [
+            "{ __schema { types { name } } }",
+            "{ x: __type(name: \"a\") { name } }",
+            "{ ... { ...F } } fragment F on Query { __schema { types { name } } }",
+        ] {
+            assert!(parse(document, true).is_ok(), "{document}");
+            assert!(parse(document, false).is_err(), "{document}");
+        }
+        assert!(parse("{ __typename a { __typename } }", false).is_ok());
+    }
+
+    #[test]
+    fn a_document_that_spreads_its_fragments_without_end_is_refused_at_once() {
+        let levels = (1..32).map(|n| format!("fragment f{n} on Query {{ ...f{} ...f{} }} ", n + 1, n + 1));
+        let bomb = format!("{{ ...f1 }} {} fragment f32 on Query {{ a }}", levels.collect::<String>());
+        assert!(parse(&bomb, true).is_err());
+        let circle = "{ ...f } fragment f on Query { ...g ...g } fragment g on Query { ...f ...f }";
+        assert!(parse(circle, true).is_err());
+        assert!(parse("{ ...f ...f } fragment f on Query { a { b } ...missing }", true).is_ok());
+    }
+
+    #[test]
+    fn a_document_of_too_many_bytes_is_not_parsed() {
+        assert!(parse(&format!("{{ a }} #{}", "x".repeat(MAX_BYTES - 7)), true).is_ok());
+        assert!(parse(&format!("{{ a }} #{}", "x".repeat(MAX_BYTES)), true).is_err());
+    }
+}
