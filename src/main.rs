@@ -32,6 +32,9 @@ use pubsub_relay::{
 use tokio::{runtime::Runtime, select};
 use tokio_util::sync::CancellationToken;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let command = match config::parse() {
         Ok(command) => command,
