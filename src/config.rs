@@ -25,7 +25,9 @@ pub use self::{
 };
 use crate::{
     auth::{self, jwt::Secret},
+    hub::window::MARGIN,
     pod::Drain,
+    pubsub::{self, admin::MIN_RETENTION},
     telemetry::{self, Otlp},
     web::Origins,
 };
@@ -107,7 +109,7 @@ pub struct Settings {
     pub directory: Option<PathBuf>,
     /// `RELAY_ALLOWED_ORIGINS`.
     pub allowed_origins: Origins,
-    /// `RELAY_REPLAY_WINDOW`: how far back a client can resume.
+    /// `RELAY_REPLAY_WINDOW`, which is how far back a client can resume, and the margin that a replay needs for it.
     pub replay_window: Duration,
     /// `RELAY_REPLAY_BYTES`: what the window may hold.
     pub replay_bytes: usize,
@@ -146,7 +148,7 @@ pub enum Broker {
     PubSub {
         /// The project's id.
         project: String,
-        /// The topic's id: at most 150 characters, so that a feed's name, which adds the pod's, stays within 255.
+        /// The topic's id, so long at most that a feed's name, which adds the pod's, stays within 255 characters.
         topic: String,
         /// `HOST:PORT` of the emulator that stands in for Google.
         emulator: Option<String>,
@@ -173,7 +175,7 @@ pub fn parse() -> Result<Command, Refusal> {
 }
 
 /// Reads these arguments, the first of which is the program's name, in this environment. Of the machine it touches only
-/// the files that settings name.
+/// the files that settings name, and its hosts if an address is one by name.
 ///
 /// # Errors
 /// As [`parse`].
@@ -251,6 +253,16 @@ fn one_pod(reader: &mut Reader<'_>) -> Settings {
     if let Broker::PubSub { project, .. } = &settings.broker {
         settings.telemetry.project = Some(project.clone());
     }
+    if let Broker::PubSub { topic, .. } = &settings.broker {
+        let longest = pubsub::Settings::longest_topic(&settings.pod);
+        if topic.len() > longest {
+            let complaint = format!(
+                "has too long a topic: a feed is <topic>.<pod>.<incarnation> in 255 characters, so that this pod's name \
+                 leaves {longest}"
+            );
+            reader.refuse(&t::BROKER, &complaint);
+        }
+    }
     let is_real = matches!(settings.broker, Broker::PubSub { emulator: None, .. });
     if is_real && !reader.is_given(&t::EMULATOR_HOST) && reader.is_demo() {
         reader.refuse(
@@ -313,7 +325,7 @@ fn shared(reader: &mut Reader<'_>, waits: &[(&Setting, Duration)]) -> Settings {
         auth,
         directory: reader.optional(&t::DIRECTORY, value::readable_file),
         allowed_origins: reader.optional(&t::ALLOWED_ORIGINS, value::origins).unwrap_or(own),
-        replay_window: Duration::from_nanos(reader.amount(&t::REPLAY_WINDOW)),
+        replay_window: reach(Duration::from_nanos(reader.amount(&t::REPLAY_WINDOW))),
         replay_bytes: reader.size(&t::REPLAY_BYTES),
         queue_bytes: reader.size(&t::QUEUE_BYTES),
         max_connections: reader.size(&t::MAX_CONNECTIONS),
@@ -335,6 +347,12 @@ fn shared(reader: &mut Reader<'_>, waits: &[(&Setting, Duration)]) -> Settings {
     }
 }
 
+/// How far back a pod's events reach: a margin further than clients resume from, or those of a short window never could.
+/// Not so far that a topic which retains the window, and Pub/Sub's least, would not do.
+fn reach(window: Duration) -> Duration {
+    (window + MARGIN).min(window.max(MIN_RETENTION))
+}
+
 /// The endpoints are only checked here: the library reads them, with all else that the standard has.
 fn otlp(reader: &mut Reader<'_>) -> Otlp {
     let [any, traces, metrics] = [&t::OTLP, &t::OTLP_TRACES, &t::OTLP_METRICS]
@@ -351,12 +369,6 @@ fn drain(reader: &mut Reader<'_>, waits: &[(&Setting, Duration)]) -> Drain {
             waits.iter().find(|(other, _)| std::ptr::eq(*other, setting) && !reader.is_given(setting));
         other.map_or(given, |(_, wait)| *wait)
     });
-    if delay + spread >= deadline {
-        reader.refuse(
-            &t::DRAIN_DEADLINE,
-            "is not longer than RELAY_DRAIN_DELAY and RELAY_DRAIN_SPREAD together: give more, or shorten these",
-        );
-    }
     Drain { delay, spread, deadline }
 }
 

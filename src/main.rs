@@ -69,6 +69,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     for name in &settings.unknown {
         tracing::warn!(name, "no such setting; see relay --help");
     }
+    if settings.drain.is_cut_short() {
+        tracing::warn!(
+            drain = ?settings.drain,
+            "the drain's deadline cuts connections off: it is not longer than delay and spread together"
+        );
+    }
     let drained = match laptop {
         None => runtime.block_on(serve(settings, directory, &traces)),
         Some(laptop) => runtime.block_on(run_cluster(settings, directory, laptop, &traces)),

@@ -127,8 +127,7 @@ fn a_broker_is_memory_or_a_legal_topic() {
         };
         assert_eq!(settings("", &[("RELAY_BROKER", &broker), emulator]).broker, expected);
     }
-    let long = format!("pubsub://demo/{}", "t".repeat(151));
-    for broker in ["memory", "redis://x", "pubsub://demo", "pubsub://ab/topic", "pubsub://demo/ab", &long]
+    for broker in ["memory", "redis://x", "pubsub://demo", "pubsub://ab/topic", "pubsub://demo/ab"]
         .into_iter()
         .chain(["pubsub://demo/google", "pubsub://Demo/topic", "pubsub://demo/a/b", "pubsub://demo/1ab"])
     {
@@ -138,6 +137,45 @@ fn a_broker_is_memory_or_a_legal_topic() {
     assert_refused(&schemed, "relay: PUBSUB_EMULATOR_HOST ");
     // Of no concern to a pod that does not use it.
     settings("", &schemed[1..]);
+}
+
+#[test]
+fn a_topic_may_be_as_long_as_the_names_of_the_pods_feeds_let_it() {
+    let emulator = ("PUBSUB_EMULATOR_HOST", "localhost:8085");
+    for (pod, longest) in [("a".to_owned(), 232), ("a".repeat(63), 170)] {
+        let broker = |length| format!("pubsub://demo/{}", "t".repeat(length));
+        settings("", &[("RELAY_BROKER", &broker(longest)), ("RELAY_POD", &pod), emulator]);
+        for length in [longest + 1, 256] {
+            let variables = [("RELAY_BROKER", &*broker(length)), ("RELAY_POD", &pod), emulator];
+            assert_refused(&variables, "relay: RELAY_BROKER (--broker) has ");
+        }
+    }
+}
+
+#[test]
+fn an_address_may_name_its_host() {
+    let named = [("RELAY_LISTEN", "localhost:3000"), ("RELAY_ADMIN_LISTEN", "localhost:0")];
+    let settings = settings("", &named);
+    assert!(settings.listen.ip().is_loopback() && settings.listen.port() == 3000, "{settings:?}");
+    assert!(settings.admin_listen.is_some_and(|address| address.ip().is_loopback()), "{settings:?}");
+    for bad in ["localhost", ":3000", "localhost:65536", "no host:80", "no-such-host.invalid:80"] {
+        assert_refused(&[("RELAY_LISTEN", bad)], "relay: RELAY_LISTEN (--listen) ");
+    }
+}
+
+#[test]
+fn a_short_window_keeps_what_replays_within_it_need() {
+    for (window, reach) in [("1s", 6), ("599s", 600), ("10m", 600), ("1h", 3_600)] {
+        let settings = settings("", &[("RELAY_REPLAY_WINDOW", window)]);
+        assert_eq!(settings.replay_window, Duration::from_secs(reach), "{window}");
+    }
+}
+
+#[test]
+fn a_deadline_may_cut_a_drain_off() {
+    let drain = settings("", &[("RELAY_DRAIN_DEADLINE", "3s")]).drain;
+    assert!(drain.is_cut_short() && drain.deadline == Duration::from_secs(3));
+    assert!(!settings("", &[]).drain.is_cut_short() && !settings("cluster", &[]).drain.is_cut_short());
 }
 
 #[test]

@@ -83,6 +83,18 @@ async fn a_second_signal_ends_a_drain_at_once() {
 }
 
 #[tokio::test]
+async fn a_deadline_cuts_a_longer_drain_off_and_the_log_says_so() {
+    let mut pod =
+        Setup::new("pod").set("RELAY_DRAIN_DEADLINE", "1s").set("RELAY_DRAIN_SPREAD", "30s").start().await;
+    assert!(pod.said().contains("the drain's deadline cuts connections off"), "{}", pod.said());
+    // That each of so many has its moment in the first of thirty seconds cannot be.
+    let _clients = watchers_on(&pod, Dialect::Transport, &["ZOLO"; 20]).await;
+    pod.signal("TERM");
+    assert_eq!(pod.ended().await.code(), Some(1));
+    assert!(pod.said().contains("drain cut off"), "{}", pod.said());
+}
+
+#[tokio::test]
 async fn a_pod_that_serves_nobody_stops_at_once() {
     let mut pod = Setup::new("pod").set("RELAY_DRAIN_SPREAD", "30s").start().await;
     pod.signal("INT");
