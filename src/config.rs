@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -77,6 +77,19 @@ pub enum Command {
     Healthcheck(SocketAddr),
 }
 
+impl Command {
+    /// Those of its pods, if it has to do with any.
+    #[must_use]
+    pub const fn settings(&self) -> Option<&Settings> {
+        match self {
+            Self::Serve(settings) | Self::Cluster { settings, .. } | Self::Doctor { settings, .. } => {
+                Some(settings)
+            }
+            Self::Schema | Self::Healthcheck(_) => None,
+        }
+    }
+}
+
 /// What `relay doctor` is asked besides the settings of a pod.
 #[derive(Debug)]
 pub struct Questions {
@@ -105,7 +118,7 @@ pub struct Settings {
     pub pod: String,
     /// `RELAY_AUTH` and `RELAY_JWT_*`.
     pub auth: auth::Settings,
-    /// `RELAY_DIRECTORY`: a readable file; `None`: the built-in directory. Its content is the domain's to check.
+    /// `RELAY_DIRECTORY`: a file that the domain has found good; `None`: the built-in directory.
     pub directory: Option<PathBuf>,
     /// `RELAY_ALLOWED_ORIGINS`.
     pub allowed_origins: Origins,
@@ -166,12 +179,13 @@ pub struct Refusal {
     pub to_stdout: bool,
 }
 
-/// Reads the process's own arguments and environment.
+/// Reads the process's own arguments and environment. `directory` is asked what is wrong with the content of the file of
+/// that setting, which is the domain's.
 ///
 /// # Errors
 /// A [`Refusal`], which names every problem that there is.
-pub fn parse() -> Result<Command, Refusal> {
-    parse_from(std::env::args_os(), &std::env::vars_os().collect())
+pub fn parse(directory: impl FnOnce(&Path) -> Result<(), String>) -> Result<Command, Refusal> {
+    parse_from(std::env::args_os(), &std::env::vars_os().collect(), directory)
 }
 
 /// Reads these arguments, the first of which is the program's name, in this environment. Of the machine it touches only
@@ -182,6 +196,7 @@ pub fn parse() -> Result<Command, Refusal> {
 pub fn parse_from(
     arguments: impl IntoIterator<Item = OsString>,
     environment: &Environment,
+    directory: impl FnOnce(&Path) -> Result<(), String>,
 ) -> Result<Command, Refusal> {
     let matches = command_line::command().try_get_matches_from(arguments).map_err(|problem| Refusal {
         text: problem.render().to_string(),
@@ -197,6 +212,11 @@ pub fn parse_from(
         "doctor" => Command::Doctor { settings: one_pod(&mut reader), questions: questions(&mut reader) },
         _ => Command::Serve(one_pod(&mut reader)),
     };
+    if let Some(path) = command.settings().and_then(|settings| settings.directory.as_deref())
+        && let Err(problem) = directory(path)
+    {
+        reader.refuse(&t::DIRECTORY, &format!("names a file that cannot be used: {problem}"));
+    }
     reader.finish().map(|()| command)
 }
 

@@ -1,27 +1,25 @@
 //! The `relay` command: settings → telemetry → the chosen command → exit code.
 
+#[path = "main/domain.rs"]
+mod domain;
+
 use std::{
     ffi::OsString,
     future::pending,
     io::{self, Write as _},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
-    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use pubsub_relay::{
-    auth,
     broker::memory,
     cluster::{self, Carrier},
-    config::{self, Command, EX_USAGE, Questions, Settings},
-    contract::Domain,
+    config::{self, Command, Questions, Settings},
     doctor,
-    domain::{self, Directory, Tutorial},
     emulator::Search,
-    graphql::{self, Api},
     health,
     hub::window::Bounds,
     pod::{self, Broker, Drained, Pod},
@@ -32,18 +30,21 @@ use pubsub_relay::{
 use tokio::{runtime::Runtime, select};
 use tokio_util::sync::CancellationToken;
 
+use self::domain::Seed;
+
 fn main() -> ExitCode {
-    let command = match config::parse() {
+    let mut seed = Seed::built_in();
+    let command = match config::parse(|path| Seed::load(path).map(|loaded| seed = loaded)) {
         Ok(command) => command,
         Err(refusal) if refusal.to_stdout => return print(&refusal.text),
         Err(refusal) => return complain(&refusal.text, refusal.code.into()),
     };
-    run(command).unwrap_or_else(|error| complain(&format!("relay: {error:#}\n"), ExitCode::FAILURE))
+    run(command, &seed).unwrap_or_else(|error| complain(&format!("relay: {error:#}\n"), ExitCode::FAILURE))
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Command, seed: &Seed) -> anyhow::Result<ExitCode> {
     let (settings, laptop) = match command {
-        Command::Schema => return Ok(print(&tutorial(Directory::built_in(), Duration::ZERO).1.sdl())),
+        Command::Schema => return Ok(print(&seed.grow(Duration::ZERO).1.sdl())),
         Command::Healthcheck(address) => {
             health::ask(address).with_context(|| format!("no pod lives at {address}"))?;
             return Ok(ExitCode::SUCCESS);
@@ -53,12 +54,6 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Cluster { settings, pods, first_port, cloudsdk_root, path, emulator_host } => {
             let addresses = cluster::addresses(first_port, pods).collect();
             (settings, Some(Laptop { addresses, cloudsdk_root, path, emulator_host }))
-        }
-    };
-    let directory = match directory(settings.directory.as_deref()) {
-        Ok(directory) => directory,
-        Err(problem) => {
-            return Ok(complain(&format!("relay: RELAY_DIRECTORY: {problem}\n"), EX_USAGE.into()));
         }
     };
     let runtime = Runtime::new()?;
@@ -76,8 +71,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         );
     }
     let drained = match laptop {
-        None => runtime.block_on(serve(settings, directory, &traces)),
-        Some(laptop) => runtime.block_on(run_cluster(settings, directory, laptop, &traces)),
+        None => runtime.block_on(serve(settings, seed, &traces)),
+        Some(laptop) => runtime.block_on(run_cluster(settings, seed, laptop, &traces)),
     };
     traces.flush();
     Ok(match drained? {
@@ -94,13 +89,13 @@ struct Laptop {
     emulator_host: Option<String>,
 }
 
-async fn serve(settings: Settings, directory: Directory, traces: &Traces) -> anyhow::Result<Drained> {
+async fn serve(settings: Settings, seed: &Seed, traces: &Traces) -> anyhow::Result<Drained> {
     let window = settings.replay_window;
     let broker = match pubsub_settings(&settings, &settings.pod) {
         None => Broker::Memory(memory::Topic::new(window, settings.replay_bytes)),
         Some(pubsub) => Broker::PubSub(pubsub),
     };
-    let (domain, api) = tutorial(directory, window);
+    let (domain, api) = seed.grow(window);
     let pod = Pod::start(pod_settings(&settings, broker, traces), domain, api).await?;
     let signal = shutdown::requested().await?;
     tracing::info!(signal, "draining");
@@ -109,7 +104,7 @@ async fn serve(settings: Settings, directory: Directory, traces: &Traces) -> any
 
 async fn run_cluster(
     settings: Settings,
-    directory: Directory,
+    seed: &Seed,
     laptop: Laptop,
     traces: &Traces,
 ) -> anyhow::Result<Drained> {
@@ -122,7 +117,7 @@ async fn run_cluster(
         for (n, listen) in (1..).zip(addresses) {
             let pod = format!("pod-{n}");
             let broker = carrier.broker(&pod, window);
-            let (domain, api) = tutorial(directory.clone(), window);
+            let (domain, api) = seed.grow(window);
             let settings = Settings { pod, listen, ..settings.clone() };
             pods.push(Pod::start(pod_settings(&settings, broker, traces), domain, api).await?);
         }
@@ -196,23 +191,6 @@ async fn drain(drain: impl Future<Output = Drained>) -> anyhow::Result<Drained> 
     }
 }
 
-/// The one place that names the domain: a team puts its own here.
-fn tutorial(directory: Directory, retention: Duration) -> (Arc<dyn Domain>, Arc<dyn Api>) {
-    let tutorial = Tutorial::new(directory, retention);
-    (tutorial.clone(), graphql::build(domain::schema(tutorial)))
-}
-
-/// What the page opens with. A demo token is no secret; of others it only says where they belong.
-fn tabs(auth: &auth::Settings) -> Vec<web::Tab> {
-    let is_demo = matches!(auth, auth::Settings::Demo);
-    let tab = |(user, query)| web::Tab { query, token: if is_demo { user } else { "TOKEN" } };
-    domain::EXAMPLES.map(tab).into()
-}
-
-fn directory(path: Option<&Path>) -> Result<Directory, domain::DirectoryError> {
-    path.map_or_else(|| Ok(Directory::built_in()), Directory::load)
-}
-
 fn pod_settings(settings: &Settings, broker: Broker, traces: &Traces) -> pod::Settings {
     pod::Settings {
         name: settings.pod.clone(),
@@ -227,7 +205,7 @@ fn pod_settings(settings: &Settings, broker: Broker, traces: &Traces) -> pod::Se
             max_connections_per_address: settings.max_connections_per_address,
             max_watchers: settings.max_watchers,
             debug_token: settings.debug_token.clone(),
-            page: settings.page.then(|| tabs(&settings.auth)),
+            page: settings.page.then(|| domain::tabs(&settings.auth)),
         },
         introspection: settings.introspection,
         window: Bounds { span: settings.replay_window, bytes: settings.replay_bytes },

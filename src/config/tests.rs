@@ -10,7 +10,7 @@ fn environment(variables: &[(&str, &str)]) -> Environment {
 
 fn parsed(arguments: &str, variables: &[(&str, &str)]) -> Result<Command, Refusal> {
     let arguments = ["relay"].into_iter().chain(arguments.split_whitespace()).map(OsString::from);
-    parse_from(arguments, &environment(variables))
+    parse_from(arguments, &environment(variables), |_| Err("of no use".to_owned()))
 }
 
 fn settings(arguments: &str, variables: &[(&str, &str)]) -> Settings {
@@ -217,7 +217,14 @@ fn keys_come_from_exactly_one_place_and_only_for_jwt() {
     {
         assert_eq!(value::secret(bytes.into_bytes()).is_ok(), is_fine);
     }
-    for jwks in ["/nowhere", "ftp://id.example.com/keys", "https://", "https://me:pw@id.example.com/keys"] {
+    for jwks in [
+        "/nowhere",
+        "Cargo.toml",
+        "ftp://id.example.com/keys",
+        "https://",
+        "http://[x",
+        "https://me:pw@id.example.com/keys",
+    ] {
         assert_refused(&[jwt, ("RELAY_JWT_JWKS", jwks)], "relay: RELAY_JWT_JWKS ");
     }
     let both = problems("", &[jwt, secret, ("RELAY_JWT_SECRET_FILE", "/nowhere")]);
@@ -225,6 +232,30 @@ fn keys_come_from_exactly_one_place_and_only_for_jwt() {
         both[0].starts_with("relay: RELAY_JWT_SECRET_FILE cannot be set beside RELAY_JWT_SECRET"),
         "{both:?}"
     );
+}
+
+#[test]
+fn what_files_hold_is_checked_with_all_the_rest() {
+    let variables = [
+        ("RELAY_QUEUE_BYTES", "lots"),
+        ("RELAY_DIRECTORY", "Cargo.toml"),
+        ("RELAY_AUTH", "jwt"),
+        ("RELAY_JWT_JWKS", "Cargo.toml"),
+    ];
+    for command in ["serve", "cluster", "doctor"] {
+        let problems = problems(command, &variables);
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        for beginning in [
+            "relay: RELAY_QUEUE_BYTES ",
+            "relay: RELAY_JWT_JWKS names a file that lets nobody in: not a JSON object",
+            "relay: RELAY_DIRECTORY names a file that cannot be used: of no use",
+        ] {
+            assert!(
+                problems.iter().any(|problem| problem.starts_with(beginning)),
+                "{beginning}: {problems:?}"
+            );
+        }
+    }
 }
 
 #[test]

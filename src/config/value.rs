@@ -16,7 +16,10 @@ use tracing_subscriber::EnvFilter;
 
 use super::Broker;
 use crate::{
-    auth::jwt::{JwksSource, Secret},
+    auth::{
+        SetupError, jwks,
+        jwt::{JwksSource, Secret},
+    },
     telemetry::LogFormat,
     web::Origins,
 };
@@ -166,6 +169,17 @@ pub(super) fn secret(bytes: Vec<u8>) -> Parsed<Secret> {
 }
 
 pub(super) fn jwks(text: &str) -> Parsed<JwksSource> {
+    let source = jwks_source(text)?;
+    match jwks::check(&source) {
+        Ok(()) => Ok(source),
+        Err(SetupError::JwksFile { source, .. }) => {
+            Err(format!("names a file that lets nobody in: {source}"))
+        }
+        Err(_) => Err("is not a URL: write it like https://id.example.com/keys".to_owned()),
+    }
+}
+
+fn jwks_source(text: &str) -> Parsed<JwksSource> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return readable_file(text).map(JwksSource::File);
     };

@@ -61,10 +61,13 @@ async fn what_is_wrong_with_the_directory_is_said() {
         ("{\"users\": [".to_owned(), "line 1"),
     ] {
         let path = Scratch::file(&content);
-        let output = Setup::new("pod").set("RELAY_DIRECTORY", path.0.to_str().unwrap()).run().await;
+        let setup = Setup::new("pod").set("RELAY_DIRECTORY", path.0.to_str().unwrap());
+        let output = setup.set("RELAY_QUEUE_BYTES", "lots").run().await;
         assert_eq!(output.status.code(), Some(64), "{content}: {output:?}");
         let lines = lines(&output);
-        assert!(lines[0].contains("RELAY_DIRECTORY"), "{content}: {lines:#?}");
+        for beginning in ["relay: RELAY_DIRECTORY ", "relay: RELAY_QUEUE_BYTES "] {
+            assert!(lines.iter().any(|line| line.starts_with(beginning)), "{content}: {lines:#?}");
+        }
         assert!(lines.concat().contains(culprit), "{content}: {lines:#?}");
     }
 }
