@@ -22,7 +22,8 @@ use pubsub_relay::{
     graphql::{self, Error, error::Code, mutation::publish, subscription::payloads},
     hub::window::Bounds,
     pod::{self, Broker, Pod},
-    shutdown, telemetry, web,
+    shutdown::Signals,
+    telemetry, web,
 };
 use serde::{Deserialize, Serialize};
 
@@ -171,12 +172,13 @@ async fn start(name: &str, port: u16, topic: &Topic) -> anyhow::Result<Pod> {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     telemetry::init(&telemetry::Settings { log: "info".to_owned(), ..telemetry::Settings::default() })?;
+    let mut signals = Signals::listen()?;
     let topic = Topic::new(WINDOW, 1 << 24);
     if std::env::args().any(|argument| argument == "--self-test") {
         return self_test::run(&topic).await;
     }
     let pod = start("chat", 3000, &topic).await?;
-    shutdown::requested().await?;
+    signals.next().await;
     pod.drain().await;
     Ok(())
 }

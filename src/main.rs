@@ -23,7 +23,8 @@ use pubsub_relay::{
     health,
     hub::window::Bounds,
     pod::{self, Broker, Drained, Pod},
-    pubsub, shutdown,
+    pubsub,
+    shutdown::Signals,
     telemetry::{self, Traces},
     web::{self, Origins},
 };
@@ -90,16 +91,23 @@ struct Laptop {
 }
 
 async fn serve(settings: Settings, seed: &Seed, traces: &Traces) -> anyhow::Result<Drained> {
+    let mut signals = Signals::listen()?;
     let window = settings.replay_window;
     let broker = match pubsub_settings(&settings, &settings.pod) {
         None => Broker::Memory(memory::Topic::new(window, settings.replay_bytes)),
         Some(pubsub) => Broker::PubSub(pubsub),
     };
     let (domain, api) = seed.grow(window);
-    let pod = Pod::start(pod_settings(&settings, broker, traces), domain, api).await?;
-    let signal = shutdown::requested().await?;
+    let pod = select! {
+        pod = Pod::start(pod_settings(&settings, broker, traces), domain, api) => pod?,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped while starting");
+            return Ok(Drained::Cleanly);
+        }
+    };
+    let signal = signals.next().await;
     tracing::info!(signal, "draining");
-    drain(pod.drain()).await
+    Ok(drain(pod.drain(), signals).await)
 }
 
 async fn run_cluster(
@@ -108,12 +116,16 @@ async fn run_cluster(
     laptop: Laptop,
     traces: &Traces,
 ) -> anyhow::Result<Drained> {
+    let mut signals = Signals::listen()?;
     let Laptop { addresses, cloudsdk_root, path, emulator_host } = laptop;
     let window = settings.replay_window;
     let search = Search { cloudsdk_root, path };
-    let carrier = Carrier::choose(emulator_host, &search, window, settings.replay_bytes).await;
+    let carrier = select! {
+        carrier = Carrier::choose(emulator_host, &search, window, settings.replay_bytes) => carrier,
+        _ = signals.next() => return Ok(Drained::Cleanly),
+    };
     let mut pods = Vec::new();
-    let ran = async {
+    let start = async {
         for (n, listen) in (1..).zip(addresses) {
             let pod = format!("pod-{n}");
             let broker = carrier.broker(&pod, window);
@@ -121,17 +133,18 @@ async fn run_cluster(
             let settings = Settings { pod, listen, ..settings.clone() };
             pods.push(Pod::start(pod_settings(&settings, broker, traces), domain, api).await?);
         }
-        select! {
-            () = cluster::wait_until_ready(&pods) => {}
-            signal = shutdown::requested() => return signal.map_err(Into::into),
-        }
+        cluster::wait_until_ready(&pods).await;
         cluster::welcome(&mut io::stdout(), &carrier, &pods)?;
-        Ok::<_, anyhow::Error>(shutdown::requested().await?)
-    }
-    .await;
-    let drained = drain(cluster::drain(pods)).await;
+        pending::<()>().await;
+        anyhow::Ok(())
+    };
+    let ran = select! {
+        ran = start => ran,
+        _ = signals.next() => Ok(()),
+    };
+    let drained = drain(cluster::drain(pods), signals).await;
     carrier.stop().await;
-    ran.and(drained)
+    ran.map(|()| drained)
 }
 
 /// Checks what a pod of these settings would run on.
@@ -154,14 +167,15 @@ fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode>
     };
     let is_well = Runtime::new()?.block_on(async {
         let (mut out, stop) = (io::stdout(), CancellationToken::new());
+        let mut signals = Signals::listen()?;
         let interrupted = async {
-            shutdown::requested().await?;
+            signals.next().await;
             stop.cancel();
-            pending::<io::Result<bool>>().await
+            pending().await
         };
         select! {
             is_well = doctor::run(&checks, &mut out, &stop) => is_well,
-            failed = interrupted => failed,
+            never = interrupted => never,
         }
     })?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -180,13 +194,12 @@ fn pubsub_settings(settings: &Settings, pod: &str) -> Option<pubsub::Settings> {
 }
 
 /// Drains, or ends at once on a second signal: somebody does not want to wait.
-async fn drain(drain: impl Future<Output = Drained>) -> anyhow::Result<Drained> {
+async fn drain(drain: impl Future<Output = Drained>, mut signals: Signals) -> Drained {
     select! {
-        drained = drain => Ok(drained),
-        signal = shutdown::requested() => {
-            let signal = signal?;
+        drained = drain => drained,
+        signal = signals.next() => {
             tracing::warn!(signal, "drain given up");
-            Ok(Drained::CutOff)
+            Drained::CutOff
         }
     }
 }

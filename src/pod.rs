@@ -93,7 +93,8 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Builds the pod and lets clients in. It is up at once and ready when its feed hears the topic.
+    /// Builds the pod and lets clients in. It is up at once and ready when its feed hears the topic. Dropped before it is
+    /// done, it leaves nothing behind.
     ///
     /// # Errors
     /// If an address is taken or a setting does not work.
@@ -108,13 +109,14 @@ impl Pod {
             None => None,
         };
         let address = listener.local_addr()?;
-        let topic = settings.broker.topic();
-        let Connected { publisher, feed, janitor } = connect(settings.broker).await?;
-
         let metrics = Metrics::new(&settings.name, settings.otlp)?;
         let meter = metrics.meter();
         settings.traces.observe(&meter);
         let auth = Authenticator::open(settings.auth, domain.clone(), &meter).await?;
+        // After all else that takes time: whoever gives the start up must not leave a feed behind.
+        let topic = settings.broker.topic();
+        let Connected { publisher, feed, janitor } = connect(settings.broker).await?;
+
         let (stop, tasks) = (Stop::new(settings.drain), TaskTracker::new());
         let fleet = Fleet::new(
             fleet::Settings {
