@@ -21,12 +21,11 @@ use pubsub_relay::{
     doctor,
     emulator::Search,
     health,
-    hub::window::Bounds,
     pod::{self, Broker, Drained, Pod},
     pubsub,
     shutdown::Signals,
     telemetry::{self, Traces},
-    web::{self, Origins},
+    web::Origins,
 };
 use tokio::{runtime::Runtime, select};
 use tokio_util::sync::CancellationToken;
@@ -92,9 +91,9 @@ struct Laptop {
 
 async fn serve(settings: Settings, seed: &Seed, traces: &Traces) -> anyhow::Result<Drained> {
     let mut signals = Signals::listen()?;
-    let window = settings.replay_window;
+    let window = settings.window.span;
     let broker = match pubsub_settings(&settings, &settings.pod) {
-        None => Broker::Memory(memory::Topic::new(window, settings.replay_bytes)),
+        None => Broker::Memory(memory::Topic::new(window, settings.window.bytes)),
         Some(pubsub) => Broker::PubSub(pubsub),
     };
     let (domain, api) = seed.grow(window);
@@ -118,10 +117,10 @@ async fn run_cluster(
 ) -> anyhow::Result<Drained> {
     let mut signals = Signals::listen()?;
     let Laptop { addresses, cloudsdk_root, path, emulator_host } = laptop;
-    let window = settings.replay_window;
+    let window = settings.window.span;
     let search = Search { cloudsdk_root, path };
     let carrier = select! {
-        carrier = Carrier::choose(emulator_host, &search, window, settings.replay_bytes) => carrier,
+        carrier = Carrier::choose(emulator_host, &search, window, settings.window.bytes) => carrier,
         _ = signals.next() => return Ok(Drained::Cleanly),
     };
     let mut pods = Vec::new();
@@ -149,7 +148,7 @@ async fn run_cluster(
 
 /// Checks what a pod of these settings would run on.
 fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode> {
-    let origin = match &settings.allowed_origins {
+    let origin = match &settings.web.origins {
         Origins::List(origins) => origins.first().cloned(),
         _ => None,
     };
@@ -189,7 +188,7 @@ fn pubsub_settings(settings: &Settings, pod: &str) -> Option<pubsub::Settings> {
         topic: topic.clone(),
         pod: pod.to_owned(),
         emulator: emulator.clone(),
-        replay_window: settings.replay_window,
+        replay_window: settings.window.span,
     })
 }
 
@@ -205,23 +204,17 @@ async fn drain(drain: impl Future<Output = Drained>, mut signals: Signals) -> Dr
 }
 
 fn pod_settings(settings: &Settings, broker: Broker, traces: &Traces) -> pod::Settings {
+    let mut web = settings.web.clone();
+    web.page = web.page.map(|_| domain::tabs(&settings.auth));
     pod::Settings {
         name: settings.pod.clone(),
         listen: settings.listen,
         admin_listen: settings.admin_listen,
         broker,
         auth: settings.auth.clone(),
-        web: web::Settings {
-            origins: settings.allowed_origins.clone(),
-            queue_bytes: settings.queue_bytes,
-            max_connections: settings.max_connections,
-            max_connections_per_address: settings.max_connections_per_address,
-            max_watchers: settings.max_watchers,
-            debug_token: settings.debug_token.clone(),
-            page: settings.page.then(|| domain::tabs(&settings.auth)),
-        },
+        web,
         introspection: settings.introspection,
-        window: Bounds { span: settings.replay_window, bytes: settings.replay_bytes },
+        window: settings.window,
         pulse_interval: settings.pulse_interval,
         orphan_after: settings.orphan_after,
         drain: settings.drain,

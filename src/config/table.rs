@@ -1,6 +1,7 @@
 //! The table of all settings: names, defaults, bounds and meaning.
 //!
-//! It is the only place that knows them, so that a setting cannot exist without being documented. It reads nothing.
+//! It is data, long because there are many, and the only place that knows them, so that a setting cannot exist without being
+//! documented. It must never read or decide anything.
 
 use super::setting::{
     Concern,

@@ -1,6 +1,13 @@
 //! What the settings accept and refuse, without a process.
 
 use super::*;
+use crate::{
+    auth,
+    broker::memory,
+    pod::{self, Drain},
+    telemetry::{self, Otlp},
+    web::Origins,
+};
 
 const SECRET: &str = "correct-horse-battery-staple-32-bytes";
 
@@ -41,12 +48,12 @@ fn nothing_set_is_a_pod_in_memory_for_demo_users() {
     assert_eq!(settings.listen, "127.0.0.1:3000".parse().unwrap());
     assert_eq!((settings.admin_listen, settings.broker, settings.directory), (None, Broker::Memory, None));
     assert!(matches!(settings.auth, auth::Settings::Demo));
-    assert_eq!(settings.allowed_origins, Origins::Localhost);
-    assert_eq!(settings.replay_window, Duration::from_secs(600));
-    assert_eq!((settings.replay_bytes, settings.queue_bytes), (64 << 20, 256 << 10));
-    assert_eq!((settings.max_connections, settings.max_watchers), (50_000, 64));
-    assert_eq!(settings.max_connections_per_address, 0);
-    assert!(settings.introspection && settings.page);
+    assert_eq!(settings.web.origins, Origins::Localhost);
+    assert_eq!((settings.window.span, settings.window.bytes), (Duration::from_secs(600), 64 << 20));
+    let web = &settings.web;
+    assert_eq!((web.queue_bytes, web.max_connections, web.max_watchers), (256 << 10, 50_000, 64));
+    assert_eq!(web.max_connections_per_address, 0);
+    assert!(settings.introspection && web.page.is_some() && web.debug_token.is_none());
     assert_eq!(settings.pulse_interval, Duration::from_secs(10));
     assert_eq!(settings.orphan_after, Duration::from_secs(180));
     let [delay, spread, deadline] = [5, 20, 45].map(Duration::from_secs);
@@ -58,6 +65,17 @@ fn nothing_set_is_a_pod_in_memory_for_demo_users() {
     assert_eq!(settings.telemetry.otlp, Otlp { traces: false, metrics: false });
     assert!(settings.pod.starts_with("pod-") && settings.pod.len() == 10, "{}", settings.pod);
     assert!(settings.unknown.is_empty());
+}
+
+#[test]
+fn a_local_pod_of_a_program_is_the_one_with_nothing_set() {
+    let ours = settings("", &[]);
+    let topic = memory::Topic::new(ours.window.span, ours.window.bytes);
+    let local = pod::Settings::local("pod", ours.listen, pod::Broker::Memory(topic));
+    assert_eq!(format!("{:?} {:?}", local.web, local.window), format!("{:?} {:?}", ours.web, ours.window));
+    assert_eq!((local.pulse_interval, local.orphan_after), (ours.pulse_interval, ours.orphan_after));
+    assert!(matches!(local.auth, auth::Settings::Demo) && local.introspection == ours.introspection);
+    assert_eq!(local.drain, settings("cluster", &[]).drain);
 }
 
 #[test]
@@ -167,7 +185,7 @@ fn an_address_may_name_its_host() {
 fn a_short_window_keeps_what_replays_within_it_need() {
     for (window, reach) in [("1s", 6), ("599s", 600), ("10m", 600), ("1h", 3_600)] {
         let settings = settings("", &[("RELAY_REPLAY_WINDOW", window)]);
-        assert_eq!(settings.replay_window, Duration::from_secs(reach), "{window}");
+        assert_eq!(settings.window.span, Duration::from_secs(reach), "{window}");
     }
 }
 
@@ -260,7 +278,7 @@ fn what_files_hold_is_checked_with_all_the_rest() {
 
 #[test]
 fn origins_are_kept_as_browsers_write_them() {
-    let origins = |text: &str| settings("", &[("RELAY_ALLOWED_ORIGINS", text)]).allowed_origins;
+    let origins = |text: &str| settings("", &[("RELAY_ALLOWED_ORIGINS", text)]).web.origins;
     assert_eq!(origins("*"), Origins::Any);
     let list =
         ["https://app.example.com", "http://localhost:5173", "capacitor://localhost", "http://[::1]:80"];
@@ -275,7 +293,7 @@ fn origins_are_kept_as_browsers_write_them() {
         assert_refused(&[("RELAY_ALLOWED_ORIGINS", bad)], "relay: RELAY_ALLOWED_ORIGINS ");
     }
     let jwt = [("RELAY_AUTH", "jwt"), ("RELAY_JWT_SECRET", SECRET)];
-    assert_eq!(settings("", &jwt).allowed_origins, Origins::Same);
+    assert_eq!(settings("", &jwt).web.origins, Origins::Same);
 }
 
 #[test]
