@@ -15,14 +15,13 @@ use async_graphql::{Context, ID, Object, Schema, SimpleObject, Subscription};
 use futures_util::Stream;
 use pubsub_relay::{
     audience::{Audience, Interests, Key, Viewer},
-    auth,
     broker::memory::Topic,
     contract::{Domain, Fact, Identity, Unreadable},
     event::Event,
     graphql::{self, Error, error::Code, mutation::publish, subscription::payloads},
-    hub::window::Bounds,
     pod::{self, Broker, Pod},
-    shutdown, telemetry, web,
+    shutdown::Signals,
+    telemetry, web,
 };
 use serde::{Deserialize, Serialize};
 
@@ -135,48 +134,23 @@ impl Subscriptions {
 async fn start(name: &str, port: u16, topic: &Topic) -> anyhow::Result<Pod> {
     let chat = Arc::new(Chat::default());
     let api = graphql::build(Schema::build(Query, Mutation, Subscriptions).data(chat.clone()));
-    let settings = pod::Settings {
-        name: name.to_owned(),
-        listen: ([127, 0, 0, 1], port).into(),
-        admin_listen: None,
-        broker: Broker::Memory(topic.clone()),
-        auth: auth::Settings::Demo,
-        web: web::Settings {
-            origins: web::Origins::Localhost,
-            queue_bytes: 1 << 18,
-            max_connections: 1_000,
-            max_connections_per_address: 0,
-            max_watchers: 16,
-            debug_token: None,
-            page: Some(vec![web::Tab {
-                query: "subscription Watch { messagePosted { room text } }",
-                token: "ann",
-            }]),
-        },
-        introspection: true,
-        window: Bounds { span: WINDOW, bytes: 1 << 20 },
-        pulse_interval: Duration::from_secs(10),
-        orphan_after: Duration::from_secs(180),
-        drain: pod::Drain {
-            delay: Duration::ZERO,
-            spread: Duration::from_secs(1),
-            deadline: Duration::from_secs(5),
-        },
-        otlp: telemetry::Otlp::default(),
-        traces: telemetry::Traces::off(),
-    };
+    let listen = ([127, 0, 0, 1], port).into();
+    let mut settings = pod::Settings::local(name, listen, Broker::Memory(topic.clone()));
+    let query = "subscription Watch { messagePosted { room text } }";
+    settings.web.page = Some(vec![web::Tab { query, token: "ann" }]);
     Pod::start(settings, chat, api).await
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     telemetry::init(&telemetry::Settings { log: "info".to_owned(), ..telemetry::Settings::default() })?;
+    let mut signals = Signals::listen()?;
     let topic = Topic::new(WINDOW, 1 << 24);
     if std::env::args().any(|argument| argument == "--self-test") {
         return self_test::run(&topic).await;
     }
     let pod = start("chat", 3000, &topic).await?;
-    shutdown::requested().await?;
+    signals.next().await;
     pod.drain().await;
     Ok(())
 }

@@ -173,9 +173,20 @@ async fn keys(auth: &auth::Settings) -> Finding {
     }
 }
 
-/// Whether a pod can end in the time that it is given. Settings are refused whose delay and spread outlast the deadline.
+/// Whether a pod can end in the time that it is given, and its connections before.
 fn drain(drain: Drain, grace: Option<Duration>) -> Finding {
     let Drain { delay, spread, deadline } = drain;
+    if drain.is_cut_short() {
+        return Finding::wrong(
+            format!(
+                "{} of delay and {} of spread are not over before the deadline of {}, which cuts connections off",
+                span(delay),
+                span(spread),
+                span(deadline)
+            ),
+            "a longer RELAY_DRAIN_DEADLINE, or a shorter RELAY_DRAIN_DELAY or RELAY_DRAIN_SPREAD",
+        );
+    }
     let closing = CLOSE_TIMEOUT * 2;
     let needed = deadline + closing;
     let sum = format!("{} of deadline and {} to close make {}", span(deadline), span(closing), span(needed));
@@ -234,6 +245,8 @@ mod tests {
         assert!(what.contains("killed after 54s"), "{what}");
         assert!(cure.contains("terminationGracePeriodSeconds: 55"), "{cure}");
         assert!(matches!(drain(waits, None), Finding::Skipped(_)));
+        let cut_short = Drain { deadline: SECOND * 25, ..waits };
+        assert!(matches!(drain(cut_short, Some(SECOND * 60)), Finding::Wrong { .. }));
     }
 
     #[test]

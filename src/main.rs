@@ -1,52 +1,53 @@
 //! The `relay` command: settings → telemetry → the chosen command → exit code.
 
+#[path = "main/domain.rs"]
+mod domain;
+
 use std::{
     ffi::OsString,
     future::pending,
     io::{self, Write as _},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
-    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use pubsub_relay::{
-    auth,
     broker::memory,
     cluster::{self, Carrier},
-    config::{self, Command, EX_USAGE, Questions, Settings},
-    contract::Domain,
+    config::{self, Command, Questions, Settings},
     doctor,
-    domain::{self, Directory, Tutorial},
     emulator::Search,
-    graphql::{self, Api},
     health,
-    hub::window::Bounds,
     pod::{self, Broker, Drained, Pod},
-    pubsub, shutdown,
+    pubsub,
+    shutdown::Signals,
     telemetry::{self, Traces},
-    web::{self, Origins},
+    web::Origins,
 };
 use tokio::{runtime::Runtime, select};
 use tokio_util::sync::CancellationToken;
+
+use self::domain::Seed;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let command = match config::parse() {
+    let mut seed = Seed::built_in();
+    let command = match config::parse(|path| Seed::load(path).map(|loaded| seed = loaded)) {
         Ok(command) => command,
         Err(refusal) if refusal.to_stdout => return print(&refusal.text),
         Err(refusal) => return complain(&refusal.text, refusal.code.into()),
     };
-    run(command).unwrap_or_else(|error| complain(&format!("relay: {error:#}\n"), ExitCode::FAILURE))
+    run(command, &seed).unwrap_or_else(|error| complain(&format!("relay: {error:#}\n"), ExitCode::FAILURE))
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Command, seed: &Seed) -> anyhow::Result<ExitCode> {
     let (settings, laptop) = match command {
-        Command::Schema => return Ok(print(&tutorial(Directory::built_in(), Duration::ZERO).1.sdl())),
+        Command::Schema => return Ok(print(&seed.grow(Duration::ZERO).1.sdl())),
         Command::Healthcheck(address) => {
             health::ask(address).with_context(|| format!("no pod lives at {address}"))?;
             return Ok(ExitCode::SUCCESS);
@@ -58,12 +59,6 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             (settings, Some(Laptop { addresses, cloudsdk_root, path, emulator_host }))
         }
     };
-    let directory = match directory(settings.directory.as_deref()) {
-        Ok(directory) => directory,
-        Err(problem) => {
-            return Ok(complain(&format!("relay: RELAY_DIRECTORY: {problem}\n"), EX_USAGE.into()));
-        }
-    };
     let runtime = Runtime::new()?;
     let traces = {
         let _inside = runtime.enter();
@@ -72,9 +67,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     for name in &settings.unknown {
         tracing::warn!(name, "no such setting; see relay --help");
     }
+    if settings.drain.is_cut_short() {
+        tracing::warn!(
+            drain = ?settings.drain,
+            "the drain's deadline cuts connections off: it is not longer than delay and spread together"
+        );
+    }
     let drained = match laptop {
-        None => runtime.block_on(serve(settings, directory, &traces)),
-        Some(laptop) => runtime.block_on(run_cluster(settings, directory, laptop, &traces)),
+        None => runtime.block_on(serve(settings, seed, &traces)),
+        Some(laptop) => runtime.block_on(run_cluster(settings, seed, laptop, &traces)),
     };
     traces.flush();
     Ok(match drained? {
@@ -91,54 +92,66 @@ struct Laptop {
     emulator_host: Option<String>,
 }
 
-async fn serve(settings: Settings, directory: Directory, traces: &Traces) -> anyhow::Result<Drained> {
-    let window = settings.replay_window;
+async fn serve(settings: Settings, seed: &Seed, traces: &Traces) -> anyhow::Result<Drained> {
+    let mut signals = Signals::listen()?;
+    let window = settings.window.span;
     let broker = match pubsub_settings(&settings, &settings.pod) {
-        None => Broker::Memory(memory::Topic::new(window, settings.replay_bytes)),
+        None => Broker::Memory(memory::Topic::new(window, settings.window.bytes)),
         Some(pubsub) => Broker::PubSub(pubsub),
     };
-    let (domain, api) = tutorial(directory, window);
-    let pod = Pod::start(pod_settings(&settings, broker, traces), domain, api).await?;
-    let signal = shutdown::requested().await?;
+    let (domain, api) = seed.grow(window);
+    let pod = select! {
+        pod = Pod::start(pod_settings(&settings, broker, traces), domain, api) => pod?,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped while starting");
+            return Ok(Drained::Cleanly);
+        }
+    };
+    let signal = signals.next().await;
     tracing::info!(signal, "draining");
-    drain(pod.drain()).await
+    Ok(drain(pod.drain(), signals).await)
 }
 
 async fn run_cluster(
     settings: Settings,
-    directory: Directory,
+    seed: &Seed,
     laptop: Laptop,
     traces: &Traces,
 ) -> anyhow::Result<Drained> {
+    let mut signals = Signals::listen()?;
     let Laptop { addresses, cloudsdk_root, path, emulator_host } = laptop;
-    let window = settings.replay_window;
+    let window = settings.window.span;
     let search = Search { cloudsdk_root, path };
-    let carrier = Carrier::choose(emulator_host, &search, window, settings.replay_bytes).await;
+    let carrier = select! {
+        carrier = Carrier::choose(emulator_host, &search, window, settings.window.bytes) => carrier,
+        _ = signals.next() => return Ok(Drained::Cleanly),
+    };
     let mut pods = Vec::new();
-    let ran = async {
+    let start = async {
         for (n, listen) in (1..).zip(addresses) {
             let pod = format!("pod-{n}");
             let broker = carrier.broker(&pod, window);
-            let (domain, api) = tutorial(directory.clone(), window);
+            let (domain, api) = seed.grow(window);
             let settings = Settings { pod, listen, ..settings.clone() };
             pods.push(Pod::start(pod_settings(&settings, broker, traces), domain, api).await?);
         }
-        select! {
-            () = cluster::wait_until_ready(&pods) => {}
-            signal = shutdown::requested() => return signal.map_err(Into::into),
-        }
+        cluster::wait_until_ready(&pods).await;
         cluster::welcome(&mut io::stdout(), &carrier, &pods)?;
-        Ok::<_, anyhow::Error>(shutdown::requested().await?)
-    }
-    .await;
-    let drained = drain(cluster::drain(pods)).await;
+        pending::<()>().await;
+        anyhow::Ok(())
+    };
+    let ran = select! {
+        ran = start => ran,
+        _ = signals.next() => Ok(()),
+    };
+    let drained = drain(cluster::drain(pods), signals).await;
     carrier.stop().await;
-    ran.and(drained)
+    ran.map(|()| drained)
 }
 
 /// Checks what a pod of these settings would run on.
 fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode> {
-    let origin = match &settings.allowed_origins {
+    let origin = match &settings.web.origins {
         Origins::List(origins) => origins.first().cloned(),
         _ => None,
     };
@@ -156,14 +169,15 @@ fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode>
     };
     let is_well = Runtime::new()?.block_on(async {
         let (mut out, stop) = (io::stdout(), CancellationToken::new());
+        let mut signals = Signals::listen()?;
         let interrupted = async {
-            shutdown::requested().await?;
+            signals.next().await;
             stop.cancel();
-            pending::<io::Result<bool>>().await
+            pending().await
         };
         select! {
             is_well = doctor::run(&checks, &mut out, &stop) => is_well,
-            failed = interrupted => failed,
+            never = interrupted => never,
         }
     })?;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -177,57 +191,33 @@ fn pubsub_settings(settings: &Settings, pod: &str) -> Option<pubsub::Settings> {
         topic: topic.clone(),
         pod: pod.to_owned(),
         emulator: emulator.clone(),
-        replay_window: settings.replay_window,
+        replay_window: settings.window.span,
     })
 }
 
 /// Drains, or ends at once on a second signal: somebody does not want to wait.
-async fn drain(drain: impl Future<Output = Drained>) -> anyhow::Result<Drained> {
+async fn drain(drain: impl Future<Output = Drained>, mut signals: Signals) -> Drained {
     select! {
-        drained = drain => Ok(drained),
-        signal = shutdown::requested() => {
-            let signal = signal?;
+        drained = drain => drained,
+        signal = signals.next() => {
             tracing::warn!(signal, "drain given up");
-            Ok(Drained::CutOff)
+            Drained::CutOff
         }
     }
 }
 
-/// The one place that names the domain: a team puts its own here.
-fn tutorial(directory: Directory, retention: Duration) -> (Arc<dyn Domain>, Arc<dyn Api>) {
-    let tutorial = Tutorial::new(directory, retention);
-    (tutorial.clone(), graphql::build(domain::schema(tutorial)))
-}
-
-/// What the page opens with. A demo token is no secret; of others it only says where they belong.
-fn tabs(auth: &auth::Settings) -> Vec<web::Tab> {
-    let is_demo = matches!(auth, auth::Settings::Demo);
-    let tab = |(user, query)| web::Tab { query, token: if is_demo { user } else { "TOKEN" } };
-    domain::EXAMPLES.map(tab).into()
-}
-
-fn directory(path: Option<&Path>) -> Result<Directory, domain::DirectoryError> {
-    path.map_or_else(|| Ok(Directory::built_in()), Directory::load)
-}
-
 fn pod_settings(settings: &Settings, broker: Broker, traces: &Traces) -> pod::Settings {
+    let mut web = settings.web.clone();
+    web.page = web.page.map(|_| domain::tabs(&settings.auth));
     pod::Settings {
         name: settings.pod.clone(),
         listen: settings.listen,
         admin_listen: settings.admin_listen,
         broker,
         auth: settings.auth.clone(),
-        web: web::Settings {
-            origins: settings.allowed_origins.clone(),
-            queue_bytes: settings.queue_bytes,
-            max_connections: settings.max_connections,
-            max_connections_per_address: settings.max_connections_per_address,
-            max_watchers: settings.max_watchers,
-            debug_token: settings.debug_token.clone(),
-            page: settings.page.then(|| tabs(&settings.auth)),
-        },
+        web,
         introspection: settings.introspection,
-        window: Bounds { span: settings.replay_window, bytes: settings.replay_bytes },
+        window: settings.window,
         pulse_interval: settings.pulse_interval,
         orphan_after: settings.orphan_after,
         drain: settings.drain,

@@ -62,6 +62,37 @@ pub struct Settings {
     pub traces: Traces,
 }
 
+impl Settings {
+    /// A pod on a laptop, for demo users: what `relay` is with nothing set, with a drain that waits for no balancer.
+    #[must_use]
+    pub fn local(name: impl Into<String>, listen: SocketAddr, broker: Broker) -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            name: name.into(),
+            listen,
+            admin_listen: None,
+            broker,
+            auth: auth::Settings::Demo,
+            web: web::Settings {
+                origins: web::Origins::Localhost,
+                queue_bytes: 256 << 10,
+                max_connections: 50_000,
+                max_connections_per_address: 0,
+                max_watchers: 64,
+                debug_token: None,
+                page: Some(Vec::new()),
+            },
+            introspection: true,
+            window: Bounds { span: seconds(600), bytes: 64 << 20 },
+            pulse_interval: seconds(10),
+            orphan_after: seconds(180),
+            drain: Drain { delay: Duration::ZERO, spread: seconds(1), deadline: seconds(45) },
+            otlp: Otlp::default(),
+            traces: Traces::off(),
+        }
+    }
+}
+
 /// A broker, chosen.
 pub enum Broker {
     /// One process; pods that share the topic hear each other.
@@ -93,7 +124,8 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Builds the pod and lets clients in. It is up at once and ready when its feed hears the topic.
+    /// Builds the pod and lets clients in. It is up at once and ready when its feed hears the topic. Dropped before it is
+    /// done, it leaves nothing behind.
     ///
     /// # Errors
     /// If an address is taken or a setting does not work.
@@ -108,13 +140,14 @@ impl Pod {
             None => None,
         };
         let address = listener.local_addr()?;
-        let topic = settings.broker.topic();
-        let Connected { publisher, feed, janitor } = connect(settings.broker).await?;
-
         let metrics = Metrics::new(&settings.name, settings.otlp)?;
         let meter = metrics.meter();
         settings.traces.observe(&meter);
         let auth = Authenticator::open(settings.auth, domain.clone(), &meter).await?;
+        // After all else that takes time: whoever gives the start up must not leave a feed behind.
+        let topic = settings.broker.topic();
+        let Connected { publisher, feed, janitor } = connect(settings.broker).await?;
+
         let (stop, tasks) = (Stop::new(settings.drain), TaskTracker::new());
         let fleet = Fleet::new(
             fleet::Settings {

@@ -104,6 +104,12 @@ impl Clients {
 }
 
 impl Settings {
+    /// The longest that a topic's id may be, in characters, for feeds of a pod of this name to have legal names.
+    #[must_use]
+    pub fn longest_topic(pod: &str) -> usize {
+        admin::MAX_NAME - ".".len() * 2 - pod.len() - admin::incarnation().len()
+    }
+
     /// Where the emulator is, and whom it takes us for.
     fn stand_in(&self) -> Option<(String, Credentials)> {
         let host = self.emulator.as_ref()?;

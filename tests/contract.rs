@@ -6,23 +6,21 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io::{self, Write as _},
     sync::Arc,
     time::{Duration, SystemTime},
 };
+
+#[path = "support/emulator.rs"]
+mod emulator;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use pubsub_relay::{
     broker::{Feed, FeedState, MAX_DATA_BYTES, Publish, PublishError, Received, memory::Topic},
-    emulator::{Emulator, EmulatorError, Search},
     event::{Event, cloudevent::Undecodable},
     pubsub::{PubSub, Settings},
 };
-use tokio::{
-    sync::OnceCell,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Long enough for an emulator on a busy machine, and shorter than its minute of silence after a stream was abused.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -323,9 +321,9 @@ async fn a_feed_that_is_asked_for_a_new_life_has_one_and_hears_everything(broker
 
 #[tokio::test]
 async fn the_emulator_of_this_machine_serves_and_is_gone_when_stopped() {
-    let emulator = match start_emulator().await {
+    let emulator = match emulator::start().await {
         Ok(emulator) => emulator,
-        Err(missing) => return skip("the emulator's own test", &missing),
+        Err(missing) => return emulator::skip("the emulator's own test", &missing),
     };
     let url = format!("http://{}/v1/projects/own/topics", emulator.host());
     assert!(reqwest::get(&url).await.unwrap().status().is_success());
@@ -346,7 +344,7 @@ impl Broker {
 
     /// `None`: there is no emulator here, and that was said.
     async fn pubsub(case: &str) -> Option<Self> {
-        let host = emulator_host(case).await?;
+        let host = emulator::host(case).await?;
         let id = uuid::Uuid::now_v7().simple().to_string();
         Some(Self::PubSub(Google { host, project: format!("contract-{}", &id[20..]) }))
     }
@@ -412,49 +410,6 @@ impl Google {
         let request = reqwest::Client::new().post(url).header("content-type", "application/json");
         request.body(body.to_owned()).send().await.unwrap().error_for_status().unwrap();
     }
-}
-
-/// The emulator of the environment, else one for all tests of this binary, with which it ends.
-async fn emulator_host(case: &str) -> Option<String> {
-    static EMULATOR: OnceCell<Result<Emulator, String>> = OnceCell::const_new();
-    if let Some(host) = variable("PUBSUB_EMULATOR_HOST") {
-        return Some(host);
-    }
-    match EMULATOR.get_or_init(start_emulator).await {
-        Ok(emulator) => Some(emulator.host().to_owned()),
-        Err(missing) => {
-            skip(case, missing);
-            None
-        }
-    }
-}
-
-/// An emulator of its own, or what is missing for one, which fails the test in CI.
-async fn start_emulator() -> Result<Emulator, String> {
-    let search = Search {
-        cloudsdk_root: variable("CLOUDSDK_ROOT_DIR").map(Into::into),
-        path: variable("PATH").map(Into::into),
-    };
-    let in_ci = variable("CI").as_deref() == Some("true");
-    match Emulator::start(&search).await {
-        Err(missing @ (EmulatorError::NotFound | EmulatorError::NoJava)) if !in_ci => {
-            Err(missing.to_string())
-        }
-        started => Ok(started.unwrap_or_else(|error| panic!("{error}"))),
-    }
-}
-
-/// Past the test harness, which keeps to itself what a passing test prints.
-fn skip(case: &str, missing: &str) {
-    io::stderr().write_all(format!("skipped: {case}: {missing}\n").as_bytes()).unwrap();
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "where the emulator is, is the tests' own matter and no setting"
-)]
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn event(author: Option<&str>, data: &str) -> Event {

@@ -246,10 +246,11 @@ fn nobody_but_main_imports_config() {
 
 #[test]
 fn foreign_crates_stay_in_their_rooms() {
-    let homes: [(&str, &[&str]); 6] = [
+    let homes: [(&str, &[&str]); 7] = [
         ("google_cloud_", &["pubsub"]),
         ("async_graphql", &["graphql", "web", "domain"]),
-        ("axum", &["web", "pod"]),
+        ("axum", &["web"]),
+        ("hyper", &["web"]),
         ("tower_http", &["web"]),
         ("jsonwebtoken", &["auth"]),
         ("clap", &["config"]),

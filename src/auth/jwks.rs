@@ -13,7 +13,8 @@ mod key;
 
 use std::{
     error::Error,
-    io,
+    fs::File,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -22,7 +23,7 @@ use std::{
 use jsonwebtoken::Algorithm;
 use reqwest::{Client, Url, redirect};
 use thiserror::Error;
-use tokio::{io::AsyncReadExt, sync::OwnedMutexGuard, time::Instant};
+use tokio::{sync::OwnedMutexGuard, task::spawn_blocking, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use self::key::Key;
@@ -86,6 +87,23 @@ pub async fn probe(source: JwksSource) -> Result<usize, Box<dyn Error + Send + S
         0 => Err(LoadError::NoKeys.into()),
         keys => Ok(keys),
     }
+}
+
+/// What is wrong with a source before anybody asks it: a file must hold keys, an address be one. Blocks.
+///
+/// # Errors
+/// [`SetupError`], as [`Authenticator::open`](super::Authenticator::open) would.
+pub fn check(source: &JwksSource) -> Result<(), SetupError> {
+    let path = match source {
+        JwksSource::Url(url) => return parse_url(url).map(drop),
+        JwksSource::File(path) => path,
+    };
+    let problem = match read(path).and_then(|bytes| Ok(key::parse(&bytes)?)) {
+        Ok(keys) if keys.is_empty() => LoadError::NoKeys,
+        Ok(_) => return Ok(()),
+        Err(problem) => problem,
+    };
+    Err(SetupError::JwksFile { path: path.clone(), source: problem })
 }
 
 enum Source {
@@ -229,10 +247,7 @@ impl Jwks {
 
 impl Source {
     fn open_url(url: &str) -> Result<Self, SetupError> {
-        let url = Url::parse(url).map_err(|_| SetupError::JwksUrl)?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(SetupError::JwksUrl);
-        }
+        let url = parse_url(url)?;
         // To follow https to http would be to take keys from anybody on the way.
         let scheme = url.scheme().to_owned();
         let redirects = redirect::Policy::custom(move |attempt| {
@@ -251,17 +266,24 @@ impl Source {
 
     async fn load(&self) -> Result<Vec<Arc<Key>>, LoadError> {
         let bytes = match self {
-            Self::File(path) => read(path).await?,
+            Self::File(path) => {
+                let path = path.clone();
+                spawn_blocking(move || read(&path)).await.map_err(io::Error::other)??
+            }
             Self::Url(client, url) => fetch(client, url.clone()).await?,
         };
         Ok(key::parse(&bytes)?)
     }
 }
 
-async fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+fn parse_url(url: &str) -> Result<Url, SetupError> {
+    let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    url.ok_or(SetupError::JwksUrl)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     let mut bytes = Vec::new();
-    let file = tokio::fs::File::open(path).await?;
-    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).await?;
+    File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > MAX_BYTES {
         return Err(LoadError::TooLarge);
     }

@@ -3,7 +3,7 @@
 //! A setting that is wrong is noted and takes its fallback, so that reading goes on to the next problem; nothing read may
 //! be used before [`Reader::finish`] has said that there was none. It must never put a value into a problem's text.
 
-use std::{ffi::OsStr, fs};
+use std::{ffi::OsStr, fs, time::Duration};
 
 use clap::ArgMatches;
 
@@ -84,6 +84,11 @@ impl<'a> Reader<'a> {
             });
             amount.ok_or_else(|| format!("is not between {least} and {most}: write it like {fallback}"))
         })
+    }
+
+    /// An amount of time.
+    pub(super) fn duration(&mut self, setting: &Setting) -> Duration {
+        Duration::from_nanos(self.amount(setting))
     }
 
     /// An amount that counts things in memory.

@@ -1,6 +1,7 @@
 //! The table of all settings: names, defaults, bounds and meaning.
 //!
-//! It is the only place that knows them, so that a setting cannot exist without being documented. It reads nothing.
+//! It is data, long because there are many, and the only place that knows them, so that a setting cannot exist without being
+//! documented. It must never read or decide anything.
 
 use super::setting::{
     Concern,
@@ -10,7 +11,7 @@ use super::setting::{
 };
 
 pub(super) static LISTEN: Setting =
-    Setting::new("RELAY_LISTEN", Is("127.0.0.1:3000"), Form("IP:PORT"), "address for clients")
+    Setting::new("RELAY_LISTEN", Is("127.0.0.1:3000"), Form("HOST:PORT"), "address for clients")
         .flag("listen")
         .only(Only::Serve);
 pub(super) static PORT: Setting = Setting::new(
@@ -23,7 +24,7 @@ pub(super) static PORT: Setting = Setting::new(
 pub(super) static ADMIN_LISTEN: Setting = Setting::new(
     "RELAY_ADMIN_LISTEN",
     Says("clients' address"),
-    Form("IP:PORT"),
+    Form("HOST:PORT"),
     "own address for /livez, /readyz and /metrics",
 )
 .only(Only::Serve);
@@ -132,19 +133,19 @@ pub(super) static ALLOWED_ORIGINS: Setting = Setting::new(
 pub(super) static REPLAY_WINDOW: Setting = Setting::new(
     "RELAY_REPLAY_WINDOW",
     Is("10m"),
-    Between(Unit::Duration, "10s", "24h"),
+    Between(Unit::Duration, "1s", "24h"),
     "how far back a client can resume; the topic must retain at least as much",
 );
 pub(super) static REPLAY_BYTES: Setting = Setting::new(
     "RELAY_REPLAY_BYTES",
     Is("64MiB"),
-    Between(Unit::Size, "1MiB", "16GiB"),
+    Between(Unit::Size, "4KiB", "16GiB"),
     "memory for the events of the window; the oldest go first",
 );
 pub(super) static QUEUE_BYTES: Setting = Setting::new(
     "RELAY_QUEUE_BYTES",
     Is("256KiB"),
-    Between(Unit::Size, "16KiB", "64MiB"),
+    Between(Unit::Size, "1KiB", "64MiB"),
     "a connection's outgoing queue; one that is full is slow and ended",
 );
 pub(super) static MAX_CONNECTIONS: Setting = Setting::new(
@@ -208,7 +209,7 @@ pub(super) static DRAIN_DEADLINE: Setting = Setting::new(
     "RELAY_DRAIN_DEADLINE",
     Is("45s"),
     Between(Unit::Duration, "1s", "1h"),
-    "from SIGTERM to the end of the last connection, whatever is left; longer than the two before together",
+    "from SIGTERM to the end of the last connection: whatever is left then is cut off",
 );
 
 pub(super) static URL: Setting = Setting::new(

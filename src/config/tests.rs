@@ -1,6 +1,13 @@
 //! What the settings accept and refuse, without a process.
 
 use super::*;
+use crate::{
+    auth,
+    broker::memory,
+    pod::{self, Drain},
+    telemetry::{self, Otlp},
+    web::Origins,
+};
 
 const SECRET: &str = "correct-horse-battery-staple-32-bytes";
 
@@ -10,7 +17,7 @@ fn environment(variables: &[(&str, &str)]) -> Environment {
 
 fn parsed(arguments: &str, variables: &[(&str, &str)]) -> Result<Command, Refusal> {
     let arguments = ["relay"].into_iter().chain(arguments.split_whitespace()).map(OsString::from);
-    parse_from(arguments, &environment(variables))
+    parse_from(arguments, &environment(variables), |_| Err("of no use".to_owned()))
 }
 
 fn settings(arguments: &str, variables: &[(&str, &str)]) -> Settings {
@@ -41,12 +48,12 @@ fn nothing_set_is_a_pod_in_memory_for_demo_users() {
     assert_eq!(settings.listen, "127.0.0.1:3000".parse().unwrap());
     assert_eq!((settings.admin_listen, settings.broker, settings.directory), (None, Broker::Memory, None));
     assert!(matches!(settings.auth, auth::Settings::Demo));
-    assert_eq!(settings.allowed_origins, Origins::Localhost);
-    assert_eq!(settings.replay_window, Duration::from_secs(600));
-    assert_eq!((settings.replay_bytes, settings.queue_bytes), (64 << 20, 256 << 10));
-    assert_eq!((settings.max_connections, settings.max_watchers), (50_000, 64));
-    assert_eq!(settings.max_connections_per_address, 0);
-    assert!(settings.introspection && settings.page);
+    assert_eq!(settings.web.origins, Origins::Localhost);
+    assert_eq!((settings.window.span, settings.window.bytes), (Duration::from_secs(600), 64 << 20));
+    let web = &settings.web;
+    assert_eq!((web.queue_bytes, web.max_connections, web.max_watchers), (256 << 10, 50_000, 64));
+    assert_eq!(web.max_connections_per_address, 0);
+    assert!(settings.introspection && web.page.is_some() && web.debug_token.is_none());
     assert_eq!(settings.pulse_interval, Duration::from_secs(10));
     assert_eq!(settings.orphan_after, Duration::from_secs(180));
     let [delay, spread, deadline] = [5, 20, 45].map(Duration::from_secs);
@@ -58,6 +65,17 @@ fn nothing_set_is_a_pod_in_memory_for_demo_users() {
     assert_eq!(settings.telemetry.otlp, Otlp { traces: false, metrics: false });
     assert!(settings.pod.starts_with("pod-") && settings.pod.len() == 10, "{}", settings.pod);
     assert!(settings.unknown.is_empty());
+}
+
+#[test]
+fn a_local_pod_of_a_program_is_the_one_with_nothing_set() {
+    let ours = settings("", &[]);
+    let topic = memory::Topic::new(ours.window.span, ours.window.bytes);
+    let local = pod::Settings::local("pod", ours.listen, pod::Broker::Memory(topic));
+    assert_eq!(format!("{:?} {:?}", local.web, local.window), format!("{:?} {:?}", ours.web, ours.window));
+    assert_eq!((local.pulse_interval, local.orphan_after), (ours.pulse_interval, ours.orphan_after));
+    assert!(matches!(local.auth, auth::Settings::Demo) && local.introspection == ours.introspection);
+    assert_eq!(local.drain, settings("cluster", &[]).drain);
 }
 
 #[test]
@@ -127,8 +145,7 @@ fn a_broker_is_memory_or_a_legal_topic() {
         };
         assert_eq!(settings("", &[("RELAY_BROKER", &broker), emulator]).broker, expected);
     }
-    let long = format!("pubsub://demo/{}", "t".repeat(151));
-    for broker in ["memory", "redis://x", "pubsub://demo", "pubsub://ab/topic", "pubsub://demo/ab", &long]
+    for broker in ["memory", "redis://x", "pubsub://demo", "pubsub://ab/topic", "pubsub://demo/ab"]
         .into_iter()
         .chain(["pubsub://demo/google", "pubsub://Demo/topic", "pubsub://demo/a/b", "pubsub://demo/1ab"])
     {
@@ -138,6 +155,45 @@ fn a_broker_is_memory_or_a_legal_topic() {
     assert_refused(&schemed, "relay: PUBSUB_EMULATOR_HOST ");
     // Of no concern to a pod that does not use it.
     settings("", &schemed[1..]);
+}
+
+#[test]
+fn a_topic_may_be_as_long_as_the_names_of_the_pods_feeds_let_it() {
+    let emulator = ("PUBSUB_EMULATOR_HOST", "localhost:8085");
+    for (pod, longest) in [("a".to_owned(), 232), ("a".repeat(63), 170)] {
+        let broker = |length| format!("pubsub://demo/{}", "t".repeat(length));
+        settings("", &[("RELAY_BROKER", &broker(longest)), ("RELAY_POD", &pod), emulator]);
+        for length in [longest + 1, 256] {
+            let variables = [("RELAY_BROKER", &*broker(length)), ("RELAY_POD", &pod), emulator];
+            assert_refused(&variables, "relay: RELAY_BROKER (--broker) has ");
+        }
+    }
+}
+
+#[test]
+fn an_address_may_name_its_host() {
+    let named = [("RELAY_LISTEN", "localhost:3000"), ("RELAY_ADMIN_LISTEN", "localhost:0")];
+    let settings = settings("", &named);
+    assert!(settings.listen.ip().is_loopback() && settings.listen.port() == 3000, "{settings:?}");
+    assert!(settings.admin_listen.is_some_and(|address| address.ip().is_loopback()), "{settings:?}");
+    for bad in ["localhost", ":3000", "localhost:65536", "no host:80", "no-such-host.invalid:80"] {
+        assert_refused(&[("RELAY_LISTEN", bad)], "relay: RELAY_LISTEN (--listen) ");
+    }
+}
+
+#[test]
+fn a_short_window_keeps_what_replays_within_it_need() {
+    for (window, reach) in [("1s", 6), ("599s", 600), ("10m", 600), ("1h", 3_600)] {
+        let settings = settings("", &[("RELAY_REPLAY_WINDOW", window)]);
+        assert_eq!(settings.window.span, Duration::from_secs(reach), "{window}");
+    }
+}
+
+#[test]
+fn a_deadline_may_cut_a_drain_off() {
+    let drain = settings("", &[("RELAY_DRAIN_DEADLINE", "3s")]).drain;
+    assert!(drain.is_cut_short() && drain.deadline == Duration::from_secs(3));
+    assert!(!settings("", &[]).drain.is_cut_short() && !settings("cluster", &[]).drain.is_cut_short());
 }
 
 #[test]
@@ -179,7 +235,14 @@ fn keys_come_from_exactly_one_place_and_only_for_jwt() {
     {
         assert_eq!(value::secret(bytes.into_bytes()).is_ok(), is_fine);
     }
-    for jwks in ["/nowhere", "ftp://id.example.com/keys", "https://", "https://me:pw@id.example.com/keys"] {
+    for jwks in [
+        "/nowhere",
+        "Cargo.toml",
+        "ftp://id.example.com/keys",
+        "https://",
+        "http://[x",
+        "https://me:pw@id.example.com/keys",
+    ] {
         assert_refused(&[jwt, ("RELAY_JWT_JWKS", jwks)], "relay: RELAY_JWT_JWKS ");
     }
     let both = problems("", &[jwt, secret, ("RELAY_JWT_SECRET_FILE", "/nowhere")]);
@@ -190,8 +253,32 @@ fn keys_come_from_exactly_one_place_and_only_for_jwt() {
 }
 
 #[test]
+fn what_files_hold_is_checked_with_all_the_rest() {
+    let variables = [
+        ("RELAY_QUEUE_BYTES", "lots"),
+        ("RELAY_DIRECTORY", "Cargo.toml"),
+        ("RELAY_AUTH", "jwt"),
+        ("RELAY_JWT_JWKS", "Cargo.toml"),
+    ];
+    for command in ["serve", "cluster", "doctor"] {
+        let problems = problems(command, &variables);
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        for beginning in [
+            "relay: RELAY_QUEUE_BYTES ",
+            "relay: RELAY_JWT_JWKS names a file that lets nobody in: not a JSON object",
+            "relay: RELAY_DIRECTORY names a file that cannot be used: of no use",
+        ] {
+            assert!(
+                problems.iter().any(|problem| problem.starts_with(beginning)),
+                "{beginning}: {problems:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn origins_are_kept_as_browsers_write_them() {
-    let origins = |text: &str| settings("", &[("RELAY_ALLOWED_ORIGINS", text)]).allowed_origins;
+    let origins = |text: &str| settings("", &[("RELAY_ALLOWED_ORIGINS", text)]).web.origins;
     assert_eq!(origins("*"), Origins::Any);
     let list =
         ["https://app.example.com", "http://localhost:5173", "capacitor://localhost", "http://[::1]:80"];
@@ -206,7 +293,7 @@ fn origins_are_kept_as_browsers_write_them() {
         assert_refused(&[("RELAY_ALLOWED_ORIGINS", bad)], "relay: RELAY_ALLOWED_ORIGINS ");
     }
     let jwt = [("RELAY_AUTH", "jwt"), ("RELAY_JWT_SECRET", SECRET)];
-    assert_eq!(settings("", &jwt).allowed_origins, Origins::Same);
+    assert_eq!(settings("", &jwt).web.origins, Origins::Same);
 }
 
 #[test]

@@ -3,7 +3,12 @@
 //! A complaint completes a sentence that begins with the variable's name, says what to do, and must never repeat the text
 //! of a setting that may hold a secret; so none repeats any.
 
-use std::{fs::File, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs::File,
+    net::{SocketAddr, ToSocketAddrs as _},
+    path::PathBuf,
+    time::Duration,
+};
 
 use bytesize::ByteSize;
 use rand::RngExt as _;
@@ -11,7 +16,10 @@ use tracing_subscriber::EnvFilter;
 
 use super::Broker;
 use crate::{
-    auth::jwt::{JwksSource, Secret},
+    auth::{
+        SetupError, jwks,
+        jwt::{JwksSource, Secret},
+    },
     telemetry::LogFormat,
     web::Origins,
 };
@@ -42,9 +50,24 @@ pub(super) fn text(text: &str) -> Parsed<String> {
     Ok(text.to_owned())
 }
 
+/// An address of this machine; a name is looked up.
 pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
-    text.parse()
-        .map_err(|_| "is not an IP address with a port: write it like 127.0.0.1:3000 or [::]:3000".to_owned())
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    match text.rsplit_once(':') {
+        Some((host, digits)) if is_host(host) && digits.parse::<u16>().is_ok() => {}
+        _ => {
+            return Err(
+                "is not an address with a port: write it like 127.0.0.1:3000, [::]:3000 or localhost:3000"
+                    .to_owned(),
+            );
+        }
+    }
+    let addresses: Vec<_> = text.to_socket_addrs().into_iter().flatten().collect();
+    // As the default is: machines without IPv6 name `::1` localhost, too.
+    let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    address.copied().ok_or_else(|| "names a host that cannot be found: give an IP address".to_owned())
 }
 
 pub(super) fn port(text: &str) -> Parsed<u16> {
@@ -89,10 +112,9 @@ pub(super) fn broker(text: &str) -> Parsed<Broker> {
         return Err("has no legal project: give 3 to 63 of a-z 0-9 - . : with a letter first".to_owned());
     }
     let is_topic = |c: char| c.is_ascii_alphanumeric() || "-_.~+%".contains(c);
-    // 150 leaves the rest of a feed's 255 characters to the pod's name (63) and the incarnation.
-    if !is_id(topic, 150, is_topic) || topic.starts_with("goog") {
+    if !is_id(topic, 255, is_topic) || topic.starts_with("goog") {
         return Err(
-            "has no legal topic: give 3 to 150 of A-Z a-z 0-9 - _ . ~ + % with a letter first, not goog"
+            "has no legal topic: give 3 to 255 of A-Z a-z 0-9 - _ . ~ + % with a letter first, not goog"
                 .to_owned(),
         );
     }
@@ -147,6 +169,17 @@ pub(super) fn secret(bytes: Vec<u8>) -> Parsed<Secret> {
 }
 
 pub(super) fn jwks(text: &str) -> Parsed<JwksSource> {
+    let source = jwks_source(text)?;
+    match jwks::check(&source) {
+        Ok(()) => Ok(source),
+        Err(SetupError::JwksFile { source, .. }) => {
+            Err(format!("names a file that lets nobody in: {source}"))
+        }
+        Err(_) => Err("is not a URL: write it like https://id.example.com/keys".to_owned()),
+    }
+}
+
+fn jwks_source(text: &str) -> Parsed<JwksSource> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return readable_file(text).map(JwksSource::File);
     };

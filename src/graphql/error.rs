@@ -3,7 +3,7 @@
 //! Whatever is not an [error](struct@Error) of ours, nor the executor's own word on the request, becomes `INTERNAL` with a fixed text
 //! and is logged here, once. No `Display` of a foreign error ever reaches a client.
 
-use std::{any::Any, borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use async_graphql::{ErrorExtensionValues, Response, ServerError, Value};
 use serde::Serialize;
@@ -115,8 +115,8 @@ pub fn publicly(mut response: Response) -> Response {
         let ours = error.source::<Error>().map(|ours| ours.code);
         let code = match (ours, &error.source) {
             (Some(code), _) => code,
-            (None, Some(source)) => {
-                mask(error, source.clone());
+            (None, Some(_)) => {
+                mask(error);
                 continue;
             }
             // The executor's own words: about a document that was refused whole, or about one value in it.
@@ -193,9 +193,8 @@ pub fn internal() -> Response {
 
 const INTERNAL_TEXT: &str = "internal error";
 
-fn mask(error: &mut ServerError, source: Arc<dyn Any + Send + Sync>) {
+fn mask(error: &mut ServerError) {
     tracing::error!(error = %error.message, path = ?error.path, "a resolver failed");
-    drop(source);
     error.message = INTERNAL_TEXT.to_owned();
     error.source = None;
     mark(error, Code::Internal);

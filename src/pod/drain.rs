@@ -26,6 +26,14 @@ pub struct Drain {
     pub deadline: Duration,
 }
 
+impl Drain {
+    /// Whether its deadline comes before all its connections have had their moment.
+    #[must_use]
+    pub fn is_cut_short(&self) -> bool {
+        self.delay + self.spread >= self.deadline
+    }
+}
+
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {

@@ -23,8 +23,11 @@ use super::Settings;
 /// How long one call may take. Google's own calls take a second at most.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// The longest that Pub/Sub lets the id of a subscription be, in characters.
+pub(super) const MAX_NAME: usize = 255;
+
 /// The least that Pub/Sub retains, for a topic and for a subscription.
-pub(super) const MIN_RETENTION: Duration = Duration::from_secs(600);
+pub const MIN_RETENTION: Duration = Duration::from_secs(600);
 
 /// The least that Pub/Sub lets pass before it deletes a subscription that nobody uses: the last net under a leaked feed.
 pub(super) const EXPIRATION: Duration = Duration::from_secs(24 * 60 * 60);

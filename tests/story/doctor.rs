@@ -178,12 +178,16 @@ async fn an_interrupted_doctor_leaves_nothing_behind() {
 #[tokio::test]
 async fn keys_that_let_nobody_in_are_found() {
     let jwt = |source: &str| doctor(&[]).set("RELAY_AUTH", "jwt").set("RELAY_JWT_JWKS", source);
-    let file = File::new(r#"{"keys": "none"}"#);
-    let opinion = Opinion::of(jwt(file.path())).await;
-    assert!(opinion.only_wrong("keys").contains("not a JSON object with a list of keys"), "{}", opinion.text);
-    let file = File::new(r#"{"keys": []}"#);
-    let opinion = Opinion::of(jwt(file.path())).await;
-    assert!(opinion.only_wrong("keys").contains("no usable key"), "{}", opinion.text);
+    for (content, problem) in [
+        (r#"{"keys": "none"}"#, "not a JSON object with a list of keys"),
+        (r#"{"keys": []}"#, "no usable key"),
+    ] {
+        let file = File::new(content);
+        let output = jwt(file.path()).run().await;
+        assert_eq!(output.status.code(), Some(64), "{output:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.starts_with("relay: RELAY_JWT_JWKS ") && text.contains(problem), "{text}");
+    }
     let url = format!("http://127.0.0.1:{}/jwks.json", free_ports(1));
     let opinion = Opinion::of(jwt(&url)).await;
     assert!(opinion.only_wrong("keys").contains(&format!("curl --fail {url}")), "{}", opinion.text);

@@ -72,14 +72,21 @@ async fn a_second_signal_ends_a_drain_at_once() {
     let mut pod = setup.start().await;
     pod.signal("TERM");
     eventually("it drains", PATIENCE, async || pod.said().contains("draining").then_some(())).await;
-    // again and again: the first may come before it listens anew
-    let status = eventually("it ends", PATIENCE, async || {
-        pod.signal("INT");
-        pod.try_ended()
-    })
-    .await;
-    assert_eq!(status.code(), Some(1));
+    pod.signal("INT");
+    assert_eq!(pod.ended().await.code(), Some(1));
     assert!(pod.said().contains("drain given up"), "{}", pod.said());
+}
+
+#[tokio::test]
+async fn a_deadline_cuts_a_longer_drain_off_and_the_log_says_so() {
+    let mut pod =
+        Setup::new("pod").set("RELAY_DRAIN_DEADLINE", "1s").set("RELAY_DRAIN_SPREAD", "30s").start().await;
+    assert!(pod.said().contains("the drain's deadline cuts connections off"), "{}", pod.said());
+    // That each of so many has its moment in the first of thirty seconds cannot be.
+    let _clients = watchers_on(&pod, Dialect::Transport, &["ZOLO"; 20]).await;
+    pod.signal("TERM");
+    assert_eq!(pod.ended().await.code(), Some(1));
+    assert!(pod.said().contains("drain cut off"), "{}", pod.said());
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! What one connection may take, and that no more than itself suffers when it takes too much.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::support::{Client, Dialect, PATIENCE, Setup, Socket, watchers_on};
@@ -143,4 +145,32 @@ async fn a_head_that_never_ends_is_cut_off_and_one_that_is_too_large_refused() {
     let mut answer = Vec::new();
     timeout(PATIENCE, slow.read_to_end(&mut answer)).await.expect("it is cut off").ok();
     assert!(pod.template_names().await.is_empty());
+}
+
+#[tokio::test]
+async fn even_a_short_and_small_window_brings_what_was_missed_within_it() {
+    let setup = Setup::new("pod").set("RELAY_REPLAY_WINDOW", "3s").set("RELAY_REPLAY_BYTES", "4KiB");
+    let pod = setup.set("RELAY_QUEUE_BYTES", "1KiB").set("RELAY_PULSE_INTERVAL", "500ms").start().await;
+    // Longer than the window, after which a new pod's own beginning does not matter any more.
+    sleep(Duration::from_secs(4)).await;
+    let mut client = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await.pop().unwrap();
+    pod.add_template("ZOWI", "seen", Some(&["3"])).await;
+    let told = client.socket.hear().await.unwrap();
+    let document = format!(
+        "subscription {{ templateAdded(after: {}) {{ name }} }}",
+        told["payload"]["extensions"]["cursor"]
+    );
+    client.socket.close().await;
+    pod.add_template("ZOWI", "missed", Some(&["3"])).await;
+
+    let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+    client.start("watch", &document).await;
+    client.until_all(["missed".to_owned()]).await;
+    sleep(Duration::from_secs(4)).await;
+    pod.add_template("ZOWI", "later", Some(&["3"])).await;
+    client.until_all(["later".to_owned()]).await;
+    let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+    client.start("watch", &document).await;
+    let told = client.socket.hear().await.unwrap();
+    assert_eq!(told["payload"]["extensions"]["gap"]["reason"], "WINDOW_EXCEEDED", "{told}");
 }

@@ -3,16 +3,7 @@
 use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};
 
-use crate::support::{BodyEnd, EVERYWHERE, PARTS, Relay, Setup, Streamed, Topic, USERS, four_pods, post};
-
-const WATCH: &str = "subscription { templateAdded { name } }";
-
-async fn watch(pod: &Relay, user: &str) -> Streamed {
-    let before = pod.metric("relay_watchers").await;
-    let stream = Streamed::open(PARTS, post(pod, user, WATCH)).await;
-    pod.until_metric("relay_watchers", before + 1.0).await;
-    stream
-}
+use crate::support::{BodyEnd, EVERYWHERE, PARTS, Setup, Streamed, Topic, USERS, WATCH, four_pods, post};
 
 fn name(part: &Value) -> &str {
     part["payload"]["data"]["templateAdded"]["name"].as_str().unwrap_or_else(|| panic!("{part}"))
@@ -24,7 +15,7 @@ async fn the_tutorials_story_and_its_sequel_on_another_pod() {
     let pods = four_pods(&topic).await;
     let mut streams = Vec::new();
     for (pod, user) in pods.iter().zip(USERS) {
-        streams.push(watch(pod, user).await);
+        streams.push(Streamed::watch(PARTS, pod, user).await);
     }
     pods[0].add_template("ZOWI", "for location 3", Some(&["3"])).await;
     let mut cursor = Value::Null;
@@ -75,7 +66,7 @@ async fn one_result_is_a_part_and_then_the_closing_boundary() {
 #[tokio::test]
 async fn a_draining_pod_cuts_the_body_before_its_closing_boundary() {
     let mut pod = Setup::new("pod").start().await;
-    let mut stream = watch(&pod, "ZOLO").await;
+    let mut stream = Streamed::watch(PARTS, &pod, "ZOLO").await;
     pod.add_template("ZOWI", "last words", Some(&["3"])).await;
     assert_eq!(name(&stream.part().await.unwrap()), "last words");
     pod.signal("TERM");
@@ -87,7 +78,7 @@ async fn a_draining_pod_cuts_the_body_before_its_closing_boundary() {
 #[tokio::test]
 async fn who_leaves_is_forgotten() {
     let pod = Setup::new("pod").start().await;
-    drop(watch(&pod, "ZOLO").await);
+    drop(Streamed::watch(PARTS, &pod, "ZOLO").await);
     pod.until_metric("relay_watchers", 0.0).await;
     pod.until_metric("relay_connections", 0.0).await;
 }

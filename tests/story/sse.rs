@@ -7,18 +7,11 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt as _, net::TcpSocket};
 
 use crate::support::{
-    BodyEnd, EVENTS, EVERYWHERE, Relay, Setup, Streamed, Topic, USERS, eventually, four_pods, post, request,
+    BodyEnd, EVENTS, EVERYWHERE, Relay, Setup, Streamed, Topic, USERS, WATCH, eventually, four_pods, post,
+    request,
 };
 
-const WATCH: &str = "subscription { templateAdded { name } }";
 const TOKEN: &str = "x-graphql-event-stream-token";
-
-async fn watch(pod: &Relay, user: &str) -> Streamed {
-    let before = pod.metric("relay_watchers").await;
-    let stream = Streamed::open(EVENTS, post(pod, user, WATCH)).await;
-    pod.until_metric("relay_watchers", before + 1.0).await;
-    stream
-}
 
 fn name(data: &Value) -> &str {
     data["data"]["templateAdded"]["name"].as_str().unwrap_or_else(|| panic!("{data}"))
@@ -30,7 +23,7 @@ async fn the_tutorials_story_and_its_sequel_on_another_pod() {
     let pods = four_pods(&topic).await;
     let mut streams = Vec::new();
     for (pod, user) in pods.iter().zip(USERS) {
-        streams.push(watch(pod, user).await);
+        streams.push(Streamed::watch(EVENTS, pod, user).await);
     }
     pods[0].add_template("ZOWI", "for location 3", Some(&["3"])).await;
     let mut last = String::new();
@@ -79,7 +72,7 @@ async fn the_head_comes_at_once_and_says_where_the_client_stands() {
 #[tokio::test]
 async fn a_client_that_is_told_nothing_hears_that_the_pod_lives() {
     let pod = Setup::new("pod").start().await;
-    let mut stream = watch(&pod, "ZOLO").await;
+    let mut stream = Streamed::watch(EVENTS, &pod, "ZOLO").await;
     assert_eq!(stream.block().await.unwrap(), ":");
     assert!(stream.block().await.unwrap().starts_with("id: "));
     assert_eq!(stream.block().await.unwrap(), ":");
@@ -119,7 +112,7 @@ async fn what_is_no_operation_is_refused_by_a_status() {
         let body: Value = serde_json::from_str(&stream.response.text().await.unwrap()).unwrap();
         assert!(body["errors"][0]["extensions"]["code"].is_string(), "{body}");
     }
-    let _watching = watch(&pod, "ZOLO").await;
+    let _watching = Streamed::watch(EVENTS, &pod, "ZOLO").await;
     let full = Streamed::open(EVENTS, post(&pod, "ZEWI", WATCH)).await.response;
     assert_eq!(full.status(), 503);
     assert!(full.headers().contains_key("retry-after"));
@@ -128,7 +121,7 @@ async fn what_is_no_operation_is_refused_by_a_status() {
 #[tokio::test]
 async fn who_leaves_is_forgotten() {
     let pod = Setup::new("pod").start().await;
-    let stream = watch(&pod, "ZOLO").await;
+    let stream = Streamed::watch(EVENTS, &pod, "ZOLO").await;
     drop(stream);
     pod.until_metric("relay_watchers", 0.0).await;
     pod.until_metric("relay_connections", 0.0).await;
@@ -137,7 +130,7 @@ async fn who_leaves_is_forgotten() {
 #[tokio::test]
 async fn a_draining_pod_cuts_the_stream_and_never_says_complete() {
     let mut pod = Setup::new("pod").start().await;
-    let mut stream = watch(&pod, "ZOLO").await;
+    let mut stream = Streamed::watch(EVENTS, &pod, "ZOLO").await;
     pod.add_template("ZOWI", "last words", Some(&["3"])).await;
     assert_eq!(name(&stream.event().await.unwrap().2), "last words");
     pod.signal("TERM");
@@ -152,7 +145,7 @@ async fn who_does_not_read_is_cut_off_and_costs_the_others_nothing() {
     let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "1MiB").start().await;
     let query = "subscription { templateAdded { name shareLocationIds } }";
     let slow = Streamed::open(EVENTS, post(&pod, "ZOLO", query)).await;
-    let mut fast = watch(&pod, "ZEWI").await;
+    let mut fast = Streamed::watch(EVENTS, &pod, "ZEWI").await;
     pod.until_metric("relay_watchers", 2.0).await;
     let mut locations: Vec<String> = (0..999).map(|n| format!("{n:-<60}")).collect();
     locations.push("3".to_owned());
@@ -182,7 +175,7 @@ async fn who_does_not_read_is_cut_off_and_costs_the_others_nothing() {
 #[tokio::test]
 async fn who_was_away_for_too_long_is_told_of_the_gap() {
     let pod = Setup::new("pod").set("RELAY_REPLAY_BYTES", "1MiB").start().await;
-    let mut stream = watch(&pod, "ZOLO").await;
+    let mut stream = Streamed::watch(EVENTS, &pod, "ZOLO").await;
     pod.add_template("ZOWI", "first", Some(&["3"])).await;
     let (_, cursor, _) = stream.event().await.unwrap();
     let long = "x".repeat(60);

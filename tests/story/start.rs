@@ -6,7 +6,7 @@ use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use crate::support::{Message, PATIENCE, Setup, Topic, eventually, free_ports, watchers_on};
@@ -61,10 +61,13 @@ async fn what_is_wrong_with_the_directory_is_said() {
         ("{\"users\": [".to_owned(), "line 1"),
     ] {
         let path = Scratch::file(&content);
-        let output = Setup::new("pod").set("RELAY_DIRECTORY", path.0.to_str().unwrap()).run().await;
+        let setup = Setup::new("pod").set("RELAY_DIRECTORY", path.0.to_str().unwrap());
+        let output = setup.set("RELAY_QUEUE_BYTES", "lots").run().await;
         assert_eq!(output.status.code(), Some(64), "{content}: {output:?}");
         let lines = lines(&output);
-        assert!(lines[0].contains("RELAY_DIRECTORY"), "{content}: {lines:#?}");
+        for beginning in ["relay: RELAY_DIRECTORY ", "relay: RELAY_QUEUE_BYTES "] {
+            assert!(lines.iter().any(|line| line.starts_with(beginning)), "{content}: {lines:#?}");
+        }
         assert!(lines.concat().contains(culprit), "{content}: {lines:#?}");
     }
 }
@@ -84,6 +87,22 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         fs::remove_file(&self.0).ok();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_stopped_while_it_starts_leaves_nothing() {
+    let Some(topic) = Topic::fresh().await else { return };
+    // Takes the question, and never answers it.
+    let issuer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let keys = format!("http://{}/keys", issuer.local_addr().unwrap());
+    let setup = Setup::new("pod").topic(&topic).set("RELAY_AUTH", "jwt").set("RELAY_JWT_JWKS", keys);
+    let mut pod = setup.launch();
+    let _asked = timeout(PATIENCE, issuer.accept()).await.expect("it asks for keys").unwrap();
+    pod.signal("TERM");
+    let asked = Instant::now();
+    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.said());
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    assert!(topic.feeds_of("pod").await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

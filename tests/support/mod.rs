@@ -4,6 +4,7 @@
 
 mod client;
 mod collector;
+mod emulator;
 mod http;
 mod relay;
 mod stream;
@@ -11,10 +12,11 @@ mod topic;
 
 pub(crate) use client::{Client, Data, Dialect, End, OpCode, Socket, watchers_on};
 pub(crate) use collector::Collector;
+pub(crate) use emulator::environment;
 pub(crate) use http::{Answer, Http};
 pub(crate) use relay::{Relay, Setup, free_ports};
-pub(crate) use stream::{BodyEnd, EVENTS, PARTS, Streamed, post, request};
-pub(crate) use topic::{Message, Topic, environment};
+pub(crate) use stream::{BodyEnd, EVENTS, PARTS, Streamed, WATCH, post, request};
+pub(crate) use topic::{Message, Topic};
 
 use std::time::Duration;
 

@@ -157,11 +157,6 @@ impl Relay {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
-    /// How it ended, if it has.
-    pub(crate) fn try_ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
-    }
-
     /// Waits for the end of it.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         // longer than the default of RELAY_DRAIN_DEADLINE

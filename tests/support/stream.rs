@@ -11,6 +11,9 @@ pub(crate) const EVENTS: &str = "text/event-stream";
 /// What is accepted by Apollo's clients.
 pub(crate) const PARTS: &str = "multipart/mixed;boundary=graphql;subscriptionSpec=1.0,application/json;q=0.9";
 
+/// What is watched.
+pub(crate) const WATCH: &str = "subscription { templateAdded { name } }";
+
 /// A response to an operation, as far as it was read.
 pub(crate) struct Streamed {
     pub(crate) response: Response,
@@ -46,6 +49,14 @@ impl Streamed {
         let response = answer.expect("a head in time").unwrap();
         let separator = if accept == EVENTS { "\n\n" } else { "\r\n--graphql" };
         Self { response, text: String::new(), separator }
+    }
+
+    /// Watches, and returns once the pod has taken note.
+    pub(crate) async fn watch(accept: &str, pod: &Relay, user: &str) -> Self {
+        let before = pod.metric("relay_watchers").await;
+        let stream = Self::open(accept, post(pod, user, WATCH)).await;
+        pod.until_metric("relay_watchers", before + 1.0).await;
+        stream
     }
 
     /// The next event or part.

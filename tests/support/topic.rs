@@ -1,16 +1,14 @@
 //! [`Topic`]: a topic of its own on Google's emulator, and what a foreign program does to it by REST.
 
-use std::{
-    io::{self, Write as _},
-    thread,
-};
+use std::thread;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use pubsub_relay::emulator::{Emulator, EmulatorError, Search};
+use pubsub_relay::emulator::Emulator;
 use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 use uuid::Uuid;
+
+use super::emulator;
 
 const NAME: &str = "templates";
 
@@ -71,14 +69,15 @@ impl Message {
 impl Topic {
     /// A topic that the first pod will create, or `None` if there is no emulator here; that was then said.
     pub(crate) async fn fresh() -> Option<Self> {
-        let host = emulator_host().await?;
+        let test = thread::current().name().unwrap_or("a test").to_owned();
+        let host = emulator::host(&test).await?;
         let id = Uuid::now_v7().simple().to_string();
         Some(Self { host, project: format!("story-{}", &id[16..]) })
     }
 
     /// The same topic on another emulator, which starts empty.
     pub(crate) async fn anew(&self) -> (Self, Emulator) {
-        let emulator = start_emulator().await.unwrap();
+        let emulator = emulator::start().await.unwrap();
         (self.seen_at(emulator.host()), emulator)
     }
 
@@ -178,45 +177,4 @@ impl Topic {
     fn url(&self, path: &str) -> String {
         format!("http://{}/v1/{path}", self.host)
     }
-}
-
-/// The emulator of the environment, else one for all tests of this binary. That one ends with the process, however it
-/// ends, as [`Emulator`] promises: nothing here has to.
-async fn emulator_host() -> Option<String> {
-    static OURS: OnceCell<Result<Emulator, String>> = OnceCell::const_new();
-    if let Some(host) = environment("PUBSUB_EMULATOR_HOST") {
-        return Some(host);
-    }
-    match OURS.get_or_init(start_emulator).await {
-        Ok(emulator) => Some(emulator.host().to_owned()),
-        Err(missing) => {
-            let test = thread::current().name().unwrap_or("a test").to_owned();
-            // past the test harness, which keeps to itself what a passing test prints
-            io::stderr().write_all(format!("skipped: {test}: {missing}\n").as_bytes()).unwrap();
-            None
-        }
-    }
-}
-
-/// An emulator, or what is missing for one. In CI nothing may be missing.
-async fn start_emulator() -> Result<Emulator, String> {
-    let search = Search {
-        cloudsdk_root: environment("CLOUDSDK_ROOT_DIR").map(Into::into),
-        path: environment("PATH").map(Into::into),
-    };
-    let in_ci = environment("CI").as_deref() == Some("true");
-    match Emulator::start(&search).await {
-        Err(missing @ (EmulatorError::NotFound | EmulatorError::NoJava)) if !in_ci => {
-            Err(missing.to_string())
-        }
-        started => Ok(started.unwrap_or_else(|error| panic!("{error}"))),
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "where the emulator is, is the tests' own matter and no setting"
-)]
-pub(crate) fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
