@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Request, Response as GraphQLResponse, Variables, parser::types::OperationType};
+use async_graphql::{Response as GraphQLResponse, parser::types::OperationType};
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{
-    super::connection::End,
+    super::{connection::End, request},
     driver::Connection,
     protocol::{self, Action, Close},
 };
@@ -112,10 +112,9 @@ impl Connection {
     }
 
     async fn start(&mut self, id: Arc<str>, head: Arc<str>, request: protocol::Request) -> Result<(), End> {
-        let protocol::Request { query, operation_name, variables, .. } = request;
-        let variables = Variables::from_json(variables.unwrap_or_default().into());
-        let mut request = Request::new(query).variables(variables);
-        request.operation_name = operation_name;
+        let protocol::Request { query, operation_name, variables, extensions } = request;
+        let (variables, extensions) = (variables.unwrap_or_default(), extensions.unwrap_or_default());
+        let request = request::build(query, operation_name, variables, extensions);
         let Some(pass) = &self.pass else { return Err(End::Lost) };
         let viewer = pass.viewer.clone();
         let number = self.next_number;
