@@ -26,7 +26,7 @@ use tokio_util::{
 
 pub use self::roll::Entry;
 use self::roll::{Roll, TRANSPORTS};
-use super::{Settings, serve::Socket, ws::protocol::Close};
+use super::{Settings, serve::Peer, ws::protocol::Close};
 use crate::{
     hub::{Delivery, Outbox},
     telemetry::{LATENCY_BUCKETS, Refusals},
@@ -228,15 +228,15 @@ impl Connections {
         Self { count, drain, tasks: TaskTracker::new(), instruments: Arc::new(instruments), roll }
     }
 
-    /// Counts a new connection in, or returns the end that it meets at once. The socket is that of its request.
+    /// Counts a new connection in, or returns the end that it meets at once. The peer is that of its request.
     ///
     /// # Errors
     /// [`End::Full`], [`End::Crowded`] or [`End::Drained`].
-    pub fn enter(&self, transport: &'static str, socket: Option<&Socket>) -> Result<Guard, End> {
+    pub fn enter(&self, transport: &'static str, peer: Option<&Peer>) -> Result<Guard, End> {
         let transport = [KeyValue::new("transport", transport)];
         let entered = match self.drain.asked.is_cancelled() {
             true => Err(End::Drained),
-            false => self.count.enter(socket.map(Socket::peer)),
+            false => self.count.enter(peer.map(Peer::address)),
         };
         let address = entered.inspect_err(|end| self.instruments.end(&transport, end))?;
         self.instruments.connections.add(1, &transport);

@@ -20,7 +20,7 @@ use axum::{
 use futures_util::stream;
 
 use super::{
-    Site, connection::End, multipart::PARTS, negotiate::Answer, refusal::Refusal, serve::Socket, sse::EVENTS,
+    Site, connection::End, multipart::PARTS, negotiate::Answer, refusal::Refusal, serve::Peer, sse::EVENTS,
 };
 use crate::{
     auth::Pass,
@@ -88,7 +88,7 @@ pub(super) struct Opening {
     pub(super) pass: Pass,
     /// The cursor to resume from, if not the document's own.
     pub(super) after: Option<String>,
-    pub(super) socket: Option<Socket>,
+    pub(super) peer: Option<Peer>,
 }
 
 /// Answers with the results of a subscription.
@@ -96,9 +96,9 @@ pub(super) async fn open(
     site: Arc<Site>,
     format: &'static dyn Format,
     prepared: Prepared,
-    Opening { pass, after, socket }: Opening,
+    Opening { pass, after, peer }: Opening,
 ) -> Result<Response, Refusal> {
-    let guard = site.connections.enter(format.transport(), socket.as_ref());
+    let guard = site.connections.enter(format.transport(), peer.as_ref());
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
     // From before the watcher is let in, so that whoever resumes from there misses nothing.
     let cursor = site.engine.cursor();

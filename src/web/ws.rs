@@ -56,7 +56,7 @@ pub(super) fn accept(site: &Arc<Site>, mut request: Request) -> Response {
             return response;
         }
     };
-    let guard = match site.connections.enter(TRANSPORT, serve::Socket::of(request.extensions())) {
+    let guard = match site.connections.enter(TRANSPORT, serve::Peer::of(request.extensions())) {
         Ok(guard) => guard,
         Err(end) => return Refusal::unavailable(&end).answer(None),
     };
