@@ -42,8 +42,9 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 /// and a body of each may be in memory, so this is what strangers can take.
 const MAX_STRANGERS: usize = 1_024;
 
-/// How long a request may go on once the pod drains: longer than a publish may take (5 s).
-const LAST_REQUEST: Duration = Duration::from_secs(6);
+/// How long a request may go on once the pod drains. A drain waits for it no longer than
+/// [`CLOSE_TIMEOUT`](crate::pod::drain::CLOSE_TIMEOUT), and one straggler must not cut it off.
+pub const LAST_REQUEST: Duration = Duration::from_secs(4);
 
 /// Between two tries to accept while the system has no file descriptor left.
 const BREATH: Duration = Duration::from_millis(200);
