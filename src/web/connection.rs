@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use opentelemetry::{
@@ -307,6 +307,15 @@ impl Instruments {
             self.refusals.count(limit);
         }
     }
+}
+
+/// Longer than any connection lives.
+const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// When a connection must end whose token expires then, if it does.
+pub(super) fn expiry(time: Option<SystemTime>) -> Instant {
+    let life = time.map(|time| time.duration_since(SystemTime::now()).unwrap_or_default());
+    Instant::now() + life.unwrap_or(FAR).min(FAR)
 }
 
 /// One connection that counts, until it is dropped.

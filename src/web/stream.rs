@@ -1,8 +1,9 @@
-//! A connection that is the body of a response: its head, its first bytes, and what is written around results.
+//! Streams: connections that are one long HTTP response.
 //!
 //! For every transport of this kind; what differs between them is a [`Format`]. One result that there is at once needs no
 //! connection: it is a body like any other.
 
+mod commands;
 mod driver;
 mod line;
 
@@ -28,7 +29,8 @@ use crate::{
 };
 
 pub(super) use self::{
-    driver::{Command, Rejected, Start, Stream},
+    commands::{Command, Rejected, Start},
+    driver::Stream,
     line::{Handover, Line},
 };
 
