@@ -37,7 +37,7 @@ pub enum Settings {
 pub struct Pass {
     /// The user behind the token.
     pub viewer: Arc<Viewer>,
-    /// When the connection that showed the token must end; `None`: never. Always later than the moment of admission.
+    /// When the connection that showed the token must end; `None`: never. In the past for a token that only the leeway let in.
     pub expires: Option<SystemTime>,
 }
 

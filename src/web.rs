@@ -12,6 +12,7 @@ pub mod origin;
 pub mod page;
 pub mod refusal;
 pub mod request;
+mod running;
 pub mod serve;
 pub mod sse;
 pub mod stream;

@@ -29,10 +29,8 @@ pub struct Replay {
 pub enum Step {
     /// The next of what was missed, in order. There is more to come.
     Deliveries(Vec<Delivery>),
-    /// Nothing is missing any more: the watcher is in the hub.
-    Live(Watching),
-    /// The window does not reach back: first this notice, then live.
-    Gap(Delivery, Watching),
+    /// Nothing is to come any more: the watcher is in the hub. If the window does not reach back, first this notice, then live.
+    Live(Watching, Option<Delivery>),
 }
 
 impl Replay {
@@ -46,8 +44,7 @@ impl Replay {
         self.watch.id
     }
 
-    /// Goes one step. Waits first until the feed has caught up. Cancel-safe; not to be called again after [`Step::Live`] or
-    /// [`Step::Gap`].
+    /// Goes one step. Waits first until the feed has caught up. Cancel-safe; not to be called again after [`Step::Live`].
     pub async fn step(&mut self) -> Step {
         loop {
             while let Some(relayed) = self.pending.front() {
@@ -85,7 +82,7 @@ impl Replay {
             None => state.window.replay(after).and_then(|begun| state.window.next(progress.insert(begun))),
         };
         match portion {
-            Ok(portion) if portion.is_empty() => Err(Step::Live(hub.enter(&mut state, watch.clone()))),
+            Ok(portion) if portion.is_empty() => Err(Step::Live(hub.enter(&mut state, watch.clone()), None)),
             Ok(mut portion) => {
                 portion.retain(|relayed| {
                     *relayed.field == *watch.field && relayed.audience.includes(&watch.viewer)
@@ -101,6 +98,6 @@ impl Replay {
         let cursor: Arc<str> = state.cursor(state.window.head()).encode(&hub.0.topic).into();
         let payload = watch.operation.gap(WINDOW_EXCEEDED, &cursor);
         let notice = Delivery { watcher: watch.id, result: Rendered::old(payload, cursor).into() };
-        Step::Gap(notice, hub.enter(state, watch.clone()))
+        Step::Live(hub.enter(state, watch.clone()), Some(notice))
     }
 }

@@ -10,10 +10,14 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Pod;
+use crate::web::serve::LAST_REQUEST;
 
 /// How long a pod may take to put away its publisher, and then its feed, once its connections have ended. Both are kept
 /// even past the deadline: a feed that is left behind costs the fleet more than these seconds.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+const _: () =
+    assert!(LAST_REQUEST.as_millis() < CLOSE_TIMEOUT.as_millis(), "a straggler would cut off a drain");
 
 /// How a pod ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

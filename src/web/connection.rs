@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use opentelemetry::{
@@ -26,7 +26,7 @@ use tokio_util::{
 
 pub use self::roll::Entry;
 use self::roll::{Roll, TRANSPORTS};
-use super::{Settings, serve::Socket, ws::protocol::Close};
+use super::{Settings, serve::Peer, ws::protocol::Close};
 use crate::{
     hub::{Delivery, Outbox},
     telemetry::{LATENCY_BUCKETS, Refusals},
@@ -228,15 +228,15 @@ impl Connections {
         Self { count, drain, tasks: TaskTracker::new(), instruments: Arc::new(instruments), roll }
     }
 
-    /// Counts a new connection in, or returns the end that it meets at once. The socket is that of its request.
+    /// Counts a new connection in, or returns the end that it meets at once. The peer is that of its request.
     ///
     /// # Errors
     /// [`End::Full`], [`End::Crowded`] or [`End::Drained`].
-    pub fn enter(&self, transport: &'static str, socket: Option<&Socket>) -> Result<Guard, End> {
+    pub fn enter(&self, transport: &'static str, peer: Option<&Peer>) -> Result<Guard, End> {
         let transport = [KeyValue::new("transport", transport)];
         let entered = match self.drain.asked.is_cancelled() {
             true => Err(End::Drained),
-            false => self.count.enter(socket.map(Socket::peer)),
+            false => self.count.enter(peer.map(Peer::address)),
         };
         let address = entered.inspect_err(|end| self.instruments.end(&transport, end))?;
         self.instruments.connections.add(1, &transport);
@@ -307,6 +307,15 @@ impl Instruments {
             self.refusals.count(limit);
         }
     }
+}
+
+/// Longer than any connection lives.
+const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// When a connection must end whose token expires then, if it does.
+pub(super) fn expiry(time: Option<SystemTime>) -> Instant {
+    let life = time.map(|time| time.duration_since(SystemTime::now()).unwrap_or_default());
+    Instant::now() + life.unwrap_or(FAR).min(FAR)
 }
 
 /// One connection that counts, until it is dropped.

@@ -20,7 +20,7 @@ use super::{
     negotiate::{Accept, Answer},
     refusal::{Refusal, headers, json},
     request,
-    serve::Socket,
+    serve::Peer,
     sse::reservation,
     stream::{self, Opening},
     ws,
@@ -73,7 +73,7 @@ async fn execute(site: Arc<Site>, request: Request, accept: &Accept) -> Result<R
     let pass = admit(&site, request.headers()).await?;
     let may_change = request.method() == Method::POST;
     let after = stream::last_event_id(request.headers()).map(str::to_owned);
-    let socket = Socket::of(request.extensions()).cloned();
+    let peer = Peer::of(request.extensions()).cloned();
     let prepared = match site.engine.prepare(request::read(request).await?) {
         Ok(prepared) => prepared,
         Err(response) => return Ok(result(form, *response)),
@@ -81,7 +81,7 @@ async fn execute(site: Arc<Site>, request: Request, accept: &Accept) -> Result<R
     match prepared.kind {
         OperationType::Subscription => {
             let format = accept.stream().and_then(stream::format).ok_or_else(|| Refusal::bad(TRANSPORTS))?;
-            stream::open(site, format, prepared, Opening { pass, after, socket }).await
+            stream::open(site, format, prepared, Opening { pass, after, peer }).await
         }
         OperationType::Mutation if !may_change => {
             let text = "send mutations by POST";

@@ -103,12 +103,13 @@ fn from_parameters(mut parameters: Map<String, Value>) -> Result<Request, Refusa
         _ => return Err(Refusal::bad("`query` must be a string")),
     };
     let operation_name = match take("operationName") {
-        Value::String(name) if !name.is_empty() => Some(name),
-        Value::String(_) | Value::Null => None,
+        Value::String(name) => Some(name),
+        Value::Null => None,
         _ => return Err(Refusal::bad("`operationName` must be a string")),
     };
     let variables = match take("variables") {
-        variables @ (Value::Object(_) | Value::Null) => Variables::from_json(variables),
+        Value::Object(variables) => variables,
+        Value::Null => Map::new(),
         _ => return Err(Refusal::bad("`variables` must be a map")),
     };
     let extensions = match take("extensions") {
@@ -116,12 +117,22 @@ fn from_parameters(mut parameters: Map<String, Value>) -> Result<Request, Refusa
         Value::Null => Map::new(),
         _ => return Err(Refusal::bad("`extensions` must be a map")),
     };
-    let mut request = Request::new(query).variables(variables);
+    Ok(build(query, operation_name, variables, extensions))
+}
+
+/// The request that these parameters make, by whatever transport they came. The empty name of an operation is none.
+pub fn build(
+    query: String,
+    operation_name: Option<String>,
+    variables: Map<String, Value>,
+    extensions: Map<String, Value>,
+) -> Request {
+    let mut request = Request::new(query).variables(Variables::from_json(variables.into()));
     let extensions =
         extensions.into_iter().map(|(name, value)| Some((name, ConstValue::from_json(value).ok()?)));
     request.extensions.extend(extensions.flatten());
-    request.operation_name = operation_name;
-    Ok(request)
+    request.operation_name = operation_name.filter(|name| !name.is_empty());
+    request
 }
 
 #[cfg(test)]
@@ -132,6 +143,14 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
+
+    #[test]
+    fn an_operation_without_a_name_has_none_and_what_comes_with_it_is_kept() {
+        let extensions = Map::from_iter([("traceparent".to_owned(), "t".into())]);
+        let request = build("q".to_owned(), Some(String::new()), Map::new(), extensions);
+        assert_eq!(request.operation_name, None);
+        assert_eq!(request.extensions["traceparent"], ConstValue::from("t"));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_not_waited_for() {

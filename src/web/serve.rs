@@ -1,7 +1,10 @@
 //! The accept loop: HTTP/1.1 on every socket, with an end to whatever a peer could drag out before it is a connection.
 //!
-//! It hands the plain [`TcpStream`] on to whoever upgrades, and to whoever writes a body that goes on, so nothing may be wrapped
-//! around it. It never waits for one peer on behalf of another.
+//! It hands the plain [`TcpStream`] on to whoever upgrades, and to whoever writes a body that goes on, so nothing may be left
+//! around it. It never waits for one peer on behalf of another, unless all places are taken.
+
+mod strangers;
+mod wire;
 
 use std::{
     convert::Infallible,
@@ -18,31 +21,30 @@ use axum::{
     response::Response,
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
+use self::strangers::{Place, Strangers};
+pub(super) use self::wire::Wire;
 use super::stream::{Handover, Line};
-
-/// How long the head of a request may take, and how long a socket may be idle before the next.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest head, in bytes: the largest token, and a document in the URL, fit thrice.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// Sockets that have not become a connection; the next wait in the system's queue. A head and a body of each may be in
-/// memory, so this is what strangers can take.
+/// Sockets that have not become a connection; the next wait until one leaves, or gives up its place because it is idle. A head
+/// and a body of each may be in memory, so this is what strangers can take.
 const MAX_STRANGERS: usize = 1_024;
 
-/// How long a request may go on once the pod drains: longer than a publish may take (5 s).
-const LAST_REQUEST: Duration = Duration::from_secs(6);
+/// How long a request may go on once the pod drains. A drain waits for it no longer than
+/// [`CLOSE_TIMEOUT`](crate::pod::drain::CLOSE_TIMEOUT), and one straggler must not cut it off.
+pub const LAST_REQUEST: Duration = Duration::from_secs(4);
 
 /// Between two tries to accept while the system has no file descriptor left.
 const BREATH: Duration = Duration::from_millis(200);
@@ -58,71 +60,77 @@ const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(25)).with_interval(Duration::from_secs(5));
 
 /// What a handler may know of the socket that its request came by.
-#[derive(Clone, Copy, Debug)]
-pub struct Socket {
-    peer: IpAddr,
+#[derive(Clone, Debug)]
+pub struct Peer {
+    address: IpAddr,
+    /// Kept as long as this is.
+    place: Arc<Place>,
 }
 
-impl Socket {
-    /// The socket of a request, by its extensions.
+impl Peer {
+    /// Who is behind the socket of a request, by its extensions.
     #[must_use]
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
     }
 
-    /// Whose it is: the peer, or the balancer in front of it.
+    /// Whose it is: the peer's, or that of the balancer in front of it.
     #[must_use]
-    pub const fn peer(&self) -> IpAddr {
-        self.peer
+    pub const fn address(&self) -> IpAddr {
+        self.address
     }
 }
 
 /// Serves until it is told to stop, and then until the requests under way are answered. Sockets of connections are their
 /// owners'.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let (sockets, room) = (TaskTracker::new(), Arc::new(Semaphore::new(MAX_STRANGERS)));
-    loop {
-        let next = async {
-            let permit = room.clone().acquire_owned().await.expect("nobody closes it");
-            (permit, listener.accept().await)
-        };
-        let (permit, accepted) = select! {
-            () = stop.cancelled() => break,
-            next = next => next,
-        };
-        match accepted {
-            Ok((stream, address)) => {
-                let socket = Socket { peer: address.ip().to_canonical() };
-                let (router, stop) = (router.clone(), stop.clone());
-                sockets.spawn(async move {
-                    drive(stream, socket, router, stop).await;
-                    // Whoever has become a connection is a stranger no more.
-                    drop(permit);
-                });
-            }
-            Err(error) if is_the_peers(&error) => {}
-            Err(error) => {
-                tracing::error!(%error, "cannot accept");
-                sleep(BREATH).await;
-            }
+    serve_some(listener, router, stop, MAX_STRANGERS).await;
+}
+
+async fn serve_some(listener: TcpListener, router: Router, stop: CancellationToken, strangers: usize) {
+    let (sockets, strangers) = (TaskTracker::new(), Strangers::new(strangers));
+    let accept = async {
+        loop {
+            let Some((stream, address)) = accept(&listener).await else { continue };
+            let peer = Peer { address, place: Arc::new(strangers.enter().await) };
+            sockets.spawn(drive(stream, peer, router.clone(), stop.clone()));
         }
+    };
+    select! {
+        () = stop.cancelled() => {}
+        () = accept => {}
+        () = strangers.watch() => {}
     }
     drop(listener);
     sockets.close();
     sockets.wait().await;
 }
 
+async fn accept(listener: &TcpListener) -> Option<(TcpStream, IpAddr)> {
+    match listener.accept().await {
+        Ok((stream, address)) => return Some((stream, address.ip().to_canonical())),
+        Err(error) if is_the_peers(&error) => {}
+        Err(error) => {
+            tracing::error!(%error, "cannot accept");
+            sleep(BREATH).await;
+        }
+    }
+    None
+}
+
 /// Serves the requests on a socket, until it is closed or somebody else's: a WebSocket's, or a stream's.
-async fn drive(stream: TcpStream, socket: Socket, router: Router, stop: CancellationToken) {
+async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: CancellationToken) {
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "socket without its options");
     }
     // Boxed, since a channel has room for many at once.
     let (desk, mut streams) = mpsc::channel(1);
-    let service = service_fn(move |request| answer(request, socket, router.clone(), desk.clone()));
+    let turns = peer.place.turns.clone();
+    let service = service_fn(move |request| answer(request, peer.clone(), router.clone(), desk.clone()));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
-    let mut served = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    // Its own would count the time before a head to the head; ours is the strangers'.
+    http.header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
+    let mut served = http.serve_connection(Wire::new(stream, turns.clone()), service).with_upgrades();
     let mut patience = pin!(async {
         stop.cancelled().await;
         sleep(LAST_REQUEST).await;
@@ -140,6 +148,12 @@ async fn drive(stream: TcpStream, socket: Socket, router: Router, stop: Cancella
             }
             () = stop.cancelled(), if !is_last => {
                 is_last = true;
+                pin::Pin::new(&mut served).graceful_shutdown();
+            }
+            () = turns.over() => {
+                if turns.is_late() {
+                    return;
+                }
                 pin::Pin::new(&mut served).graceful_shutdown();
             }
             () = &mut patience => return,
@@ -177,12 +191,14 @@ impl Opening {
 /// The router's answer. One that is a stream is not given to hyper, which would keep buffers as long as it lasts.
 async fn answer(
     mut request: Request<Incoming>,
-    socket: Socket,
+    peer: Peer,
     mut router: Router,
     desk: mpsc::Sender<Box<Opening>>,
 ) -> Result<Response, Infallible> {
     let (version, has_body) = (request.version(), request.method() != Method::HEAD);
-    request.extensions_mut().insert(socket);
+    let turns = peer.place.turns.clone();
+    turns.asked();
+    request.extensions_mut().insert(peer);
     let mut response = router.call(request).await?;
     match response.extensions_mut().remove::<Handover>() {
         Some(handover) if has_body => {
@@ -191,7 +207,10 @@ async fn answer(
             let _ = desk.send(Box::new(Opening { handover, head, version })).await;
             future::pending().await
         }
-        _ => Ok(response),
+        _ => {
+            turns.answered();
+            Ok(response)
+        }
     }
 }
 
@@ -199,4 +218,98 @@ async fn answer(
 fn is_the_peers(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::{Instant, timeout},
+    };
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+    /// A server with so many places, and how to connect to it.
+    async fn server(strangers: usize) -> impl AsyncFn() -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new()
+            .route("/", get(async || "answer"))
+            .route("/slow", get(async || sleep(Duration::from_secs(60)).await));
+        TaskTracker::new().spawn(serve_some(listener, router, CancellationToken::new(), strangers));
+        async move || TcpStream::connect(address).await.unwrap()
+    }
+
+    async fn ask(socket: &mut TcpStream) {
+        socket.write_all(REQUEST).await.unwrap();
+        let mut answer = [0; 1_024];
+        let length = socket.read(&mut answer).await.unwrap();
+        assert!(answer[..length].ends_with(b"answer"), "{:?}", String::from_utf8_lossy(&answer[..length]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_socket_still_answers_for_as_long_as_balancers_keep_one() {
+        let connect = server(1).await;
+        let mut socket = connect().await;
+        for idle in [11, 600] {
+            ask(&mut socket).await;
+            sleep(Duration::from_secs(idle)).await;
+        }
+        ask(&mut socket).await;
+        let began = Instant::now();
+        assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
+        assert!((620..=622).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_head_is_cut_off_whichever_it_is_on_its_socket() {
+        for answered in [0, 1, 2] {
+            let connect = server(1).await;
+            let mut socket = connect().await;
+            for _ in 0..answered {
+                ask(&mut socket).await;
+                sleep(Duration::from_secs(60)).await;
+            }
+            let began = Instant::now();
+            socket.write_all(&REQUEST[..20]).await.unwrap();
+            // A byte each second, whether it is still taken or not.
+            while timeout(Duration::from_secs(1), socket.read(&mut [0])).await.is_err() {
+                let _ = socket.write_all(b"x").await;
+            }
+            assert!((10..=12).contains(&began.elapsed().as_secs()), "{answered}: {:?}", began.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_been_idle_for_longest_gives_up_its_place_at_once() {
+        let connect = server(2).await;
+        let [mut first, mut second] = [connect().await, connect().await];
+        for socket in [&mut first, &mut second] {
+            ask(socket).await;
+            sleep(Duration::from_secs(1)).await;
+        }
+        let began = Instant::now();
+        let mut third = connect().await;
+        ask(&mut third).await;
+        assert!(began.elapsed() < BREATH, "{:?}", began.elapsed());
+        assert_eq!(first.read(&mut [0]).await.unwrap(), 0);
+        ask(&mut second).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_being_run_is_neither_late_nor_idle() {
+        let connect = server(1).await;
+        let mut slow = connect().await;
+        slow.write_all(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut next = connect().await;
+        let began = Instant::now();
+        ask(&mut next).await;
+        assert!((60..=61).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        let mut answer = Vec::new();
+        slow.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&answer));
+    }
 }

@@ -1,8 +1,9 @@
-//! A connection that is the body of a response: its head, its first bytes, and what is written around results.
+//! Streams: connections that are one long HTTP response.
 //!
 //! For every transport of this kind; what differs between them is a [`Format`]. One result that there is at once needs no
 //! connection: it is a body like any other.
 
+mod commands;
 mod driver;
 mod line;
 
@@ -20,7 +21,7 @@ use axum::{
 use futures_util::stream;
 
 use super::{
-    Site, connection::End, multipart::PARTS, negotiate::Answer, refusal::Refusal, serve::Socket, sse::EVENTS,
+    Site, connection::End, multipart::PARTS, negotiate::Answer, refusal::Refusal, serve::Peer, sse::EVENTS,
 };
 use crate::{
     auth::Pass,
@@ -28,7 +29,8 @@ use crate::{
 };
 
 pub(super) use self::{
-    driver::{Command, Rejected, Start, Stream},
+    commands::{Command, Rejected, Start},
+    driver::Stream,
     line::{Handover, Line},
 };
 
@@ -88,7 +90,7 @@ pub(super) struct Opening {
     pub(super) pass: Pass,
     /// The cursor to resume from, if not the document's own.
     pub(super) after: Option<String>,
-    pub(super) socket: Option<Socket>,
+    pub(super) peer: Option<Peer>,
 }
 
 /// Answers with the results of a subscription.
@@ -96,9 +98,9 @@ pub(super) async fn open(
     site: Arc<Site>,
     format: &'static dyn Format,
     prepared: Prepared,
-    Opening { pass, after, socket }: Opening,
+    Opening { pass, after, peer }: Opening,
 ) -> Result<Response, Refusal> {
-    let guard = site.connections.enter(format.transport(), socket.as_ref());
+    let guard = site.connections.enter(format.transport(), peer.as_ref());
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
     // From before the watcher is let in, so that whoever resumes from there misses nothing.
     let cursor = site.engine.cursor();

@@ -27,7 +27,7 @@ use super::{
     connection::{End, Guard},
     http,
     refusal::Refusal,
-    serve,
+    serve::Peer,
 };
 use crate::graphql::error::Code;
 
@@ -56,14 +56,35 @@ pub(super) fn accept(site: &Arc<Site>, mut request: Request) -> Response {
             return response;
         }
     };
-    let guard = match site.connections.enter(TRANSPORT, serve::Socket::of(request.extensions())) {
-        Ok(guard) => guard,
-        Err(end) => return Refusal::unavailable(&end).answer(None),
-    };
     let response = handshake.response();
-    let arrival = Arrival { site: site.clone(), guard, authorization };
-    site.connections.tasks().spawn(arrival.open(handshake));
+    let (peer, tasks) = (Peer::of(request.extensions()), site.connections.tasks());
+    match site.connections.enter(TRANSPORT, peer) {
+        Ok(guard) => {
+            let arrival = Arrival { site: site.clone(), guard, authorization };
+            tasks.spawn(arrival.open(handshake));
+        }
+        Err(end) => {
+            tasks.spawn(turn_away(handshake, end, peer.cloned()));
+        }
+    }
     response
+}
+
+/// Tells a client by a close that there is no room for it: no browser shows a page the status of a handshake, and stock
+/// clients come back by the code. Meanwhile it keeps the place of a stranger, so that no more of them are turned away at once.
+async fn turn_away(handshake: Handshake, end: End, _place: Option<Peer>) {
+    if let Some(mut socket) = upgraded(handshake).await {
+        goodbye(&mut socket, end.close().as_ref(), true).await;
+    }
+}
+
+async fn upgraded(handshake: Handshake) -> Option<Socket> {
+    match handshake.socket(MAX_MESSAGE_BYTES).await {
+        Ok(socket) => return Some(socket),
+        Err(error @ UpgradeError::NotTcp) => tracing::error!(%error, "no websocket"),
+        Err(error @ UpgradeError::Lost(_)) => tracing::debug!(%error, "no websocket"),
+    }
+    None
 }
 
 /// A client whose handshake is in order.
@@ -77,11 +98,7 @@ struct Arrival {
 impl Arrival {
     async fn open(self, handshake: Handshake) {
         let dialect = handshake.subprotocol.and_then(Dialect::parse);
-        let mut socket = match handshake.socket(MAX_MESSAGE_BYTES).await {
-            Ok(socket) => socket,
-            Err(error @ UpgradeError::NotTcp) => return tracing::error!(%error, "no websocket"),
-            Err(error @ UpgradeError::Lost(_)) => return tracing::debug!(%error, "no websocket"),
-        };
+        let Some(mut socket) = upgraded(handshake).await else { return };
         let Some(dialect) = dialect else {
             let close = Close::new(4406, "Subprotocol not acceptable");
             goodbye(&mut socket, Some(&close), true).await;

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::Instant,
+};
 
 use crate::support::{Client, Dialect, PATIENCE, Setup, Topic, USERS, eventually, four_pods, watchers_on};
 
@@ -87,6 +91,23 @@ async fn a_deadline_cuts_a_longer_drain_off_and_the_log_says_so() {
     pod.signal("TERM");
     assert_eq!(pod.ended().await.code(), Some(1));
     assert!(pod.said().contains("drain cut off"), "{}", pod.said());
+}
+
+#[tokio::test]
+async fn a_request_that_never_comes_to_its_end_does_not_spoil_a_drain() {
+    let mut pod = Setup::new("pod").start().await;
+    let mut socket = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
+    let head = "POST /graphql HTTP/1.1\r\nhost: a\r\nauthorization: Bearer ZOLO\r\n\
+                content-type: application/json\r\ncontent-length: 100\r\nexpect: 100-continue\r\n\r\n";
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // so that the request is known to be run
+    let mut heard = [0; 64];
+    let length = socket.read(&mut heard).await.unwrap();
+    assert!(heard[..length].starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&heard));
+
+    pod.signal("TERM");
+    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.said());
+    assert!(pod.said().contains("pod drained"), "{}", pod.said());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::support::{Client, Dialect, PATIENCE, Setup, Socket, watchers_on};
+use crate::support::{Client, Dialect, End, PATIENCE, Relay, Setup, Socket, watchers_on};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_is_ended_and_the_others_miss_nothing() {
@@ -63,12 +63,21 @@ async fn one_watcher_too_many_is_refused_and_the_others_stay() {
 async fn a_full_pod_refuses_and_has_room_again_when_somebody_leaves() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS", "1").start().await;
     let client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
-    let answer = pod.http.upgrade(None).await;
-    assert_eq!((answer.status, &*answer.code()), (503, "LIMIT_REACHED"), "{answer:?}");
+    turned_away(&pod, "too many connections").await;
 
     client.socket.close().await;
     pod.until_metric("relay_connections", 0.0).await;
     Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
+}
+
+/// One WebSocket too many: a page reads nothing but a close, and stock clients come back after this one.
+async fn turned_away(pod: &Relay, reason: &str) {
+    for dialect in [Dialect::Transport, Dialect::Legacy] {
+        let mut socket = Socket::open(pod.port(), Some(dialect.subprotocol())).await;
+        assert_eq!(socket.subprotocol.as_deref(), Some(dialect.subprotocol()));
+        let (told, end) = socket.hear_out().await;
+        assert_eq!((told, end), (vec![], End { code: 1013, reason: reason.to_owned() }));
+    }
 }
 
 #[tokio::test]
@@ -108,8 +117,7 @@ async fn queries_and_mutations_come_through_a_socket_too() {
 async fn one_address_cannot_take_the_places_of_all() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS_PER_ADDRESS", "1").start().await;
     let client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
-    let answer = pod.http.upgrade(None).await;
-    assert_eq!((answer.status, &*answer.code()), (503, "LIMIT_REACHED"), "{answer:?}");
+    turned_away(&pod, "too many connections from this address").await;
     assert!(pod.template_names().await.is_empty(), "a query is no connection");
 
     client.socket.close().await;

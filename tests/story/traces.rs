@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{Collector, Dialect, PATIENCE, Setup, Topic, eventually, watchers_on};
+use crate::support::{Client, Collector, Dialect, PATIENCE, Setup, Topic, eventually, watchers_on};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CLIENT: &str = "b7ad6b7169203331";
@@ -64,6 +64,29 @@ async fn one_mutation_is_one_trace_over_four_pods() {
         collector.has_metric("relay.publishes").then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mutation_over_a_websocket_is_in_its_clients_trace() {
+    let Some(collector) = Collector::start().await else { return };
+    let setup = Setup::new("pod").set("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
+    let pod = setup.set("OTEL_BSP_SCHEDULE_DELAY", "200").start().await;
+    let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOWI").await;
+    let payload = json!({
+        "query": "mutation { addTemplate(templateInput: {name: \"traced\"}) { success } }",
+        "operationName": "",
+        "extensions": { "traceparent": format!("00-{TRACE}-{CLIENT}-01") },
+    });
+    client.socket.send(json!({ "id": "m", "type": "subscribe", "payload": payload })).await;
+    let result = client.socket.hear().await.unwrap();
+    assert_eq!(result["payload"]["data"]["addTemplate"]["success"], true, "{result}");
+
+    let mutation = eventually("the span is sent", PATIENCE, async || {
+        let spans = collector.spans(TRACE);
+        named(&spans, "mutation").first().copied().cloned()
+    })
+    .await;
+    assert_eq!(mutation["parentSpanId"], CLIENT);
 }
 
 #[tokio::test(flavor = "multi_thread")]

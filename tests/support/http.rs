@@ -44,9 +44,7 @@ impl Answer {
 
 impl Http {
     pub(crate) fn new(port: u16) -> Self {
-        // Well below the 10 s after which a pod closes an idle socket: a request must not meet that moment.
-        let client = reqwest::Client::builder().timeout(TIMEOUT).pool_idle_timeout(Duration::from_secs(2));
-        Self { port, client: client.build().unwrap() }
+        Self { port, client: reqwest::Client::builder().timeout(TIMEOUT).build().unwrap() }
     }
 
     pub(crate) fn port(&self) -> u16 {

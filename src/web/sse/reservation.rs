@@ -27,7 +27,7 @@ use super::{
         Site, http,
         refusal::{Refusal, json},
         request,
-        serve::Socket,
+        serve::Peer,
         stream::{self, Command, Handover, Rejected, Start, Stream},
     },
     EVENTS,
@@ -107,7 +107,7 @@ pub(in crate::web) fn token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
 /// `PUT /graphql`: reserves a stream.
 pub(in crate::web) async fn reserve(site: Arc<Site>, request: Request) -> Result<Response, Refusal> {
     let pass = http::admit(&site, request.headers()).await?;
-    let guard = site.connections.enter(EVENTS.transport(), Socket::of(request.extensions()));
+    let guard = site.connections.enter(EVENTS.transport(), Peer::of(request.extensions()));
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
     let token: Arc<str> = URL_SAFE_NO_PAD.encode(rand::random::<[u8; TOKEN_BYTES]>()).into();
     let (commands, receiver) = mpsc::channel(COMMANDS);

@@ -1,39 +1,36 @@
-//! The driver of a connection whose body is being made: its operations to the engine, their results to the client.
+//! The task of one stream (SSE or multipart): runs its operations and writes their results.
 //!
-//! One task a connection. The body is made a chunk at a time, and the next when the kernel has taken the last: what waits
+//! The body is made a chunk at a time, and the next when the kernel has taken the last: what waits
 //! meanwhile is written together. It never says that an operation is over when it is not, or its client would not
 //! come back. Most connections are idle most of the time, so what an idle one does not need is in boxes, made when there is
 //! something to do.
 
 use std::{
-    collections::VecDeque,
-    future, mem,
+    future::{self, poll_fn},
+    mem,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use async_graphql::{Response as GraphQLResponse, parser::types::OperationType};
 use tokio::{
     pin, select,
     sync::{mpsc, oneshot},
-    task::{AbortHandle, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 
 use super::{
     super::{
         Site,
-        connection::{End, Guard},
+        connection::{End, Guard, expiry},
+        running::{Progress, Running},
     },
     Format,
+    commands::{Command, Label},
     line::{Line, Ready},
-    result,
 };
 use crate::{
-    audience::Viewer,
     auth::Pass,
-    graphql::{Prepared, Watched, error::is_refusal},
-    hub::{Delivery, Outbox, Replay, Step, Watching},
+    hub::{Delivery, Outbox},
 };
 
 /// How long a client may take nothing of what waits for it before it counts as dead, in whole keep-alives.
@@ -49,63 +46,20 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// fatal error, or never notices it; a moment later it comes back.
 const LAST_WORD: Duration = Duration::from_millis(100);
 
-/// Longer than any connection lives.
-const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// What the operations of a connection that several share are started and stopped by.
-pub(in crate::web) enum Command {
-    /// Run this operation.
-    Start(Box<Start>),
-    /// End this operation, if it runs.
-    Stop(Arc<str>),
-}
-
-/// An operation to run.
-pub(in crate::web) struct Start {
-    /// The client's id of it, a JSON string.
-    pub(in crate::web) id: Arc<str>,
-    /// What to run.
-    pub(in crate::web) prepared: Prepared,
-    /// For whom.
-    pub(in crate::web) viewer: Arc<Viewer>,
-    /// The cursor to resume from, if not the document's own.
-    pub(in crate::web) after: Option<String>,
-    /// Told whether its results go into the body.
-    pub(in crate::web) reply: Reply,
-}
-
-/// Tells the request that started an operation what became of it.
-pub(in crate::web) type Reply = oneshot::Sender<Result<(), Rejected>>;
-
-/// Why an operation does not run.
-pub(in crate::web) enum Rejected {
-    /// Another one has its id.
-    Taken,
-    /// There are as many others as there may be.
-    Full,
-    /// The engine says so.
-    Refused(Box<GraphQLResponse>),
-}
-
 /// One connection whose body is being made.
 pub(in crate::web) struct Stream {
-    site: Arc<Site>,
+    pub(super) site: Arc<Site>,
     guard: Guard,
-    format: &'static dyn Format,
-    outbox: Arc<Outbox>,
-    /// Few: a search through all of them is faster than a map.
-    running: Vec<Running>,
-    next_number: u64,
-    /// The watchers that have not caught up, taking turns.
-    behind: VecDeque<Box<Replay>>,
-    jobs: JoinSet<Job>,
+    pub(super) format: &'static dyn Format,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) running: Running<Label>,
     commands: Option<mpsc::Receiver<Command>>,
     /// Whatever must last as long as the connection.
     seat: Option<Box<dyn Send>>,
     /// Where the body goes, once its head is on the way.
     line: Option<Line>,
     /// What goes into the next chunk before what waits in the outbox.
-    chunk: Vec<u8>,
+    pub(super) chunk: Vec<u8>,
     /// Whether something waits in the outbox.
     is_due: bool,
     /// How long the client has taken nothing although something waits, in whole keep-alives.
@@ -119,31 +73,6 @@ pub(in crate::web) struct Stream {
     expires: Instant,
 }
 
-type Job = (u64, GraphQLResponse, Reply);
-
-struct Running {
-    /// Never used twice, so that what is left of an operation cannot pass for its successor's.
-    number: u64,
-    id: Option<Arc<str>>,
-    _work: Work,
-}
-
-/// Ends with its owner.
-enum Work {
-    Watching(#[expect(dead_code, reason = "held for its drop")] Watching),
-    /// Its replay is in `Stream::behind`.
-    Behind,
-    Job(AbortHandle),
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        if let Self::Job(job) = self {
-            job.abort();
-        }
-    }
-}
-
 impl Stream {
     pub(in crate::web) fn new(
         site: Arc<Site>,
@@ -153,16 +82,13 @@ impl Stream {
     ) -> Self {
         let outbox = Outbox::new(site.settings.queue_bytes);
         guard.attach(format.transport(), outbox.clone());
-        let expires = pass.expires.map_or_else(|| Instant::now() + FAR, from_now);
+        let expires = expiry(pass.expires);
         Self {
             outbox,
             site,
             guard,
             format,
-            running: Vec::new(),
-            next_number: 0,
-            behind: VecDeque::new(),
-            jobs: JoinSet::new(),
+            running: Running::new(),
             commands: None,
             seat: None,
             line: None,
@@ -192,7 +118,7 @@ impl Stream {
     /// Writes the first bytes. A watcher that is not behind stands at the cursor.
     pub(super) fn begin(&mut self, cursor: String) {
         self.cursor = cursor;
-        self.format.begin(&mut self.chunk, self.behind.is_empty().then_some(&self.cursor));
+        self.format.begin(&mut self.chunk, (!self.running.is_behind()).then_some(&self.cursor));
     }
 
     /// Ends it before it began.
@@ -238,10 +164,8 @@ impl Stream {
                 },
                 () = self.outbox.changed(), if !self.is_due => self.is_due = true,
                 () = self.outbox.overflow(), if self.is_due => return End::Slow,
-                // At the pace of the client: the next step is taken when the last one is written.
-                Some(step) = next_step(&mut self.behind), if !is_writing => self.replay(step),
+                progress = poll_fn(|cx| self.running.poll(cx, !is_writing)) => self.go_on(progress),
                 Some(command) = next_command(&mut self.commands) => Box::pin(self.act(command)).await,
-                Some(job) = self.jobs.join_next() => self.finish(job),
                 _ = keep_alive.tick(), if self.line.is_some() => {
                     if !self.keep_alive(is_writing) {
                         return End::Dead;
@@ -290,32 +214,18 @@ impl Stream {
     fn encode(&mut self, deliveries: &[Delivery]) {
         for Delivery { watcher, result } in deliveries {
             // What was under way to an operation that the client has ended meanwhile is dropped.
-            if let Some(running) = self.running.iter().find(|running| running.number == *watcher) {
-                self.format.next(
-                    &mut self.chunk,
-                    running.id.as_deref(),
-                    Some(&result.cursor),
-                    &result.payload,
-                );
+            if let Some(Label { id, .. }) = self.running.label(*watcher) {
+                self.format.next(&mut self.chunk, id.as_deref(), Some(&result.cursor), &result.payload);
             }
         }
         self.guard.delivered(deliveries);
     }
 
-    fn replay(&mut self, step: Step) {
-        let Some(replay) = self.behind.pop_front() else { return };
-        let (deliveries, watching) = match step {
-            Step::Deliveries(deliveries) => {
-                self.behind.push_back(replay);
-                return self.encode(&deliveries);
-            }
-            Step::Live(watching) => (Vec::new(), watching),
-            Step::Gap(notice, watching) => (vec![notice], watching),
-        };
-        if let Some(running) = self.running.iter_mut().find(|running| running.number == replay.watcher()) {
-            running._work = Work::Watching(watching);
+    fn go_on(&mut self, progress: Progress<Label>) {
+        match progress {
+            Progress::Missed(deliveries) => self.encode(&deliveries),
+            Progress::Finished(label, response) => self.finish(label, response),
         }
-        self.encode(&deliveries);
     }
 
     /// Whether the client is still there, as far as one can tell.
@@ -335,7 +245,7 @@ impl Stream {
     /// Whether the client stands elsewhere than it was told last. What is still on its way to it is younger than the margin
     /// with which every replay begins.
     fn moved_cursor(&mut self) -> bool {
-        if self.since_cursor < CURSOR_PERIOD || self.commands.is_some() || !self.behind.is_empty() {
+        if self.since_cursor < CURSOR_PERIOD || self.commands.is_some() || self.running.is_behind() {
             return false;
         }
         self.since_cursor = Duration::ZERO;
@@ -344,82 +254,6 @@ impl Stream {
         self.cursor = cursor;
         has_moved
     }
-}
-
-impl Stream {
-    async fn act(&mut self, command: Command) {
-        match command {
-            Command::Start(start) => self.start(*start).await,
-            Command::Stop(id) => {
-                self.running.retain(|running| running.id.as_ref() != Some(&id));
-                self.behind
-                    .retain(|replay| self.running.iter().any(|running| running.number == replay.watcher()));
-            }
-        }
-    }
-
-    async fn start(&mut self, start: Start) {
-        let Start { id, prepared, viewer, after, reply } = start;
-        let answer = if self.running.iter().any(|running| running.id.as_ref() == Some(&id)) {
-            Err(Rejected::Taken)
-        } else if self.running.len() >= self.site.settings.max_watchers {
-            Err(Rejected::Full)
-        } else if prepared.kind == OperationType::Subscription {
-            self.watch(Some(id), prepared, viewer, after.as_deref()).await.map_err(Rejected::Refused)
-        } else {
-            let (number, site) = (self.next_number, self.site.clone());
-            let job = async move { (number, site.engine.execute(prepared, viewer).await, reply) };
-            let job = Work::Job(self.jobs.spawn(job));
-            return self.admit(Some(id), job);
-        };
-        // Whoever asked may be gone; its operation is ended like any other.
-        let _ = reply.send(answer);
-    }
-
-    pub(super) async fn watch(
-        &mut self,
-        id: Option<Arc<str>>,
-        prepared: Prepared,
-        viewer: Arc<Viewer>,
-        after: Option<&str>,
-    ) -> Result<(), Box<GraphQLResponse>> {
-        let outbox = self.outbox.clone();
-        let work = match self.site.engine.watch(prepared, viewer, outbox, self.next_number, after).await? {
-            Watched::Live(watching) => Work::Watching(watching),
-            Watched::Behind(replay) => {
-                self.behind.push_back(replay);
-                Work::Behind
-            }
-        };
-        self.admit(id, work);
-        Ok(())
-    }
-
-    fn admit(&mut self, id: Option<Arc<str>>, work: Work) {
-        self.running.push(Running { number: self.next_number, id, _work: work });
-        self.next_number += 1;
-    }
-
-    /// A query or mutation has ended: its result, and that there will be no other.
-    fn finish(&mut self, job: Result<Job, JoinError>) {
-        // A job that was aborted is nobody's any more.
-        let Ok((number, response, reply)) = job else { return };
-        let Some(at) = self.running.iter().position(|running| running.number == number) else { return };
-        let id = self.running.swap_remove(at).id;
-        let answer = if is_refusal(&response) {
-            Err(Rejected::Refused(response.into()))
-        } else {
-            result(self.format, &mut self.chunk, id.as_deref(), &response);
-            self.format.complete(&mut self.chunk, id.as_deref());
-            Ok(())
-        };
-        let _ = reply.send(answer);
-    }
-}
-
-/// The next step of the first of these.
-async fn next_step(behind: &mut VecDeque<Box<Replay>>) -> Option<Step> {
-    Some(Box::pin(behind.front_mut()?.step()).await)
 }
 
 /// The line when it comes, once; that it does not come is an error.
@@ -441,10 +275,6 @@ async fn ready(line: &mut Option<Line>, is_due: bool) -> Ready {
 
 async fn next_command(commands: &mut Option<mpsc::Receiver<Command>>) -> Option<Command> {
     commands.as_mut()?.recv().await
-}
-
-fn from_now(time: SystemTime) -> Instant {
-    Instant::now() + time.duration_since(SystemTime::now()).unwrap_or_default().min(FAR)
 }
 
 #[cfg(test)]

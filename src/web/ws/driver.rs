@@ -5,35 +5,35 @@
 //! what an idle one does not need is in boxes, made when there is something to do.
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     future::poll_fn,
     io, mem,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::{
     select,
-    task::{JoinSet, coop},
+    task::coop,
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use super::{
     super::{
         Site,
-        connection::{End, Guard},
+        connection::{End, Guard, expiry},
+        running::{Progress, Running},
     },
     frame::{self, Message},
-    operations::{Finished, Running, Turn, Work, turn},
+    operations::Label,
     protocol::{self, Close, Dialect, Protocol},
     socket::{ReadError, Socket},
 };
 use crate::{
     auth::Pass,
-    hub::{Delivery, Outbox, Replay, Step},
+    hub::{Delivery, Outbox},
 };
 
 /// How long a client may take to say who it is.
@@ -45,9 +45,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(25);
 /// How long one write may take before the peer counts as dead.
 const WRITE_TIMEOUT: Duration = KEEP_ALIVE;
 
-/// Longer than any connection lives.
-const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
 pub(super) struct Connection {
     pub(super) site: Arc<Site>,
     socket: Socket,
@@ -55,17 +52,10 @@ pub(super) struct Connection {
     pub(super) authorization: Option<Box<str>>,
     pub(super) pass: Option<Pass>,
     /// When the client must have said who it is; then, when its token expires.
-    deadline: Instant,
+    pub(super) deadline: Instant,
     next_ping: Instant,
     pub(super) outbox: Arc<Outbox>,
-    /// In the order of their numbers, which are never used twice, so that what is left of an operation cannot pass for its
-    /// successor's.
-    pub(super) running: Vec<Running>,
-    pub(super) next_number: u64,
-    /// Queries and mutations, if there are any.
-    pub(super) jobs: Option<JoinSet<Finished>>,
-    /// The watchers that have not caught up, taking turns.
-    pub(super) behind: VecDeque<Turn>,
+    pub(super) running: Running<Label>,
     heard: bool,
     /// What the client is told at the end, if it is not what the end says.
     pub(super) last_word: Option<Close>,
@@ -78,8 +68,7 @@ struct Due {
     time: bool,
     deliveries: bool,
     message: Option<Result<Message, ReadError>>,
-    step: Option<(Box<Replay>, Box<Step>)>,
-    job: Option<Finished>,
+    progress: Option<Progress<Label>>,
 }
 
 impl Connection {
@@ -99,10 +88,7 @@ impl Connection {
             pass: None,
             deadline: now + INIT_TIMEOUT,
             next_ping: now + KEEP_ALIVE,
-            running: Vec::new(),
-            next_number: 0,
-            jobs: None,
-            behind: VecDeque::new(),
+            running: Running::new(),
             heard: true,
             last_word: None,
         }
@@ -123,9 +109,7 @@ impl Connection {
     /// Ends all operations. Returns what the client is told, if anything, and whether it will answer.
     pub(super) fn leave(&mut self, end: &End) -> (Option<Close>, bool) {
         // Nothing more is dispatched to it while it is closed.
-        self.running = Vec::new();
-        self.behind = VecDeque::new();
-        self.jobs = None;
+        self.running = Running::new();
         let expects_answer = !matches!(end, End::TooBig | End::Malformed(_));
         match self.last_word.take() {
             Some(answer) => (Some(answer), false),
@@ -146,8 +130,8 @@ impl Connection {
             })
             .await;
             // Before the live deliveries: a notice of a gap comes first.
-            if let Some((replay, step)) = due.step {
-                Box::pin(self.replay(guard, replay, *step)).await?;
+            if let Some(progress) = due.progress {
+                Box::pin(self.go_on(guard, progress)).await?;
             }
             if due.deliveries || due.drain {
                 self.deliver(guard).await?;
@@ -157,9 +141,6 @@ impl Connection {
             }
             if let Some(message) = due.message {
                 Box::pin(self.receive(message)).await?;
-            }
-            if let Some(finished) = due.job {
-                Box::pin(self.finish(finished)).await?;
             }
             if due.time {
                 Box::pin(self.on_time()).await?;
@@ -184,26 +165,14 @@ impl Connection {
             time: timer.poll(cx).is_ready(),
             deliveries: self.outbox.poll_changed(cx).is_ready(),
             message: ready(self.socket.poll_message(cx)),
-            // At the pace of the client: the next step is taken when the last one is written.
-            step: self.behind.front_mut().and_then(|turn| ready(turn.step.as_mut().poll(cx))),
-            job: self.poll_job(cx),
+            // What a replay brought before is written by now.
+            progress: ready(self.running.poll(cx, true)),
         };
         let is_due = due.drain || due.time || due.deliveries;
-        if is_due || due.message.is_some() || due.step.is_some() || due.job.is_some() {
+        if is_due || due.message.is_some() || due.progress.is_some() {
             Poll::Ready(due)
         } else {
             Poll::Pending
-        }
-    }
-
-    fn poll_job(&mut self, cx: &mut Context<'_>) -> Option<Finished> {
-        loop {
-            match ready(self.jobs.as_mut()?.poll_join_next(cx))? {
-                Some(Ok(finished)) => return Some(finished),
-                // A job that was aborted is nobody's any more.
-                Some(Err(_aborted)) => {}
-                None => self.jobs = None,
-            }
         }
     }
 
@@ -216,31 +185,21 @@ impl Connection {
         self.write_deliveries(guard, deliveries).await
     }
 
-    async fn replay(&mut self, guard: &Guard, replay: Box<Replay>, step: Step) -> Result<(), End> {
-        self.behind.pop_front();
-        let number = replay.watcher();
-        let (deliveries, watching) = match step {
-            Step::Deliveries(deliveries) => {
-                self.behind.push_back(turn(replay));
-                return self.write_deliveries(guard, deliveries).await;
-            }
-            Step::Live(watching) => (Vec::new(), watching),
-            Step::Gap(notice, watching) => (vec![notice], watching),
-        };
-        if let Ok(at) = self.find(number) {
-            self.running[at].work = Work::Watching(watching);
+    async fn go_on(&mut self, guard: &Guard, progress: Progress<Label>) -> Result<(), End> {
+        match progress {
+            Progress::Missed(deliveries) => self.write_deliveries(guard, deliveries).await,
+            Progress::Finished(label, response) => self.finish(label, &response).await,
         }
-        self.write_deliveries(guard, deliveries).await
     }
 
     async fn write_deliveries(&mut self, guard: &Guard, mut deliveries: Vec<Delivery>) -> Result<(), End> {
         // What was under way to an operation that the client has ended meanwhile is dropped.
-        deliveries.retain(|delivery| self.find(delivery.watcher).is_ok());
+        deliveries.retain(|delivery| self.running.label(delivery.watcher).is_some());
         let running = &self.running;
         let encode = |frames: &mut Vec<u8>| {
             for Delivery { watcher, result } in &deliveries {
-                if let Ok(at) = running.binary_search_by_key(watcher, |running| running.number) {
-                    frame::text(frames, [&running[at].head, &result.payload, protocol::TAIL]);
+                if let Some(label) = running.label(*watcher) {
+                    frame::text(frames, [&label.head, &result.payload, protocol::TAIL]);
                 }
             }
         };
@@ -248,10 +207,6 @@ impl Connection {
         self.written(written).await?;
         guard.delivered(&deliveries);
         Ok(())
-    }
-
-    pub(super) fn find(&self, number: u64) -> Result<usize, usize> {
-        self.running.binary_search_by_key(&number, |running| running.number)
     }
 
     async fn receive(&mut self, message: Result<Message, ReadError>) -> Result<(), End> {
@@ -292,15 +247,9 @@ impl Connection {
         if self.pass.is_some() {
             return Err(End::Expired);
         }
-        self.expire_at(None);
+        self.deadline = expiry(None);
         let action = self.protocol.on_init_timeout();
         self.act(action).await
-    }
-
-    /// When the token expires, if it does.
-    pub(super) fn expire_at(&mut self, time: Option<SystemTime>) {
-        let life = time.map(|time| time.duration_since(SystemTime::now()).unwrap_or_default());
-        self.deadline = Instant::now() + life.unwrap_or(FAR).min(FAR);
     }
 
     async fn keep_alive(&mut self) -> Result<(), End> {

@@ -1,66 +1,26 @@
 //! The operations of one WebSocket: what [`Action`]s ask for, done by the engine.
-//!
-//! An operation ends with its [`Running`], whichever way that goes; nothing of it may be written after that.
 
 use std::sync::Arc;
 
-use async_graphql::{Request, Response as GraphQLResponse, Variables, parser::types::OperationType};
-use futures_util::future::BoxFuture;
+use async_graphql::{Response as GraphQLResponse, parser::types::OperationType};
 use serde_json::{Map, Value, json};
-use tokio::task::{AbortHandle, JoinSet};
 
 use super::{
-    super::connection::End,
+    super::{
+        connection::{End, expiry},
+        request,
+    },
     driver::Connection,
     protocol::{self, Action, Close},
 };
-use crate::{
-    graphql::{Watched, error::is_refusal},
-    hub::{Replay, Step, Watching},
-};
+use crate::graphql::error::is_refusal;
 
-/// An operation that the client has not been told the end of.
-pub(super) struct Running {
-    pub(super) number: u64,
+/// What an operation is called on a WebSocket.
+pub(super) struct Label {
+    /// The client's id of it.
     id: Arc<str>,
     /// The frame of a result up to its payload.
     pub(super) head: Arc<str>,
-    pub(super) work: Work,
-}
-
-/// Ends with its owner.
-pub(super) enum Work {
-    Watching(#[expect(dead_code, reason = "held for its drop")] Watching),
-    /// Its replay is in `Connection::behind`.
-    Behind,
-    Job(AbortHandle),
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        if let Self::Job(job) = self {
-            job.abort();
-        }
-    }
-}
-
-/// The number of a query or mutation that has ended, and its result.
-pub(super) type Finished = (u64, Box<GraphQLResponse>);
-
-/// A replay, going its next step.
-pub(super) struct Turn {
-    number: u64,
-    pub(super) step: BoxFuture<'static, (Box<Replay>, Box<Step>)>,
-}
-
-/// Lets the replay go its next step.
-pub(super) fn turn(mut replay: Box<Replay>) -> Turn {
-    let number = replay.watcher();
-    let step = async move {
-        let step = Box::new(replay.step().await);
-        (replay, step)
-    };
-    Turn { number, step: Box::pin(step) }
 }
 
 impl Connection {
@@ -96,7 +56,7 @@ impl Connection {
         let token = protocol::token(payload.as_ref()).or(authorization.as_deref());
         match self.site.auth.admit(token).await {
             Ok(pass) => {
-                self.expire_at(pass.expires);
+                self.deadline = expiry(pass.expires);
                 self.pass = Some(pass);
                 let cursor = json!({"cursor": self.site.engine.cursor()});
                 let frames = self.protocol.admitted(Some(&cursor));
@@ -112,42 +72,29 @@ impl Connection {
     }
 
     async fn start(&mut self, id: Arc<str>, head: Arc<str>, request: protocol::Request) -> Result<(), End> {
-        let protocol::Request { query, operation_name, variables, .. } = request;
-        let variables = Variables::from_json(variables.unwrap_or_default().into());
-        let mut request = Request::new(query).variables(variables);
-        request.operation_name = operation_name;
+        let protocol::Request { query, operation_name, variables, extensions } = request;
+        let (variables, extensions) = (variables.unwrap_or_default(), extensions.unwrap_or_default());
+        let request = request::build(query, operation_name, variables, extensions);
         let Some(pass) = &self.pass else { return Err(End::Lost) };
         let viewer = pass.viewer.clone();
-        let number = self.next_number;
-        self.next_number += 1;
         let prepared = match self.site.engine.prepare(request) {
             Ok(prepared) => prepared,
             Err(refusal) => return self.reject(&id, &refusal).await,
         };
-        let work = if prepared.kind == OperationType::Subscription {
-            match self.site.engine.watch(prepared, viewer, self.outbox.clone(), number, None).await {
-                Ok(Watched::Live(watching)) => Work::Watching(watching),
-                Ok(Watched::Behind(replay)) => {
-                    self.behind.push_back(turn(replay));
-                    Work::Behind
-                }
-                Err(refusal) => return self.reject(&id, &refusal).await,
-            }
-        } else {
-            let site = self.site.clone();
-            let job = async move { (number, Box::new(site.engine.execute(prepared, viewer).await)) };
-            Work::Job(self.jobs.get_or_insert_with(JoinSet::new).spawn(job))
-        };
-        // Most connections have one operation all their life.
-        self.running.reserve_exact(usize::from(self.running.is_empty()));
-        self.running.push(Running { number, id, head, work });
-        Ok(())
+        let label = Label { id: id.clone(), head };
+        if prepared.kind != OperationType::Subscription {
+            self.running.execute(self.site.clone(), prepared, viewer, label);
+            return Ok(());
+        }
+        let outbox = self.outbox.clone();
+        match self.running.watch(&self.site, prepared, viewer, outbox, None, label).await {
+            Ok(()) => Ok(()),
+            Err(refusal) => self.reject(&id, &refusal).await,
+        }
     }
 
     fn stop(&mut self, id: &str) {
-        self.running.retain(|running| &*running.id != id);
-        let running = &self.running;
-        self.behind.retain(|turn| running.iter().any(|running| running.number == turn.number));
+        self.running.stop(|label| &*label.id == id);
     }
 
     async fn reject(&mut self, id: &str, refusal: &GraphQLResponse) -> Result<(), End> {
@@ -157,15 +104,13 @@ impl Connection {
     }
 
     /// A query or mutation has ended: its result, and that there will be no other.
-    pub(super) async fn finish(&mut self, (number, response): Finished) -> Result<(), End> {
-        let Ok(at) = self.find(number) else { return Ok(()) };
-        let running = self.running.remove(at);
-        if is_refusal(&response) {
-            return self.reject(&running.id, &response).await;
+    pub(super) async fn finish(&mut self, label: Label, response: &GraphQLResponse) -> Result<(), End> {
+        if is_refusal(response) {
+            return self.reject(&label.id, response).await;
         }
-        let Ok(result) = serde_json::to_string(&response) else { return Err(End::Lost) };
-        let result = [&running.head, &*result, protocol::TAIL].concat();
-        let frames = [result].into_iter().chain(self.protocol.completed(&running.id));
+        let Ok(result) = serde_json::to_string(response) else { return Err(End::Lost) };
+        let result = [&label.head, &*result, protocol::TAIL].concat();
+        let frames = [result].into_iter().chain(self.protocol.completed(&label.id));
         self.write(frames).await
     }
 }
