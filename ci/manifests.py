@@ -12,8 +12,10 @@ import sys
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# To delete the feed and to flush publisher and telemetry, after the drain's deadline.
-CLOSE = 10
+# After the drain's deadline: to flush the publisher, to delete the feed, to flush telemetry (`AFTER_DEADLINE` of the code).
+waits = (ROOT / "src/pod/drain.rs").read_text()
+CLOSE, TELEMETRY = (int(re.search(rf"{n}_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", waits)[1]) for n in ("CLOSE", "TELEMETRY"))
+AFTER_DEADLINE = 2 * CLOSE + TELEMETRY
 
 objects = [o for o in yaml.safe_load_all(open(sys.argv[1])) if o]
 faults = []
@@ -53,7 +55,7 @@ delay, spread, deadline = (seconds(settings[f"RELAY_DRAIN_{n}"]) for n in ("DELA
 
 # The drain.
 promise(delay + spread < deadline, f"drain: delay {delay} + spread {spread} must end before the deadline {deadline}")
-promise(deadline + CLOSE <= grace, f"drain: deadline {deadline} + {CLOSE} to close must fit into the grace {grace}")
+promise(deadline + AFTER_DEADLINE <= grace, f"drain: deadline {deadline} + {AFTER_DEADLINE} to close must fit into the grace {grace}")
 
 # Settings: none misspelt, none that the pod would refuse.
 known = set(re.findall(r"`(RELAY_[A-Z_]+|PUBSUB_EMULATOR_HOST)`", (ROOT / "docs/CONFIG.md").read_text()))
@@ -114,6 +116,12 @@ for name in backends:
         promise(asks == ("USE_FIXED_PORT", ports["admin"], "/readyz"), f"balancer: asks {asks}")
         notices = check["checkIntervalSec"] * check["unhealthyThreshold"] + check["timeoutSec"]
         promise(notices <= delay, f"balancer: notices after {notices} s, the pod serves on for {delay}")
+if backends and (ROOT / "terraform/providers.tf").exists():
+    opened = re.search(r"ports = \{ http = (\d+), admin = (\d+) \}", (ROOT / "terraform/providers.tf").read_text())
+    promise(opened and tuple(map(int, opened.groups())) == (ports["http"], ports["admin"]), "firewall: terraform opens other ports")
+for gateway in all_of("Gateway"):
+    policies = [p["spec"]["default"] for p in all_of("GCPGatewayPolicy") if p["spec"]["targetRef"]["name"] == gateway["metadata"]["name"]]
+    promise(len(policies) == 1 and policies[0].get("sslPolicy"), "balancer: takes any version of TLS")
 for route in all_of("HTTPRoute"):
     promise("HOST" not in route["spec"]["hostnames"], "route: HOST was not filled in")
 
