@@ -24,7 +24,7 @@ use crate::{
         self, jwks,
         jwt::{self, JwksSource, Keys},
     },
-    pod::{Drain, drain::CLOSE_TIMEOUT},
+    pod::{Drain, drain::AFTER_DEADLINE},
     pubsub,
 };
 
@@ -176,8 +176,7 @@ async fn keys(auth: &auth::Settings) -> Finding {
 /// Whether a pod can end in the time that it is given. Settings are refused whose delay and spread outlast the deadline.
 fn drain(drain: Drain, grace: Option<Duration>) -> Finding {
     let Drain { delay, spread, deadline } = drain;
-    let closing = CLOSE_TIMEOUT * 2;
-    let needed = deadline + closing;
+    let (closing, needed) = (AFTER_DEADLINE, deadline + AFTER_DEADLINE);
     let sum = format!("{} of deadline and {} to close make {}", span(deadline), span(closing), span(needed));
     match grace {
         None => {
@@ -229,10 +228,10 @@ mod tests {
     #[test]
     fn a_grace_must_outlast_the_deadline_and_what_is_closed_after_it() {
         let waits = Drain { delay: SECOND * 5, spread: SECOND * 20, deadline: SECOND * 45 };
-        assert!(matches!(drain(waits, Some(SECOND * 55)), Finding::Ok(_)));
-        let Finding::Wrong { what, cure } = drain(waits, Some(SECOND * 54)) else { panic!() };
-        assert!(what.contains("killed after 54s"), "{what}");
-        assert!(cure.contains("terminationGracePeriodSeconds: 55"), "{cure}");
+        assert!(matches!(drain(waits, Some(SECOND * 60)), Finding::Ok(_)));
+        let Finding::Wrong { what, cure } = drain(waits, Some(SECOND * 59)) else { panic!() };
+        assert!(what.contains("killed after 59s"), "{what}");
+        assert!(cure.contains("terminationGracePeriodSeconds: 60"), "{cure}");
         assert!(matches!(drain(waits, None), Finding::Skipped(_)));
     }
 
