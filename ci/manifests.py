@@ -65,6 +65,18 @@ promise(re.fullmatch(r"pubsub://[a-z][^/]{2,}/[A-Za-z][^/]{2,}", settings.get("R
 promise(settings.get("RELAY_AUTH") == "jwt" or "PUBSUB_EMULATOR_HOST" in settings, "settings: the real Pub/Sub needs RELAY_AUTH=jwt")
 keys = [n for n in ("RELAY_JWT_JWKS", "RELAY_JWT_SECRET", "RELAY_JWT_SECRET_FILE") if settings.get(n)]
 promise(len(keys) == (settings.get("RELAY_AUTH") == "jwt"), f"settings: {keys or 'nothing'} to check tokens with")
+secrets = {v["name"]: v.get("secret", {}).get("secretName") for v in pod.get("volumes", [])}
+mounts = {m["mountPath"]: secrets.get(m["name"]) for m in relay.get("volumeMounts", [])}
+for name, path in settings.items():
+    if name.endswith("_FILE"):
+        folder = pathlib.PurePosixPath(path).parent
+        promise(mounts.get(str(folder)) == folder.name, f"settings: {name} is in no volume of the pod with the Secret {folder.name}")
+leaves = [rule for policy in all_of("NetworkPolicy") for rule in policy["spec"].get("egress", [])]
+for name, url in settings.items():
+    if name.startswith("OTEL_") and name.endswith("_ENDPOINT") and leaves:
+        namespace, port = re.fullmatch(r"https?://[^./]+\.([^./]+)\.svc\.cluster\.local:(\d+)", url).groups()
+        to = [t.get("namespaceSelector", {}) for rule in leaves if {"port": int(port)} in rule["ports"] for t in rule.get("to", [])]
+        promise({"matchLabels": {"kubernetes.io/metadata.name": namespace}} in to, f"settings: no policy lets the pods out to {name}")
 for port, name in (("http", "RELAY_LISTEN"), ("admin", "RELAY_ADMIN_LISTEN")):
     promise(settings[name] == f"0.0.0.0:{ports.get(port)}", f"{name} is {settings[name]}, the container's port {port} {ports.get(port)}")
 
