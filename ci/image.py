@@ -159,7 +159,7 @@ async def restarts():
 
     loads = [asyncio.create_task(load())]
     for pod in PODS:
-        await asyncio.to_thread(subprocess.run, ["docker", "restart", "--time", "25", pod], check=True, capture_output=True)
+        await asyncio.to_thread(subprocess.run, ["docker", "restart", "--time", "35", pod], check=True, capture_output=True)
         await asyncio.sleep(8)
     stop.set()
     await asyncio.gather(*loads)
