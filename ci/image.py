@@ -159,7 +159,7 @@ async def restarts():
 
     loads = [asyncio.create_task(load())]
     for pod in PODS:
-        await asyncio.to_thread(subprocess.run, ["docker", "restart", "--time", "25", pod], check=True, capture_output=True)
+        await asyncio.to_thread(subprocess.run, ["docker", "restart", "--time", "35", pod], check=True, capture_output=True)
         await asyncio.sleep(8)
     stop.set()
     await asyncio.gather(*loads)
@@ -167,11 +167,14 @@ async def restarts():
     say("restarts of all pods, one at a time: acknowledged", len(sent))
     say("  told to 100 resuming clients", sum(len(set(sent) & set(w.told)) for w in crowd))
     say("  lost", sum(len(set(sent) - set(w.told)) for w in crowd))
-    say("  gaps told", sum(w.gaps for w in crowd))
+    gaps = sum(w.gaps for w in crowd)
+    say("  gaps told", gaps)
     ends = [e for w in crowd for e in w.ends]
     say("  ends", ", ".join(f"{code} × {ends.count(code)}" for code in sorted(set(ends), key=str)))
     order = all([n for n in w.told if n.startswith("load")] == sent for w in crowd)
     say("  in the order of their acknowledgement", order)
+    if gaps or not order:
+        sys.exit("image: ERROR clients that resume were told of gaps, or out of order")
 
 
 asyncio.run({"drain": drain, "story": story, "restarts": restarts}[MODE]())

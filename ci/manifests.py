@@ -12,8 +12,10 @@ import sys
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# To delete the feed and to flush publisher and telemetry, after the drain's deadline.
-CLOSE = 10
+# After the drain's deadline: to flush the publisher, to delete the feed, to flush telemetry (`AFTER_DEADLINE` of the code).
+waits = (ROOT / "src/pod/drain.rs").read_text()
+CLOSE, TELEMETRY = (int(re.search(rf"{n}_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", waits)[1]) for n in ("CLOSE", "TELEMETRY"))
+AFTER_DEADLINE = 2 * CLOSE + TELEMETRY
 
 objects = [o for o in yaml.safe_load_all(open(sys.argv[1])) if o]
 faults = []
@@ -53,7 +55,7 @@ delay, spread, deadline = (seconds(settings[f"RELAY_DRAIN_{n}"]) for n in ("DELA
 
 # The drain.
 promise(delay + spread < deadline, f"drain: delay {delay} + spread {spread} must end before the deadline {deadline}")
-promise(deadline + CLOSE <= grace, f"drain: deadline {deadline} + {CLOSE} to close must fit into the grace {grace}")
+promise(deadline + AFTER_DEADLINE <= grace, f"drain: deadline {deadline} + {AFTER_DEADLINE} to close must fit into the grace {grace}")
 
 # Settings: none misspelt, none that the pod would refuse.
 known = set(re.findall(r"`(RELAY_[A-Z_]+|PUBSUB_EMULATOR_HOST)`", (ROOT / "docs/CONFIG.md").read_text()))
@@ -63,6 +65,18 @@ promise(re.fullmatch(r"pubsub://[a-z][^/]{2,}/[A-Za-z][^/]{2,}", settings.get("R
 promise(settings.get("RELAY_AUTH") == "jwt" or "PUBSUB_EMULATOR_HOST" in settings, "settings: the real Pub/Sub needs RELAY_AUTH=jwt")
 keys = [n for n in ("RELAY_JWT_JWKS", "RELAY_JWT_SECRET", "RELAY_JWT_SECRET_FILE") if settings.get(n)]
 promise(len(keys) == (settings.get("RELAY_AUTH") == "jwt"), f"settings: {keys or 'nothing'} to check tokens with")
+secrets = {v["name"]: v.get("secret", {}).get("secretName") for v in pod.get("volumes", [])}
+mounts = {m["mountPath"]: secrets.get(m["name"]) for m in relay.get("volumeMounts", [])}
+for name, path in settings.items():
+    if name.endswith("_FILE"):
+        folder = pathlib.PurePosixPath(path).parent
+        promise(mounts.get(str(folder)) == folder.name, f"settings: {name} is in no volume of the pod with the Secret {folder.name}")
+leaves = [rule for policy in all_of("NetworkPolicy") for rule in policy["spec"].get("egress", [])]
+for name, url in settings.items():
+    if name.startswith("OTEL_") and name.endswith("_ENDPOINT") and leaves:
+        namespace, port = re.fullmatch(r"https?://[^./]+\.([^./]+)\.svc\.cluster\.local:(\d+)", url).groups()
+        to = [t.get("namespaceSelector", {}) for rule in leaves if {"port": int(port)} in rule["ports"] for t in rule.get("to", [])]
+        promise({"matchLabels": {"kubernetes.io/metadata.name": namespace}} in to, f"settings: no policy lets the pods out to {name}")
 for port, name in (("http", "RELAY_LISTEN"), ("admin", "RELAY_ADMIN_LISTEN")):
     promise(settings[name] == f"0.0.0.0:{ports.get(port)}", f"{name} is {settings[name]}, the container's port {port} {ports.get(port)}")
 
@@ -114,6 +128,12 @@ for name in backends:
         promise(asks == ("USE_FIXED_PORT", ports["admin"], "/readyz"), f"balancer: asks {asks}")
         notices = check["checkIntervalSec"] * check["unhealthyThreshold"] + check["timeoutSec"]
         promise(notices <= delay, f"balancer: notices after {notices} s, the pod serves on for {delay}")
+if backends and (ROOT / "terraform/providers.tf").exists():
+    opened = re.search(r"ports = \{ http = (\d+), admin = (\d+) \}", (ROOT / "terraform/providers.tf").read_text())
+    promise(opened and tuple(map(int, opened.groups())) == (ports["http"], ports["admin"]), "firewall: terraform opens other ports")
+for gateway in all_of("Gateway"):
+    policies = [p["spec"]["default"] for p in all_of("GCPGatewayPolicy") if p["spec"]["targetRef"]["name"] == gateway["metadata"]["name"]]
+    promise(len(policies) == 1 and policies[0].get("sslPolicy"), "balancer: takes any version of TLS")
 for route in all_of("HTTPRoute"):
     promise("HOST" not in route["spec"]["hostnames"], "route: HOST was not filled in")
 

@@ -24,7 +24,7 @@ use crate::{
         self, jwks,
         jwt::{self, JwksSource, Keys},
     },
-    pod::{Drain, drain::CLOSE_TIMEOUT},
+    pod::{Drain, drain::AFTER_DEADLINE},
     pubsub,
 };
 
@@ -187,8 +187,7 @@ fn drain(drain: Drain, grace: Option<Duration>) -> Finding {
             "a longer RELAY_DRAIN_DEADLINE, or a shorter RELAY_DRAIN_DELAY or RELAY_DRAIN_SPREAD",
         );
     }
-    let closing = CLOSE_TIMEOUT * 2;
-    let needed = deadline + closing;
+    let (closing, needed) = (AFTER_DEADLINE, deadline + AFTER_DEADLINE);
     let sum = format!("{} of deadline and {} to close make {}", span(deadline), span(closing), span(needed));
     match grace {
         None => {
@@ -240,10 +239,10 @@ mod tests {
     #[test]
     fn a_grace_must_outlast_the_deadline_and_what_is_closed_after_it() {
         let waits = Drain { delay: SECOND * 5, spread: SECOND * 20, deadline: SECOND * 45 };
-        assert!(matches!(drain(waits, Some(SECOND * 55)), Finding::Ok(_)));
-        let Finding::Wrong { what, cure } = drain(waits, Some(SECOND * 54)) else { panic!() };
-        assert!(what.contains("killed after 54s"), "{what}");
-        assert!(cure.contains("terminationGracePeriodSeconds: 55"), "{cure}");
+        assert!(matches!(drain(waits, Some(SECOND * 60)), Finding::Ok(_)));
+        let Finding::Wrong { what, cure } = drain(waits, Some(SECOND * 59)) else { panic!() };
+        assert!(what.contains("killed after 59s"), "{what}");
+        assert!(cure.contains("terminationGracePeriodSeconds: 60"), "{cure}");
         assert!(matches!(drain(waits, None), Finding::Skipped(_)));
         let cut_short = Drain { deadline: SECOND * 25, ..waits };
         assert!(matches!(drain(cut_short, Some(SECOND * 60)), Finding::Wrong { .. }));

@@ -6,6 +6,8 @@ locals {
     { title = "Deliveries per second", unit = "1/s", query = "sum by (transport) (rate(${local.metrics.deliveries}{${local.ours}}[5m]))" },
     { title = "Delivery latency, 99 %", unit = "s", query = local.queries.latency },
     { title = "Ends per second, by reason", unit = "1/s", query = "sum by (reason) (rate(${local.metrics.connection_ends}{${local.ours}}[5m]))" },
+    { title = "Gaps told per second, by reason", unit = "1/s", query = "sum by (reason) (rate(${local.metrics.gaps}{${local.ours}}[5m]))" },
+    { title = "Watchers resumed per second", unit = "1/s", query = "sum(rate(${local.metrics.resumes}{${local.ours}}[5m]))" },
     { title = "Publishes per second, by outcome", unit = "1/s", query = "sum by (outcome) (rate(${local.metrics.publishes}{${local.ours}}[5m]))" },
     { title = "Feed lag per pod", unit = "s", query = "max by (pod) (${local.metrics.feed_lag}{${local.ours}})" },
     { title = "Events per second and pod", unit = "1/s", query = "sum by (pod) (rate(${local.metrics.events_received}{${local.ours}}[5m]))" },

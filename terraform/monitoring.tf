@@ -8,7 +8,9 @@ locals {
     events_received  = "relay_events_received_total"
     events_rejected  = "relay_events_rejected_total"
     feed_lag         = "relay_feed_lag_seconds"
+    gaps             = "relay_gaps_total"
     publishes        = "relay_publishes_total"
+    resumes          = "relay_resumes_total"
     watchers         = "relay_watchers"
   }
 
@@ -47,6 +49,31 @@ locals {
       # Users see PUBLISH_FAILED. What a client sent wrong (invalid) is not counted.
       query = "${local.queries.unsent} / sum(rate(${local.metrics.publishes}{${local.ours}}[5m])) > 0.01"
       help  = "More than 1 % of mutations are refused. By the label outcome: unavailable is Pub/Sub or a permission, timed_out the network, overloaded too few pods."
+    }
+    gaps = {
+      title    = "events are missing"
+      severity = "WARNING"
+      seconds  = 0 # it has happened: waiting makes it no less true, and the window below passes
+      # A loss in the topic is always news. Clients that come back after a night are not, until they are many.
+      query = <<-PROMQL
+        sum by (reason) (increase(${local.metrics.gaps}{${local.ours},reason='feed_lost'}[10m])) > 0
+        or
+        sum by (reason) (increase(${local.metrics.gaps}{${local.ours},reason='window_exceeded'}[10m])) > 10
+          and on () sum(increase(${local.metrics.gaps}{${local.ours},reason='window_exceeded'}[10m]))
+            / sum(increase(${local.metrics.resumes}{${local.ours}}[10m])) > 0.1
+      PROMQL
+      help  = "Watchers are told that events are missing. feed_lost: the topic retained too little, or was made anew. window_exceeded: clients come back too late; raise RELAY_REPLAY_WINDOW or RELAY_REPLAY_BYTES."
+    }
+    slow-ends = {
+      title    = "clients do not read"
+      severity = "WARNING"
+      seconds  = 0 # as for gaps
+      # A phone in a tunnel is slow, and comes back. One client in a hundred within ten minutes is no tunnel.
+      query = <<-PROMQL
+        sum(increase(${local.metrics.connection_ends}{${local.ours},reason='slow'}[10m]))
+          > clamp_min(0.01 * sum(${local.metrics.connections}{${local.ours}}), 10)
+      PROMQL
+      help  = "Connections end with 1013, since their clients read more slowly than events come: too small a RELAY_QUEUE_BYTES for bursts, slow clients, or subscriptions that bring too much."
     }
     slow-delivery = {
       title    = "deliveries are slow"

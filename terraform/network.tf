@@ -1,5 +1,5 @@
 resource "google_compute_network" "this" {
-  #checkov:skip=CKV2_GCP_18:nothing gets in by default; GKE itself opens what nodes and load balancer need
+  #checkov:skip=CKV2_GCP_18:nothing gets in by default; GKE itself opens what nodes need, the firewall below the rest
   name                    = local.name
   description             = "Network of the relay's cluster."
   auto_create_subnetworks = false
@@ -33,6 +33,24 @@ resource "google_compute_subnetwork" "nodes" {
     aggregation_interval = "INTERVAL_10_MIN"
     flow_sampling        = 0.1
     metadata             = "INCLUDE_ALL_METADATA"
+  }
+}
+
+# Google's front ends and health checks speak to the pods directly. GKE opens the port that a Gateway serves; nobody promises
+# that it opens another one, which only a HealthCheckPolicy names, and without it no backend is ever healthy.
+resource "google_compute_firewall" "front_ends" {
+  name        = "${local.name}-front-ends"
+  description = "Google's front ends and health checks, to the pods' ports."
+  network     = google_compute_network.this.id
+  direction   = "INGRESS"
+
+  # The same two in the NetworkPolicy of k8s/overlays/gke.
+  source_ranges           = ["130.211.0.0/22", "35.191.0.0/16"]
+  target_service_accounts = [google_service_account.nodes.email]
+
+  allow {
+    protocol = "tcp"
+    ports    = [for port in values(local.ports) : tostring(port)]
   }
 }
 

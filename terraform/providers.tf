@@ -20,5 +20,8 @@ locals {
   namespace       = "pubsub-relay"
   service_account = "relay"
 
+  # Where a pod serves clients, and where it answers health checks (RELAY_LISTEN, RELAY_ADMIN_LISTEN).
+  ports = { http = 8080, admin = 9090 }
+
   labels = merge({ app = local.name, managed-by = "terraform" }, var.labels)
 }

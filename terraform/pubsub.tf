@@ -43,9 +43,7 @@ resource "google_project_iam_custom_role" "feeds" {
     "pubsub.subscriptions.consume",
     "pubsub.subscriptions.create",
     "pubsub.subscriptions.delete",
-    "pubsub.subscriptions.get",
     "pubsub.subscriptions.list",
-    "pubsub.subscriptions.update",
   ]
 
   depends_on = [google_project_service.this]

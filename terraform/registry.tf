@@ -5,7 +5,33 @@ resource "google_artifact_registry_repository" "images" {
   location      = var.region
   format        = "DOCKER"
 
-  # Deployments name images by digest. What no tag names any more has no way back into one.
+  # A tag means what it meant when it was pushed: nobody can take it away from an image, which would then count as untagged.
+  docker_config {
+    immutable_tags = true
+  }
+
+  # Deployments name images by digest, and the registry does not know which of them run. So what may be deployed bears a
+  # release's tag (docs/DEPLOY.md), and is kept for as long as the repository is: keeping is stronger than both deletions.
+  cleanup_policies {
+    id     = "keep-releases"
+    action = "KEEP"
+
+    condition {
+      tag_state    = "TAGGED"
+      tag_prefixes = ["v"]
+    }
+  }
+
+  cleanup_policies {
+    id     = "keep-recent"
+    action = "KEEP"
+
+    most_recent_versions {
+      keep_count = var.images_kept
+    }
+  }
+
+  # What a build left half-way, or pushed for a cache.
   cleanup_policies {
     id     = "delete-untagged"
     action = "DELETE"
@@ -16,6 +42,7 @@ resource "google_artifact_registry_repository" "images" {
     }
   }
 
+  # Tries of branches.
   cleanup_policies {
     id     = "delete-old"
     action = "DELETE"
@@ -23,16 +50,6 @@ resource "google_artifact_registry_repository" "images" {
     condition {
       tag_state  = "ANY"
       older_than = "7776000s" # 90 days
-    }
-  }
-
-  # Stronger than both: a rollback always finds its image.
-  cleanup_policies {
-    id     = "keep-recent"
-    action = "KEEP"
-
-    most_recent_versions {
-      keep_count = var.images_kept
     }
   }
 

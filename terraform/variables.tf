@@ -146,13 +146,13 @@ variable "cmek_enabled" {
 }
 
 variable "images_kept" {
-  description = "How many of the newest images are never cleaned up."
+  description = "How many of the newest images are never cleaned up, beside all releases."
   type        = number
   default     = 10
 
   validation {
     condition     = var.images_kept >= 2 && var.images_kept == floor(var.images_kept)
-    error_message = "At least 2: the one that runs and the one to go back to."
+    error_message = "At least 2: the one that is tried and the one before it."
   }
 }
 

@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use pubsub_relay::pod::drain::{AFTER_DEADLINE, CLOSE_TIMEOUT, TELEMETRY_TIMEOUT};
+
 /// A file of the library without comments, literals and unit tests.
 struct Source {
     path: String,
@@ -27,6 +29,10 @@ impl Source {
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
@@ -285,16 +291,71 @@ fn each_file_says_first_what_it_is() {
 
 #[test]
 fn every_alert_has_a_paragraph_in_the_runbook() {
-    let read = |path| fs::read_to_string(root().join(path)).unwrap();
     let (terraform, runbook) = (read("terraform/monitoring.tf"), read("docs/OPERATIONS.md"));
+    let rules = read("k8s/components/monitoring/rules.yaml");
     let (_, alerts) = terraform.split_once("  alerts = {\n").expect("the file defines alerts");
     let (alerts, _) = alerts.split_once("\n  }\n").expect("they end");
     let keys = alerts.lines().filter_map(|line| line.strip_prefix("    ")?.strip_suffix(" = {"));
     let keys: Vec<_> = keys.filter(|key| !key.starts_with(' ')).collect();
-    assert!(keys.len() > 4, "{keys:?}");
-    let headings = || runbook.lines().filter_map(|line| line.strip_prefix("### "));
-    for key in keys {
-        assert!(headings().any(|heading| heading.split(", ").any(|name| name == key)), "{key}");
+    let rules: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(keys.len() > 4 && rules.len() > 4, "{keys:?} {rules:?}");
+    let headings = runbook.lines().filter_map(|line| line.strip_prefix("### "));
+    let told: BTreeSet<_> = headings.flat_map(|heading| heading.split(", ")).collect();
+    assert_eq!(told, keys.into_iter().chain(rules).collect(), "a paragraph for each alert, and no other");
+}
+
+/// The drain's table: for each row, by its setting or its position, what stands in its columns.
+fn drain_table() -> Vec<(String, [String; 4])> {
+    let document = read("docs/OPERATIONS.md");
+    let (_, section) = document.split_once("| step | setting |").expect("the document has the table");
+    let rows = section.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>());
+    cells.map(|cells| (cells[2].clone(), std::array::from_fn(|column| cells[3 + column].clone()))).collect()
+}
+
+/// What follows `key` in a file, up to the end of a number of seconds: `15 s`.
+fn seconds_after(path: &str, key: &str) -> String {
+    let text = read(path);
+    let (_, rest) = text.split_once(key).unwrap_or_else(|| panic!("{path} has no {key}"));
+    let rest = rest.trim_start_matches([':', '=', ' ', '|']);
+    format!("{} s", &rest[..rest.find(|character: char| !character.is_ascii_digit()).unwrap()])
+}
+
+#[test]
+fn the_drains_table_says_what_is_configured() {
+    let table = drain_table();
+    let [delay, spread, deadline, publisher, feed, telemetry, grace, balancer] = &*table else {
+        panic!("the table has other rows: {table:?}");
+    };
+    for (name, [default, cluster_manifest, compose, cluster]) in [delay, spread, deadline] {
+        let name = name.trim_matches('`');
+        assert_eq!(*default, seconds_after("docs/CONFIG.md", &format!("| `{name}` |")), "{name}");
+        assert_eq!(*cluster_manifest, seconds_after("k8s/base/settings.env", name));
+        assert_eq!(*compose, seconds_after("compose.yaml", &format!("      {name}")));
+        let config = read("docs/CONFIG.md");
+        let row = config.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
+        let in_cluster = row
+            .split_once("(cluster: ")
+            .map_or(default.replace(' ', ""), |(_, rest)| rest.split_once(')').unwrap().0.to_owned());
+        assert_eq!(cluster.replace(' ', ""), in_cluster, "{name}");
+    }
+    let spans = [(publisher, CLOSE_TIMEOUT), (feed, CLOSE_TIMEOUT), (telemetry, TELEMETRY_TIMEOUT)];
+    for ((_, columns), span) in spans {
+        assert!(columns.iter().all(|cell| *cell == format!("{} s", span.as_secs())), "{columns:?}");
+    }
+    let manifest = seconds_after("k8s/base/deployment.yaml", "\n      terminationGracePeriodSeconds");
+    let compose = seconds_after("compose.yaml", "stop_grace_period");
+    assert_eq!(grace.1[1..], [manifest, compose, "none".to_owned()]);
+    let draining = seconds_after("k8s/overlays/gke/gcpbackendpolicy.yaml", "\n      drainingTimeoutSec");
+    assert_eq!(balancer.1[1..], [draining, "none".to_owned(), "none".to_owned()]);
+    let seconds = |cell: &str| cell.trim_end_matches(" s").parse::<u64>().ok();
+    for column in 0..4 {
+        let needed = seconds(&deadline.1[column]).unwrap() + AFTER_DEADLINE.as_secs();
+        assert!(seconds(&grace.1[column]).is_none_or(|grace| grace >= needed), "{grace:?}");
+        assert!(
+            seconds(&balancer.1[column]) >= seconds(&grace.1[column]).filter(|_| column < 2),
+            "{balancer:?}"
+        );
     }
 }
 

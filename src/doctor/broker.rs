@@ -32,8 +32,7 @@ const ON_TOPIC: [&str; 3] = [ATTACH, "pubsub.topics.get", "pubsub.topics.publish
 const ATTACH: &str = "pubsub.topics.attachSubscription";
 
 /// What they need on feeds: IAM can be asked about a feed that is there.
-const ON_FEEDS: [&str; 4] =
-    [CONSUME, "pubsub.subscriptions.delete", "pubsub.subscriptions.get", "pubsub.subscriptions.update"];
+const ON_FEEDS: [&str; 2] = [CONSUME, "pubsub.subscriptions.delete"];
 const CONSUME: &str = "pubsub.subscriptions.consume";
 
 /// What they need on the project, which Pub/Sub cannot be asked about: it shows when it is done.

@@ -19,6 +19,13 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const _: () =
     assert!(LAST_REQUEST.as_millis() < CLOSE_TIMEOUT.as_millis(), "a straggler would cut off a drain");
 
+/// How long traces and metrics, together, may take to be sent after that, when nothing of the pod is left but its process.
+pub const TELEMETRY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest that a pod lives on after its deadline, which its grace must have room for: publisher, feed, telemetry.
+pub const AFTER_DEADLINE: Duration =
+    Duration::from_secs(2 * CLOSE_TIMEOUT.as_secs() + TELEMETRY_TIMEOUT.as_secs());
+
 /// How a pod ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {

@@ -82,6 +82,35 @@ run "the_manifests_find_what_they_need" {
   }
 }
 
+run "front_ends_and_health_checks_reach_the_pods" {
+  assert {
+    condition     = google_compute_firewall.front_ends.source_ranges == toset(["130.211.0.0/22", "35.191.0.0/16"])
+    error_message = "the balancer and its health checks, nobody else"
+  }
+
+  assert {
+    condition     = one(google_compute_firewall.front_ends.allow).protocol == "tcp" && toset(one(google_compute_firewall.front_ends.allow).ports) == toset(["8080", "9090"])
+    error_message = "both the serving port and the one that health checks ask"
+  }
+
+  assert {
+    condition     = google_compute_firewall.front_ends.network == google_compute_network.this.id && google_compute_firewall.front_ends.target_service_accounts == toset([google_service_account.nodes.email])
+    error_message = "the pods run on the nodes of this network"
+  }
+}
+
+run "clients_speak_modern_tls" {
+  assert {
+    condition     = google_compute_ssl_policy.gateway.min_tls_version == "TLS_1_2" && google_compute_ssl_policy.gateway.profile == "MODERN"
+    error_message = "nothing older than TLS 1.2"
+  }
+
+  assert {
+    condition     = google_compute_ssl_policy.gateway.name == "pubsub-relay"
+    error_message = "the Gateway's policy names it"
+  }
+}
+
 run "the_cluster_cannot_be_deleted_by_accident" {
   command = plan
 

@@ -17,9 +17,7 @@ run "pods_may_do_exactly_what_they_do" {
         "pubsub.subscriptions.consume",
         "pubsub.subscriptions.create",
         "pubsub.subscriptions.delete",
-        "pubsub.subscriptions.get",
         "pubsub.subscriptions.list",
-        "pubsub.subscriptions.update",
         "pubsub.topics.attachSubscription",
         "pubsub.topics.get",
         "pubsub.topics.publish",
@@ -86,6 +84,21 @@ run "nodes_log_measure_and_pull" {
   assert {
     condition     = google_artifact_registry_repository_iam_member.nodes.role == "roles/artifactregistry.reader"
     error_message = "nodes pull, they do not push"
+  }
+}
+
+run "what_may_run_is_never_cleaned_up" {
+  assert {
+    condition     = google_artifact_registry_repository.images.docker_config[0].immutable_tags
+    error_message = "a tag must not move away from the image that runs"
+  }
+
+  assert {
+    condition = anytrue([
+      for policy in google_artifact_registry_repository.images.cleanup_policies :
+      policy.action == "KEEP" && anytrue([for tags in policy.condition : tags.tag_state == "TAGGED" && try(contains(tags.tag_prefixes, "v"), false)])
+    ])
+    error_message = "images with the tag of a release must be kept"
   }
 }
 

@@ -12,7 +12,7 @@ variables {
 run "every_alert_reaches_everybody_and_says_what_to_do" {
   assert {
     condition = toset(keys(google_monitoring_alert_policy.this)) == toset([
-      "feed-lag", "most-pods", "not-ready", "orphan-feeds", "publish-failures", "slow-delivery", "subscription-limit",
+      "feed-lag", "gaps", "most-pods", "not-ready", "orphan-feeds", "publish-failures", "slow-delivery", "slow-ends", "subscription-limit",
     ])
     error_message = "an alert is missing or new: docs/OPERATIONS.md has a paragraph for each"
   }
