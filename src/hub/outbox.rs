@@ -75,7 +75,7 @@ struct Queue {
 }
 
 impl Outbox {
-    /// An empty outbox that holds at most `limit` bytes.
+    /// An empty outbox that holds at most `limit` bytes, or one delivery that is larger.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { queue: Mutex::default(), limit, watchers: AtomicUsize::new(0) })
@@ -88,7 +88,8 @@ impl Outbox {
             return;
         }
         queue.bytes += delivery.result.payload.len() + OVERHEAD;
-        if queue.bytes > self.limit {
+        // One alone always fits: a client that has read everything is not slow, however large the event.
+        if queue.bytes > self.limit && !queue.deliveries.is_empty() {
             queue.overflowed = true;
             (queue.deliveries, queue.bytes) = (Vec::new(), 0);
         } else {
@@ -207,6 +208,19 @@ mod tests {
         assert!(outbox.take().is_empty());
         outbox.push(delivery(1));
         assert!(outbox.take().is_empty(), "it takes nothing any more");
+    }
+
+    #[tokio::test]
+    async fn an_event_larger_than_the_limit_is_no_slowness() {
+        let outbox = Outbox::new(1_000);
+        for _ in 0..3 {
+            outbox.push(delivery(5_000));
+            assert!(!outbox.overflowed());
+            assert_eq!(outbox.take().len(), 1);
+        }
+        outbox.push(delivery(5_000));
+        outbox.push(delivery(1));
+        assert!(outbox.overflowed(), "with another one behind it, it is full");
     }
 
     #[tokio::test]
