@@ -124,7 +124,7 @@ impl Engine {
     /// cursor is from before it ran, so that who watches from there misses nothing of what it does not show.
     pub async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Response {
         let cursor = self.cursor();
-        let span = prepared.span();
+        let span = prepared.span(&self.outlet.pod);
         let mut request = prepared.request.data(viewer).data(self.outlet.clone());
         request.set_parsed_query((*prepared.document).clone());
         let executed =

@@ -198,6 +198,12 @@ impl Hub {
         }
     }
 
+    /// The topic's name.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.0.topic
+    }
+
     /// Where the feed has come to: a client that resumes from here gets all that this pod has not seen yet.
     #[must_use]
     pub fn cursor(&self) -> String {

@@ -41,6 +41,8 @@ pub struct Relay {
     domain: Arc<dyn Domain>,
     hub: Hub,
     fleet: Fleet,
+    /// The name of the feed's present life.
+    feed: Option<Arc<str>>,
     seen: Seen,
     /// What was published before this pod began is no news: none of its watchers was there. Pod and topic may not agree
     /// on the time, so this counts only until the feed has caught up.
@@ -56,6 +58,7 @@ impl Relay {
             domain,
             hub,
             fleet,
+            feed: None,
             seen: Seen::new(window),
             began: SystemTime::now(),
             has_caught_up: false,
@@ -86,8 +89,12 @@ impl Relay {
         }
     }
 
-    fn follow(&self, state: &mut watch::Receiver<FeedState>) {
-        if self.fleet.follow(&state.borrow_and_update()) {
+    fn follow(&mut self, state: &mut watch::Receiver<FeedState>) {
+        let state = state.borrow_and_update();
+        if let FeedState::Open(name) = &*state {
+            self.feed = Some(name.clone());
+        }
+        if self.fleet.follow(&state) {
             self.hub.catch_up(false);
         }
     }
@@ -135,7 +142,8 @@ impl Relay {
         self.domain.apply(&event, &fact);
         let is_news = self.has_caught_up || event.published.is_none_or(|published| published >= self.began);
         let (id, kind) = (event.id.clone(), event.kind.clone());
-        let span = traces::process(self.fleet.pod(), &id, &kind, event.trace.as_deref());
+        let (pod, topic, feed) = (self.fleet.pod(), self.hub.topic(), self.feed.as_deref());
+        let span = traces::process(pod, topic, feed, &id, &kind, event.trace.as_deref());
         let matched = self.hub.dispatch(event, fact, is_news).instrument(span.clone()).await;
         span.record("relay.watchers", i64::try_from(matched).unwrap_or(i64::MAX));
         self.counters.matched.add(matched as u64, &[]);

@@ -38,18 +38,22 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// The span of its execution, under that of the client, whose `traceparent` rides in the request's extensions.
-    pub(super) fn span(&self) -> Span {
-        let client = match self.request.extensions.get(traces::TRACEPARENT) {
-            Some(Value::String(client)) => Some(client.as_str()),
+    /// The client's `traceparent`, which rides in the request's extensions.
+    fn client(&self) -> Option<&str> {
+        match self.request.extensions.get(traces::TRACEPARENT) {
+            Some(Value::String(client)) => Some(client),
             _ => None,
-        };
+        }
+    }
+
+    /// The span of its execution on this pod, under that of the client.
+    pub(super) fn span(&self, pod: &str) -> Span {
         let kind = match self.kind {
             OperationType::Query => "query",
             OperationType::Mutation => "mutation",
             OperationType::Subscription => "subscription",
         };
-        traces::operation(kind, self.request.operation_name.as_deref(), client)
+        traces::operation(pod, kind, self.request.operation_name.as_deref(), self.client())
     }
 }
 

@@ -32,6 +32,8 @@ const OUTCOMES: [&str; 5] = ["acknowledged", "invalid", "overloaded", "timed_out
 pub struct Outlet {
     publisher: Arc<dyn Publish>,
     domain: Arc<dyn Domain>,
+    /// The pod's name.
+    pub(super) pod: String,
     source: Arc<str>,
     topic: String,
     publishes: Counter<u64>,
@@ -56,6 +58,7 @@ impl Outlet {
         Self {
             publisher,
             domain,
+            pod: pod.to_owned(),
             source: format!("/pods/{pod}").into(),
             topic,
             publishes,
@@ -69,7 +72,7 @@ impl Outlet {
     }
 
     async fn publish(&self, event: &mut Event) -> Result<(), PublishError> {
-        let span = traces::publish(&self.topic, &event.id, &event.kind);
+        let span = traces::publish(&self.pod, &self.topic, &event.id, &event.kind);
         event.trace = traces::traceparent(&span);
         let started = Instant::now();
         let published = self.publisher.publish(event).instrument(span.clone()).await;

@@ -23,6 +23,7 @@ use super::{ConnectError, Settings};
 use crate::{
     broker::{MAX_DATA_BYTES, PUBLISH_TIMEOUT, Publish, PublishError},
     event::{Event, PULSE, cloudevent},
+    telemetry::traces,
 };
 
 /// Ordering keys. The client keeps a task and 10 KiB for each key that it ever saw, so keys are lanes and not authors.
@@ -103,6 +104,7 @@ impl Publish for Publisher {
         let permit = timeout_at(deadline, self.in_flight.acquire()).await;
         let _permit = permit.map_err(|_| PublishError::Overloaded)?;
         let lane = lane(event);
+        traces::ordered_by(&lane);
         let message = || {
             Message::new()
                 .set_data(event.data.clone())

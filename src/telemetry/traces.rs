@@ -31,6 +31,9 @@ use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
 use super::{SERVICE, TelemetryError, resource};
 
+/// What our spans' `messaging.system` says, by OpenTelemetry's conventions for messaging.
+const MESSAGING_SYSTEM: &str = "gcp_pubsub";
+
 /// What tells our spans from all others.
 const TARGET: &str = "relay.trace";
 
@@ -171,45 +174,63 @@ impl<P: SpanProcessor> SpanProcessor for Counted<P> {
     }
 }
 
-/// The span of a query or mutation (`kind`), under the client's own span if it named one.
+/// The span of a query or mutation (`kind`) on this pod, under the client's own span if it named one.
 #[must_use]
-pub fn operation(kind: &'static str, name: Option<&str>, client: Option<&str>) -> Span {
+pub fn operation(pod: &str, kind: &'static str, name: Option<&str>, client: Option<&str>) -> Span {
     let span = trace_span!(
         target: TARGET, parent: None, "operation",
-        otel.name = kind, otel.kind = "server", graphql.operation.type = kind, graphql.operation.name = name,
-        error.type = Empty,
+        otel.name = kind, otel.kind = "server", relay.pod = pod,
+        graphql.operation.type = kind, graphql.operation.name = name, error.type = Empty,
     );
-    follow(&span, client);
+    follow(&span, Context::new(), client);
     span
 }
 
 /// The span of an event's publishing, inside the mutation's.
 #[must_use]
-pub fn publish(topic: &str, event: &str, kind: &str) -> Span {
+pub fn publish(pod: &str, topic: &str, event: &str, kind: &str) -> Span {
     trace_span!(
         target: TARGET, "publish",
-        otel.name = "publish", otel.kind = "producer",
-        messaging.system = "gcp_pubsub", messaging.operation.name = "publish", messaging.operation.type = "send",
-        messaging.destination.name = topic, relay.event.id = event, relay.event.kind = kind,
-        error.type = Empty,
+        otel.name = "publish", otel.kind = "producer", relay.pod = pod,
+        messaging.system = MESSAGING_SYSTEM, messaging.operation.name = "publish",
+        messaging.operation.type = "send", messaging.destination.name = topic, messaging.message.id = event,
+        messaging.gcp_pubsub.message.ordering_key = Empty, relay.event.kind = kind, error.type = Empty,
     )
 }
 
-/// The span of an event's processing on one pod. It follows the publish, wherever that was, and links to it.
+/// Says on which ordering key the event of the current span is published.
+pub fn ordered_by(key: &str) {
+    Span::current().record("messaging.gcp_pubsub.message.ordering_key", key);
+}
+
+/// The span of an event's processing on one pod, out of its feed. It follows the publish, wherever that was, and links to it.
 #[must_use]
-pub fn process(pod: &str, event: &str, kind: &str, publish: Option<&str>) -> Span {
+pub fn process(
+    pod: &str,
+    topic: &str,
+    feed: Option<&str>,
+    event: &str,
+    kind: &str,
+    publish: Option<&str>,
+) -> Span {
     let span = trace_span!(
         target: TARGET, parent: None, "process",
-        otel.name = "process", otel.kind = "consumer",
-        messaging.system = "gcp_pubsub", messaging.operation.name = "process",
-        messaging.operation.type = "process",
-        relay.pod = pod, relay.event.id = event, relay.event.kind = kind, relay.watchers = Empty,
+        otel.name = "process", otel.kind = "consumer", relay.pod = pod,
+        messaging.system = MESSAGING_SYSTEM, messaging.operation.name = "process",
+        messaging.operation.type = "process", messaging.destination.name = topic,
+        messaging.destination.subscription.name = feed, messaging.message.id = event,
+        relay.event.kind = kind, relay.watchers = Empty,
     );
-    if let Some(publish) = follow(&span, publish) {
+    if !span.is_disabled()
+        && let Some(publish) = follow(&span, Context::new().with_value(Pod(pod.into())), publish)
+    {
         span.add_link(publish);
     }
     span
 }
+
+/// Which pod a span is of: in the span's context, for those who follow it without knowing.
+struct Pod(Arc<str>);
 
 /// How many deliveries of one event on one pod have a span: one shows the way, and an event may have thousands.
 const MAX_DELIVERIES: u32 = 8;
@@ -218,6 +239,7 @@ const MAX_DELIVERIES: u32 = 8;
 #[derive(Debug)]
 pub struct Trace {
     parent: SpanContext,
+    pod: Option<Arc<str>>,
     dispatched: SystemTime,
     left: AtomicU32,
 }
@@ -226,9 +248,12 @@ impl Trace {
     /// `None` if there is no span, or if it is not sampled.
     #[must_use]
     pub fn of_current_span() -> Option<Box<Self>> {
-        let parent = Context::map_current(|context| context.span().span_context().clone());
-        let (dispatched, left) = (SystemTime::now(), AtomicU32::new(MAX_DELIVERIES));
-        parent.is_sampled().then(|| Box::new(Self { parent, dispatched, left }))
+        Context::map_current(|context| {
+            let parent = context.span().span_context().clone();
+            let pod = || context.get::<Pod>().map(|pod| pod.0.clone());
+            let (dispatched, left) = (SystemTime::now(), AtomicU32::new(MAX_DELIVERIES));
+            parent.is_sampled().then(|| Box::new(Self { parent, pod: pod(), dispatched, left }))
+        })
     }
 
     /// A delivery is on its socket.
@@ -238,10 +263,12 @@ impl Trace {
             return;
         }
         let tracer = opentelemetry::global::tracer(SERVICE);
+        let pod = self.pod.as_ref().map(|pod| KeyValue::new("relay.pod", pod.clone()));
+        let transport = KeyValue::new("relay.transport", transport.to_owned());
         let span = tracer
             .span_builder("deliver")
             .with_start_time(self.dispatched)
-            .with_attributes([KeyValue::new("relay.transport", transport.to_owned())]);
+            .with_attributes(pod.into_iter().chain([transport]));
         span.start_with_context(&tracer, &Context::new().with_remote_span_context(self.parent.clone())).end();
     }
 }
@@ -268,15 +295,19 @@ pub fn traceparent(span: &Span) -> Option<Arc<str>> {
     one.0
 }
 
-/// Puts the span under the one that the text names, if it names one, and returns that.
-fn follow(span: &Span, traceparent: Option<&str>) -> Option<SpanContext> {
+/// Puts the span into this context, under the span that the text names, if it names one, and returns that.
+fn follow(span: &Span, context: Context, traceparent: Option<&str>) -> Option<SpanContext> {
     if span.is_disabled() {
         return None;
     }
-    let context = remote(traceparent?)?;
+    let parent = traceparent.and_then(remote);
+    let context = match &parent {
+        Some(parent) => context.with_remote_span_context(parent.clone()),
+        None => context,
+    };
     // Fails only for a span that has begun or without a layer that makes spans: then there is nothing to follow.
-    let _ = span.set_parent(Context::new().with_remote_span_context(context.clone()));
-    Some(context)
+    let _ = span.set_parent(context);
+    parent
 }
 
 fn remote(traceparent: &str) -> Option<SpanContext> {
@@ -311,12 +342,12 @@ mod tests {
         let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
         let traces = Traces { provider: Some(provider), counts: Arc::default() };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(traces.layer()), || {
-            let mutation = operation("mutation", None, Some(CLIENT)).entered();
-            let publish = publish("t", "e", "k");
+            let mutation = operation("a", "mutation", None, Some(CLIENT)).entered();
+            let publish = publish("a", "t", "e", "k");
             let carried = traceparent(&publish);
             drop((publish, mutation));
             for pod in ["a", "b"] {
-                process(pod, "e", "k", carried.as_deref()).record("relay.watchers", 2);
+                process(pod, "t", None, "e", "k", carried.as_deref()).record("relay.watchers", 2);
             }
         });
         let spans = exporter.0.lock().unwrap().clone();
@@ -337,7 +368,7 @@ mod tests {
     fn without_a_collector_there_are_no_spans_and_nothing_is_carried() {
         let subscriber = tracing_subscriber::registry().with(Traces::off().layer());
         tracing::subscriber::with_default(subscriber, || {
-            assert_eq!(traceparent(&publish("t", "e", "k")), None);
+            assert_eq!(traceparent(&publish("a", "t", "e", "k")), None);
         });
     }
 

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Collector, Dialect, PATIENCE, Setup, Topic, eventually, watchers_on};
+use crate::support::{Client, Collector, Dialect, PATIENCE, Relay, Setup, Topic, eventually, watchers_on};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CLIENT: &str = "b7ad6b7169203331";
@@ -12,58 +12,82 @@ fn named<'a>(spans: &'a [Value], name: &str) -> Vec<&'a Value> {
     spans.iter().filter(|span| span["name"] == name).collect()
 }
 
-/// The value of a span's attribute.
-fn attribute<'a>(span: &'a Value, key: &str) -> &'a Value {
+/// The text of a span's attribute, or nothing.
+fn attribute<'a>(span: &'a Value, key: &str) -> &'a str {
     let attributes = span["attributes"].as_array().unwrap();
-    attributes.iter().find(|attribute| attribute["key"] == key).map_or(&Value::Null, |found| &found["value"])
+    let found = attributes.iter().find(|attribute| attribute["key"] == key);
+    found.and_then(|found| found["value"]["stringValue"].as_str()).unwrap_or_default()
+}
+
+/// A pod on this topic whose spans and metrics go to the collector.
+fn traced(pod: &str, topic: &Topic, collector: &Collector) -> Setup {
+    let setup = Setup::new(pod).topic(topic).set("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
+    setup.set("OTEL_BSP_SCHEDULE_DELAY", "200").set("OTEL_METRIC_EXPORT_INTERVAL", "500")
+}
+
+/// Adds a template for ZOLO and ZEWI, as a client does that has begun the trace.
+async fn add_in_trace(pod: &Relay, name: &str) {
+    let mutation = format!(
+        "mutation {{ addTemplate(templateInput: {{name: \"{name}\", shareLocationIds: [3]}}) {{ success }} }}"
+    );
+    let answer = pod.http.graphql_in_trace("ZOWI", &mutation, &format!("00-{TRACE}-{CLIENT}-01")).await;
+    assert_eq!(answer.json()["data"]["addTemplate"]["success"], true);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_mutation_is_one_trace_over_four_pods() {
     let (Some(topic), Some(collector)) = (Topic::fresh().await, Collector::start().await) else { return };
-    let pods = join_all((1..=4).map(|n| {
-        let setup = Setup::new(&format!("pod{n}")).topic(&topic);
-        setup
-            .set("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
-            .set("OTEL_BSP_SCHEDULE_DELAY", "200")
-            .set("OTEL_METRIC_EXPORT_INTERVAL", "500")
-            .start()
-    }))
-    .await;
+    let pods = join_all((1..=4).map(|n| traced(&format!("pod{n}"), &topic, &collector).start())).await;
     let mut clients = watchers_on(&pods[1], Dialect::Transport, &["ZOLO"]).await;
-
-    let mutation =
-        "mutation { addTemplate(templateInput: {name: \"traced\", shareLocationIds: [3]}) { success } }";
-    let traceparent = format!("00-{TRACE}-{CLIENT}-01");
-    let answer = pods[0].http.graphql_in_trace("ZOWI", mutation, &traceparent).await;
-    assert_eq!(answer.json()["data"]["addTemplate"]["success"], true);
+    add_in_trace(&pods[0], "traced").await;
 
     let spans = eventually("every pod has processed it", PATIENCE, async || {
         let spans = collector.spans(TRACE);
-        let counts = ["mutation", "process", "deliver"].map(|name| named(&spans, name).len());
-        (counts == [1, 4, 1]).then_some(spans)
+        let counts = ["mutation", "publish", "process", "deliver"].map(|name| named(&spans, name).len());
+        (counts == [1, 1, 4, 1]).then_some(spans)
     })
     .await;
-    let [mutation, publish] = ["mutation", "publish"].map(|name| named(&spans, name)[0]);
+    let [mutation, publish, deliver] = ["mutation", "publish", "deliver"].map(|name| named(&spans, name)[0]);
     assert_eq!(mutation["parentSpanId"], CLIENT);
     assert_eq!(publish["parentSpanId"], mutation["spanId"]);
-    assert_eq!(attribute(publish, "messaging.system"), &json!({"stringValue": "gcp_pubsub"}));
     let mut pods_of_process = Vec::new();
-    let deliver = named(&spans, "deliver")[0];
     for process in named(&spans, "process") {
-        let is_zolos = attribute(process, "relay.pod")["stringValue"] == "pod2";
-        assert_eq!(process["spanId"] == deliver["parentSpanId"], is_zolos);
-        assert_eq!(process["links"][0]["spanId"], publish["spanId"]);
-        assert_eq!(attribute(process, "relay.event.id"), attribute(publish, "relay.event.id"));
-        pods_of_process.push(attribute(process, "relay.pod")["stringValue"].as_str().unwrap().to_owned());
+        let pod = attribute(process, "relay.pod");
+        assert_eq!(process["spanId"] == deliver["parentSpanId"], pod == "pod2");
+        assert_eq!(process["links"].as_array().unwrap().len(), 1);
+        let link = &process["links"][0];
+        assert_eq!((&link["traceId"], &link["spanId"]), (&json!(TRACE), &publish["spanId"]));
+        assert_conventions(publish, process);
+        pods_of_process.push(pod);
     }
-    pods_of_process.sort();
+    pods_of_process.sort_unstable();
     assert_eq!(pods_of_process, ["pod1", "pod2", "pod3", "pod4"]);
+    assert_eq!(
+        [mutation, publish, deliver].map(|span| attribute(span, "relay.pod")),
+        ["pod1", "pod1", "pod2"]
+    );
     assert_eq!(clients[0].next().await, "traced");
     eventually("metrics are pushed", PATIENCE, async || {
         collector.has_metric("relay.publishes").then_some(())
     })
     .await;
+}
+
+/// <https://opentelemetry.io/docs/specs/semconv/messaging/gcp-pubsub/>
+fn assert_conventions(publish: &Value, process: &Value) {
+    let operation =
+        |span| ["messaging.operation.name", "messaging.operation.type"].map(|key| attribute(span, key));
+    assert_eq!([publish, process].map(operation), [["publish", "send"], ["process", "process"]]);
+    for shared in ["messaging.system", "messaging.destination.name", "messaging.message.id"] {
+        assert_eq!(attribute(process, shared), attribute(publish, shared), "{shared}");
+    }
+    assert_eq!(attribute(publish, "messaging.system"), "gcp_pubsub");
+    assert!(attribute(publish, "messaging.destination.name").ends_with("/topics/templates"), "{publish}");
+    assert!(!attribute(publish, "messaging.message.id").is_empty(), "{publish}");
+    let lane = attribute(publish, "messaging.gcp_pubsub.message.ordering_key");
+    assert!(lane.starts_with("lane-"), "{publish}");
+    let feed = attribute(process, "messaging.destination.subscription.name");
+    assert!(feed.contains(&format!("templates.{}.", attribute(process, "relay.pod"))), "{process}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
