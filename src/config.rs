@@ -24,7 +24,7 @@ pub use self::{
     table::SETTINGS,
 };
 use crate::{
-    auth::{self, jwt::Secret},
+    auth::{self, secret::Secret},
     pod::Drain,
     telemetry::{self, Otlp},
     web::Origins,

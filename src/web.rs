@@ -41,7 +41,7 @@ use tower_http::{
 use self::sse::reservation;
 pub use self::{connection::Connections, origin::Origins, page::Tab, sse::reservation::Reservations};
 use crate::{
-    auth::{Authenticator, jwt::Secret},
+    auth::{Authenticator, secret::Secret},
     graphql::Engine,
     health::Health,
     hub::Hub,

@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Broker;
 use crate::{
-    auth::jwt::{JwksSource, Secret},
+    auth::{jwks::JwksSource, secret::Secret},
     telemetry::LogFormat,
     web::Origins,
 };

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
 use super::super::Site;
-use crate::{audience::Viewer, auth::jwt::Secret, hub::Answer};
+use crate::{audience::Viewer, auth::secret::Secret, hub::Answer};
 
 /// The most rows of an answer.
 const MAX_ROWS: usize = 1_000;
