@@ -21,7 +21,7 @@ use axum::{
 use futures_util::stream;
 
 use super::{
-    Site, connection::End, multipart::PARTS, negotiate::Answer, refusal::Refusal, serve::Peer, sse::EVENTS,
+    Site, connection::End, multipart::PARTS, negotiate::Form, refusal::Refusal, serve::Peer, sse::EVENTS,
 };
 use crate::{
     auth::Pass,
@@ -63,11 +63,11 @@ pub trait Format: Sync {
 }
 
 /// How many results go out in this form; `None` if it has only one.
-pub(super) const fn format(form: Answer) -> Option<&'static dyn Format> {
+pub(super) const fn format(form: Form) -> Option<&'static dyn Format> {
     match form {
-        Answer::EventStream => Some(EVENTS),
-        Answer::Multipart => Some(PARTS),
-        Answer::Json | Answer::GraphqlResponseJson => None,
+        Form::EventStream => Some(EVENTS),
+        Form::Multipart => Some(PARTS),
+        Form::Json | Form::GraphqlResponseJson => None,
     }
 }
 
@@ -86,7 +86,7 @@ pub(super) fn once(format: &'static dyn Format, response: &GraphQLResponse) -> R
 }
 
 /// Who opens a stream, and from where on.
-pub(super) struct Opening {
+pub(super) struct Caller {
     pub(super) pass: Pass,
     /// The cursor to resume from, if not the document's own.
     pub(super) after: Option<String>,
@@ -98,7 +98,7 @@ pub(super) async fn open(
     site: Arc<Site>,
     format: &'static dyn Format,
     prepared: Prepared,
-    Opening { pass, after, peer }: Opening,
+    Caller { pass, after, peer }: Caller,
 ) -> Result<Response, Refusal> {
     let guard = site.connections.enter(format.transport(), peer.as_ref());
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
