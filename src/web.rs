@@ -16,6 +16,7 @@ mod running;
 pub mod serve;
 pub mod sse;
 pub mod stream;
+pub mod transport;
 pub mod ws;
 
 use std::{sync::Arc, time::Duration};

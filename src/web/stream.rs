@@ -22,6 +22,7 @@ use futures_util::stream;
 
 use super::{
     Site, connection::End, multipart::PARTS, negotiate::Form, refusal::Refusal, serve::Peer, sse::EVENTS,
+    transport::Transport,
 };
 use crate::{
     auth::Pass,
@@ -36,8 +37,8 @@ pub(super) use self::{
 
 /// What a transport writes around results. Everything is appended to the chunk.
 pub trait Format: Sync {
-    /// The name of the transport in metrics.
-    fn transport(&self) -> &'static str;
+    /// Which transport it is.
+    fn transport(&self) -> Transport;
 
     /// The media type of the body.
     fn content_type(&self) -> &'static str;

@@ -56,7 +56,7 @@ pub async fn connections(State(site): State<Arc<Site>>, Query(asked): Query<Aske
         let viewer = viewers.get(&Arc::as_ptr(&entry.outbox));
         json!({
             "viewer": viewer.map(|viewer| names.show(&viewer.user)),
-            "transport": entry.transport,
+            "transport": entry.transport.name(),
             "age_seconds": entry.since.elapsed().as_secs_f64(),
             "watchers": entry.outbox.watchers(),
             "interests": viewer.map(|viewer| names.show_all(viewer.interests.keys())),
