@@ -6,6 +6,7 @@
 pub mod demo;
 pub mod jwks;
 pub mod jwt;
+pub mod secret;
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 

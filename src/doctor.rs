@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::{
-        self, jwks,
-        jwt::{self, JwksSource, Keys},
+        self,
+        jwks::{self, JwksSource},
+        jwt::{self, Keys},
     },
     pod::{Drain, drain::AFTER_DEADLINE},
     pubsub,

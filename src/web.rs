@@ -16,6 +16,7 @@ mod running;
 pub mod serve;
 pub mod sse;
 pub mod stream;
+pub mod transport;
 pub mod ws;
 
 use std::{sync::Arc, time::Duration};
@@ -41,7 +42,7 @@ use tower_http::{
 use self::sse::reservation;
 pub use self::{connection::Connections, origin::Origins, page::Tab, sse::reservation::Reservations};
 use crate::{
-    auth::{Authenticator, jwt::Secret},
+    auth::{Authenticator, secret::Secret},
     graphql::Engine,
     health::Health,
     hub::Hub,

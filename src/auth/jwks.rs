@@ -27,7 +27,16 @@ use tokio::{sync::OwnedMutexGuard, task::spawn_blocking, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use self::key::Key;
-use super::{AuthError, SetupError, jwt::JwksSource};
+use super::{AuthError, SetupError};
+
+/// Where a JWKS is.
+#[derive(Clone, Debug)]
+pub enum JwksSource {
+    /// A file, which may be replaced while the pod runs.
+    File(PathBuf),
+    /// An `http://` or `https://` address.
+    Url(String),
+}
 
 /// How long an address may take to answer, from connecting to the last byte.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(5);

@@ -4,8 +4,6 @@
 //! find the key. It must never look at a claim before the signature has been checked.
 
 use std::{
-    fmt,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -16,9 +14,12 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 use serde_json::Value;
-use subtle::ConstantTimeEq as _;
 
-use super::{AuthError, Pass, SetupError, jwks::Jwks};
+use super::{
+    AuthError, Pass, SetupError,
+    jwks::{Jwks, JwksSource},
+    secret::Secret,
+};
 use crate::{
     audience::Viewer,
     contract::{Domain, Identity},
@@ -57,44 +58,6 @@ pub enum Keys {
     Jwks(JwksSource),
 }
 
-/// Where a JWKS is.
-#[derive(Clone, Debug)]
-pub enum JwksSource {
-    /// A file, which may be replaced while the pod runs.
-    File(PathBuf),
-    /// An `http://` or `https://` address.
-    Url(String),
-}
-
-/// A secret, which no log or debug print shows.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides the text.
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(secret.into())
-    }
-
-    /// Whether this is the secret, told in a time that depends on the length alone.
-    #[must_use]
-    pub fn is(&self, given: &str) -> bool {
-        self.0.as_bytes().ct_eq(given.as_bytes()).into()
-    }
-
-    /// The secret itself, to hash with.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
-    }
-}
-
 /// Checks tokens.
 pub(super) struct Verifier {
     ring: Ring,
@@ -120,10 +83,10 @@ struct Claims {
 impl Verifier {
     pub(super) async fn open(settings: Settings) -> Result<Self, SetupError> {
         let ring = match settings.keys {
-            Keys::Secret(Secret(secret)) if secret.len() < MIN_SECRET => {
-                return Err(SetupError::ShortSecret(secret.len()));
+            Keys::Secret(secret) if secret.as_bytes().len() < MIN_SECRET => {
+                return Err(SetupError::ShortSecret(secret.as_bytes().len()));
             }
-            Keys::Secret(Secret(secret)) => Ring::Secret(DecodingKey::from_secret(secret.as_bytes())),
+            Keys::Secret(secret) => Ring::Secret(DecodingKey::from_secret(secret.as_bytes())),
             Keys::Jwks(source) => Ring::Jwks(Arc::new(Jwks::open(source).await?)),
         };
         let mut rules = Validation { leeway: LEEWAY.as_secs(), validate_nbf: true, ..Validation::default() };

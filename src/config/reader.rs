@@ -15,7 +15,8 @@ use super::{
 };
 use crate::auth::{
     self,
-    jwt::{self, Keys, Secret},
+    jwt::{self, Keys},
+    secret::Secret,
 };
 
 /// One reading of flags and environment.

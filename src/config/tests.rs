@@ -219,7 +219,7 @@ fn keys_come_from_exactly_one_place_and_only_for_jwt() {
     let jwks = ("RELAY_JWT_JWKS", "https://id.example.com/keys");
     let auth = settings("", &[jwt, jwks, ("RELAY_JWT_ISSUER", "https://id.example.com")]).auth;
     let auth::Settings::Jwt(auth) = auth else { panic!("{auth:?}") };
-    assert!(matches!(auth.keys, auth::jwt::Keys::Jwks(auth::jwt::JwksSource::Url(url)) if url == jwks.1));
+    assert!(matches!(auth.keys, auth::jwt::Keys::Jwks(auth::jwks::JwksSource::Url(url)) if url == jwks.1));
     assert_eq!((auth.issuer.as_deref(), auth.audience), (Some("https://id.example.com"), None));
 
     assert_refused(&[jwt], "relay: RELAY_AUTH (--auth) is jwt, which needs keys");

@@ -17,8 +17,9 @@ use tracing_subscriber::EnvFilter;
 use super::Broker;
 use crate::{
     auth::{
-        SetupError, jwks,
-        jwt::{JwksSource, Secret},
+        SetupError,
+        jwks::{self, JwksSource},
+        secret::Secret,
     },
     telemetry::LogFormat,
     web::Origins,

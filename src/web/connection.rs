@@ -2,6 +2,8 @@
 //!
 //! A connection is counted by its [`Guard`], so that no way out of a handler forgets to uncount it.
 
+mod end;
+mod instruments;
 mod roll;
 
 use std::{
@@ -14,97 +16,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use opentelemetry::{
-    KeyValue,
-    metrics::{Counter, Histogram, Meter, UpDownCounter},
-};
+use opentelemetry::{KeyValue, metrics::Meter};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-pub use self::roll::Entry;
-use self::roll::{Roll, TRANSPORTS};
-use super::{Settings, serve::Peer, ws::protocol::Close};
-use crate::{
-    hub::{Delivery, Outbox},
-    telemetry::{LATENCY_BUCKETS, Refusals},
-};
-
-/// Why a connection ended. The first reason counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The client left in good order.
-    Left,
-    /// The transport broke.
-    Lost,
-    /// The client did not answer our pings.
-    Dead,
-    /// The client broke the protocol, or was refused by it.
-    Refused(Close),
-    /// A message over the limit.
-    TooBig,
-    /// Text that is not UTF-8, or a frame that is not one.
-    Malformed(u16),
-    /// Its token expired; it may come back with a fresh one.
-    Expired,
-    /// It did not read what was meant for it in time; it may come back.
-    Slow,
-    /// There was no room for it; it may come back.
-    Full,
-    /// There was no room for another from its address; it may come back.
-    Crowded,
-    /// The pod drains; it may come back, to another pod.
-    Drained,
-}
-
-impl End {
-    /// The reason as metrics and logs name it.
-    #[must_use]
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::Left => "left",
-            Self::Lost => "lost",
-            Self::Dead => "dead",
-            Self::Refused(close) => close.label(),
-            Self::TooBig => "too_big",
-            Self::Malformed(_) => "malformed",
-            Self::Expired => "expired",
-            Self::Slow => "slow",
-            Self::Full => "full",
-            Self::Crowded => "crowded",
-            Self::Drained => "drained",
-        }
-    }
-
-    /// The limit that was hit, if it was one.
-    const fn limit(&self) -> Option<&'static str> {
-        Some(match self {
-            Self::Full => "connections",
-            Self::Crowded => "connections_per_address",
-            Self::TooBig => "message",
-            Self::Slow => "queue",
-            _ => return None,
-        })
-    }
-
-    /// What a WebSocket's client is told, if there is anybody left to tell.
-    #[must_use]
-    pub fn close(&self) -> Option<Close> {
-        Some(match self {
-            Self::Left | Self::Lost | Self::Dead => return None,
-            Self::Refused(close) => close.clone(),
-            Self::TooBig => Close::new(1009, "message too big"),
-            Self::Malformed(code) => Close::new(*code, "malformed frame"),
-            Self::Expired => Close::new(4403, "token expired"),
-            Self::Slow => Close::new(1013, "too slow"),
-            Self::Full => Close::new(1013, "too many connections"),
-            Self::Crowded => Close::new(1013, "too many connections from this address"),
-            Self::Drained => Close::new(1012, "service restart"),
-        })
-    }
-}
+pub use self::{end::End, roll::Entry};
+use self::{instruments::Instruments, roll::Roll};
+use super::{Settings, serve::Peer, transport::Transport};
+use crate::hub::{Delivery, Outbox};
 
 /// The connections of one pod.
 pub struct Connections {
@@ -167,51 +89,12 @@ impl Count {
     }
 }
 
-struct Instruments {
-    connections: UpDownCounter<i64>,
-    ends: Counter<u64>,
-    deliveries: Counter<u64>,
-    delivered: Counter<u64>,
-    latency: Histogram<f64>,
-    refusals: Refusals,
-}
-
 impl Connections {
     /// No connections yet; as many at once as the settings say, all asked to end within `spread` once `drain` is cancelled.
     #[must_use]
     pub fn new(settings: &Settings, drain: CancellationToken, spread: Duration, meter: &Meter) -> Self {
         let drain = Arc::new(Drain { asked: drain, began: OnceLock::new(), spread });
-        let instruments = Instruments {
-            connections: meter
-                .i64_up_down_counter("relay.connections")
-                .with_description("Connections now, by transport.")
-                .build(),
-            ends: meter
-                .u64_counter("relay.connection.ends")
-                .with_description("Connections that ended, by transport and reason.")
-                .build(),
-            deliveries: meter
-                .u64_counter("relay.deliveries")
-                .with_description("Events written to sockets, by transport.")
-                .build(),
-            delivered: meter
-                .u64_counter("relay.delivered")
-                .with_unit("By")
-                .with_description(
-                    "Results written to sockets, without what transports put around them, by transport.",
-                )
-                .build(),
-            latency: meter
-                .f64_histogram("relay.delivery.latency")
-                .with_unit("s")
-                .with_boundaries(LATENCY_BUCKETS.to_vec())
-                .with_description(
-                    "From the topic's acknowledgement of an event to its write to a socket, by write.",
-                )
-                .build(),
-            refusals: Refusals::new(meter),
-        };
-        instruments.begin();
+        let instruments = Instruments::new(meter);
         let limit = settings.max_connections as u64;
         meter
             .u64_observable_gauge("relay.connections.limit")
@@ -232,14 +115,14 @@ impl Connections {
     ///
     /// # Errors
     /// [`End::Full`], [`End::Crowded`] or [`End::Drained`].
-    pub fn enter(&self, transport: &'static str, peer: Option<&Peer>) -> Result<Guard, End> {
-        let transport = [KeyValue::new("transport", transport)];
+    pub fn enter(&self, transport: Transport, peer: Option<&Peer>) -> Result<Guard, End> {
+        let labels = [KeyValue::new("transport", transport.name())];
         let entered = match self.drain.asked.is_cancelled() {
             true => Err(End::Drained),
             false => self.count.enter(peer.map(Peer::address)),
         };
-        let address = entered.inspect_err(|end| self.instruments.end(&transport, end))?;
-        self.instruments.connections.add(1, &transport);
+        let address = entered.inspect_err(|end| self.instruments.end(&labels, end))?;
+        self.instruments.connections.add(1, &labels);
         Ok(Guard {
             count: self.count.clone(),
             address,
@@ -247,6 +130,7 @@ impl Connections {
             roll: self.roll.clone(),
             slot: None,
             transport,
+            labels,
             end: End::Lost,
             deliveries: AtomicU64::new(0),
             since: Instant::now(),
@@ -287,28 +171,6 @@ impl Connections {
     }
 }
 
-impl Instruments {
-    /// From the beginning: an autoscaler takes a gauge that does not exist for one that is broken, and the first increase of
-    /// a counter would be none to whoever watches it.
-    fn begin(&self) {
-        for transport in TRANSPORTS {
-            let transport = KeyValue::new("transport", transport);
-            self.connections.add(0, std::slice::from_ref(&transport));
-            self.deliveries.add(0, std::slice::from_ref(&transport));
-            for end in [End::Lost, End::Dead, End::Slow, End::Full, End::Crowded] {
-                self.ends.add(0, &[transport.clone(), KeyValue::new("reason", end.reason())]);
-            }
-        }
-    }
-
-    fn end(&self, transport: &[KeyValue; 1], end: &End) {
-        self.ends.add(1, &[transport[0].clone(), KeyValue::new("reason", end.reason())]);
-        if let Some(limit) = end.limit() {
-            self.refusals.count(limit);
-        }
-    }
-}
-
 /// Longer than any connection lives.
 const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -325,7 +187,8 @@ pub struct Guard {
     instruments: Arc<Instruments>,
     roll: Arc<Roll>,
     slot: Option<usize>,
-    transport: [KeyValue; 1],
+    transport: Transport,
+    labels: [KeyValue; 1],
     end: End,
     since: Instant,
     /// How many events it was told of.
@@ -338,8 +201,8 @@ pub struct Guard {
 
 impl Guard {
     /// Puts the connection on the roll, with the queue of what it is told.
-    pub fn attach(&mut self, transport: &'static str, outbox: Arc<Outbox>) {
-        self.slot = Some(self.roll.insert(transport, outbox));
+    pub fn attach(&mut self, outbox: Arc<Outbox>) {
+        self.slot = Some(self.roll.insert(self.transport, outbox));
     }
 
     /// Says why the connection ends. Without a word it was lost.
@@ -367,15 +230,15 @@ impl Guard {
         let published = deliveries.iter().find_map(|delivery| delivery.result.published);
         if let Some(published) = published {
             let latency = published.elapsed().unwrap_or_default();
-            self.instruments.latency.record(latency.as_secs_f64(), &self.transport);
+            self.instruments.latency.record(latency.as_secs_f64(), &self.labels);
         }
         let bytes: usize = deliveries.iter().map(|delivery| delivery.result.payload.len()).sum();
-        self.instruments.deliveries.add(deliveries.len() as u64, &self.transport);
-        self.instruments.delivered.add(bytes as u64, &self.transport);
+        self.instruments.deliveries.add(deliveries.len() as u64, &self.labels);
+        self.instruments.delivered.add(bytes as u64, &self.labels);
         self.deliveries.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
         self.roll.delivered(self.slot, deliveries.last());
         for trace in deliveries.iter().filter_map(|delivery| delivery.result.trace.as_ref()) {
-            trace.delivered(self.transport[0].value.as_str().as_ref());
+            trace.delivered(self.transport.name());
         }
     }
 }
@@ -386,10 +249,10 @@ impl Drop for Guard {
         if let Some(slot) = self.slot {
             self.roll.remove(slot);
         }
-        self.instruments.connections.add(-1, &self.transport);
-        self.instruments.end(&self.transport, &self.end);
+        self.instruments.connections.add(-1, &self.labels);
+        self.instruments.end(&self.labels, &self.end);
         let (reason, seconds) = (self.end.reason(), self.since.elapsed().as_secs_f64());
         let deliveries = *self.deliveries.get_mut();
-        tracing::info!(transport = %self.transport[0].value, reason, seconds, deliveries, "connection ended");
+        tracing::info!(transport = self.transport.name(), reason, seconds, deliveries, "connection ended");
     }
 }

@@ -17,12 +17,12 @@ use axum::{
 
 use super::{
     Site,
-    negotiate::{Accept, Answer},
+    negotiate::{Accept, Form},
     refusal::{Refusal, headers, json},
     request,
     serve::Peer,
     sse::reservation,
-    stream::{self, Opening},
+    stream::{self, Caller},
     ws,
 };
 use crate::{
@@ -56,7 +56,7 @@ async fn run(site: Arc<Site>, request: Request, accept: &Accept) -> Result<Respo
         (&Method::PUT, _) => reservation::reserve(site, request).await,
         (&Method::DELETE, token) => reservation::stop(&site, request, &token.unwrap_or_default()).await,
         (&Method::POST, Some(token)) => reservation::submit(&site, request, &token).await,
-        (&Method::GET, Some(token)) if accept.stream() == Some(Answer::EventStream) => {
+        (&Method::GET, Some(token)) if accept.stream() == Some(Form::EventStream) => {
             reservation::open(&site, request, &token).await
         }
         (&Method::GET | &Method::HEAD | &Method::POST, _) => execute(site, request, accept).await,
@@ -81,7 +81,7 @@ async fn execute(site: Arc<Site>, request: Request, accept: &Accept) -> Result<R
     match prepared.kind {
         OperationType::Subscription => {
             let format = accept.stream().and_then(stream::format).ok_or_else(|| Refusal::bad(TRANSPORTS))?;
-            stream::open(site, format, prepared, Opening { pass, after, peer }).await
+            stream::open(site, format, prepared, Caller { pass, after, peer }).await
         }
         OperationType::Mutation if !may_change => {
             let text = "send mutations by POST";
@@ -99,14 +99,14 @@ fn not_acceptable() -> Refusal {
 
 /// One result. With the older media type everything that was understood is a 200, since clients cannot tell our other
 /// statuses from a proxy's. A stream's client cannot read a status, so only what cannot be parsed has one.
-fn result(form: Answer, response: async_graphql::Response) -> Response {
+fn result(form: Form, response: async_graphql::Response) -> Response {
     let body = Body::from(&response);
     match (body.refusal(), form, stream::format(form)) {
         (Some(Code::ParseFailed | Code::BadRequest), _, Some(_)) => {
             json(StatusCode::BAD_REQUEST, None, &body)
         }
         (_, _, Some(format)) => stream::once(format, &response),
-        (Some(refusal), Answer::GraphqlResponseJson, _) => json(status(refusal), Some(form), &body),
+        (Some(refusal), Form::GraphqlResponseJson, _) => json(status(refusal), Some(form), &body),
         (Some(_), ..) => json(StatusCode::OK, Some(form), &body),
         (None, ..) => (headers(Some(form)), GraphQLResponse::from(response)).into_response(),
     }

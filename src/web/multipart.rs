@@ -5,10 +5,7 @@
 
 use std::time::Duration;
 
-use super::stream::Format;
-
-/// The name of this transport in metrics.
-pub(super) const TRANSPORT: &str = "multipart";
+use super::{stream::Format, transport::Transport};
 
 /// Results as parts.
 pub(super) const PARTS: &dyn Format = &Parts;
@@ -22,8 +19,8 @@ const HEARTBEAT: &str = "\r\ncontent-type: application/json\r\n\r\n{}\r\n--graph
 struct Parts;
 
 impl Format for Parts {
-    fn transport(&self) -> &'static str {
-        TRANSPORT
+    fn transport(&self) -> Transport {
+        Transport::Multipart
     }
 
     fn content_type(&self) -> &'static str {

@@ -10,7 +10,7 @@ use axum::http::{
 
 /// A form that an answer can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Form {
     /// `application/graphql-response+json`: the status says whether the request was run.
     GraphqlResponseJson,
     /// `application/json`: what was understood is answered with 200.
@@ -22,9 +22,8 @@ pub enum Answer {
 }
 
 /// In the order in which ties are decided. JSON is first because the audits of graphql-http want it for `*/*`.
-const RESULT: [Answer; 4] =
-    [Answer::Json, Answer::GraphqlResponseJson, Answer::EventStream, Answer::Multipart];
-const STREAM: [Answer; 2] = [Answer::EventStream, Answer::Multipart];
+const RESULT: [Form; 4] = [Form::Json, Form::GraphqlResponseJson, Form::EventStream, Form::Multipart];
+const STREAM: [Form; 2] = [Form::EventStream, Form::Multipart];
 
 /// What a client accepts.
 #[derive(Debug)]
@@ -55,19 +54,19 @@ impl Accept {
 
     /// How to answer with one result; `None` if the client accepts nothing that we have.
     #[must_use]
-    pub fn result(&self) -> Option<Answer> {
+    pub fn result(&self) -> Option<Form> {
         // The specification's default changed in 2025, but its audits and the clients that say nothing are older.
-        self.best(&RESULT, Answer::Json)
+        self.best(&RESULT, Form::Json)
     }
 
     /// How to answer with many results; `None` if the client accepts no stream that we have. It has to name one.
     #[must_use]
-    pub fn stream(&self) -> Option<Answer> {
+    pub fn stream(&self) -> Option<Form> {
         self.ranges.as_ref()?;
-        self.best(&STREAM, Answer::EventStream)
+        self.best(&STREAM, Form::EventStream)
     }
 
-    fn best(&self, answers: &[Answer], unasked: Answer) -> Option<Answer> {
+    fn best(&self, answers: &[Form], unasked: Form) -> Option<Form> {
         let Some(ranges) = &self.ranges else { return Some(unasked) };
         let weighed = answers.iter().filter_map(|&answer| {
             let (place, range) = most_specific(ranges, answer)?;
@@ -75,14 +74,14 @@ impl Accept {
         });
         // The heaviest; of these the first that the client names; of these the first of ours. A stream only takes one
         // result if nothing else is accepted.
-        let key = |&(answer, weight, place): &(Answer, u16, usize)| {
+        let key = |&(answer, weight, place): &(Form, u16, usize)| {
             (answers.len() == RESULT.len() && answer.is_stream(), u16::MAX - weight, place)
         };
         weighed.min_by_key(key).map(|(answer, ..)| answer)
     }
 }
 
-impl Answer {
+impl Form {
     /// Whether it carries many results.
     #[must_use]
     pub const fn is_stream(self) -> bool {
@@ -110,7 +109,7 @@ impl Answer {
     }
 }
 
-fn most_specific(ranges: &[Range], answer: Answer) -> Option<(usize, &Range)> {
+fn most_specific(ranges: &[Range], answer: Form) -> Option<(usize, &Range)> {
     let fits =
         ranges.iter().enumerate().filter_map(|(place, range)| Some((answer.fit(range)?, place, range)));
     fits.reduce(|best, next| if next.0 > best.0 { next } else { best })
@@ -177,7 +176,7 @@ fn is_utf8(charset: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer::*, *};
+    use super::{Form::*, *};
 
     fn accept(values: &[&str]) -> Accept {
         let mut headers = HeaderMap::new();

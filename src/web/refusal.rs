@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{connection::End, negotiate::Answer};
+use super::{connection::End, negotiate::Form};
 use crate::{
     auth::AuthError,
     graphql::error::{Body, Code, Error},
@@ -72,7 +72,7 @@ impl Refusal {
 
     /// The response, in a form that the client accepts if there is one.
     #[must_use]
-    pub fn answer(self, form: Option<Answer>) -> Response {
+    pub fn answer(self, form: Option<Form>) -> Response {
         let body = self.error.response();
         let mut response = json(self.status, form, &Body::from(&body));
         response.headers_mut().extend(self.header);
@@ -97,14 +97,14 @@ impl From<AuthError> for Refusal {
 }
 
 /// A GraphQL response as one JSON body.
-pub(super) fn json(status: StatusCode, form: Option<Answer>, body: &Body<'_>) -> Response {
+pub(super) fn json(status: StatusCode, form: Option<Form>, body: &Body<'_>) -> Response {
     (status, headers(form), Json(body)).into_response()
 }
 
 /// The headers of every answer that is one JSON body.
-pub(super) const fn headers(form: Option<Answer>) -> [(HeaderName, &'static str); 3] {
+pub(super) const fn headers(form: Option<Form>) -> [(HeaderName, &'static str); 3] {
     let media_type = match form {
-        Some(Answer::GraphqlResponseJson) => "application/graphql-response+json; charset=utf-8",
+        Some(Form::GraphqlResponseJson) => "application/graphql-response+json; charset=utf-8",
         _ => "application/json; charset=utf-8",
     };
     // What is answered depends on who asks, and on how.

@@ -139,10 +139,10 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
     let result = loop {
         select! {
             result = &mut served => break result,
-            Some(opening) = streams.recv() => {
+            Some(takeover) = streams.recv() => {
                 // An answer before, to a client that pipelines and does not read, is lost with hyper's buffer.
                 if let Some(parts) = served.into_parts() {
-                    opening.give(parts.io.into_inner());
+                    takeover.give(parts.io.into_inner());
                 }
                 return;
             }
@@ -175,13 +175,13 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// A response that is a stream, and whose socket is wanted for it.
-struct Opening {
+struct Takeover {
     handover: Handover,
     head: response::Parts,
     version: Version,
 }
 
-impl Opening {
+impl Takeover {
     fn give(self, stream: TcpStream) {
         let Self { handover, head, version } = self;
         handover.give(Line::new(stream, version, head.status, head.headers));
@@ -193,7 +193,7 @@ async fn answer(
     mut request: Request<Incoming>,
     peer: Peer,
     mut router: Router,
-    desk: mpsc::Sender<Box<Opening>>,
+    desk: mpsc::Sender<Box<Takeover>>,
 ) -> Result<Response, Infallible> {
     let (version, has_body) = (request.version(), request.method() != Method::HEAD);
     let turns = peer.place.turns.clone();
@@ -204,7 +204,7 @@ async fn answer(
         Some(handover) if has_body => {
             let (head, _) = response.into_parts();
             // There is room for the one answer that a socket waits for.
-            let _ = desk.send(Box::new(Opening { handover, head, version })).await;
+            let _ = desk.send(Box::new(Takeover { handover, head, version })).await;
             future::pending().await
         }
         _ => {

@@ -7,10 +7,7 @@ pub mod reservation;
 
 use std::time::Duration;
 
-use super::stream::Format;
-
-/// The name of this transport in metrics.
-pub(super) const TRANSPORT: &str = "sse";
+use super::{stream::Format, transport::Transport};
 
 /// Results as events.
 pub(super) const EVENTS: &dyn Format = &Events;
@@ -21,8 +18,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(12);
 struct Events;
 
 impl Format for Events {
-    fn transport(&self) -> &'static str {
-        TRANSPORT
+    fn transport(&self) -> Transport {
+        Transport::Sse
     }
 
     fn content_type(&self) -> &'static str {

@@ -21,7 +21,8 @@ use axum::{
 use futures_util::stream;
 
 use super::{
-    Site, connection::End, multipart::PARTS, negotiate::Answer, refusal::Refusal, serve::Peer, sse::EVENTS,
+    Site, connection::End, multipart::PARTS, negotiate::Form, refusal::Refusal, serve::Peer, sse::EVENTS,
+    transport::Transport,
 };
 use crate::{
     auth::Pass,
@@ -36,8 +37,8 @@ pub(super) use self::{
 
 /// What a transport writes around results. Everything is appended to the chunk.
 pub trait Format: Sync {
-    /// The name of the transport in metrics.
-    fn transport(&self) -> &'static str;
+    /// Which transport it is.
+    fn transport(&self) -> Transport;
 
     /// The media type of the body.
     fn content_type(&self) -> &'static str;
@@ -63,11 +64,11 @@ pub trait Format: Sync {
 }
 
 /// How many results go out in this form; `None` if it has only one.
-pub(super) const fn format(form: Answer) -> Option<&'static dyn Format> {
+pub(super) const fn format(form: Form) -> Option<&'static dyn Format> {
     match form {
-        Answer::EventStream => Some(EVENTS),
-        Answer::Multipart => Some(PARTS),
-        Answer::Json | Answer::GraphqlResponseJson => None,
+        Form::EventStream => Some(EVENTS),
+        Form::Multipart => Some(PARTS),
+        Form::Json | Form::GraphqlResponseJson => None,
     }
 }
 
@@ -86,7 +87,7 @@ pub(super) fn once(format: &'static dyn Format, response: &GraphQLResponse) -> R
 }
 
 /// Who opens a stream, and from where on.
-pub(super) struct Opening {
+pub(super) struct Caller {
     pub(super) pass: Pass,
     /// The cursor to resume from, if not the document's own.
     pub(super) after: Option<String>,
@@ -98,7 +99,7 @@ pub(super) async fn open(
     site: Arc<Site>,
     format: &'static dyn Format,
     prepared: Prepared,
-    Opening { pass, after, peer }: Opening,
+    Caller { pass, after, peer }: Caller,
 ) -> Result<Response, Refusal> {
     let guard = site.connections.enter(format.transport(), peer.as_ref());
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;

@@ -1,7 +1,8 @@
 //! WebSockets: the way in, and the task of one connection from its first byte to its end.
 //!
 //! From the bottom up: [`frame`] reads and writes the frames of RFC 6455, [`handshake`] opens a connection, [`socket`] moves
-//! its bytes, [`protocol`] knows the subprotocols, and the driver joins them to the engine. The stack is our own because
+//! its bytes, [`protocol`] knows the subprotocols, and the driver joins them to the engine. A frame is a piece of what
+//! travels; a message, here alone, is what RFC 6455 calls one: frames put together. The stack is our own because
 //! the common ones keep buffers for each connection, and an idle one shall cost as little as its task.
 
 mod driver;
@@ -28,11 +29,9 @@ use super::{
     http,
     refusal::Refusal,
     serve::Peer,
+    transport::Transport,
 };
 use crate::graphql::error::Code;
-
-/// The name of this transport in metrics.
-pub const TRANSPORT: &str = "ws";
 
 /// How long a peer may take to answer our close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,7 +57,7 @@ pub(super) fn accept(site: &Arc<Site>, mut request: Request) -> Response {
     };
     let response = handshake.response();
     let (peer, tasks) = (Peer::of(request.extensions()), site.connections.tasks());
-    match site.connections.enter(TRANSPORT, peer) {
+    match site.connections.enter(Transport::WebSocket, peer) {
         Ok(guard) => {
             let arrival = Arrival { site: site.clone(), guard, authorization };
             tasks.spawn(arrival.open(handshake));
@@ -100,14 +99,14 @@ impl Arrival {
         let dialect = handshake.subprotocol.and_then(Dialect::parse);
         let Some(mut socket) = upgraded(handshake).await else { return };
         let Some(dialect) = dialect else {
-            let close = Close::new(4406, "Subprotocol not acceptable");
+            let close = Close::BAD_SUBPROTOCOL;
             goodbye(&mut socket, Some(&close), true).await;
             return self.guard.end(End::Refused(close));
         };
         let Self { site, mut guard, authorization } = self;
         let tasks = site.connections.tasks().clone();
         let mut connection = Connection::new(site, socket, dialect, authorization);
-        guard.attach(TRANSPORT, connection.outbox.clone());
+        guard.attach(connection.outbox.clone());
         // A task of its own: this one's is as large as its way here, and a connection lives long.
         tasks.spawn(async move {
             let end = connection.run(&guard).await;

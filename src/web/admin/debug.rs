@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
 use super::super::Site;
-use crate::{audience::Viewer, auth::jwt::Secret, hub::Answer};
+use crate::{audience::Viewer, auth::secret::Secret, hub::Answer};
 
 /// The most rows of an answer.
 const MAX_ROWS: usize = 1_000;
@@ -56,7 +56,7 @@ pub async fn connections(State(site): State<Arc<Site>>, Query(asked): Query<Aske
         let viewer = viewers.get(&Arc::as_ptr(&entry.outbox));
         json!({
             "viewer": viewer.map(|viewer| names.show(&viewer.user)),
-            "transport": entry.transport,
+            "transport": entry.transport.name(),
             "age_seconds": entry.since.elapsed().as_secs_f64(),
             "watchers": entry.outbox.watchers(),
             "interests": viewer.map(|viewer| names.show_all(viewer.interests.keys())),

@@ -1,7 +1,8 @@
 //! [`Roll`]: who is connected, for those who ask from outside.
 //!
 //! Connections put themselves on it when they begin and are taken off when they end. No event touches it, so that what is
-//! shown of them costs nothing but the time of whoever looks.
+//! shown of them costs nothing but the time of whoever looks; unless operators may ask where each client stands, which each
+//! write then notes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,13 +10,10 @@ use opentelemetry::{KeyValue, metrics::Meter};
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::super::{multipart, sse, ws};
+use super::super::transport::Transport;
 use crate::hub::{Delivery, Outbox};
 
-/// Every transport, as metrics name it.
-pub(super) const TRANSPORTS: [&str; 3] = [ws::TRANSPORT, sse::TRANSPORT, multipart::TRANSPORT];
-
-/// Who is connected, for whoever asks from outside: nothing that an event passes looks at it.
+/// Who is connected, for whoever asks from outside.
 pub(super) struct Roll {
     entries: Mutex<Slab<Entry>>,
     /// Whether somebody may ask where each client stands.
@@ -26,7 +24,7 @@ pub(super) struct Roll {
 #[derive(Clone)]
 pub struct Entry {
     /// How it is connected.
-    pub transport: &'static str,
+    pub transport: Transport,
     /// What waits for it.
     pub outbox: Arc<Outbox>,
     /// When it came.
@@ -47,8 +45,8 @@ impl Roll {
             let gauge = meter.u64_observable_gauge(name).with_unit(unit).with_description(description);
             gauge
                 .with_callback(move |gauge| {
-                    for (transport, sum) in TRANSPORTS.into_iter().zip(roll.sum(value)) {
-                        gauge.observe(sum, &[KeyValue::new("transport", transport)]);
+                    for (transport, sum) in Transport::ALL.into_iter().zip(roll.sum(value)) {
+                        gauge.observe(sum, &[KeyValue::new("transport", transport.name())]);
                     }
                 })
                 .build();
@@ -62,7 +60,7 @@ impl Roll {
         );
     }
 
-    pub(super) fn insert(&self, transport: &'static str, outbox: Arc<Outbox>) -> usize {
+    pub(super) fn insert(&self, transport: Transport, outbox: Arc<Outbox>) -> usize {
         self.entries().insert(Entry { transport, outbox, since: Instant::now(), cursor: None })
     }
 
@@ -93,12 +91,10 @@ impl Roll {
     }
 
     /// What the connections of each transport add up to.
-    fn sum(&self, value: impl Fn(&Outbox) -> usize) -> [u64; TRANSPORTS.len()] {
-        let mut sums = [0; TRANSPORTS.len()];
+    fn sum(&self, value: impl Fn(&Outbox) -> usize) -> [u64; Transport::ALL.len()] {
+        let mut sums = [0; Transport::ALL.len()];
         for (_, entry) in self.entries().iter() {
-            if let Some(at) = TRANSPORTS.iter().position(|transport| *transport == entry.transport) {
-                sums[at] += value(&entry.outbox) as u64;
-            }
+            sums[entry.transport as usize] += value(&entry.outbox) as u64;
         }
         sums
     }

@@ -81,7 +81,7 @@ impl Stream {
         pass: &Pass,
     ) -> Self {
         let outbox = Outbox::new(site.settings.queue_bytes);
-        guard.attach(format.transport(), outbox.clone());
+        guard.attach(outbox.clone());
         let expires = expiry(pass.expires);
         Self {
             outbox,

@@ -45,7 +45,7 @@ impl Connection {
             }
             Action::Close(close) => Err(End::Refused(close)),
             Action::Terminate => {
-                self.last_word = Some(Close::new(1000, ""));
+                self.last_word = Some(Close::NORMAL);
                 Err(End::Left)
             }
         }

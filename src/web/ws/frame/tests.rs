@@ -4,7 +4,7 @@ use std::iter;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{decoder::unmask, *};
 
 /// More than one byte of length, and a number that is easy to be wrong about.
 const LIMIT: usize = 1_000;

@@ -1,6 +1,6 @@
-//! [`Close`]: how the server ends a WebSocket, and the close codes of graphql-transport-ws in one place.
+//! [`Close`]: how the server ends a WebSocket, and every code that it sends, those of broken frames aside.
 //!
-//! Stock clients come back after 4403 and 4408 only, so no other of these codes may stand for what passes by itself.
+//! Stock clients come back after 1012, 1013, 4403 and 4408, so no other code may stand for what passes by itself.
 
 use std::borrow::Cow;
 
@@ -20,6 +20,22 @@ impl Close {
     /// Stands for a close without a code, and is never sent (RFC 6455, 7.4.1).
     pub const NO_CODE: u16 = 1005;
 
+    /// As the client wishes.
+    pub(in crate::web) const NORMAL: Self = Self::new(1000, "");
+    /// A message over the limit.
+    pub(in crate::web) const TOO_BIG: Self = Self::new(1009, "message too big");
+    /// The pod drains.
+    pub(in crate::web) const DRAINED: Self = Self::new(1012, "service restart");
+    /// The client did not read what was meant for it.
+    pub(in crate::web) const SLOW: Self = Self::new(1013, "too slow");
+    /// There is no room.
+    pub(in crate::web) const FULL: Self = Self::new(1013, "too many connections");
+    /// There is no room for another from this address.
+    pub(in crate::web) const CROWDED: Self = Self::new(1013, "too many connections from this address");
+    /// The token is not good any more.
+    pub(in crate::web) const EXPIRED: Self = Self::new(4403, "token expired");
+    /// No subprotocol that we speak.
+    pub(in crate::web) const BAD_SUBPROTOCOL: Self = Self::new(4406, "Subprotocol not acceptable");
     /// An operation before the acknowledgement.
     pub(super) const UNAUTHORIZED: Self = Self::new(4401, "Unauthorized");
     /// No `connection_init` in time.
