@@ -75,7 +75,7 @@ impl Broker {
     fn topic(&self) -> String {
         match self {
             Self::Memory(_) => "memory:".to_owned(),
-            Self::PubSub(settings) => format!("projects/{}/topics/{}", settings.project, settings.topic),
+            Self::PubSub(settings) => settings.topic_name(),
         }
     }
 }

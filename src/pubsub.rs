@@ -104,6 +104,12 @@ impl Clients {
 }
 
 impl Settings {
+    /// The topic's full name.
+    #[must_use]
+    pub fn topic_name(&self) -> String {
+        format!("projects/{}/topics/{}", self.project, self.topic)
+    }
+
     /// Where the emulator is, and whom it takes us for.
     fn stand_in(&self) -> Option<(String, Credentials)> {
         let host = self.emulator.as_ref()?;
