@@ -98,6 +98,10 @@ pub trait Feed: Send + 'static {
     /// The way to ask it for a new life, when it says that it is open and nothing comes.
     fn reopen(&self) -> Reopen;
 
+    /// Whether a life of it brings what was published before that life began, as far as the topic still has it. For a feed
+    /// that is open.
+    fn reaches_back(&self) -> bool;
+
     /// Ends the feed and leaves nothing behind at the broker. Unbounded: callers put their own limit on it.
     async fn close(&mut self);
 }
@@ -107,6 +111,8 @@ pub trait Feed: Send + 'static {
 pub struct Received {
     /// The event in it, or why there is none.
     pub event: Result<Event, Undecodable>,
+    /// The broker's own name for it, for the log; empty where there is none.
+    pub message_id: String,
     /// Must be called once the event was handed over, also for a message without an event.
     pub ack: Ack,
 }
@@ -149,14 +155,6 @@ pub enum FeedState {
     Open(Arc<str>),
     /// It has ended, for good.
     Closed,
-}
-
-impl FeedState {
-    /// Whether it is open.
-    #[must_use]
-    pub const fn is_open(&self) -> bool {
-        matches!(self, Self::Open(_))
-    }
 }
 
 /// Asks a feed for a new life. Clones ask the same feed.

@@ -74,7 +74,7 @@ impl Relay {
                 biased;
                 Ok(()) = state.changed() => self.follow(&mut state),
                 received = feed.next() => {
-                    let Some(Received { event, ack }) = received else { return };
+                    let Some(Received { event, ack, .. }) = received else { return };
                     match event {
                         Ok(event) => self.hear(event).await,
                         Err(undecodable) => self.counters.reject(undecodable.reason()),

@@ -208,7 +208,7 @@ impl Feed for MemoryFeed {
             let taken = self.topic.log().take(self.number);
             if let Some(event) = taken {
                 self.topic.moved.notify_one();
-                return Some(Received { event: Ok(event), ack: Ack::none() });
+                return Some(Received { event: Ok(event), message_id: String::new(), ack: Ack::none() });
             }
             grown.await;
         }
@@ -221,6 +221,10 @@ impl Feed for MemoryFeed {
     fn reopen(&self) -> Reopen {
         // Nobody hears it: a log in the same process is not lost sight of.
         Reopen::default()
+    }
+
+    fn reaches_back(&self) -> bool {
+        true
     }
 
     async fn close(&mut self) {

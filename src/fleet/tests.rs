@@ -105,7 +105,7 @@ struct Fragile {
 impl Feed for Fragile {
     async fn next(&mut self) -> Option<Received> {
         let event = self.events.recv().await?;
-        Some(Received { event: Ok(event), ack: crate::broker::Ack::none() })
+        Some(Received { event: Ok(event), message_id: String::new(), ack: crate::broker::Ack::none() })
     }
 
     fn state(&self) -> watch::Receiver<FeedState> {
@@ -114,6 +114,10 @@ impl Feed for Fragile {
 
     fn reopen(&self) -> Reopen {
         self.reopen.clone()
+    }
+
+    fn reaches_back(&self) -> bool {
+        true
     }
 
     async fn close(&mut self) {}
