@@ -172,6 +172,28 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test]
+    async fn a_topic_that_does_not_answer_is_given_up_in_time_and_asked_anew() {
+        // Lets in whoever comes, and says nothing.
+        let silence = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let publisher = Publisher::connect(Settings {
+            project: "p-1".to_owned(),
+            topic: "events".to_owned(),
+            pod: "pod".to_owned(),
+            emulator: Some(silence.local_addr().unwrap().to_string()),
+            replay_window: Duration::from_secs(600),
+        });
+        let publisher = publisher.await.unwrap();
+        let began = Instant::now();
+        let event = Event::new("/test".into(), "k", None, "{}".into());
+        assert!(matches!(publisher.publish(&event).await, Err(PublishError::TimedOut)));
+        // The client's answer is due by then.
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert_eq!(publisher.current().number, 0, "nobody waited for a new one");
+        let numbers = [publisher.client().await.0, publisher.client().await.0];
+        assert_eq!(numbers, [1, 1]);
+    }
+
     #[test]
     fn an_authors_lane_never_changes() {
         let lanes = ["", "1", "2", "3", "4", "/pods/a"].map(lane_of);
