@@ -11,14 +11,21 @@ use async_trait::async_trait;
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::event::{Event, cloudevent::Undecodable};
+use crate::event::{
+    Event,
+    cloudevent::{self, Undecodable},
+};
 
 /// The largest payload of an event, in bytes. Pub/Sub takes 10,000,000 with attributes and framing; one that is larger
 /// would be refused there, with all that shares its batch.
 pub const MAX_DATA_BYTES: usize = 9_000_000;
 
-/// How long [`Publish::publish`] may take before it gives up.
-pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long [`Publish::publish`] may take before it gives up: the client's answer is due within 5 s, and the rest of its way
+/// takes time too.
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_millis(4_500);
+
+/// The least that Pub/Sub retains, for a topic and for a subscription.
+pub const MIN_RETENTION: Duration = Duration::from_secs(600);
 
 /// The way out: events to the topic.
 #[async_trait]
@@ -42,11 +49,40 @@ pub enum PublishError {
     #[error("too many events in flight")]
     Overloaded,
     /// No acknowledgement in time. Retry if a repeat does no harm.
-    #[error("topic did not acknowledge within {} s", PUBLISH_TIMEOUT.as_secs())]
+    #[error("topic did not acknowledge within {} s", PUBLISH_TIMEOUT.as_secs_f64())]
     TimedOut,
     /// The topic refused it or cannot be reached. Retry if a repeat does no harm.
     #[error("topic unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl PublishError {
+    /// What became of the event, as metrics say it, in the order of the variants.
+    pub const REASONS: [&'static str; 4] = ["invalid", "overloaded", "timed_out", "unavailable"];
+
+    /// The cause as a metric's label, one of [`REASONS`](Self::REASONS).
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        let [invalid, overloaded, timed_out, unavailable] = Self::REASONS;
+        match self {
+            Self::Invalid(_) => invalid,
+            Self::Overloaded => overloaded,
+            Self::TimedOut => timed_out,
+            Self::Unavailable(_) => unavailable,
+        }
+    }
+}
+
+/// Refuses what Pub/Sub and its readers would refuse.
+///
+/// # Errors
+/// [`PublishError::Invalid`].
+pub fn check(event: &Event) -> Result<(), PublishError> {
+    if event.data.is_empty() || event.data.len() > MAX_DATA_BYTES {
+        let text = format!("{} bytes of data; it must have 1 to {MAX_DATA_BYTES}", event.data.len());
+        return Err(PublishError::Invalid(text));
+    }
+    cloudevent::check(event).map_err(|error| PublishError::Invalid(error.to_string()))
 }
 
 /// The way in: a pod's own view of the topic.
@@ -62,6 +98,10 @@ pub trait Feed: Send + 'static {
     /// The way to ask it for a new life, when it says that it is open and nothing comes.
     fn reopen(&self) -> Reopen;
 
+    /// Whether a life of it brings what was published before that life began, as far as the topic still has it. For a feed
+    /// that is open.
+    fn reaches_back(&self) -> bool;
+
     /// Ends the feed and leaves nothing behind at the broker. Unbounded: callers put their own limit on it.
     async fn close(&mut self);
 }
@@ -71,6 +111,8 @@ pub trait Feed: Send + 'static {
 pub struct Received {
     /// The event in it, or why there is none.
     pub event: Result<Event, Undecodable>,
+    /// The broker's own name for it, for the log; empty where there is none.
+    pub message_id: String,
     /// Must be called once the event was handed over, also for a message without an event.
     pub ack: Ack,
 }
@@ -115,14 +157,6 @@ pub enum FeedState {
     Closed,
 }
 
-impl FeedState {
-    /// Whether it is open.
-    #[must_use]
-    pub const fn is_open(&self) -> bool {
-        matches!(self, Self::Open(_))
-    }
-}
-
 /// Asks a feed for a new life. Clones ask the same feed.
 #[derive(Clone, Debug)]
 pub struct Reopen(watch::Sender<Option<Arc<str>>>);
@@ -145,5 +179,24 @@ impl Reopen {
         let mut asked = self.0.subscribe();
         // An error says that the sender is gone, which it cannot be: we hold it.
         let _ = asked.wait_for(|asked| asked.as_deref() == Some(life)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn what_the_topic_would_refuse_is_refused_before() {
+        let event = |data: Bytes| Event::new("/test".into(), "k", None, data);
+        let is_invalid = |event: &Event| matches!(check(event), Err(PublishError::Invalid(_)));
+        assert!(check(&event(vec![b'x'; MAX_DATA_BYTES].into())).is_ok());
+        assert!(is_invalid(&event(vec![b'x'; MAX_DATA_BYTES + 1].into())));
+        assert!(is_invalid(&event(Bytes::new())));
+        let mut long = event(Bytes::from_static(b"{}"));
+        long.author = Some("x".repeat(1_025).into());
+        assert!(is_invalid(&long));
     }
 }

@@ -32,7 +32,7 @@ use self::{
     hearing::Hearing,
 };
 use crate::{
-    broker::{FeedState, Publish, Reopen},
+    broker::{FeedState, Publish, PublishError, Reopen},
     event::{Event, PULSE},
 };
 
@@ -283,8 +283,16 @@ impl Fleet {
         self.0.pulses.add(1, &[KeyValue::new("outcome", label)]);
         let mut state = self.state();
         state.failure = outcome.as_ref().err().map(ToString::to_string);
-        if let Some(own) = state.on_the_way.iter_mut().find(|own| own.id == event.id) {
-            own.taken = outcome.is_ok().then(Instant::now);
+        match &outcome {
+            Ok(()) => {
+                if let Some(own) = state.on_the_way.iter_mut().find(|own| own.id == event.id) {
+                    own.taken = Some(Instant::now());
+                }
+            }
+            // It may be on its way all the same.
+            Err(PublishError::TimedOut) => {}
+            // It is not, and says nothing of the feed.
+            Err(_) => state.on_the_way.retain(|own| own.id != event.id),
         }
         outcome
             .map_err(|error| tracing::warn!(error = &error as &dyn std::error::Error, "pulse not published"))

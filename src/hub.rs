@@ -16,7 +16,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -47,6 +47,10 @@ const FEED_LOST: &str = "FEED_LOST";
 
 /// Why a watcher is told of a gap: the window does not reach back to where it resumes from.
 const WINDOW_EXCEEDED: &str = "WINDOW_EXCEEDED";
+
+/// By how much the first cursors are later than the pod: far less than a replay goes back. Pods that begin together on a
+/// topic that is new have its first pulses for their beginnings, and resume each other's clients.
+pub const HEAD_START: Duration = Duration::from_secs(1);
 
 /// An event as the relay understood it.
 pub struct Relayed {
@@ -102,16 +106,19 @@ struct Counts {
 struct State {
     index: Index,
     window: Window,
-    /// While the feed catches up, events come in any order: no cursor is given out that is later than this.
+    /// While the feed catches up, events come in any order: no cursor is given out that is later than this. At first it is
+    /// where the pod began: nobody was here before.
     held: Option<Cursor>,
 }
 
 impl Hub {
-    /// A hub without watchers, whose window misses nothing published since `complete_since`. It has not caught up.
+    /// A hub without watchers of a pod that began at this moment, by its own clock, which must not be ahead of the topic's
+    /// by more than four seconds: the margin of a replay, less a head start. It has not caught up.
     #[must_use]
-    pub fn new(topic: &str, bounds: Bounds, complete_since: SystemTime) -> Self {
-        let window = Window::new(bounds, complete_since);
-        let state = Mutex::new(State { held: Some(window.head().clone()), index: Index::default(), window });
+    pub fn new(topic: &str, bounds: Bounds, began: SystemTime) -> Self {
+        let window = Window::new(bounds, began.checked_sub(bounds.span).unwrap_or(SystemTime::UNIX_EPOCH));
+        let held = Some(Cursor { published: began + HEAD_START, event: Arc::default() });
+        let state = Mutex::new(State { held, index: Index::default(), window });
         Self(Arc::new(Shared {
             topic: topic.into(),
             state,
@@ -159,10 +166,9 @@ impl Hub {
 
     /// Whether the feed has brought all that was published before it was opened. While it has not, replays wait, and
     /// cursors stand still: one that runs ahead of events that are still to come would lose them.
-    pub fn catch_up(&self, is_caught_up: bool) {
+    pub fn set_caught_up(&self, is_caught_up: bool) {
         let mut state = self.state();
-        state.held =
-            (!is_caught_up).then(|| state.held.clone().unwrap_or_else(|| state.window.head().clone()));
+        state.held = (!is_caught_up).then(|| state.place().clone());
         self.0.caught_up.send_replace(is_caught_up);
     }
 
@@ -188,8 +194,7 @@ impl Hub {
             (state.index.all().cloned().collect::<Vec<_>>(), cursor)
         };
         self.0.counts.feed_lost.fetch_add(watchers.len() as u64, Ordering::Relaxed);
-        watchers.sort_unstable_by_key(|watcher| watcher.operation_address());
-        for sharing in watchers.chunk_by(|a, b| a.operation_address() == b.operation_address()) {
+        for sharing in by_operation(&mut watchers) {
             let notice = sharing[0].operation.gap(FEED_LOST, &cursor);
             let notice = Arc::new(Rendered::old(notice, cursor.clone()));
             for watcher in sharing {
@@ -207,8 +212,7 @@ impl Hub {
     /// Where the feed has come to: a client that resumes from here gets all that this pod has not seen yet.
     #[must_use]
     pub fn cursor(&self) -> String {
-        let state = self.state();
-        state.cursor(state.window.head()).encode(&self.0.topic)
+        self.state().place().encode(&self.0.topic)
     }
 
     /// Reads a cursor that any pod of this topic has given out.
@@ -237,9 +241,7 @@ impl Hub {
     /// for, once each. Returns how many that were. Calls must not overlap, or the order of events would be lost.
     pub async fn dispatch(&self, event: Event, fact: Fact, is_news: bool) -> usize {
         let Some((relayed, mut watchers)) = self.admit(event, fact, is_news) else { return 0 };
-        // Neighbours share an operation, so that each operation is executed once.
-        watchers.sort_unstable_by_key(|watcher| watcher.operation_address());
-        for sharing in watchers.chunk_by(|a, b| a.operation_address() == b.operation_address()) {
+        for sharing in by_operation(&mut watchers) {
             let Some(payload) = sharing[0].operation.render(&relayed).await else { continue };
             let result = Arc::new(Rendered::live(&relayed, payload));
             for watcher in sharing {
@@ -318,11 +320,22 @@ impl Hub {
     }
 }
 
+/// The watchers in groups that share an operation, so that each operation is executed once.
+fn by_operation(watchers: &mut [Arc<Watcher>]) -> impl Iterator<Item = &[Arc<Watcher>]> {
+    watchers.sort_unstable_by_key(|watcher| watcher.operation_address());
+    watchers.chunk_by(|a, b| a.operation_address() == b.operation_address())
+}
+
 fn position(event: &Event) -> Cursor {
     Cursor { published: event.published.unwrap_or(event.time), event: event.id.clone() }
 }
 
 impl State {
+    /// Where the feed has come to, or where cursors are held.
+    fn place(&self) -> &Cursor {
+        self.held.as_ref().unwrap_or_else(|| self.window.head())
+    }
+
     /// The position, or where cursors are held.
     fn cursor(&self, position: &Cursor) -> Cursor {
         self.held.as_ref().map_or(position, |held| held.min(position)).clone()
@@ -331,7 +344,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, time::Duration};
+    use std::collections::BTreeSet;
 
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -357,12 +370,9 @@ mod tests {
     }
 
     fn hub() -> Hub {
-        let hub = Hub::new(
-            "t",
-            Bounds { span: Duration::from_secs(600), bytes: 1 << 20 },
-            SystemTime::now() - Duration::from_secs(600),
-        );
-        hub.catch_up(true);
+        let bounds = Bounds { span: Duration::from_secs(600), bytes: 1 << 20 };
+        let hub = Hub::new("t", bounds, SystemTime::now());
+        hub.set_caught_up(true);
         hub
     }
 
@@ -413,9 +423,9 @@ mod tests {
         let viewer = viewer("1", &["a".to_owned()]);
         let _watching = watch(&hub, 1, &viewer, &outbox);
         let before = hub.read_cursor(&hub.cursor()).unwrap();
-        hub.catch_up(false);
+        hub.set_caught_up(false);
         hub.lose(&event());
-        hub.catch_up(true);
+        hub.set_caught_up(true);
         let told = outbox.take();
         assert_eq!(told.iter().map(|told| &*told.result.payload).collect::<Vec<_>>(), ["gap: FEED_LOST"]);
         assert_eq!(*told[0].result.cursor, *hub.cursor());

@@ -27,7 +27,7 @@ use crate::{
     health::Health,
     hub::{Hub, window::Bounds},
     pubsub::{self, Janitor, PubSub},
-    relay::Relay,
+    relay::{Memory, Relay},
     telemetry::{Metrics, Otlp, Refusals, Traces},
     web::{self, Connections, Reservations, Site, serve::serve},
 };
@@ -106,7 +106,7 @@ impl Broker {
     fn topic(&self) -> String {
         match self {
             Self::Memory(_) => "memory:".to_owned(),
-            Self::PubSub(settings) => format!("projects/{}/topics/{}", settings.project, settings.topic),
+            Self::PubSub(settings) => settings.topic_name(),
         }
     }
 }
@@ -159,13 +159,13 @@ impl Pod {
         );
         let health = Health::new(feed.state(), fleet.clone(), stop.unready.clone());
         health.observe(&meter);
-        let reach = SystemTime::now().checked_sub(settings.window.span).unwrap_or(SystemTime::UNIX_EPOCH);
-        let hub = Hub::new(&topic, settings.window, reach);
+        let memory = Memory { began: SystemTime::now(), window: settings.window.span };
+        let hub = Hub::new(&topic, settings.window, memory.began);
         hub.observe(&meter);
         if settings.web.debug_token.is_some() {
             hub.follow_events();
         }
-        let relay = Relay::new(domain.clone(), hub.clone(), fleet.clone(), settings.window.span, &meter);
+        let relay = Relay::new(domain.clone(), hub.clone(), fleet.clone(), memory, &meter);
         let reopen = feed.reopen();
         tasks.spawn(run_relay(relay, feed, stop.feed.clone()));
 

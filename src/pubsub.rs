@@ -110,6 +110,12 @@ impl Settings {
         admin::MAX_NAME - ".".len() * 2 - pod.len() - admin::incarnation().len()
     }
 
+    /// The topic's full name.
+    #[must_use]
+    pub fn topic_name(&self) -> String {
+        format!("projects/{}/topics/{}", self.project, self.topic)
+    }
+
     /// Where the emulator is, and whom it takes us for.
     fn stand_in(&self) -> Option<(String, Credentials)> {
         let host = self.emulator.as_ref()?;

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    fmt::Display,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -20,16 +21,19 @@ use tokio::{
 use tracing::Instrument as _;
 
 use crate::{
-    broker::{Feed, FeedState, Received},
+    broker::{Feed, FeedState, MIN_RETENTION, Received},
     contract::{Domain, Unreadable},
     event::Event,
     fleet::{Fleet, Heard, History},
-    hub::Hub,
+    hub::{HEAD_START, Hub},
     telemetry::traces,
 };
 
 /// How many event ids are remembered at most: at 1,000 events a second the whole of a 10-minute window, in about 60 MiB.
 const MAX_SEEN: usize = 600_000;
+
+/// By how much the times that a topic gives may be out of order: its servers have a clock each.
+const CLOCK_MARGIN: Duration = Duration::from_secs(30);
 
 /// Why an event is of no use, as metrics say it; the other reasons are those of its message.
 const UNKNOWN_TYPE: &str = "unknown_type";
@@ -44,24 +48,38 @@ pub struct Relay {
     /// The name of the feed's present life.
     feed: Option<Arc<str>>,
     seen: Seen,
-    /// What was published before this pod began is no news: none of its watchers was there. Pod and topic may not agree
-    /// on the time, so this counts only until the feed has caught up.
-    began: SystemTime,
-    has_caught_up: bool,
+    memory: Memory,
+    started: Instant,
+    /// What was published before this is no news: none of this pod's watchers was there, or it may have come before and be
+    /// forgotten. By the pod's clock until the feed has caught up, and then by the topic's: the two may not agree.
+    news_since: SystemTime,
+    /// When the newest pulse was published, while everything before it has come.
+    newest: Option<SystemTime>,
     counters: Counters,
 }
 
+/// Since when a pod is there, by its own clock, and how far back its clients can resume.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// As its hub has it.
+    pub began: SystemTime,
+    /// As its feed has it.
+    pub window: Duration,
+}
+
 impl Relay {
-    /// A relay that remembers event ids for `window`, the longest time after which the broker repeats one.
-    pub fn new(domain: Arc<dyn Domain>, hub: Hub, fleet: Fleet, window: Duration, meter: &Meter) -> Self {
+    /// A relay of a pod that begins now, and remembers event ids for as long as a new feed may repeat them.
+    pub fn new(domain: Arc<dyn Domain>, hub: Hub, fleet: Fleet, memory: Memory, meter: &Meter) -> Self {
         Self {
             domain,
             hub,
             fleet,
             feed: None,
-            seen: Seen::new(window),
-            began: SystemTime::now(),
-            has_caught_up: false,
+            seen: Seen::new(memory.window.max(MIN_RETENTION)),
+            memory,
+            started: Instant::now(),
+            news_since: memory.began,
+            newest: None,
             counters: Counters::new(meter),
         }
     }
@@ -77,14 +95,16 @@ impl Relay {
                 biased;
                 Ok(()) = state.changed() => self.follow(&mut state),
                 received = feed.next() => {
-                    let Some(Received { event, ack }) = received else { return };
+                    let Some(Received { event, message_id, ack }) = received else { return };
                     match event {
-                        Ok(event) => self.hear(event).await,
-                        Err(undecodable) => self.counters.reject(undecodable.reason()),
+                        Ok(event) => self.hear(event, &message_id).await,
+                        Err(undecodable) => self.reject(&message_id, undecodable.reason(), &undecodable),
                     }
                     ack.ack();
                 }
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.settle(),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.settle(feed.reaches_back());
+                }
             }
         }
     }
@@ -95,36 +115,58 @@ impl Relay {
             self.feed = Some(name.clone());
         }
         if self.fleet.follow(&state) {
-            self.hub.catch_up(false);
+            // The next life may repeat what is forgotten; but old events that were published later never came.
+            let forgotten = self.newest.take().and_then(|newest| newest.checked_sub(self.seen.window));
+            self.news_since = self.news_since.max(forgotten.unwrap_or(SystemTime::UNIX_EPOCH));
+            self.hub.set_caught_up(false);
         }
     }
 
     /// Whether the feed has caught up, and what that says.
-    fn settle(&mut self) {
+    fn settle(&mut self, reaches_back: bool) {
         let Some(history) = self.fleet.settle() else { return };
         match history {
             History::Whole => {}
-            History::Since(published) => self.hub.begin_at(published),
+            History::First { since, own, came } => {
+                // Cursors were given out from when the pod began. Though the topic may be younger, a feed that reaches back
+                // so far misses nothing since then. Of one that does not they are no proof, being later than their clients.
+                let reach = self.memory.window.min(MIN_RETENTION);
+                let is_whole = reaches_back && self.started.elapsed() < reach;
+                self.hub.begin_at(if is_whole { since.min(self.memory.began) } else { since + HEAD_START });
+                // By the topic's clock the pod began as long before its pulse was published as that took, which is no
+                // longer than it took to come back.
+                let before = came.duration_since(self.started) + CLOCK_MARGIN;
+                self.news_since = own.checked_sub(before).unwrap_or(SystemTime::UNIX_EPOCH);
+            }
             History::Lost(first) => {
                 tracing::error!("the topic has lost events, every watcher is told of a gap");
                 self.counters.losses.add(1, &[]);
                 self.hub.lose(&first);
             }
         }
-        self.hub.catch_up(true);
-        self.has_caught_up = true;
+        self.newest = Some(self.news_since);
+        self.hub.set_caught_up(true);
         tracing::info!("feed caught up");
     }
 
-    async fn hear(&mut self, event: Event) {
+    async fn hear(&mut self, event: Event, message_id: &str) {
         match self.fleet.hear(&event) {
-            Heard::Pulse => self.hub.advance(&event),
-            Heard::Garbage => self.counters.reject(MALFORMED_PULSE),
-            Heard::Event => self.relay(event).await,
+            Heard::Pulse => {
+                self.newest = self.newest.map(|newest| event.published.map_or(newest, |at| newest.max(at)));
+                self.hub.advance(&event);
+            }
+            Heard::Garbage => self.reject(message_id, MALFORMED_PULSE, &"it holds no pulse"),
+            Heard::Event => self.relay(event, message_id).await,
         }
     }
 
-    async fn relay(&mut self, event: Event) {
+    /// Counts a message that is of no use, and says which one it was.
+    fn reject(&self, message_id: &str, reason: &'static str, error: &dyn Display) {
+        self.counters.reject(reason);
+        tracing::warn!(message_id, reason, %error, "message rejected");
+    }
+
+    async fn relay(&mut self, event: Event, message_id: &str) {
         self.counters.received.add(1, &[]);
         if !self.seen.insert(&event.id, Instant::now()) {
             self.counters.deduplicated.add(1, &[]);
@@ -135,12 +177,15 @@ impl Relay {
             Ok(fact) => fact,
             Err(Unreadable::UnknownType) => return self.counters.reject(UNKNOWN_TYPE),
             Err(error @ Unreadable::Malformed(_)) => {
-                tracing::warn!(event = %event.id, kind = %event.kind, %error, "event rejected");
-                return self.counters.reject(MALFORMED_DATA);
+                return self.reject(
+                    message_id,
+                    MALFORMED_DATA,
+                    &format_args!("{} {}: {error}", event.kind, event.id),
+                );
             }
         };
         self.domain.apply(&event, &fact);
-        let is_news = self.has_caught_up || event.published.is_none_or(|published| published >= self.began);
+        let is_news = event.published.is_none_or(|published| published >= self.news_since);
         let (id, kind) = (event.id.clone(), event.kind.clone());
         let (pod, topic, feed) = (self.fleet.pod(), self.hub.topic(), self.feed.as_deref());
         let span = traces::process(pod, topic, feed, &id, &kind, event.trace.as_deref());
@@ -226,26 +271,4 @@ impl Seen {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_repeat_is_known_for_the_window_and_no_longer() {
-        let mut seen = Seen::new(Duration::from_secs(10));
-        let (id, start) = (Arc::from("a"), Instant::now());
-        assert!(seen.insert(&id, start));
-        assert!(!seen.insert(&id, start + Duration::from_secs(9)));
-        assert!(seen.insert(&id, start + Duration::from_secs(10)));
-        assert_eq!((seen.ids.len(), seen.order.len()), (1, 1));
-    }
-
-    #[test]
-    fn the_memory_of_ids_is_bounded() {
-        let mut seen = Seen::new(Duration::from_secs(1_000));
-        let now = Instant::now();
-        for n in 0..=MAX_SEEN {
-            seen.insert(&n.to_string().into(), now);
-        }
-        assert_eq!((seen.ids.len(), seen.order.len()), (MAX_SEEN, MAX_SEEN));
-    }
-}
+mod tests;

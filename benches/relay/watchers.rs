@@ -43,7 +43,7 @@ impl Watchers {
     pub(crate) fn new() -> Self {
         let domain = Tutorial::new(Directory::built_in(), WINDOW);
         let hub = Hub::new("t", Bounds { span: WINDOW, bytes: 1 << 20 }, SystemTime::now());
-        hub.catch_up(true);
+        hub.set_caught_up(true);
         let meter = Metrics::new("a", Otlp::default()).unwrap().meter();
         let outlet =
             Outlet::new(Arc::new(Topic::new(WINDOW, 1 << 20)), domain.clone(), "a", "t".to_owned(), &meter);

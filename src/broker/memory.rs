@@ -17,10 +17,8 @@ use tokio::{
 };
 
 use crate::{
-    broker::{
-        Ack, Feed, FeedState, MAX_DATA_BYTES, PUBLISH_TIMEOUT, Publish, PublishError, Received, Reopen,
-    },
-    event::{Event, cloudevent},
+    broker::{Ack, Feed, FeedState, PUBLISH_TIMEOUT, Publish, PublishError, Received, Reopen, check},
+    event::Event,
 };
 
 /// The topic. Clones are the same topic; it lives as long as one of them or one of its feeds.
@@ -93,7 +91,7 @@ impl Topic {
 #[async_trait]
 impl Publish for Topic {
     async fn publish(&self, event: &Event) -> Result<(), PublishError> {
-        validate(event)?;
+        check(event)?;
         let room = timeout(PUBLISH_TIMEOUT, async {
             let turn = self.0.turn.acquire().await.expect("the semaphore is never closed");
             while !self.0.append(event) {
@@ -108,18 +106,6 @@ impl Publish for Topic {
         // turns are taken in order, so that when this one comes all publishers before it are through
         drop(self.0.turn.acquire().await);
     }
-}
-
-/// Refuses what Pub/Sub and its readers would refuse.
-fn validate(event: &Event) -> Result<(), PublishError> {
-    if event.data.is_empty() {
-        return Err(PublishError::Invalid("no data".to_owned()));
-    }
-    if event.data.len() > MAX_DATA_BYTES {
-        let text = format!("{} bytes of data, at most {MAX_DATA_BYTES}", event.data.len());
-        return Err(PublishError::Invalid(text));
-    }
-    cloudevent::check(event).map_err(|error| PublishError::Invalid(error.to_string()))
 }
 
 impl Shared {
@@ -222,7 +208,7 @@ impl Feed for MemoryFeed {
             let taken = self.topic.log().take(self.number);
             if let Some(event) = taken {
                 self.topic.moved.notify_one();
-                return Some(Received { event: Ok(event), ack: Ack::none() });
+                return Some(Received { event: Ok(event), message_id: String::new(), ack: Ack::none() });
             }
             grown.await;
         }
@@ -235,6 +221,10 @@ impl Feed for MemoryFeed {
     fn reopen(&self) -> Reopen {
         // Nobody hears it: a log in the same process is not lost sight of.
         Reopen::default()
+    }
+
+    fn reaches_back(&self) -> bool {
+        true
     }
 
     async fn close(&mut self) {

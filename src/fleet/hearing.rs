@@ -69,8 +69,15 @@ struct Barrier {
 pub enum History {
     /// Nothing was lost since the last life.
     Whole,
-    /// The first life: nothing published since this moment is missing.
-    Since(SystemTime),
+    /// The first life.
+    First {
+        /// Nothing published since this moment is missing.
+        since: SystemTime,
+        /// When our own first pulse was published, by the topic's clock.
+        own: SystemTime,
+        /// When it came back.
+        came: Instant,
+    },
     /// What was published before this event may be lost.
     Lost(Event),
 }
@@ -129,9 +136,9 @@ impl Hearing {
         life.caught_up = Some(now);
         let is_first = !std::mem::replace(&mut self.has_caught_up_before, true);
         let barrier = life.barrier.as_ref()?;
-        Some(match (&life.awaited, self.oldest) {
-            (Some(_), _) => History::Lost(barrier.event.clone()),
-            (None, Some(oldest)) if is_first => History::Since(oldest),
+        Some(match (&life.awaited, self.oldest, barrier.event.published) {
+            (Some(_), ..) => History::Lost(barrier.event.clone()),
+            (None, Some(since), Some(own)) if is_first => History::First { since, own, came: barrier.came },
             _ => History::Whole,
         })
     }

@@ -73,6 +73,27 @@ async fn garbage_that_calls_itself_a_pulse_is_told_apart() {
     assert_eq!(fleet.size(), Size::default());
 }
 
+/// A topic that takes nothing.
+struct Refusing;
+
+#[async_trait]
+impl Publish for Refusing {
+    async fn publish(&self, _event: &Event) -> Result<(), PublishError> {
+        Err(PublishError::Unavailable("no such topic".into()))
+    }
+
+    async fn flush(&self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pulse_that_the_topic_refused_is_no_lag_of_the_feed() {
+    let fleet = fleet("pod");
+    fleet.follow(&FeedState::Open("first".into()));
+    timeout(TEN, fleet.run(&Refusing, &Reopen::default(), || 0)).await.unwrap_err();
+    assert_eq!(fleet.lag(), None);
+    assert!(fleet.awaits().is_some_and(|what| what.contains("topic unavailable")), "{:?}", fleet.awaits());
+}
+
 /// A feed whose lives a test makes, and a topic that brings back what was published as long as it is not cut.
 struct Fragile {
     events: mpsc::Receiver<Event>,
@@ -84,7 +105,7 @@ struct Fragile {
 impl Feed for Fragile {
     async fn next(&mut self) -> Option<Received> {
         let event = self.events.recv().await?;
-        Some(Received { event: Ok(event), ack: crate::broker::Ack::none() })
+        Some(Received { event: Ok(event), message_id: String::new(), ack: crate::broker::Ack::none() })
     }
 
     fn state(&self) -> watch::Receiver<FeedState> {
@@ -93,6 +114,10 @@ impl Feed for Fragile {
 
     fn reopen(&self) -> Reopen {
         self.reopen.clone()
+    }
+
+    fn reaches_back(&self) -> bool {
+        true
     }
 
     async fn close(&mut self) {}

@@ -25,8 +25,8 @@ use crate::{
     telemetry::{LATENCY_BUCKETS, traces},
 };
 
-/// What may become of a publish, as metrics say it.
-const OUTCOMES: [&str; 5] = ["acknowledged", "invalid", "overloaded", "timed_out", "unavailable"];
+/// What becomes of a publish that does not fail, as metrics say it.
+const ACKNOWLEDGED: &str = "acknowledged";
 
 /// Where mutations publish. One a pod, in the data of each of its requests.
 pub struct Outlet {
@@ -52,7 +52,7 @@ impl Outlet {
         let publishes = meter.u64_counter("relay.publishes");
         let publishes = publishes.with_description("Events handed to the topic, by outcome.").build();
         // From the beginning, or the first failure would be no increase to whoever watches it.
-        for outcome in OUTCOMES {
+        for outcome in PublishError::REASONS.into_iter().chain([ACKNOWLEDGED]) {
             publishes.add(0, &[KeyValue::new("outcome", outcome)]);
         }
         Self {
@@ -77,13 +77,7 @@ impl Outlet {
         let started = Instant::now();
         let published = self.publisher.publish(event).instrument(span.clone()).await;
         self.duration.record(started.elapsed().as_secs_f64(), &[]);
-        let outcome = match &published {
-            Ok(()) => OUTCOMES[0],
-            Err(PublishError::Invalid(_)) => OUTCOMES[1],
-            Err(PublishError::Overloaded) => OUTCOMES[2],
-            Err(PublishError::TimedOut) => OUTCOMES[3],
-            Err(PublishError::Unavailable(_)) => OUTCOMES[4],
-        };
+        let outcome = published.as_ref().map_or_else(PublishError::reason, |()| ACKNOWLEDGED);
         self.publishes.add(1, &[KeyValue::new("outcome", outcome)]);
         if published.is_err() {
             traces::fail(&span, outcome);

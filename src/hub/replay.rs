@@ -95,7 +95,7 @@ impl Replay {
 
     fn gap(hub: &Hub, state: &mut State, watch: &Watch) -> Step {
         hub.0.counts.window_exceeded.fetch_add(1, Ordering::Relaxed);
-        let cursor: Arc<str> = state.cursor(state.window.head()).encode(&hub.0.topic).into();
+        let cursor: Arc<str> = state.place().encode(&hub.0.topic).into();
         let payload = watch.operation.gap(WINDOW_EXCEEDED, &cursor);
         let notice = Delivery { watcher: watch.id, result: Rendered::old(payload, cursor).into() };
         Step::Live(hub.enter(state, watch.clone()), Some(notice))

@@ -31,7 +31,8 @@ pub enum Answer {
     Author,
     /// They listen to none of its keys.
     NoCommonKey,
-    /// It was published before this pod began: only who resumes from before it is told.
+    /// It was published before this pod began, or so long ago that it may have come before: only who resumes from before it
+    /// is told.
     BeforeStart,
     /// They had no watcher here that this event has a result for.
     NotConnected,
@@ -228,6 +229,7 @@ mod tests {
     async fn a_full_queue_a_repeat_and_an_event_from_before_are_told_apart() {
         let hub = hub();
         let _watching = [watch(&hub, "reads", 1 << 16), watch(&hub, "sleeps", 1)];
+        dispatch(&hub, true).await;
         let id = dispatch(&hub, true).await;
         for (user, key, expected) in [
             ("reads", "k", Answer::Told),

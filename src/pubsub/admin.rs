@@ -11,14 +11,16 @@ use std::{
 use google_cloud_gax::{error::rpc::Code, paginator::ItemPaginator as _};
 use google_cloud_pubsub::{
     Error,
+    builder::subscription_admin::CreateSubscription,
     client::{SubscriptionAdmin, TopicAdmin},
-    model::ExpirationPolicy,
+    model::{ExpirationPolicy, Subscription},
 };
 use google_cloud_wkt as wkt;
 use thiserror::Error;
 use tokio::time::timeout;
 
 use super::Settings;
+use crate::broker::MIN_RETENTION;
 
 /// How long one call may take. Google's own calls take a second at most.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -26,17 +28,14 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// The longest that Pub/Sub lets the id of a subscription be, in characters.
 pub(super) const MAX_NAME: usize = 255;
 
-/// The least that Pub/Sub retains, for a topic and for a subscription.
-pub const MIN_RETENTION: Duration = Duration::from_secs(600);
-
 /// The least that Pub/Sub lets pass before it deletes a subscription that nobody uses: the last net under a leaked feed.
-pub(super) const EXPIRATION: Duration = Duration::from_secs(24 * 60 * 60);
+const EXPIRATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What one pull may hold up before a message comes again.
 const ACK_DEADLINE_SECONDS: i32 = 60;
 
 /// The value of the label `app` on every feed, by which they are told from other subscriptions.
-pub(super) const APP: &str = "pubsub-relay";
+const APP: &str = "pubsub-relay";
 
 /// Why there is no feed. The text says what to do about it.
 #[derive(Debug, Error)]
@@ -92,18 +91,27 @@ impl AdminError {
 
 /// A feed that was created.
 pub(super) struct NewFeed {
-    pub(super) name: String,
     /// Whether it could be set back. If not, it is an emulator's: that gives a new feed all that the topic retains, and may
     /// leave out what is published while it is being created (one in ten feeds, at a hundred events a second).
     pub(super) is_whole: bool,
+    /// Whether the topic retains what was published before the feed was there.
+    pub(super) reaches_back: bool,
+}
+
+/// What a project holds.
+pub(super) struct Listing {
+    /// How many subscriptions, also those that are no feeds.
+    pub(super) subscriptions: usize,
+    /// The feeds of all pods, of other topics too.
+    pub(super) feeds: Vec<String>,
 }
 
 /// The administrative side of one pod.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    pub(super) topics: TopicAdmin,
-    pub(super) subscriptions: SubscriptionAdmin,
-    pub(super) settings: Settings,
+    topics: TopicAdmin,
+    subscriptions: SubscriptionAdmin,
+    settings: Settings,
 }
 
 impl Admin {
@@ -120,82 +128,111 @@ impl Admin {
         self.settings.replay_window
     }
 
-    /// Creates a feed under a new name, set back to `since`. On an emulator, which starts empty, the topic is created as
-    /// well if it is missing.
-    pub(super) async fn create_feed(&self, since: SystemTime) -> Result<NewFeed, AdminError> {
-        let name = format!("{}{}", self.prefix(), incarnation());
-        match self.create_subscription(&name).await {
+    /// A name for a feed of this pod, which no life of any feed had before.
+    pub(super) fn new_name(&self) -> String {
+        format!("{}{}", self.prefix(), incarnation())
+    }
+
+    /// Creates a feed under this new name, set back to `since`. On an emulator, which starts empty, the topic is created as
+    /// well if it is missing. After an error the feed may be there all the same.
+    pub(super) async fn create_feed(&self, name: &str, since: SystemTime) -> Result<NewFeed, AdminError> {
+        let retention = self.settings.replay_window.max(MIN_RETENTION);
+        let create = || {
+            self.create_subscription(name, retention, |feed| {
+                feed.set_enable_message_ordering(true).set_ack_deadline_seconds(ACK_DEADLINE_SECONDS)
+            })
+        };
+        let feed = match create().await {
             Err(AdminError::NoTopic(_)) if self.settings.emulator.is_some() => {
-                self.create_topic().await?;
-                self.create_subscription(&name).await?;
+                self.create_topic(retention).await?;
+                create().await?
             }
             result => result?,
-        }
-        match self.seek(&name, since).await {
-            Ok(is_whole) => Ok(NewFeed { name, is_whole }),
-            Err(error) => {
-                self.delete_feed(&name).await;
-                Err(error)
-            }
-        }
+        };
+        let is_whole = self.seek(name, since).await?;
+        let retained = match feed.topic_message_retention_duration {
+            // An emulator does not say so here. Not to know costs a needless gap at most.
+            None if self.settings.emulator.is_some() => self.retention().await.unwrap_or_default(),
+            retained => retained.and_then(|it| it.try_into().ok()).unwrap_or_default(),
+        };
+        Ok(NewFeed { is_whole, reaches_back: !retained.is_zero() })
     }
 
-    /// Deletes the feed, if it is still there, and says whether it was. What is left over is the janitor's, or expires.
-    pub(super) async fn delete_feed(&self, name: &str) -> bool {
+    /// How long the topic retains its messages; zero if it does not.
+    pub(super) async fn retention(&self) -> Result<Duration, AdminError> {
+        let get = self.topics.get_topic().set_topic(self.topic());
+        let topic = self.or_no_topic(self.call("get the topic", get.send()).await)?;
+        Ok(topic.message_retention_duration.and_then(|it| it.try_into().ok()).unwrap_or_default())
+    }
+
+    /// Deletes the feed, if it is still there, and says whether it was. What is left over is tried again by whoever made
+    /// it, or is the janitor's, or expires.
+    pub(super) async fn delete_feed(&self, name: &str) -> Result<bool, AdminError> {
+        let deleted = self.delete(name).await;
+        match &deleted {
+            Ok(true) => tracing::info!(feed = name, "feed deleted"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(feed = name, %error, "feed left behind"),
+        }
+        deleted
+    }
+
+    /// The same without a word in the log.
+    pub(super) async fn delete(&self, name: &str) -> Result<bool, AdminError> {
         let delete = self.subscriptions.delete_subscription().set_subscription(name).send();
         match self.call("delete a feed", delete).await {
-            Ok(()) => tracing::info!(feed = name, "feed deleted"),
-            Err(error) if code(&error) == Some(Code::NotFound) => return false,
-            Err(error) => {
-                tracing::warn!(feed = name, %error, "feed left behind");
-                return false;
-            }
+            Err(error) if code(&error) == Some(Code::NotFound) => Ok(false),
+            deleted => deleted.map(|()| true),
         }
-        true
     }
 
-    /// Whose feed of our topic this is, and when it was created, by that pod's clock; `None` for any other name.
-    pub(super) fn owner<'a>(&self, name: &'a str) -> Option<(&'a str, SystemTime)> {
+    /// Whose feed of our topic this is, and when it was created, by that pod's clock, if the name says so; `None` for any
+    /// other name.
+    pub(super) fn owner<'a>(&self, name: &'a str) -> Option<(&'a str, Option<SystemTime>)> {
         let Settings { project, topic, .. } = &self.settings;
         let rest = name.strip_prefix(&format!("projects/{project}/subscriptions/{topic}."))?;
-        let (pod, incarnation) = rest.split_once('.')?;
-        let (millis, _) = incarnation.split_once('-')?;
-        let since = Duration::from_millis(u64::from_str_radix(millis, 16).ok()?);
-        Some((pod, SystemTime::UNIX_EPOCH.checked_add(since)?)).filter(|(pod, _)| !pod.is_empty())
+        let (pod, incarnation) = rest.split_once('.').filter(|(pod, _)| !pod.is_empty())?;
+        let created = || {
+            let (millis, _) = incarnation.split_once('-')?;
+            let since = Duration::from_millis(u64::from_str_radix(millis, 16).ok()?);
+            SystemTime::UNIX_EPOCH.checked_add(since)
+        };
+        Some((pod, created()))
     }
 
     /// Deletes the feeds that an earlier life of this very pod left behind.
     pub(super) async fn delete_earlier_feeds(&self, current: &str) {
-        match self.feeds().await {
-            Ok(feeds) => {
+        match self.list().await {
+            Ok(Listing { feeds, .. }) => {
                 for feed in feeds.iter().filter(|feed| feed.starts_with(&self.prefix()) && *feed != current) {
-                    self.delete_feed(feed).await;
+                    // An error is in the log, and what is left is for the next life, or the janitor.
+                    self.delete_feed(feed).await.ok();
                 }
             }
             Err(error) => tracing::warn!(%error, "feeds of an earlier life are not looked for"),
         }
     }
 
-    /// The feeds of all pods, of other topics too.
-    pub(super) async fn feeds(&self) -> Result<Vec<String>, AdminError> {
+    /// All subscriptions of the project.
+    pub(super) async fn list(&self) -> Result<Listing, AdminError> {
         let project = format!("projects/{}", self.settings.project);
         let list = async {
             let mut pages =
                 self.subscriptions.list_subscriptions().set_project(project).set_page_size(1_000).by_item();
-            let mut feeds = Vec::new();
+            let mut listing = Listing { subscriptions: 0, feeds: Vec::new() };
             while let Some(subscription) = pages.next().await {
                 let subscription = subscription?;
+                listing.subscriptions += 1;
                 if subscription.labels.get("app").is_some_and(|app| app == APP) {
-                    feeds.push(subscription.name);
+                    listing.feeds.push(subscription.name);
                 }
             }
-            Ok(feeds)
+            Ok(listing)
         };
         self.call("list subscriptions", list).await
     }
 
-    async fn create_topic(&self) -> Result<(), AdminError> {
-        let retention = self.settings.replay_window.max(MIN_RETENTION);
+    async fn create_topic(&self, retention: Duration) -> Result<(), AdminError> {
         let create = self
             .topics
             .create_topic()
@@ -207,24 +244,34 @@ impl Admin {
         }
     }
 
-    async fn create_subscription(&self, name: &str) -> Result<(), AdminError> {
+    /// Creates a subscription that is told for a feed of this pod, with what `shape` gives it.
+    pub(super) async fn create_subscription(
+        &self,
+        name: &str,
+        retention: Duration,
+        shape: impl FnOnce(CreateSubscription) -> CreateSubscription,
+    ) -> Result<Subscription, AdminError> {
         let create = self
             .subscriptions
             .create_subscription()
             .set_name(name)
             .set_topic(self.topic())
             .set_labels([("app", APP), ("pod", &self.settings.pod)])
-            .set_message_retention_duration(duration(self.settings.replay_window.max(MIN_RETENTION)))
-            .set_expiration_policy(ExpirationPolicy::new().set_ttl(duration(EXPIRATION)))
-            .set_enable_message_ordering(true)
-            .set_ack_deadline_seconds(ACK_DEADLINE_SECONDS);
-        match self.call("create a feed", create.send()).await {
-            Err(error) if code(&error) == Some(Code::NotFound) => Err(AdminError::NoTopic(self.topic())),
-            result => result.map(drop),
-        }
+            .set_message_retention_duration(duration(retention))
+            .set_expiration_policy(ExpirationPolicy::new().set_ttl(duration(EXPIRATION)));
+        self.or_no_topic(self.call("create a feed", shape(create).send()).await)
     }
 
-    async fn seek(&self, name: &str, since: SystemTime) -> Result<bool, AdminError> {
+    /// For calls that find nothing only if there is no topic.
+    fn or_no_topic<T>(&self, answer: Result<T, AdminError>) -> Result<T, AdminError> {
+        answer.map_err(|error| match code(&error) {
+            Some(Code::NotFound) => AdminError::NoTopic(self.topic()),
+            _ => error,
+        })
+    }
+
+    /// Sets the feed back, and says whether that could be done.
+    pub(super) async fn seek(&self, name: &str, since: SystemTime) -> Result<bool, AdminError> {
         // Out of range only before the year 1 or after 9999: then there is nothing to go back to.
         let Ok(time) = wkt::Timestamp::try_from(since) else { return Ok(true) };
         let seek = self.subscriptions.seek().set_subscription(name).set_time(time);
@@ -255,18 +302,18 @@ impl Admin {
     }
 
     pub(super) fn topic(&self) -> String {
-        format!("projects/{}/topics/{}", self.settings.project, self.settings.topic)
+        self.settings.topic_name()
     }
 
     /// What the names of all feeds of this pod begin with. A pod's name has no dot, so no other pod's do.
-    pub(super) fn prefix(&self) -> String {
+    fn prefix(&self) -> String {
         let Settings { project, topic, pod, .. } = &self.settings;
         format!("projects/{project}/subscriptions/{topic}.{pod}.")
     }
 }
 
-/// A name that no life of any feed had before: the time, and enough chance for two in the same millisecond.
-pub(super) fn incarnation() -> String {
+/// What no life of any feed had before: the time, and enough chance for two in the same millisecond.
+fn incarnation() -> String {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{:x}-{:08x}", since.as_millis(), rand::random::<u32>())
 }
@@ -278,6 +325,6 @@ pub(super) fn code(error: &AdminError) -> Option<Code> {
     }
 }
 
-pub(super) fn duration(duration: Duration) -> wkt::Duration {
+fn duration(duration: Duration) -> wkt::Duration {
     wkt::Duration::clamp(duration.as_secs().try_into().unwrap_or(i64::MAX), 0)
 }

@@ -5,9 +5,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use google_cloud_gax::{error::rpc::Code, paginator::ItemPaginator as _, retry_policy::NeverRetry};
-use google_cloud_pubsub::{client::SchemaService, model::ExpirationPolicy, subscriber::ShutdownBehavior};
-use google_cloud_wkt as wkt;
+use google_cloud_gax::{error::rpc::Code, retry_policy::NeverRetry};
+use google_cloud_pubsub::{client::SchemaService, subscriber::ShutdownBehavior};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -16,11 +15,11 @@ use tokio::{
 
 use super::{
     Clients, ConnectError, Settings,
-    admin::{APP, AdminError, EXPIRATION, MIN_RETENTION, code, duration, incarnation},
+    admin::{AdminError, code},
     feed::{CLOSE_TIMEOUT, reader::Reader},
 };
 use crate::{
-    broker::Received,
+    broker::{MIN_RETENTION, Received},
     event::{Event, PULSE},
 };
 
@@ -49,7 +48,7 @@ pub struct FoundFeed {
     pub name: String,
     /// Whose it is.
     pub pod: String,
-    /// Since when, by that pod's clock.
+    /// Since when, by that pod's clock; 1970 if its name does not say.
     pub created: SystemTime,
 }
 
@@ -71,14 +70,7 @@ impl Checkup {
     /// # Errors
     /// [`AdminError::NoTopic`] if there is none.
     pub async fn retention(&self) -> Result<Duration, AdminError> {
-        let admin = &self.clients.admin;
-        let get = admin.topics.get_topic().set_topic(admin.topic());
-        match admin.call("get the topic", get.send()).await {
-            Err(error) if code(&error) == Some(Code::NotFound) => Err(AdminError::NoTopic(admin.topic())),
-            topic => {
-                Ok(topic?.message_retention_duration.and_then(|it| it.try_into().ok()).unwrap_or_default())
-            }
-        }
+        self.clients.admin.retention().await
     }
 
     /// Which of these permissions on the topic we do not have; `None` where there is no IAM to ask.
@@ -119,29 +111,20 @@ impl Checkup {
     /// If they cannot be listed.
     pub async fn inventory(&self) -> Result<Inventory, AdminError> {
         let admin = &self.clients.admin;
-        let project = format!("projects/{}", admin.settings.project);
-        let list = async {
-            let list = admin.subscriptions.list_subscriptions().set_project(project).set_page_size(1_000);
-            let mut pages = list.by_item();
-            let mut inventory = Inventory { subscriptions: 0, feeds: Vec::new() };
-            while let Some(subscription) = pages.next().await {
-                let subscription = subscription?;
-                inventory.subscriptions += 1;
-                let is_feed = subscription.labels.get("app").is_some_and(|app| app == APP);
-                if let Some((pod, created)) = admin.owner(&subscription.name).filter(|_| is_feed) {
-                    let pod = pod.to_owned();
-                    inventory.feeds.push(FoundFeed { pod, created, name: subscription.name });
-                }
-            }
-            Ok(inventory)
+        let listing = admin.list().await?;
+        let found = |name: String| {
+            let (pod, created) = admin.owner(&name)?;
+            let (pod, created) = (pod.to_owned(), created.unwrap_or(SystemTime::UNIX_EPOCH));
+            Some(FoundFeed { name, pod, created })
         };
-        admin.call("list subscriptions", list).await
+        let feeds = listing.feeds.into_iter().filter_map(found).collect();
+        Ok(Inventory { subscriptions: listing.subscriptions, feeds })
     }
 
     /// A name for a trial feed, which is new each time.
     #[must_use]
     pub fn trial(&self) -> String {
-        format!("{}{}", self.clients.admin.prefix(), incarnation())
+        self.clients.admin.new_name()
     }
 
     /// Creates the trial feed, and sets it back to `since`. It gets pulses only, and in no order, since even the emulator
@@ -151,25 +134,9 @@ impl Checkup {
     /// If a pod's would fail as well. The feed may be there all the same.
     pub async fn open(&self, trial: &str, since: SystemTime) -> Result<(), AdminError> {
         let admin = &self.clients.admin;
-        let create = admin
-            .subscriptions
-            .create_subscription()
-            .set_name(trial)
-            .set_topic(admin.topic())
-            .set_labels([("app", APP), ("pod", &admin.settings.pod)])
-            .set_filter(format!("attributes.\"ce-type\" = \"{PULSE}\""))
-            .set_message_retention_duration(duration(MIN_RETENTION))
-            .set_expiration_policy(ExpirationPolicy::new().set_ttl(duration(EXPIRATION)));
-        match admin.call("create a feed", create.send()).await {
-            Err(error) if code(&error) == Some(Code::NotFound) => {
-                return Err(AdminError::NoTopic(admin.topic()));
-            }
-            created => created?,
-        };
-        // Out of range only before the year 1 or after 9999: then there is nothing to go back to.
-        let Ok(time) = wkt::Timestamp::try_from(since) else { return Ok(()) };
-        let seek = admin.subscriptions.seek().set_subscription(trial).set_time(time);
-        admin.call("seek a feed", seek.send()).await.map(drop)
+        let pulses = format!("attributes.\"ce-type\" = \"{PULSE}\"");
+        admin.create_subscription(trial, MIN_RETENTION, |feed| feed.set_filter(pulses)).await?;
+        admin.seek(trial, since).await.map(drop)
     }
 
     /// Shows the pulses of the topic to `is_enough`, until it says so or the time is over.
@@ -192,12 +159,7 @@ impl Checkup {
     /// # Errors
     /// If it may still be there.
     pub async fn close(&self, trial: &str) -> Result<(), AdminError> {
-        let admin = &self.clients.admin;
-        let delete = admin.subscriptions.delete_subscription().set_subscription(trial);
-        match admin.call("delete a feed", delete.send()).await {
-            Err(error) if code(&error) == Some(Code::NotFound) => Ok(()),
-            deleted => deleted,
-        }
+        self.clients.admin.delete(trial).await.map(drop)
     }
 }
 

@@ -8,8 +8,10 @@
 pub(super) mod reader;
 
 use std::{
-    convert::Infallible,
-    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -24,7 +26,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::reader::{Reader, Twins, fill};
-use super::{Clients, admin::AdminError};
+use super::{
+    Clients,
+    admin::{AdminError, NewFeed},
+};
 use crate::broker::{Feed, FeedState, Received, Reopen};
 
 /// How many messages wait between the stream and the relay.
@@ -42,11 +47,18 @@ const HEALTHY: Duration = Duration::from_secs(10);
 /// How long a stream that is given up may take to end. One whose network is gone does not end at all.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Between two tries to delete what could not be deleted.
+const CLEAR_AGAIN: Duration = Duration::from_secs(60);
+
+/// Feeds to delete that are remembered: more are left only by an outage of minutes, in which none was made.
+const MAX_LEFT: usize = 64;
+
 /// A pod's way in from Pub/Sub.
 pub struct PubSubFeed {
     events: mpsc::Receiver<Received>,
     state: watch::Receiver<FeedState>,
     reopen: Reopen,
+    reaches_back: Arc<AtomicBool>,
     stop: CancellationToken,
     keeper: JoinSet<()>,
 }
@@ -56,18 +68,20 @@ impl PubSubFeed {
         let (sender, events) = mpsc::channel(QUEUE);
         let (states, state) = watch::channel(FeedState::Opening(None));
         let (reopen, stop) = (Reopen::default(), CancellationToken::new());
+        let reaches_back = Arc::new(AtomicBool::new(false));
         let keeper = Keeper {
             clients,
             events: sender,
             states,
             reopen: reopen.clone(),
+            reaches_back: reaches_back.clone(),
             stop: stop.clone(),
             seen: watch::Sender::new(None),
             left: Vec::new(),
         };
         let mut task = JoinSet::new();
         task.spawn(keeper.run());
-        Self { events, state, reopen, stop, keeper: task }
+        Self { events, state, reopen, reaches_back, stop, keeper: task }
     }
 }
 
@@ -85,6 +99,10 @@ impl Feed for PubSubFeed {
         self.reopen.clone()
     }
 
+    fn reaches_back(&self) -> bool {
+        self.reaches_back.load(Ordering::Relaxed)
+    }
+
     async fn close(&mut self) {
         // First the queue, or a reader that waits for room in it would not hear of the stop.
         self.events.close();
@@ -100,10 +118,11 @@ struct Keeper {
     events: mpsc::Sender<Received>,
     states: watch::Sender<FeedState>,
     reopen: Reopen,
+    reaches_back: Arc<AtomicBool>,
     stop: CancellationToken,
     /// When the newest pulse that came through was published.
     seen: watch::Sender<Option<SystemTime>>,
-    /// Feeds of ended lives, which are still to be deleted.
+    /// Feeds that are still to be deleted: of ended lives, and those of which it is not known whether they were made.
     left: Vec<String>,
 }
 
@@ -118,7 +137,7 @@ impl Keeper {
                     tracing::info!(feed = name, "feed open");
                     let why = self.live(&name, second, is_first).await;
                     is_first = false;
-                    self.left.push(name);
+                    self.leave(name);
                     why
                 }
                 Err(error) => describe(&error),
@@ -146,18 +165,40 @@ impl Keeper {
     /// A new feed and, unless it is whole, a second one: what the first left out while it was created was there before the
     /// second, and so the second has it.
     async fn create(&mut self) -> Result<(String, Option<String>), AdminError> {
-        let (admin, since) = (&self.clients.admin, self.since());
-        let feed = admin.create_feed(since).await?;
+        let since = self.since();
+        let (name, feed) = self.create_one(since).await?;
+        self.reaches_back.store(feed.reaches_back, Ordering::Relaxed);
         if feed.is_whole {
-            return Ok((feed.name, None));
+            return Ok((name, None));
         }
-        match admin.create_feed(since).await {
-            Ok(second) => Ok((feed.name, Some(second.name))),
+        match self.create_one(since).await {
+            Ok((second, _)) => Ok((name, Some(second))),
             Err(error) => {
-                self.left.push(feed.name);
+                self.leave(name);
                 Err(error)
             }
         }
+    }
+
+    async fn create_one(&mut self, since: SystemTime) -> Result<(String, NewFeed), AdminError> {
+        let name = self.clients.admin.new_name();
+        match self.clients.admin.create_feed(&name, since).await {
+            Ok(feed) => Ok((name, feed)),
+            Err(error) => {
+                // Whatever went wrong, it may be there: an answer that did not come says nothing.
+                if !matches!(error, AdminError::NoTopic(_)) {
+                    self.leave(name);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn leave(&mut self, name: String) {
+        if self.left.len() == MAX_LEFT {
+            self.left.remove(0);
+        }
+        self.left.push(name);
     }
 
     /// New clients, with connections of their own: one that was cut off may look alive for many minutes.
@@ -180,13 +221,14 @@ impl Keeper {
 
     /// One life of the feed, until it fails or is stopped, and why it ended.
     async fn live(&mut self, name: &str, second: Option<String>, is_first: bool) -> String {
-        let subscriber = &self.clients.subscriber;
+        let subscriber = self.clients.subscriber.clone();
         let stream =
             subscriber.subscribe(name).set_shutdown_behavior(ShutdownBehavior::NackImmediately).build();
         let twins = Twins::new();
         let second = second.map(|second| {
             let stream = subscriber.subscribe(&second).build();
-            self.left.push(second);
+            // The last of them, so that it goes first.
+            self.leave(second);
             Reader { stream, twins: twins.clone(), is_second: true, seen: self.seen.clone() }
         });
         let shutdown = stream.shutdown_token();
@@ -197,19 +239,23 @@ impl Keeper {
         }
         let first = Reader { stream, twins: twins.clone(), is_second: false, seen: self.seen.clone() };
         reader.spawn(first.run(self.events.clone()));
-        self.states.send_replace(FeedState::Open(name.into()));
+        // For the topic's pods it has the name that no project stands before, as long as it may be.
+        let life = name.rsplit('/').next().unwrap_or(name);
+        self.states.send_replace(FeedState::Open(life.into()));
         let (reopen, stop) = (self.reopen.clone(), self.stop.clone());
         let events = self.events.clone();
         let tidy = async {
             if let Some(second) = second {
                 fill(second, events).await;
-                self.clear_last().await;
             }
             self.clear().await;
             if is_first {
                 self.clients.admin.delete_earlier_feeds(name).await;
             }
-            pending::<Infallible>().await
+            loop {
+                sleep(CLEAR_AGAIN).await;
+                self.clear().await;
+            }
         };
         let why = select! {
             never = tidy => match never {},
@@ -217,7 +263,7 @@ impl Keeper {
                 let Some(Ok(why)) = ended else { return "the reader failed".to_owned() };
                 return why;
             }
-            () = reopen.asked(name) => "nothing came through it".to_owned(),
+            () = reopen.asked(life) => "nothing came through it".to_owned(),
             () = stop.cancelled() => "stopped".to_owned(),
         };
         if !self.stop.is_cancelled() {
@@ -234,16 +280,12 @@ impl Keeper {
     }
 
     /// Deletes the feeds of ended lives: not before the next one is open, or an outage would be longer by each call.
+    /// The last one first. One that cannot be deleted is kept, and so is the one at which this is cancelled.
     async fn clear(&mut self) {
-        while !self.left.is_empty() {
-            self.clear_last().await;
-        }
-    }
-
-    async fn clear_last(&mut self) {
-        if let Some(name) = self.left.last() {
-            self.clients.admin.delete_feed(name).await;
-            self.left.pop();
+        for n in (0..self.left.len()).rev() {
+            if self.clients.admin.delete_feed(&self.left[n]).await.is_ok() {
+                self.left.remove(n);
+            }
         }
     }
 }
@@ -252,4 +294,68 @@ impl Keeper {
 fn describe(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU16;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::pubsub::Settings;
+
+    /// Answers every call with this status, and a body that says so.
+    async fn serve(listener: TcpListener, status: Arc<AtomicU16>) {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let status = status.load(Ordering::Relaxed);
+            let body = format!(r#"{{"error":{{"code":{status},"status":"UNAVAILABLE"}}}}"#);
+            let head =
+                format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nconnection: close\r\n");
+            let length = body.len();
+            assert_ne!(socket.read(&mut [0; 4_096]).await.unwrap(), 0);
+            let answer = format!("{head}content-length: {length}\r\n\r\n{body}");
+            socket.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_feed_that_may_be_there_is_remembered_until_it_is_deleted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let emulator = Some(listener.local_addr().unwrap().to_string());
+        let (project, topic, pod) = ("p-1".to_owned(), "events".to_owned(), "pod".to_owned());
+        let replay_window = Duration::from_secs(600);
+        let settings = Settings { project, topic, pod, emulator, replay_window };
+        let status = Arc::new(AtomicU16::new(503));
+        let mut server = JoinSet::new();
+        server.spawn(serve(listener, status.clone()));
+        let mut keeper = Keeper {
+            clients: Clients::connect(settings).await.unwrap(),
+            events: mpsc::channel(1).0,
+            states: watch::Sender::new(FeedState::Opening(None)),
+            reopen: Reopen::default(),
+            reaches_back: Arc::default(),
+            stop: CancellationToken::new(),
+            seen: watch::Sender::new(None),
+            left: Vec::new(),
+        };
+
+        keeper.create().await.unwrap_err();
+        let [left] = &keeper.left[..] else { panic!("{:?}", keeper.left) };
+        assert!(left.starts_with("projects/p-1/subscriptions/events.pod."), "{left}");
+        keeper.clear().await;
+        assert_eq!(keeper.left.len(), 1, "it could not be deleted");
+        status.store(200, Ordering::Relaxed);
+        keeper.clear().await;
+        assert!(keeper.left.is_empty());
+
+        for n in 0..=MAX_LEFT {
+            keeper.leave(n.to_string());
+        }
+        assert_eq!((keeper.left.len(), &*keeper.left[0]), (MAX_LEFT, "1"));
+    }
 }

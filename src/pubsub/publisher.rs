@@ -4,6 +4,7 @@
 //! longer than the port allows, though the client would try for minutes.
 
 use std::{
+    mem,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -21,7 +22,7 @@ use tokio::{
 
 use super::{ConnectError, Settings};
 use crate::{
-    broker::{MAX_DATA_BYTES, PUBLISH_TIMEOUT, Publish, PublishError},
+    broker::{PUBLISH_TIMEOUT, Publish, PublishError, check},
     event::{Event, PULSE, cloudevent},
     telemetry::traces,
 };
@@ -37,8 +38,7 @@ fn builder(settings: &Settings) -> PublisherBuilder {
         .with_initial_delay(Duration::from_millis(100))
         .with_maximum_delay(Duration::from_secs(1))
         .clamp();
-    let topic = format!("projects/{}/topics/{}", settings.project, settings.topic);
-    let builder = client::Publisher::builder(topic)
+    let builder = client::Publisher::builder(settings.topic_name())
         // Nothing waits for company; what comes while a batch of its lane is on its way goes with the next one.
         .set_delay_threshold(Duration::ZERO)
         .with_retry_policy(RetryableErrors.with_time_limit(PUBLISH_TIMEOUT))
@@ -52,47 +52,52 @@ fn builder(settings: &Settings) -> PublisherBuilder {
 /// A pod's way out to Pub/Sub.
 pub struct Publisher {
     settings: Settings,
-    client: Mutex<Client>,
+    current: Mutex<Current>,
     in_flight: Semaphore,
 }
 
-/// A client, and which one it is.
-#[derive(Clone)]
-struct Client {
+/// The client, and which one it is.
+struct Current {
     number: u64,
     client: client::Publisher,
+    /// It gave no answer: the next one who publishes makes a new one, since this one was kept waiting for long enough.
+    is_silent: bool,
 }
 
 impl Publisher {
     pub(super) async fn connect(settings: Settings) -> Result<Self, ConnectError> {
-        let client = Mutex::new(Client { number: 0, client: builder(&settings).build().await? });
-        Ok(Self { settings, client, in_flight: Semaphore::const_new(MAX_IN_FLIGHT) })
+        let current = Current { number: 0, client: builder(&settings).build().await?, is_silent: false };
+        Ok(Self { settings, current: current.into(), in_flight: Semaphore::const_new(MAX_IN_FLIGHT) })
     }
 
-    fn client(&self) -> Client {
-        self.current().clone()
-    }
-
-    fn current(&self) -> MutexGuard<'_, Client> {
-        // A client is put there whole.
-        self.client.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts a new client, with a connection of its own, in the place of one that got no answer: a connection that was cut
-    /// off may look alive for many minutes.
-    async fn renew(&self, silent: u64) {
-        if self.current().number != silent {
-            return;
-        }
-        match builder(&self.settings).build().await {
-            Ok(client) => {
-                let mut current = self.current();
-                if current.number == silent {
-                    *current = Client { number: silent + 1, client };
+    /// The client, and which one it is. In the place of one that got no answer comes a new one, with a connection of its
+    /// own: a connection that was cut off may look alive for many minutes.
+    async fn client(&self) -> (u64, client::Publisher) {
+        let is_silent = mem::take(&mut self.current().is_silent);
+        if is_silent {
+            match builder(&self.settings).build().await {
+                Ok(client) => {
+                    let mut current = self.current();
+                    *current = Current { number: current.number + 1, client, is_silent: false };
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "publisher not renewed")
                 }
             }
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "publisher not renewed"),
         }
+        let current = self.current();
+        (current.number, current.client.clone())
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        // A client is put there whole.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn silent(&self, number: u64) {
+        let mut current = self.current();
+        // Another one may have noticed it before.
+        current.is_silent |= current.number == number;
     }
 }
 
@@ -111,7 +116,8 @@ impl Publish for Publisher {
                 .set_attributes(cloudevent::encode(event))
                 .set_ordering_key(lane.clone())
         };
-        let Client { number, client } = self.client();
+        let (number, client) =
+            timeout_at(deadline, self.client()).await.map_err(|_| PublishError::TimedOut)?;
         let mut result = timeout_at(deadline, client.publish(message())).await;
         if let Ok(Err(ClientError::OrderingKeyPaused)) = result {
             // An event before this one failed; it was told so, and is no reason to hold back the others of its lane.
@@ -127,13 +133,13 @@ impl Publish for Publisher {
             Err(_) => PublishError::TimedOut,
         };
         if matches!(failure, PublishError::TimedOut) {
-            self.renew(number).await;
+            self.silent(number);
         }
         Err(failure)
     }
 
     async fn flush(&self) {
-        let Client { client, .. } = self.client();
+        let client = self.current().client.clone();
         client.flush().await;
     }
 }
@@ -143,13 +149,6 @@ fn failure(error: ClientError) -> PublishError {
         ClientError::Rpc(cause) if cause.is_timeout() => PublishError::TimedOut,
         _ => PublishError::Unavailable(error.into()),
     }
-}
-
-fn check(event: &Event) -> Result<(), PublishError> {
-    if event.data.is_empty() || event.data.len() > MAX_DATA_BYTES {
-        return Err(PublishError::Invalid(format!("its data must have 1 to {MAX_DATA_BYTES} bytes")));
-    }
-    cloudevent::check(event).map_err(|error| PublishError::Invalid(error.to_string()))
 }
 
 /// Pulses have one lane for all pods: none waits behind an event, and a feed brings them in the order of the topic, so
@@ -173,9 +172,29 @@ fn lane_of(author: &str) -> String {
 mod tests {
     use std::collections::HashSet;
 
-    use bytes::Bytes;
-
     use super::*;
+
+    #[tokio::test]
+    async fn a_topic_that_does_not_answer_is_given_up_in_time_and_asked_anew() {
+        // Lets in whoever comes, and says nothing.
+        let silence = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let publisher = Publisher::connect(Settings {
+            project: "p-1".to_owned(),
+            topic: "events".to_owned(),
+            pod: "pod".to_owned(),
+            emulator: Some(silence.local_addr().unwrap().to_string()),
+            replay_window: Duration::from_secs(600),
+        });
+        let publisher = publisher.await.unwrap();
+        let began = Instant::now();
+        let event = Event::new("/test".into(), "k", None, "{}".into());
+        assert!(matches!(publisher.publish(&event).await, Err(PublishError::TimedOut)));
+        // The client's answer is due by then.
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert_eq!(publisher.current().number, 0, "nobody waited for a new one");
+        let numbers = [publisher.client().await.0, publisher.client().await.0];
+        assert_eq!(numbers, [1, 1]);
+    }
 
     #[test]
     fn an_authors_lane_never_changes() {
@@ -187,19 +206,5 @@ mod tests {
     fn authors_spread_over_the_lanes() {
         let lanes: HashSet<String> = (0..1_000).map(|author| lane_of(&author.to_string())).collect();
         assert_eq!(lanes.len() as u64, LANES);
-    }
-
-    #[test]
-    fn what_the_topic_would_refuse_is_refused_before() {
-        let event = |data: Bytes| Event::new("/test".into(), "k", None, data);
-        assert!(check(&event(vec![b'x'; MAX_DATA_BYTES].into())).is_ok());
-        assert!(matches!(
-            check(&event(vec![b'x'; MAX_DATA_BYTES + 1].into())),
-            Err(PublishError::Invalid(_))
-        ));
-        assert!(matches!(check(&event(Bytes::new())), Err(PublishError::Invalid(_))));
-        let mut long = event(Bytes::from_static(b"{}"));
-        long.author = Some("x".repeat(1_025).into());
-        assert!(matches!(check(&long), Err(PublishError::Invalid(_))));
     }
 }

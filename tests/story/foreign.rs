@@ -1,5 +1,7 @@
 //! Other programs on the same topic: those that publish templates, and those that publish rubbish.
 
+use std::collections::HashSet;
+
 use futures_util::future::join_all;
 
 use crate::support::{Dialect, EVERYWHERE, Message, Topic, USERS, four_pods, locations, watchers_on};
@@ -60,6 +62,13 @@ async fn a_hundred_events_of_a_foreign_publisher_reach_exactly_their_audiences_b
             assert!((counted - count).abs() < 0.5, "{reason} at {}: {counted}", pod.name());
         }
         assert_eq!(pod.http.get("/readyz").await.status, 200);
+        let said = pod.said();
+        let ids = said.lines().filter(|line| line.contains("message rejected")).map(|line| {
+            let id = line.split_once("message_id=\"").and_then(|(_, rest)| rest.split_once('"'));
+            id.unwrap_or_else(|| panic!("whose message? {line}")).0.to_owned()
+        });
+        let ids: HashSet<String> = ids.filter(|id| !id.is_empty()).collect();
+        assert_eq!(ids.len(), 5, "each by its own id: {said}");
     }
 }
 

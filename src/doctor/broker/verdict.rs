@@ -12,6 +12,7 @@ use humantime::format_duration as span;
 
 use super::{ATTACH, CONSUME, CREATE, LIST};
 use crate::{
+    broker::MIN_RETENTION,
     doctor::{Finding, POD, brief},
     pubsub::{
         self, ConnectError,
@@ -19,9 +20,6 @@ use crate::{
         checkup::{FoundFeed, Inventory},
     },
 };
-
-/// The least that Pub/Sub retains.
-const MIN_RETENTION: Duration = Duration::from_secs(600);
 
 /// How far clocks may differ. A `Date` has whole seconds; the 30 s that a token's times may be off must not be used up.
 const MAX_SKEW: Duration = Duration::from_secs(5);

@@ -49,7 +49,9 @@ fn a_feed_has_caught_up_when_its_own_first_pulse_is_back_and_nothing_old_follows
     hearing.hear(&old, None, topic.after(200));
     assert_eq!(hearing.settle(topic.after(220)), None, "another lane is still catching up");
     hearing.hear(&topic.event(), None, topic.after(300));
-    assert_eq!(hearing.settle(topic.after(400)), Some(History::Since(others.published.unwrap())));
+    let (since, own) = (others.published.unwrap(), own.published.unwrap());
+    let history = History::First { since, own, came: topic.after(20) };
+    assert_eq!(hearing.settle(topic.after(400)), Some(history));
     assert_eq!(hearing.settle(topic.after(500)), None, "said once");
 }
 

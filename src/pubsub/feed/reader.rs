@@ -25,8 +25,11 @@ use crate::{
     event::{PULSE, cloudevent},
 };
 
-/// After so long without a message a second feed has nothing more: ten of the emulator's ticks.
+/// After so long without a message a second feed that has brought some has nothing more: ten of the emulator's ticks.
 const QUIET: Duration = Duration::from_millis(500);
+
+/// A second feed that brings nothing is given up after this: the pod's own pulse, at least, comes through one that lives.
+const MUTE: Duration = Duration::from_secs(10);
 
 /// After so long with something newer than itself, such as the pod's own pulse, a second feed has told what is older: two
 /// ticks.
@@ -50,9 +53,11 @@ pub(super) struct Twins(Arc<Mutex<Handed>>);
 struct Handed {
     by_first: HashSet<String>,
     by_second: HashSet<String>,
-    /// When the second feed was there, by the clock of an emulator on this machine, and when anything came from it.
+    /// When the second feed was there, also by the clock of an emulator on this machine, and when anything came from it.
+    /// Its stream may take its time to open: until then silence says nothing.
+    opened: Instant,
     created: SystemTime,
-    heard_second: Instant,
+    heard_second: Option<Instant>,
     /// When something newer than itself came from the second feed.
     passed: Option<Instant>,
     /// The second feed has no more: what the first hands on need not be kept.
@@ -73,18 +78,19 @@ impl Twins {
 impl Handed {
     fn new() -> Self {
         let (by_first, by_second) = Default::default();
-        let (created, heard_second) = (SystemTime::now(), Instant::now());
-        Self { by_first, by_second, created, heard_second, passed: None, is_over: false }
+        let (opened, created) = (Instant::now(), SystemTime::now());
+        Self { by_first, by_second, opened, created, heard_second: None, passed: None, is_over: false }
     }
 
     fn is_filled(&self) -> bool {
-        self.passed.is_some_and(|passed| passed.elapsed() >= PASSED) || self.heard_second.elapsed() >= QUIET
+        let is_past = |since: Option<Instant>, limit| since.is_some_and(|since| since.elapsed() >= limit);
+        is_past(self.passed, PASSED) || is_past(self.heard_second, QUIET) || is_past(Some(self.opened), MUTE)
     }
 
-    fn is_repeat(&mut self, is_second: bool, received: &Received, message: &str) -> bool {
+    fn is_repeat(&mut self, is_second: bool, received: &Received) -> bool {
         if is_second {
             let now = Instant::now();
-            self.heard_second = now;
+            self.heard_second = Some(now);
             let published = received.event.as_ref().ok().and_then(|event| event.published);
             if published > Some(self.created) {
                 self.passed.get_or_insert(now);
@@ -92,9 +98,9 @@ impl Handed {
         }
         let Self { by_first, by_second, is_over, .. } = self;
         let (own, other) = if is_second { (by_second, by_first) } else { (by_first, by_second) };
-        let is_repeat = other.contains(message);
+        let is_repeat = other.contains(&received.message_id);
         if !is_repeat && !*is_over {
-            own.insert(message.to_owned());
+            own.insert(received.message_id.clone());
         }
         is_repeat
     }
@@ -127,8 +133,8 @@ impl Reader {
             };
             // Held until the message is handed on, or the other feed's next one could overtake it.
             let mut handed = self.twins.0.lock().await;
-            let received = receive(&message, handler);
-            if handed.is_repeat(self.is_second, &received, &message.message_id) {
+            let received = receive(message, handler);
+            if handed.is_repeat(self.is_second, &received) {
                 received.ack.ack();
                 continue;
             }
@@ -142,12 +148,38 @@ impl Reader {
     }
 }
 
-fn receive(message: &Message, handler: Handler) -> Received {
-    let published = message.publish_time.and_then(|time| SystemTime::try_from(time).ok());
-    let attribute = |name: &str| message.attributes.get(name).map(String::as_str);
-    let event = cloudevent::decode(attribute, message.data.clone(), published);
-    if let Err(error) = &event {
-        tracing::warn!(message = message.message_id, %error, "message holds no event");
+fn receive(message: Message, handler: Handler) -> Received {
+    let Message { message_id, publish_time, attributes, data, .. } = message;
+    let published = publish_time.and_then(|time| SystemTime::try_from(time).ok());
+    let event = cloudevent::decode(|name| attributes.get(name).map(String::as_str), data, published);
+    Received { event, message_id, ack: Ack::new(move || handler.ack()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_second(handed: &mut Handed) {
+        let event = crate::event::Event::new("/test".into(), "k", None, "{}".into());
+        handed.is_repeat(true, &Received { event: Ok(event), message_id: "1".to_owned(), ack: Ack::none() });
     }
-    Received { event, ack: Ack::new(move || handler.ack()) }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_feed_is_not_given_up_before_its_stream_has_opened() {
+        let mut handed = Handed::new();
+        sleep(QUIET * 4).await;
+        assert!(!handed.is_filled(), "it has had no time");
+        from_second(&mut handed);
+        sleep(QUIET / 2).await;
+        assert!(!handed.is_filled(), "more may come");
+        sleep(QUIET / 2).await;
+        assert!(handed.is_filled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_feed_that_never_brings_anything_is_given_up_at_last() {
+        let handed = Handed::new();
+        sleep(MUTE).await;
+        assert!(handed.is_filled());
+    }
 }
