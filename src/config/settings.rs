@@ -11,9 +11,10 @@ use std::{
 use super::{Setting, reader::Reader, table as t, value};
 use crate::{
     auth,
+    broker::MIN_RETENTION,
     hub::window::{Bounds, MARGIN},
     pod::Drain,
-    pubsub::{self, admin::MIN_RETENTION},
+    pubsub,
     telemetry::{self, Otlp},
     web::{self, Origins},
 };

@@ -313,7 +313,7 @@ impl Admin {
 }
 
 /// What no life of any feed had before: the time, and enough chance for two in the same millisecond.
-fn incarnation() -> String {
+pub(super) fn incarnation() -> String {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{:x}-{:08x}", since.as_millis(), rand::random::<u32>())
 }

@@ -138,9 +138,8 @@ impl Pod {
                 Step::Deliveries(deliveries) => {
                     got.extend(deliveries.iter().map(|delivery| delivery.result.payload.to_string()));
                 }
-                Step::Live(_) => return got,
-                Step::Gap(notice, _) => {
-                    got.push(notice.result.payload.to_string());
+                Step::Live(_, notice) => {
+                    got.extend(notice.map(|notice| notice.result.payload.to_string()));
                     return got;
                 }
             }
