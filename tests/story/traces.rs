@@ -91,6 +91,20 @@ fn assert_conventions(publish: &Value, process: &Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_without_a_collector_does_not_break_the_trace() {
+    let (Some(topic), Some(collector)) = (Topic::fresh().await, Collector::start().await) else { return };
+    let (author, other) =
+        tokio::join!(Setup::new("pod1").topic(&topic).start(), traced("pod2", &topic, &collector).start());
+    add_in_trace(&author, "traced by others").await;
+    let process = eventually("the other pod has processed it", PATIENCE, async || {
+        named(&collector.spans(TRACE), "process").first().map(|&process| process.clone())
+    })
+    .await;
+    assert_eq!(attribute(&process, "relay.pod"), other.name());
+    assert_eq!((&process["parentSpanId"], &process["links"][0]["spanId"]), (&json!(CLIENT), &json!(CLIENT)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_costs_nothing_but_spans() {
     let nobody = format!("http://127.0.0.1:{}", crate::support::free_ports(1));
     let pod = Setup::new("pod1")
