@@ -73,7 +73,6 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         None => runtime.block_on(serve(settings, directory, &traces)),
         Some(laptop) => runtime.block_on(run_cluster(settings, directory, laptop, &traces)),
     };
-    traces.flush();
     Ok(match drained? {
         Drained::Cleanly => ExitCode::SUCCESS,
         Drained::CutOff => ExitCode::FAILURE,

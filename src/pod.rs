@@ -87,6 +87,7 @@ pub struct Pod {
     hub: Hub,
     site: Arc<Site>,
     publisher: Arc<dyn Publish>,
+    traces: Traces,
     stop: Stop,
     tasks: TaskTracker,
     _abandoned: [DropGuard; 2],
@@ -162,7 +163,7 @@ impl Pod {
         ));
         tracing::info!(pod = settings.name, %address, "pod started");
         let _abandoned = [stop.connections.clone().drop_guard(), stop.feed.clone().drop_guard()];
-        Ok(Self { address, health, hub, site, publisher, stop, tasks, _abandoned })
+        Ok(Self { address, health, hub, site, publisher, traces: settings.traces, stop, tasks, _abandoned })
     }
 
     /// Where clients come in.

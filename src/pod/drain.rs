@@ -1,18 +1,22 @@
 //! All the waits of a pod's end, in their order.
 //!
 //! Not ready → [`Drain::delay`] → no new connections, and each there is ends at its own moment within [`Drain::spread`] →
-//! publishing flushed → feed deleted. [`Drain::deadline`] cuts it off. The numbers are in one table of `docs/OPERATIONS.md`.
+//! feed deleted → publishing and telemetry flushed. [`Drain::deadline`] cuts it off. The numbers are in one table of `docs/OPERATIONS.md`.
 //! It must never end a connection with `complete`, or its client would not come back.
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::{
+    join,
+    time::{Instant, sleep, timeout, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::Pod;
+use crate::telemetry;
 
-/// How long a pod may take to put away its publisher, and then its feed, once its connections have ended. Both are kept
-/// even past the deadline: a feed that is left behind costs the fleet more than these seconds.
+/// How long a pod may take to put away its feed, and then to flush publisher and telemetry, once its connections have ended.
+/// Both are kept even past the deadline: a feed that is left behind costs the fleet more than these seconds.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a pod ends.
@@ -51,8 +55,8 @@ impl Stop {
 }
 
 impl Pod {
-    /// Stops the pod: connections are asked to come back elsewhere, publishing is flushed, the feed is deleted. Dropped
-    /// before it is done, the pod stops at once.
+    /// Stops the pod: connections are asked to come back elsewhere, the feed is deleted, publishing and telemetry are
+    /// flushed. Dropped before it is done, the pod stops at once.
     pub async fn drain(self) -> Drained {
         let Drain { delay, deadline, .. } = self.stop.drain;
         let deadline = Instant::now() + deadline;
@@ -61,10 +65,13 @@ impl Pod {
         let connections = &self.site.connections;
         connections.drain();
         let left = timeout_at(deadline, connections.tasks().wait()).await;
-        let flushed = timeout(CLOSE_TIMEOUT, self.publisher.flush()).await;
         self.stop.feed.cancel();
         self.tasks.close();
         let closed = timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
+        let (flushed, ()) = join!(
+            timeout(CLOSE_TIMEOUT, self.publisher.flush()),
+            telemetry::flush(CLOSE_TIMEOUT, &self.site.metrics, &self.traces),
+        );
         if let (Ok(()), Ok(()), Ok(())) = (&left, &flushed, &closed) {
             tracing::info!("pod drained");
             return Drained::Cleanly;

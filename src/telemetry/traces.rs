@@ -29,7 +29,7 @@ use tracing::{Span, Subscriber, field::Empty, trace_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
-use super::{SERVICE, TelemetryError, resource};
+use super::{Flushed, SERVICE, TelemetryError, flush_apart, resource};
 
 /// What our spans' `messaging.system` says, by OpenTelemetry's conventions for messaging.
 const MESSAGING_SYSTEM: &str = "gcp_pubsub";
@@ -109,11 +109,10 @@ impl Traces {
             .build();
     }
 
-    /// Exports what waits, for as long as the exporter's own timeout. Blocks: not for a runtime's threads.
-    pub fn flush(&self) {
-        if let Some(Err(error)) = self.provider.as_ref().map(SdkTracerProvider::shutdown) {
-            tracing::debug!(%error, "spans not flushed");
-        }
+    /// Exports what waits.
+    pub(super) fn flush(&self) -> Flushed {
+        let provider = self.provider.clone();
+        flush_apart(move || provider.map_or(Ok(()), |provider| provider.force_flush()))
     }
 }
 

@@ -1,7 +1,10 @@
 //! What a collector is sent: one trace from a mutation on one pod to the feeds of all, and the metrics.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::{net::TcpListener, time::Instant};
 
 use crate::support::{Collector, Dialect, PATIENCE, Relay, Setup, Topic, eventually, watchers_on};
 
@@ -102,6 +105,21 @@ async fn a_pod_without_a_collector_does_not_break_the_trace() {
     .await;
     assert_eq!(attribute(&process, "relay.pod"), other.name());
     assert_eq!((&process["parentSpanId"], &process["links"][0]["spanId"]), (&json!(CLIENT), &json!(CLIENT)));
+}
+
+#[tokio::test]
+async fn a_collector_that_never_answers_does_not_hold_up_the_end() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut pod = Setup::new("pod1")
+        .set("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", silent.local_addr().unwrap()))
+        .start()
+        .await;
+    pod.add_template("ZOWI", "untold", None).await;
+    pod.signal("TERM");
+    let began = Instant::now();
+    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.said());
+    assert!(began.elapsed() < Duration::from_secs(8), "metrics and spans together: {:?}", began.elapsed());
+    assert!(pod.said().contains("telemetry not flushed"), "{}", pod.said());
 }
 
 #[tokio::test(flavor = "multi_thread")]
