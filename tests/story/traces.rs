@@ -107,6 +107,23 @@ async fn a_pod_without_a_collector_does_not_break_the_trace() {
     assert_eq!((&process["parentSpanId"], &process["links"][0]["spanId"]), (&json!(CLIENT), &json!(CLIENT)));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_go_by_grpc_too() {
+    let Some(collector) = Collector::start_grpc().await else { return };
+    let pod = Setup::new("pod1")
+        .set("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
+        .set("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        .set("OTEL_BSP_SCHEDULE_DELAY", "200")
+        .start()
+        .await;
+    add_in_trace(&pod, "traced by gRPC").await;
+    eventually("the collector tells of the mutation", PATIENCE, async || {
+        let said = collector.said();
+        [TRACE, CLIENT, "mutation"].iter().all(|part| said.contains(part)).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_collector_that_never_answers_does_not_hold_up_the_end() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
