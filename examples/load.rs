@@ -11,6 +11,8 @@ mod arguments;
 mod baseline;
 #[path = "load/bench.rs"]
 mod bench;
+#[path = "load/collector.rs"]
+mod collector;
 #[path = "load/naive.rs"]
 mod naive;
 #[path = "load/process.rs"]

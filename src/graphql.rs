@@ -16,6 +16,7 @@ use async_graphql::{
 };
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
+use opentelemetry::context::FutureExt as _;
 use tracing::Instrument as _;
 
 use self::{document::Documents, error::Code, operation::Operations};
@@ -124,11 +125,11 @@ impl Engine {
     /// cursor is from before it ran, so that who watches from there misses nothing of what it does not show.
     pub async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Response {
         let cursor = self.cursor();
-        let span = prepared.span(&self.outlet.pod);
+        let (span, client) = (prepared.span(&self.outlet.pod), traces::client(prepared.client()));
         let mut request = prepared.request.data(viewer).data(self.outlet.clone());
         request.set_parsed_query((*prepared.document).clone());
-        let executed =
-            AssertUnwindSafe(self.api.execute(request)).catch_unwind().instrument(span.clone()).await;
+        let executed = AssertUnwindSafe(self.api.execute(request)).catch_unwind();
+        let executed = executed.instrument(span.clone()).with_context(client).await;
         let response = match executed {
             Ok(response) => error::publicly(response).extension("cursor", Value::from(cursor)),
             Err(_) => error::internal(),

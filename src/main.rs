@@ -77,7 +77,6 @@ fn run(command: Command, seed: &Seed) -> anyhow::Result<ExitCode> {
         None => runtime.block_on(serve(settings, seed, &traces)),
         Some(laptop) => runtime.block_on(run_cluster(settings, seed, laptop, &traces)),
     };
-    traces.flush();
     Ok(match drained? {
         Drained::Cleanly => ExitCode::SUCCESS,
         Drained::CutOff => ExitCode::FAILURE,

@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::Context as _;
 use opentelemetry::metrics::Meter;
-use tokio::{net::TcpListener, select};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    select,
+};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -31,6 +34,10 @@ use crate::{
     telemetry::{Metrics, Otlp, Refusals, Traces},
     web::{self, Connections, Reservations, Site, serve::serve},
 };
+
+/// How many sockets may wait to be accepted: when another pod ends, its clients come all at once, and whoever finds no room
+/// tries again only after a second. The kernel takes less if `net.core.somaxconn` is.
+const BACKLOG: u32 = 4_096;
 
 /// What a pod is built from.
 pub struct Settings {
@@ -118,6 +125,7 @@ pub struct Pod {
     hub: Hub,
     site: Arc<Site>,
     publisher: Arc<dyn Publish>,
+    traces: Traces,
     stop: Stop,
     tasks: TaskTracker,
     _abandoned: [DropGuard; 2],
@@ -195,7 +203,7 @@ impl Pod {
         ));
         tracing::info!(pod = settings.name, %address, "pod started");
         let _abandoned = [stop.connections.clone().drop_guard(), stop.feed.clone().drop_guard()];
-        Ok(Self { address, health, hub, site, publisher, stop, tasks, _abandoned })
+        Ok(Self { address, health, hub, site, publisher, traces: settings.traces, stop, tasks, _abandoned })
     }
 
     /// Where clients come in.
@@ -240,8 +248,14 @@ async fn connect(broker: Broker) -> anyhow::Result<Connected> {
 }
 
 async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    listener.with_context(|| format!("cannot listen on {address}: set {setting} to an address that is free"))
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // As everywhere on Unix: or the port of a pod that has just ended would be taken for a minute.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().with_context(|| format!("cannot listen on {address}: set {setting} to an address that is free"))
 }
 
 async fn run_relay(mut relay: Relay, mut feed: Box<dyn Feed>, close: CancellationToken) {

@@ -11,16 +11,20 @@ pub mod traces;
 use std::{
     fmt::Display,
     io::{self, IsTerminal as _},
+    thread,
+    time::Duration,
 };
 
 use opentelemetry::{Key, KeyValue};
 use opentelemetry_sdk::{
     Resource,
+    error::OTelSdkResult,
     resource::{
         EnvResourceDetector, ResourceDetector as _, SdkProvidedResourceDetector, TelemetryResourceDetector,
     },
 };
 use thiserror::Error;
+use tokio::{sync::oneshot, time::timeout};
 use tracing_subscriber::{
     EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
@@ -95,6 +99,27 @@ pub fn init(settings: &Settings) -> Result<Traces, TelemetryError> {
     let traces = if settings.otlp.traces { Traces::export()? } else { Traces::off() };
     tracing_subscriber::registry().with(traces.layer()).with(lines).try_init()?;
     Ok(traces)
+}
+
+/// Whether the collector took all that waited; dropped, nobody asks.
+type Flushed = oneshot::Receiver<OTelSdkResult>;
+
+/// Flushes on a thread of its own: the library blocks, and a runtime waits for its own threads at its end.
+fn flush_apart(blocking: impl FnOnce() -> OTelSdkResult + Send + 'static) -> Flushed {
+    let (flushed, waits) = oneshot::channel();
+    // An error says that nobody asks.
+    thread::spawn(move || drop(flushed.send(blocking())));
+    waits
+}
+
+/// Exports what waits of a pod's metrics and of the process's spans, side by side, for as long as `limit`: a collector
+/// that does not answer in time costs what it would have been told. Nothing is measured by these metrics from then on.
+pub async fn flush(limit: Duration, metrics: &Metrics, traces: &Traces) {
+    let both = async { tokio::join!(metrics.flush(), traces.flush()) };
+    let flushed = timeout(limit, both).await;
+    if !matches!(flushed, Ok((Ok(Ok(())), Ok(Ok(()))))) {
+        tracing::warn!(?flushed, "telemetry not flushed");
+    }
 }
 
 /// What tells this pod's figures from those of others. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win.

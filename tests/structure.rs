@@ -324,7 +324,7 @@ fn seconds_after(path: &str, key: &str) -> String {
 #[test]
 fn the_drains_table_says_what_is_configured() {
     let table = drain_table();
-    let [delay, spread, deadline, publisher, feed, telemetry, grace, balancer] = &*table else {
+    let [delay, spread, deadline, feed, publisher, telemetry, grace, balancer] = &*table else {
         panic!("the table has other rows: {table:?}");
     };
     for (name, [default, cluster_manifest, compose, cluster]) in [delay, spread, deadline] {

@@ -14,8 +14,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, v
 use super::{baseline::Writes, process::Kind, swarm::Author};
 
 /// What can be measured, in the order in which it is.
-pub(crate) const SCENARIOS: [&str; 7] =
-    ["fan-out", "selectivity", "memory", "storm", "mutations", "cores", "broker"];
+pub(crate) const SCENARIOS: [&str; 8] =
+    ["fan-out", "selectivity", "memory", "storm", "mutations", "cores", "telemetry", "broker"];
 
 /// What this process is to do.
 pub(crate) enum Task {

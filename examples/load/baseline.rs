@@ -5,7 +5,7 @@
 //! real, and a socket that is full is waited for.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::SocketAddr,
 };
 
@@ -14,6 +14,7 @@ use mio::{
     Events, Interest, Poll, Token,
     net::{TcpListener, TcpStream},
 };
+use socket2::{Domain, Socket, Type};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::wire;
@@ -54,7 +55,7 @@ struct Loop {
 /// Serves until it is killed. Every event's frame has a payload of `frame_bytes`, or as many as it needs.
 pub(crate) fn run(listen: SocketAddr, writes: Writes, frame_bytes: usize) -> anyhow::Result<()> {
     let mut poll = Poll::new()?;
-    let mut listener = TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
+    let mut listener = listener(listen).with_context(|| format!("cannot listen on {listen}"))?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let mut events = Events::with_capacity(4_096);
     let buffer = vec![0; 64 << 10].into();
@@ -72,6 +73,16 @@ pub(crate) fn run(listen: SocketAddr, writes: Writes, frame_bytes: usize) -> any
         }
         server.deliver(writes);
     }
+}
+
+/// With as much room for those who wait as the relay has.
+fn listener(listen: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(listen), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&listen.into())?;
+    socket.listen(4_096)?;
+    Ok(TcpListener::from_std(socket.into()))
 }
 
 impl Loop {

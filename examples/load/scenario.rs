@@ -6,6 +6,7 @@ use pubsub_relay::emulator::{Emulator, Search};
 
 use super::{
     bench::{Bench, Pace, Window},
+    collector::{Scraper, Sink},
     process::{self, Kind},
     progress,
     report::Sheet,
@@ -37,6 +38,7 @@ pub(crate) fn run(bench: &mut Bench, name: &str) -> anyhow::Result<Vec<Sheet>> {
         "storm" => vec![storm(bench)?],
         "mutations" => vec![mutations(bench)?],
         "cores" => vec![cores(bench)?],
+        "telemetry" => vec![telemetry(bench)?],
         _ => vec![broker(bench)?],
     })
 }
@@ -229,6 +231,50 @@ fn cores(bench: &mut Bench) -> anyhow::Result<Sheet> {
             add(&mut sheet, row, "CPU µs/delivery", window.cpu_per_delivery());
             add(&mut sheet, row, "cores: server", window.share());
             sheet.add(row, "cores: load", window.load_share());
+        }
+    }
+    Ok(sheet)
+}
+
+/// Without telemetry, then with a collector, a scraper, and one trace in a hundred.
+fn telemetry(bench: &mut Bench) -> anyhow::Result<Sheet> {
+    let count = bench.options.watchers[0];
+    let mut sheet = Sheet::new(format!("telemetry: fan-out to {count} watchers, telemetry off and on"));
+    if bench.options.url.is_some() {
+        sheet.note("Not measured: the telemetry of a relay that runs already is its own matter.");
+        return Ok(sheet);
+    }
+    let sink = Sink::open()?;
+    let endpoint = format!("http://{}", sink.address);
+    // spans and metrics leave every second, and so within each window
+    let on = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.01"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "1000"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
+    ];
+    let off = [("OTEL_SDK_DISABLED", "true")];
+    for round in 1..=bench.options.alternations {
+        let mut without = None;
+        for (row, settings) in [("off", &off[..]), ("on", &on)] {
+            progress(&format!("telemetry, {count} watchers, round {round}: {row}"));
+            let server = bench.start_on(Kind::Relay, &bench.options.pod_cores, settings)?;
+            let mut swarm = bench.swarm(&server, Transport::WebSocket)?;
+            swarm.publishers(bench.options.in_flight as usize)?;
+            swarm.connect(count, &bench.options.tokens, true)?;
+            let scraper = (row == "on").then(|| Scraper::start(server.address));
+            let window = bench.measure(&server, &mut swarm, Pace::Saturated)?;
+            let scrapes = scraper.map(Scraper::stop).transpose()?;
+            bench.close(swarm);
+            let rate = window.deliveries_per_second();
+            sheet.add(row, "deliveries/s", rate);
+            sheet.add(row, "× off", rate / *without.get_or_insert(rate));
+            add(&mut sheet, row, "CPU µs/delivery", window.cpu_per_delivery());
+            add(&mut sheet, row, "cores: server", window.share());
+            sheet.add(row, "cores: load", window.load_share());
+            sheet.add(row, "OTLP posts", sink.posts() as f64);
+            add(&mut sheet, row, "scrapes", scrapes.map(f64::from));
         }
     }
     Ok(sheet)

@@ -39,7 +39,7 @@ pub struct Prepared {
 
 impl Prepared {
     /// The client's `traceparent`, which rides in the request's extensions.
-    fn client(&self) -> Option<&str> {
+    pub(super) fn client(&self) -> Option<&str> {
         match self.request.extensions.get(traces::TRACEPARENT) {
             Some(Value::String(client)) => Some(client),
             _ => None,

@@ -1,7 +1,7 @@
 //! All the waits of a pod's end, in their order.
 //!
 //! Not ready → [`Drain::delay`] → no new connections, and each there is ends at its own moment within [`Drain::spread`] →
-//! publishing flushed → feed deleted. [`Drain::deadline`] cuts it off. The numbers are in one table of `docs/OPERATIONS.md`.
+//! feed deleted → publishing and telemetry flushed. [`Drain::deadline`] cuts it off. The numbers are in one table of `docs/OPERATIONS.md`.
 //! It must never end a connection with `complete`, or its client would not come back.
 
 use std::time::Duration;
@@ -10,19 +10,19 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Pod;
-use crate::web::serve::LAST_REQUEST;
+use crate::{telemetry, web::serve::LAST_REQUEST};
 
-/// How long a pod may take to put away its publisher, and then its feed, once its connections have ended. Both are kept
-/// even past the deadline: a feed that is left behind costs the fleet more than these seconds.
+/// How long a pod may take to put away its feed, and then to flush its publisher, once its connections have ended.
+/// Both are kept even past the deadline: a feed that is left behind costs the fleet more than these seconds.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const _: () =
     assert!(LAST_REQUEST.as_millis() < CLOSE_TIMEOUT.as_millis(), "a straggler would cut off a drain");
 
-/// How long traces and metrics, together, may take to be sent after that, when nothing of the pod is left but its process.
+/// How long traces and metrics, together, may take to be sent after that.
 pub const TELEMETRY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest that a pod lives on after its deadline, which its grace must have room for: publisher, feed, telemetry.
+/// The longest that a pod lives on after its deadline, which its grace must have room for: feed, publisher, telemetry.
 pub const AFTER_DEADLINE: Duration =
     Duration::from_secs(2 * CLOSE_TIMEOUT.as_secs() + TELEMETRY_TIMEOUT.as_secs());
 
@@ -70,8 +70,8 @@ impl Stop {
 }
 
 impl Pod {
-    /// Stops the pod: connections are asked to come back elsewhere, publishing is flushed, the feed is deleted. Dropped
-    /// before it is done, the pod stops at once.
+    /// Stops the pod: connections are asked to come back elsewhere, the feed is deleted, publishing and telemetry are
+    /// flushed. Dropped before it is done, the pod stops at once.
     pub async fn drain(self) -> Drained {
         let Drain { delay, deadline, .. } = self.stop.drain;
         let deadline = Instant::now() + deadline;
@@ -80,10 +80,11 @@ impl Pod {
         let connections = &self.site.connections;
         connections.drain();
         let left = timeout_at(deadline, connections.tasks().wait()).await;
-        let flushed = timeout(CLOSE_TIMEOUT, self.publisher.flush()).await;
         self.stop.feed.cancel();
         self.tasks.close();
         let closed = timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
+        let flushed = timeout(CLOSE_TIMEOUT, self.publisher.flush()).await;
+        telemetry::flush(TELEMETRY_TIMEOUT, &self.site.metrics, &self.traces).await;
         if let (Ok(()), Ok(()), Ok(())) = (&left, &flushed, &closed) {
             tracing::info!("pod drained");
             return Drained::Cleanly;

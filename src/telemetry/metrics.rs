@@ -8,7 +8,7 @@ use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
-use super::{Otlp, SERVICE, TelemetryError, process, resource};
+use super::{Flushed, Otlp, SERVICE, TelemetryError, flush_apart, process, resource};
 
 /// The media type of [`Metrics::text`].
 pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;
@@ -35,8 +35,8 @@ impl Refusals {
     }
 }
 
-/// The metrics of one pod.
-#[derive(Clone, Debug)]
+/// The metrics of one pod. Dropped before they are flushed, what was not pushed is lost.
+#[derive(Debug)]
 pub struct Metrics {
     provider: SdkMeterProvider,
     registry: Registry,
@@ -82,10 +82,16 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Pushes what was not pushed yet, for as long as the exporter's own timeout. Blocks: not for a runtime's threads.
-    pub fn flush(&self) {
-        if let Err(error) = self.provider.force_flush() {
-            tracing::debug!(%error, "metrics not flushed");
-        }
+    /// Pushes what was not pushed yet, and nothing from then on.
+    pub(super) fn flush(&self) -> Flushed {
+        let provider = self.provider.clone();
+        flush_apart(move || provider.shutdown())
+    }
+}
+
+impl Drop for Metrics {
+    fn drop(&mut self) {
+        // Or the library would push on the thread that drops the last of it, and block it for seconds.
+        drop(self.flush());
     }
 }

@@ -29,7 +29,7 @@ use tracing::{Span, Subscriber, field::Empty, trace_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
-use super::{SERVICE, TelemetryError, resource};
+use super::{Flushed, SERVICE, TelemetryError, flush_apart, resource};
 
 /// What our spans' `messaging.system` says, by OpenTelemetry's conventions for messaging.
 const MESSAGING_SYSTEM: &str = "gcp_pubsub";
@@ -109,11 +109,10 @@ impl Traces {
             .build();
     }
 
-    /// Exports what waits, for as long as the exporter's own timeout. Blocks: not for a runtime's threads.
-    pub fn flush(&self) {
-        if let Some(Err(error)) = self.provider.as_ref().map(SdkTracerProvider::shutdown) {
-            tracing::debug!(%error, "spans not flushed");
-        }
+    /// Exports what waits.
+    pub(super) fn flush(&self) -> Flushed {
+        let provider = self.provider.clone();
+        flush_apart(move || provider.map_or(Ok(()), |provider| provider.force_flush()))
     }
 }
 
@@ -279,7 +278,18 @@ pub fn fail(span: &Span, error: &'static str) {
     span.set_status(opentelemetry::trace::Status::error(error));
 }
 
-/// The W3C `traceparent` of the span, to be carried along; `None` without one.
+/// The context of a request whose client named this span as its own: what is traced by nobody here is carried on in it.
+#[must_use]
+pub fn client(traceparent: Option<&str>) -> Context {
+    let context = Context::new();
+    match traceparent.and_then(remote) {
+        Some(client) => context.with_remote_span_context(client),
+        None => context,
+    }
+}
+
+/// The W3C `traceparent` to be carried along: of the span or, where none is made because there is no collector, of the
+/// context around it, so that this pod does not break the client's trace. `None` without either.
 #[must_use]
 pub fn traceparent(span: &Span) -> Option<Arc<str>> {
     struct One(Option<Arc<str>>);
@@ -291,7 +301,8 @@ pub fn traceparent(span: &Span) -> Option<Arc<str>> {
         }
     }
     let mut one = One(None);
-    TraceContextPropagator::new().inject_context(&span.context(), &mut one);
+    let own = Some(span.context()).filter(|context| context.has_active_span());
+    TraceContextPropagator::new().inject_context(&own.unwrap_or_else(Context::current), &mut one);
     one.0
 }
 
@@ -365,10 +376,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_collector_there_are_no_spans_and_nothing_is_carried() {
+    fn without_a_collector_there_are_no_spans_and_only_the_clients_is_carried() {
         let subscriber = tracing_subscriber::registry().with(Traces::off().layer());
         tracing::subscriber::with_default(subscriber, || {
-            assert_eq!(traceparent(&publish("a", "t", "e", "k")), None);
+            let carried = || traceparent(&publish("a", "t", "e", "k"));
+            assert_eq!(carried(), None);
+            let _inside = client(Some(CLIENT)).attach();
+            assert_eq!(carried().as_deref(), Some(CLIENT));
         });
     }
 

@@ -1,12 +1,49 @@
 //! What a pod writes on its log: a line for each connection, and nothing that is anybody's secret.
 
+use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 
-use crate::support::{Dialect, PATIENCE, Setup, Topic, USERS, eventually, watchers_on};
+use crate::support::{
+    Dialect, EVENTS, PATIENCE, Relay, Setup, Streamed, Topic, USERS, eventually, post, request, watchers_on,
+};
 
 /// Said by a client, to be found nowhere.
 const NAME: &str = "a template nobody shall read of";
 const TOKEN: &str = "a-token-that-lets-nobody-in";
+/// What a balancer says of a client, and a client of itself.
+const ADDRESS: &str = "203.0.113.7";
+
+/// Watches by SSE, and mutates over HTTP and by SSE, rightly and wrongly. Returns how many streams began.
+async fn without_a_websocket(pod: &Relay) -> usize {
+    let from = |request: RequestBuilder| {
+        request.header("x-forwarded-for", ADDRESS).header("forwarded", format!("for={ADDRESS}"))
+    };
+    let mutation = |field: &str| {
+        format!(
+            r#"mutation {{ {field}(templateInput: {{ name: "{NAME}", shareLocationIds: ["3"] }}) {{ success }} }}"#
+        )
+    };
+    let right = mutation("addTemplate");
+    let watch = "subscription { templateAdded { name } }";
+    let mut watching = Streamed::open(EVENTS, from(post(pod, "ZOLO", watch))).await;
+    pod.until_metric("relay_watchers", 1.0).await;
+    let mut by_sse = Streamed::open(EVENTS, from(post(pod, "ZOWI", &right))).await;
+    assert_eq!(by_sse.event().await.unwrap().2["data"]["addTemplate"]["success"], true);
+    for (user, query, status) in
+        [("ZOWI", &*right, 200), (TOKEN, &right, 401), ("ZOWI", &mutation(TOKEN), 200), ("ZOWI", NAME, 200)]
+    {
+        let answer = from(post(pod, user, query)).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{user} {query}");
+    }
+    let refused = Streamed::open(EVENTS, from(post(pod, TOKEN, watch))).await;
+    assert_eq!(refused.response.status(), 401);
+    let no_json = request(pod, Method::POST, "ZOWI").header("content-type", "application/json").body(NAME);
+    assert_eq!(from(no_json).send().await.unwrap().status(), 400);
+    for _ in 0..2 {
+        assert_eq!(watching.event().await.unwrap().2["data"]["templateAdded"]["name"], NAME);
+    }
+    1
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_line_has_a_payload_a_token_or_a_clients_address() {
@@ -23,27 +60,28 @@ async fn no_line_has_a_payload_a_token_or_a_clients_address() {
         pod.http.graphql("ZOWI", &format!("{{ {TOKEN} }}"), Value::Null).await;
         clients[0].socket.send_text(NAME.to_owned()).await;
         drop(clients);
+        let streams = without_a_websocket(&pod).await;
         pod.until_metric("relay_connections", 0.0).await;
         let said = eventually("all ends are told", PATIENCE, async || {
             let said = pod.said();
-            (said.matches("connection ended").count() == USERS.len()).then_some(said)
+            (said.matches("connection ended").count() == USERS.len() + streams).then_some(said)
         })
         .await;
 
-        assert!(said.contains("event dispatched"), "noisy enough: {said}");
+        assert!(said.matches("event dispatched").count() >= 3, "noisy enough: {said}");
         for line in said.lines().filter(|line| !line.contains("pod started")) {
-            for secret in [NAME, TOKEN, "Bearer", "ZOWI", "127.0.0.1"] {
+            for secret in [NAME, TOKEN, "Bearer", "ZOWI", "ZOLO", "127.0.0.1", ADDRESS] {
                 assert!(!line.contains(secret), "{secret}: {line}");
             }
         }
         if format == "json" {
             let lines = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
             let ends: Vec<_> = lines.filter(|line| line["message"] == "connection ended").collect();
-            assert!(
-                ends.iter().all(|line| line["severity"] == "INFO" && line["transport"] == "ws"),
-                "{ends:?}"
-            );
-            assert_eq!(ends.iter().map(|line| line["deliveries"].as_u64().unwrap()).sum::<u64>(), 2);
+            assert!(ends.iter().all(|line| line["severity"] == "INFO"), "{ends:?}");
+            let of = |transport| ends.iter().filter(move |line| line["transport"] == transport);
+            assert_eq!([of("ws").count(), of("sse").count()], [USERS.len(), streams], "{ends:?}");
+            let deliveries = |line: &Value| line["deliveries"].as_u64().unwrap();
+            assert_eq!(of("ws").map(deliveries).sum::<u64>(), 2);
             assert!(ends.iter().any(|line| line["reason"] == "bad_message"), "{ends:?}");
             assert!(ends.iter().all(|line| line["seconds"].is_f64()), "{ends:?}");
         }

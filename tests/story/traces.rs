@@ -1,7 +1,10 @@
 //! What a collector is sent: one trace from a mutation on one pod to the feeds of all, and the metrics.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::{net::TcpListener, time::Instant};
 
 use crate::support::{Client, Collector, Dialect, PATIENCE, Relay, Setup, Topic, eventually, watchers_on};
 
@@ -111,6 +114,52 @@ async fn a_mutation_over_a_websocket_is_in_its_clients_trace() {
     })
     .await;
     assert_eq!(mutation["parentSpanId"], CLIENT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_without_a_collector_does_not_break_the_trace() {
+    let (Some(topic), Some(collector)) = (Topic::fresh().await, Collector::start().await) else { return };
+    let (author, other) =
+        tokio::join!(Setup::new("pod1").topic(&topic).start(), traced("pod2", &topic, &collector).start());
+    add_in_trace(&author, "traced by others").await;
+    let process = eventually("the other pod has processed it", PATIENCE, async || {
+        named(&collector.spans(TRACE), "process").first().map(|&process| process.clone())
+    })
+    .await;
+    assert_eq!(attribute(&process, "relay.pod"), other.name());
+    assert_eq!((&process["parentSpanId"], &process["links"][0]["spanId"]), (&json!(CLIENT), &json!(CLIENT)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_go_by_grpc_too() {
+    let Some(collector) = Collector::start_grpc().await else { return };
+    let pod = Setup::new("pod1")
+        .set("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
+        .set("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        .set("OTEL_BSP_SCHEDULE_DELAY", "200")
+        .start()
+        .await;
+    add_in_trace(&pod, "traced by gRPC").await;
+    eventually("the collector tells of the mutation", PATIENCE, async || {
+        let said = collector.said();
+        [TRACE, CLIENT, "mutation"].iter().all(|part| said.contains(part)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_collector_that_never_answers_does_not_hold_up_the_end() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut pod = Setup::new("pod1")
+        .set("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", silent.local_addr().unwrap()))
+        .start()
+        .await;
+    pod.add_template("ZOWI", "untold", None).await;
+    pod.signal("TERM");
+    let began = Instant::now();
+    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.said());
+    assert!(began.elapsed() < Duration::from_secs(8), "metrics and spans together: {:?}", began.elapsed());
+    assert!(pod.said().contains("telemetry not flushed"), "{}", pod.said());
 }
 
 #[tokio::test(flavor = "multi_thread")]

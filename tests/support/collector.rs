@@ -1,11 +1,12 @@
-//! [`Collector`]: a real OTLP collector, `oteltap` from PyPI, that prints what it is sent.
+//! [`Collector`]: a real OTLP collector from PyPI that prints what it is sent: `oteltap` over HTTP, `rotel` over gRPC.
 
 use std::{
+    fs,
     io::{self, BufRead as _, BufReader, Write as _},
     net::TcpStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     thread,
 };
 
@@ -13,46 +14,55 @@ use serde_json::Value;
 
 use super::{PATIENCE, environment, eventually, free_ports};
 
-const VERSION: &str = "oteltap==1.0.0";
+const PACKAGES: [&str; 2] = ["oteltap==1.0.0", "rotel==0.0.1a15"];
 
 /// A collector that runs until it is dropped.
 pub(crate) struct Collector {
     port: u16,
     child: Child,
-    lines: Arc<Mutex<Vec<Value>>>,
+    lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Collector {
-    /// `None` where Python cannot bring it, which says so; with `CI` set that is a failure.
+    /// One that takes OTLP over HTTP. `None` where Python cannot bring it, which says so; with `CI` set that is a failure.
     pub(crate) async fn start() -> Option<Self> {
-        let program = match install() {
-            Ok(program) => program,
-            Err(why) => {
-                assert!(environment("CI").is_none(), "no OTLP collector: {why}");
-                // past the test harness, which keeps to itself what a passing test prints
-                io::stderr().write_all(format!("skipped: no OTLP collector: {why}\n").as_bytes()).unwrap();
-                return None;
-            }
-        };
+        let mut command = Command::new(installed()?.join("bin/oteltap"));
         let port = free_ports(1);
-        let mut child = Command::new(program)
-            .args(["--port", &port.to_string()])
-            .env("PYTHONUNBUFFERED", "1")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        command.args(["--port", &port.to_string()]);
+        Some(Self::run(command, port).await)
+    }
+
+    /// One that takes OTLP over gRPC, and tells of spans only.
+    pub(crate) async fn start_grpc() -> Option<Self> {
+        let mut command = Command::new(agent(installed()?));
+        let port = free_ports(2);
+        let [grpc, http] = [port, port + 1].map(|port| format!("127.0.0.1:{port}"));
+        command.args(["start", "--otlp-grpc-endpoint", &grpc, "--otlp-http-endpoint", &http]);
+        command.args([
+            "--exporter",
+            "blackhole",
+            "--debug-log",
+            "traces",
+            "--debug-log-verbosity",
+            "detailed",
+        ]);
+        Some(Self::run(command, port).await)
+    }
+
+    async fn run(mut command: Command, port: u16) -> Self {
+        let command = command.env("PYTHONUNBUFFERED", "1").stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (output, kept) = (child.stdout.take().unwrap(), lines.clone());
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                kept.lock().unwrap().extend(serde_json::from_str::<Value>(&line).ok());
+                kept.lock().unwrap().push(line);
             }
         });
         let collector = Self { port, child, lines };
         eventually("the collector listens", PATIENCE, async || TcpStream::connect(("127.0.0.1", port)).ok())
             .await;
-        Some(collector)
+        collector
     }
 
     /// What goes into `OTEL_EXPORTER_OTLP_ENDPOINT`.
@@ -60,14 +70,24 @@ impl Collector {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The spans of this trace so far.
-    pub(crate) fn spans(&self, trace: &str) -> Vec<Value> {
-        self.lines.lock().unwrap().iter().filter(|line| line["traceId"] == trace).cloned().collect()
+    /// All that it printed so far.
+    pub(crate) fn said(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
     }
 
-    /// Whether it was sent a metric of this name.
+    /// The spans of this trace so far, over HTTP.
+    pub(crate) fn spans(&self, trace: &str) -> Vec<Value> {
+        self.told_of(trace).into_iter().filter(|line| line["traceId"] == trace).collect()
+    }
+
+    /// Whether it was sent a metric of this name, over HTTP.
     pub(crate) fn has_metric(&self, name: &str) -> bool {
-        self.lines.lock().unwrap().iter().any(|line| line["name"] == name && line["spanId"].is_null())
+        self.told_of(name).iter().any(|line| line["name"] == name && line["spanId"].is_null())
+    }
+
+    fn told_of(&self, text: &str) -> Vec<Value> {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().filter(|line| line.contains(text)).flat_map(|line| serde_json::from_str(line)).collect()
     }
 }
 
@@ -78,14 +98,37 @@ impl Drop for Collector {
     }
 }
 
-fn install() -> Result<PathBuf, String> {
-    let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("oteltap");
-    let program = home.join("bin/oteltap");
-    if !program.exists() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
-        run(Command::new(home.join("bin/pip")).args(["install", "--quiet", VERSION]))?;
+/// Where both are, once for all tests of this binary and kept for the next.
+fn installed() -> Option<&'static Path> {
+    static HOME: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match HOME.get_or_init(install) {
+        Ok(home) => Some(home),
+        Err(why) => {
+            assert!(environment("CI").is_none(), "no OTLP collector: {why}");
+            // past the test harness, which keeps to itself what a passing test prints
+            io::stderr().write_all(format!("skipped: no OTLP collector: {why}\n").as_bytes()).unwrap();
+            None
+        }
     }
-    Ok(program)
+}
+
+fn install() -> Result<PathBuf, String> {
+    let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("collectors");
+    // only what came to its end is installed
+    let stamp = home.join(PACKAGES.join("+"));
+    if !stamp.exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
+        run(Command::new(home.join("bin/pip")).args(["install", "--quiet"]).args(PACKAGES))?;
+        fs::write(stamp, "").map_err(|error| error.to_string())?;
+    }
+    Ok(home)
+}
+
+/// The program that the package `rotel` brings beside its modules.
+fn agent(home: &Path) -> PathBuf {
+    let pythons = fs::read_dir(home.join("lib")).unwrap().map(|python| python.unwrap().path());
+    let agents = pythons.map(|python| python.join("site-packages/rotel/rotel-agent"));
+    agents.into_iter().find(|agent| agent.is_file()).expect("the package brings it")
 }
 
 fn run(command: &mut Command) -> Result<(), String> {

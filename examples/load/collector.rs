@@ -1,0 +1,108 @@
+//! What takes a relay's telemetry while it is measured: a sink for OTLP over HTTP, and one who scrapes its metrics.
+//!
+//! As small as can be, for it shares the load's cores: bodies are read and thrown away, and the answer is always 200.
+
+use std::{
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+
+/// Between two scrapes.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Answers every post. Its threads end with the process.
+pub(crate) struct Sink {
+    pub(crate) address: SocketAddr,
+    posts: Arc<AtomicU64>,
+}
+
+impl Sink {
+    pub(crate) fn open() -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let (address, posts) = (listener.local_addr()?, Arc::<AtomicU64>::default());
+        let counted = posts.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let counted = counted.clone();
+                // an error says that the relay has hung up
+                thread::spawn(move || swallow(stream, &counted));
+            }
+        });
+        Ok(Self { address, posts })
+    }
+
+    /// How many came since the last time.
+    pub(crate) fn posts(&self) -> u64 {
+        self.posts.swap(0, Ordering::Relaxed)
+    }
+}
+
+fn swallow(mut stream: TcpStream, posts: &AtomicU64) -> io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            match line.trim_end().split_once(':') {
+                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                    length = value.trim().parse().map_err(io::Error::other)?;
+                }
+                None if line.trim_end().is_empty() => break,
+                _ => {}
+            }
+        }
+        io::copy(&mut reader.by_ref().take(length), &mut io::sink())?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+        posts.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Reads `/metrics` once a second until it is asked how often.
+pub(crate) struct Scraper {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<u32>>,
+}
+
+impl Scraper {
+    pub(crate) fn start(relay: SocketAddr) -> Self {
+        let stop = Arc::<AtomicBool>::default();
+        let stopped = stop.clone();
+        let thread = thread::spawn(move || {
+            let mut scrapes = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                scrape(relay)?;
+                scrapes += 1;
+                thread::park_timeout(INTERVAL);
+            }
+            Ok(scrapes)
+        });
+        Self { stop, thread }
+    }
+
+    /// How many scrapes there were; an error if one failed.
+    pub(crate) fn stop(self) -> anyhow::Result<u32> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        let scraped = self.thread.join().ok().context("the scraper panicked")?;
+        scraped.context("the relay's /metrics cannot be read")
+    }
+}
+
+fn scrape(relay: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(relay)?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {relay}\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    if text.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(io::Error::other(text)) }
+}
