@@ -4,13 +4,14 @@
 //! and links to it, with a few of its deliveries. Spans have a target of their own: no log filter turns them on or off, and
 //! no other library's spans are exported.
 
+mod counted;
+
 use std::{
-    fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use opentelemetry::{
@@ -20,15 +21,14 @@ use opentelemetry::{
     trace::{Span as _, SpanContext, TraceContextExt as _, Tracer as _, TracerProvider as _},
 };
 use opentelemetry_sdk::{
-    Resource,
-    error::OTelSdkResult,
     propagation::TraceContextPropagator,
-    trace::{BatchSpanProcessor, SdkTracerProvider, Span as SdkSpan, SpanData, SpanExporter, SpanProcessor},
+    trace::{BatchSpanProcessor, SdkTracerProvider},
 };
 use tracing::{Span, Subscriber, field::Empty, trace_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
+use self::counted::{Counted, Counts};
 use super::{Flushed, SERVICE, TelemetryError, flush_apart, resource};
 
 /// What our spans' `messaging.system` says, by OpenTelemetry's conventions for messaging.
@@ -45,14 +45,6 @@ pub const TRACEPARENT: &str = "traceparent";
 pub struct Traces {
     provider: Option<SdkTracerProvider>,
     counts: Arc<Counts>,
-}
-
-/// What became of the spans of this process.
-#[derive(Debug, Default)]
-struct Counts {
-    ended: AtomicU64,
-    exported: AtomicU64,
-    failed: AtomicU64,
 }
 
 impl Traces {
@@ -113,63 +105,6 @@ impl Traces {
     pub(super) fn flush(&self) -> Flushed {
         let provider = self.provider.clone();
         flush_apart(move || provider.map_or(Ok(()), |provider| provider.force_flush()))
-    }
-}
-
-/// Around an exporter or a processor: what passes is counted.
-struct Counted<T> {
-    inner: T,
-    counts: Arc<Counts>,
-}
-
-impl<T: fmt::Debug> fmt::Debug for Counted<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt(f)
-    }
-}
-
-impl<E: SpanExporter> SpanExporter for Counted<E> {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let spans = batch.len() as u64;
-        let exported = self.inner.export(batch).await;
-        let count = if exported.is_ok() { &self.counts.exported } else { &self.counts.failed };
-        count.fetch_add(spans, Ordering::Relaxed);
-        exported
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.inner.shutdown_with_timeout(timeout)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.inner.force_flush()
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.inner.set_resource(resource);
-    }
-}
-
-impl<P: SpanProcessor> SpanProcessor for Counted<P> {
-    fn on_start(&self, span: &mut SdkSpan, context: &Context) {
-        self.inner.on_start(span, context);
-    }
-
-    fn on_end(&self, span: SpanData) {
-        self.counts.ended.fetch_add(1, Ordering::Relaxed);
-        self.inner.on_end(span);
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.inner.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.inner.shutdown_with_timeout(timeout)
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.inner.set_resource(resource);
     }
 }
 
@@ -331,6 +266,10 @@ fn remote(traceparent: &str) -> Option<SpanContext> {
 mod tests {
     use std::sync::Mutex;
 
+    use opentelemetry_sdk::{
+        error::OTelSdkResult,
+        trace::{SpanData, SpanExporter},
+    };
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
