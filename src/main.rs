@@ -32,9 +32,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::domain::Seed;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let mut seed = Seed::built_in();
     let command = match config::parse(|path| Seed::load(path).map(|loaded| seed = loaded)) {
