@@ -85,7 +85,7 @@ async fn who_leaves_is_forgotten() {
 
 #[tokio::test]
 async fn an_expired_token_is_an_error_of_the_transport_here_and_a_cut_for_events() {
-    // the pod forgives clocks that are 30 s apart
+    // The pod forgives clocks that are 30 s apart
     const SECRET: &str = "thirty-two bytes are just enough";
     let pod = Setup::new("pod").set("RELAY_AUTH", "jwt").set("RELAY_JWT_SECRET", SECRET).start().await;
     let claims = || json!({ "sub": "4", "exp": get_current_timestamp() + 3 - 30 });

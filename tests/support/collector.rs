@@ -29,7 +29,7 @@ impl Collector {
             Ok(program) => program,
             Err(why) => {
                 assert!(environment("CI").is_none(), "no OTLP collector: {why}");
-                // past the test harness, which keeps to itself what a passing test prints
+                // Past the test harness, which keeps to itself what a passing test prints
                 io::stderr().write_all(format!("skipped: no OTLP collector: {why}\n").as_bytes()).unwrap();
                 return None;
             }
