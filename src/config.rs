@@ -1,7 +1,7 @@
 //! The command line and the environment, read once into typed settings.
 //!
 //! One table ([`SETTINGS`]) is what `--help`, `docs/CONFIG.md` and the parser share, so that none can know a setting that
-//! another does not. Every problem is reported at once. It must never print a secret, and nothing else reads the
+//! another does not. Every problem is reported at once. It must never print a secret, and nothing else of ours reads the
 //! environment.
 
 mod command_line;

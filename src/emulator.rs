@@ -134,7 +134,7 @@ impl Emulator {
                 Self::spawn(launcher).map_err(|error| EmulatorError::Start(error.to_string()))?;
             match startup.await {
                 Ok(Startup::Serving) => return Ok(emulator),
-                // it goes on running without serving
+                // It goes on running without serving
                 Ok(Startup::PortTaken) => {}
                 Ok(Startup::Ended(output)) if output.contains("JAVA_HOME") => {
                     return Err(EmulatorError::NoJava);
@@ -170,7 +170,7 @@ impl Emulator {
 impl Drop for Emulator {
     fn drop(&mut self) {
         drop(self.guard.stdin.take());
-        // a moment: the guard has nothing left to do but one kill
+        // A moment: the guard has nothing left to do but one kill
         if let Err(error) = self.guard.wait() {
             debug!(%error, "emulator's guard not waited for");
         }
@@ -196,7 +196,7 @@ fn read(output: impl Read, announce: oneshot::Sender<Startup>) {
                 continue;
             }
         };
-        // nobody waits any more after a timeout
+        // Nobody waits any more after a timeout
         announce.take().map(|announce| announce.send(startup).ok());
     }
     announce.take().map(|announce| announce.send(Startup::Ended(said.trim_end().to_owned())).ok());
@@ -205,7 +205,7 @@ fn read(output: impl Read, announce: oneshot::Sender<Startup>) {
 /// The launcher in the first SDK that has one.
 fn find(search: &Search, well_known: &[&str]) -> Option<PathBuf> {
     let on_path = search.path.iter().flat_map(std::env::split_paths).filter_map(|directory| {
-        // packages link it into /usr/bin
+        // Packages link it into /usr/bin
         let gcloud = directory.join("gcloud").canonicalize().ok()?;
         Some(gcloud.parent()?.parent()?.to_owned())
     });

@@ -92,7 +92,7 @@ async fn one_authors_events_arrive_in_order_whoever_else_publishes(broker: Broke
         let publisher = Arc::clone(&publisher);
         async move {
             let numbers: Vec<usize> = (0..EVENTS).collect();
-            // the order of the calls counts, answered or not
+            // The order of the calls counts, answered or not
             for calls in numbers.chunks(20) {
                 let calls: Vec<Event> = calls.iter().map(|n| event(Some(author), &n.to_string())).collect();
                 for answer in join_all(calls.iter().map(|event| publisher.publish(event))).await {
@@ -129,7 +129,7 @@ async fn a_feed_opened_later_hears_what_is_retained(broker: Broker) {
 
 async fn an_event_that_was_not_acknowledged_comes_again(broker: Broker) {
     if matches!(broker, Broker::Memory(_)) {
-        // it needs no acknowledgement: what it hands over stays within the process and cannot be lost on the way
+        // It needs no acknowledgement: what it hands over stays within the process and cannot be lost on the way
         return;
     }
     let mut feed = broker.open_feed("reader").await;
@@ -149,7 +149,7 @@ async fn an_event_without_data_is_invalid(broker: Broker) {
     let publisher = broker.publisher().await;
     let empty = event(Some("1"), "");
     let good = event(Some("1"), "{}");
-    // at once, since the real service fails all that shares a batch with an empty message
+    // At once, since the real service fails all that shares a batch with an empty message
     let (refused, accepted) = tokio::join!(publisher.publish(&empty), publisher.publish(&good));
     assert!(matches!(refused, Err(PublishError::Invalid(_))), "{refused:?}");
     accepted.unwrap();
@@ -205,7 +205,7 @@ async fn waiting_for_the_next_event_can_be_given_up_at_any_moment(broker: Broker
     let mut arrived = Vec::new();
     let mut sent = HashSet::new();
     for n in 0..EVENTS {
-        // first on a quiet feed, then with an event under way, then at once
+        // First on a quiet feed, then with an event under way, then at once
         if n % 3 == 0 {
             sleep(Duration::from_millis(5)).await;
         }
@@ -225,7 +225,7 @@ async fn waiting_for_the_next_event_can_be_given_up_at_any_moment(broker: Broker
 
 async fn garbage_is_handed_out_as_such_and_the_feed_goes_on(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
-        // there is no way to put anything but an event into it
+        // There is no way to put anything but an event into it
         return;
     };
     let mut feed = broker.open_feed("reader").await;
@@ -262,7 +262,7 @@ async fn garbage_is_handed_out_as_such_and_the_feed_goes_on(broker: Broker) {
 
 async fn a_feed_that_was_deleted_comes_back_and_hears_what_it_missed(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
-        // nobody else can delete a feed of it
+        // Nobody else can delete a feed of it
         return;
     };
     let mut feed = broker.open_feed("reader").await;
@@ -270,7 +270,7 @@ async fn a_feed_that_was_deleted_comes_back_and_hears_what_it_missed(broker: Bro
     publisher.publish(&event(Some("1"), "before")).await.unwrap();
     let before = receive(&mut *feed, 1).await;
 
-    // an emulator's new feed has a second one beside it for a moment
+    // An emulator's new feed has a second one beside it for a moment
     let subscription = loop {
         match &google.subscriptions().await[..] {
             [only] => break only.clone(),
@@ -282,7 +282,7 @@ async fn a_feed_that_was_deleted_comes_back_and_hears_what_it_missed(broker: Bro
     publisher.publish(&between).await.unwrap();
     let deleted = Instant::now();
     loop {
-        // what it heard already may come again
+        // What it heard already may come again
         let event = accept(next(&mut *feed).await).unwrap();
         if event.id == between.id {
             break;
@@ -296,7 +296,7 @@ async fn a_feed_that_was_deleted_comes_back_and_hears_what_it_missed(broker: Bro
 
 async fn a_feed_that_is_asked_for_a_new_life_has_one_and_hears_everything(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
-        // it is never lost sight of
+        // It is never lost sight of
         return;
     };
     let mut feed = broker.open_feed("reader").await;
@@ -312,7 +312,7 @@ async fn a_feed_that_is_asked_for_a_new_life_has_one_and_hears_everything(broker
     timeout(PATIENCE, state.wait_for(is_new)).await.expect("it opens anew").unwrap();
     assert_eq!(receive(&mut *feed, 1).await[0].id, between.id);
 
-    // the old one goes once the new one is there, and a late word about it is for nobody
+    // The old one goes once the new one is there, and a late word about it is for nobody
     feed.reopen().ask(&life);
     let deadline = Instant::now() + PATIENCE;
     while google.subscriptions().await.iter().any(|feed| old.contains(feed)) {

@@ -92,7 +92,7 @@ fn literal(text: &str, before: Option<char>) -> Option<usize> {
     let mut escaped = false;
     for (at, character) in text.char_indices().skip(1) {
         if quote == '\'' && at > 12 {
-            return None; // longer than '\u{10ffff}': a lifetime
+            return None; // Longer than '\u{10ffff}': a lifetime
         }
         match character {
             _ if escaped => escaped = false,
@@ -210,7 +210,7 @@ fn imports_run_one_way() {
         if ROOTS.contains(&room) || room == "config" {
             continue;
         }
-        // a room that the table does not name knows nothing of ours
+        // A room that the table does not name knows nothing of ours
         let allowed = table.get(room).cloned().unwrap_or_default();
         let known = known(&source, &rooms);
         wrong.extend(known.difference(&allowed).map(|other| format!("{}: {other}", source.path)));

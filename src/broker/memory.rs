@@ -103,14 +103,14 @@ impl Publish for Topic {
     }
 
     async fn flush(&self) {
-        // turns are taken in order, so that when this one comes all publishers before it are through
+        // Turns are taken in order, so that when this one comes all publishers before it are through
         drop(self.0.turn.acquire().await);
     }
 }
 
 impl Shared {
     fn log(&self) -> MutexGuard<'_, Log> {
-        // no code under the lock panics halfway through a change
+        // No code under the lock panics halfway through a change
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -119,7 +119,7 @@ impl Shared {
         let bytes = weight(event);
         let mut log = self.log();
         log.trim(self.retention, self.max_bytes.saturating_sub(bytes));
-        // one event alone always fits, however small the topic
+        // One event alone always fits, however small the topic
         if !log.events.is_empty() && log.bytes + bytes > self.max_bytes {
             return false;
         }
@@ -200,7 +200,7 @@ pub struct MemoryFeed {
 impl Feed for MemoryFeed {
     async fn next(&mut self) -> Option<Received> {
         loop {
-            // before the look at the log, or a publish between the two would go unheard
+            // Before the look at the log, or a publish between the two would go unheard
             let grown = self.topic.grown.notified();
             if *self.state.borrow() == FeedState::Closed {
                 return None;

@@ -87,7 +87,7 @@ impl Template {
         if data.len() > MAX_DATA_BYTES {
             return Err(InvalidTemplate::TooLong);
         }
-        // serde's own words would quote the data into the log.
+        // Serde's own words would quote the data into the log.
         let at =
             |error: serde_json::Error| InvalidTemplate::Json { line: error.line(), column: error.column() };
         let Wire { id, name, share_location_ids } = serde_json::from_slice(data).map_err(at)?;

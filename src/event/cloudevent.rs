@@ -187,7 +187,7 @@ fn parse_time(text: &str) -> Option<SystemTime> {
         let (sign, offset) = offset.split_at_checked(1)?;
         (local, sign_is_east(sign)?, parse_offset(offset)?)
     };
-    // one zone only: humantime does not look at all that stands behind the seconds
+    // One zone only: humantime does not look at all that stands behind the seconds
     if local.contains(['Z', '+']) {
         return None;
     }
@@ -375,7 +375,7 @@ mod tests {
     }
 
     fn text() -> impl Strategy<Value = Arc<str>> {
-        "\\PC{1,64}".prop_map(Into::into) // at most 4 bytes each
+        "\\PC{1,64}".prop_map(Into::into) // At most 4 bytes each
     }
 
     prop_compose! {

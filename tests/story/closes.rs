@@ -100,7 +100,7 @@ async fn an_id_can_be_used_again_once_it_is_free() {
         client.socket.send(json!({ "id": "watch", "type": "complete" })).await;
     }
     client.watch().await;
-    // whoever was answered this has been heard out on all before it
+    // Whoever was answered this has been heard out on all before it
     client.start("barrier", "subscription { nonsense }").await;
     assert_eq!(client.socket.hear().await.unwrap()["id"], "barrier");
     pod.until_metric("relay_watchers", 1.0).await;

@@ -6,7 +6,7 @@ use crate::support::{Client, Dialect, Http, PATIENCE, Relay, Setup, Topic, envir
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_tells_the_story_and_takes_everything_with_it() {
-    // the emulator is the cluster's own; without one on the machine there is nothing to see
+    // The emulator is the cluster's own; without one on the machine there is nothing to see
     if Topic::fresh().await.is_none() {
         return;
     }
@@ -63,7 +63,7 @@ async fn tell(cluster: &Relay) {
     for client in &mut clients[1..3] {
         assert_eq!(client.next().await, "story", "{}", client.user);
     }
-    // by the same author, hence after it: ZELO is told of this one only
+    // By the same author, hence after it: ZELO is told of this one only
     cluster.add_template("ZOWI", "for location 1", Some(&["1"])).await;
     assert_eq!(clients[3].next().await, "for location 1");
 }

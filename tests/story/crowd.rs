@@ -22,7 +22,7 @@ async fn of_2000_connections_half_of_them_ended_abruptly_nothing_is_left() {
     pod.until_metric("relay_connections", all).await;
     pod.until_metric("relay_watchers", all).await;
 
-    // events on their way to those who vanish
+    // Events on their way to those who vanish
     for n in 0..5 {
         pod.add_template("ZOWI", &format!("event-{n}"), Some(&["3"])).await;
     }
@@ -43,7 +43,7 @@ async fn of_2000_connections_half_of_them_ended_abruptly_nothing_is_left() {
     .await;
     assert!((pod.metric("relay_connection_ends_total").await - all).abs() < 0.5);
 
-    // the index is empty too: an event finds the one who came since and nobody else
+    // The index is empty too: an event finds the one who came since and nobody else
     let before = pod.metric("relay_events_matched_total").await;
     let mut clients = crate::support::watchers_on(&pod, Dialect::Transport, &["ZEWI"]).await;
     pod.add_template("ZOWI", "for one", Some(&["3"])).await;

@@ -24,7 +24,7 @@ async fn a_pod_that_is_stopped_sends_its_watchers_elsewhere_and_leaves_nothing()
     for client in clients {
         let (told, end) = { client }.socket.hear_out().await;
         assert_eq!(end.code, 1012);
-        // a client that reads it does not come back
+        // A client that reads it does not come back
         assert!(told.iter().all(|message| message["type"] != "complete"), "{told:?}");
     }
     let status = pod.ended().await;

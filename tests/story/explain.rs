@@ -80,7 +80,7 @@ async fn each_of_four_users_has_an_own_reason() {
     let unknown = ask(&machines, &format!("/debug/explain?event=nothing&user={ZOLO}")).await;
     assert_eq!(unknown["answer"], "NOT_IN_WINDOW");
 
-    // who comes back and resumes is told, too
+    // Who comes back and resumes is told, too
     let cursor = ask(&machines, "/debug/connections").await["connections"]
         .as_array()
         .unwrap()

@@ -29,7 +29,7 @@ async fn when_one_pod_of_four_is_killed_under_traffic_the_others_miss_nothing() 
         }
     };
     let kill = async {
-        // in the middle of the traffic: 200 mutations take more than this
+        // In the middle of the traffic: 200 mutations take more than this
         sleep(Duration::from_millis(200)).await;
         victim.kill();
     };
@@ -67,7 +67,7 @@ async fn a_pod_whose_feed_was_deleted_is_back_in_ten_seconds_and_missed_nothing(
     let feeds = topic.feeds_of("pod2").await;
     assert!(matches!(&feeds[..], [new] if new != feed), "{feeds:?} after {feed}");
 
-    // what a new feed replays was told before, and is not told again
+    // What a new feed replays was told before, and is not told again
     topic.publish([Message::template("after", &["3"])]).await;
     assert_eq!(clients[0].next().await, "after");
 }

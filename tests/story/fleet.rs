@@ -67,7 +67,7 @@ async fn tells_the_gap(pod: &mut Relay, topic: &Topic, client: &mut Client, curs
     topic.publish([Message::template("after", &["3"])]).await;
     assert_eq!(client.next().await, "after");
 
-    // whoever comes back from before is told as well
+    // Whoever comes back from before is told as well
     let mut resuming = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     let query = format!("subscription {{ templateAdded(after: {}) {{ name }} }}", Value::from(cursor));
     resuming.start("watch", &query).await;

@@ -97,7 +97,7 @@ impl Flood {
             attackers.spawn(again(move || floods_with_subscribes(port)));
             attackers.spawn(again(move || never_reads(port)));
         }
-        // until the most patient of them hold what they can get
+        // Until the most patient of them hold what they can get
         sleep(Duration::from_secs(1)).await;
         Self(attackers)
     }
@@ -111,10 +111,10 @@ impl Flood {
 }
 
 async fn again<F: Future<Output = Option<()>>>(attack: impl Fn() -> F) {
-    // not all at the same moment
+    // Not all at the same moment
     sleep(BREATH.mul_f32(rand::random())).await;
     loop {
-        // thrown out in the middle or at the end: all the same to it
+        // Thrown out in the middle or at the end: all the same to it
         let _ = attack().await;
         sleep(BREATH).await;
     }
@@ -176,7 +176,7 @@ async fn never_inits(port: u16) -> Option<()> {
 
 async fn giant_frame(port: u16) -> Option<()> {
     let mut tcp = greet(open(port).await?).await?;
-    // final text, masked, of 2^62 bytes
+    // Final text, masked, of 2^62 bytes
     tcp.write_all(&[0x81, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]).await.ok()?;
     tcp.write_all(&[0; 64 << 10]).await.ok()?;
     hear_out(tcp).await

@@ -43,7 +43,7 @@ async fn a_hundred_events_of_a_foreign_publisher_reach_exactly_their_audiences_b
         }
     }
     assert!(poison.next().is_none());
-    // on the same ordering key as all the others, so nothing can come after it
+    // On the same ordering key as all the others, so nothing can come after it
     topic.publish([Message::template("last", &EVERYWHERE)]).await;
 
     for client in clients.iter_mut().flatten() {

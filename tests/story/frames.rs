@@ -35,10 +35,10 @@ async fn a_ping_is_answered_with_its_own_bytes_also_between_two_fragments() {
     socket.send_frame(TEXT, br#"{"type":"ping","payload":{"a":""#, false).await;
     socket.send_frame(OpCode::from(9), b"\x00 not text \xff", true).await;
     assert_eq!(socket.hear_pong().await, b"\x00 not text \xff");
-    // a character cut in two, the second half in the third fragment
+    // A character cut in two, the second half in the third fragment
     socket.send_frame(MORE, b"\xc3", false).await;
     socket.send_frame(MORE, b"\xb6\"}}", true).await;
-    // the last that is answered, so that all before it was understood
+    // The last that is answered, so that all before it was understood
     socket.send(json!({ "id": "1", "type": "subscribe", "payload": { "query": "{ nothing }" } })).await;
     assert_eq!(socket.hear().await.unwrap()["type"], "error");
 }

@@ -175,7 +175,7 @@ async fn while_the_keys_cannot_be_had_a_client_is_told_to_come_back() {
     let answered =
         async || pod.http.try_get("/livez").await.filter(|answer| answer.status == 200).map(|_| ());
     eventually("it is alive", PATIENCE, answered).await;
-    // three parts in base64: whether it is any good, only the keys could tell
+    // Three parts in base64: whether it is any good, only the keys could tell
     let token = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImEifQ.eyJzdWIiOiI0IiwiZXhwIjo5OTk5OTk5OTk5fQ.AAAA";
     let answer = pod.http.graphql(token, "{ locations { id } }", Value::Null).await;
     assert_eq!((answer.status, &*answer.code()), (503, "UNAUTHENTICATED"), "{answer:?}");
@@ -201,7 +201,7 @@ async fn a_head_of_64_kib_is_too_large() {
     let pod = Setup::new("pod").start().await;
     let mut socket = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
     let mut head = b"GET /graphql HTTP/1.1\r\nhost: a\r\nx: ".to_vec();
-    // not a byte more, or the pod would close with something unread, and that resets the connection
+    // Not a byte more, or the pod would close with something unread, and that resets the connection
     head.resize(64 << 10, b'x');
     socket.write_all(&head).await.unwrap();
     let mut answer = String::new();

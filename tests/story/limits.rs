@@ -13,7 +13,7 @@ use crate::support::{Client, Dialect, End, PATIENCE, Relay, Setup, Socket, watch
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_is_ended_and_the_others_miss_nothing() {
-    // more than the sockets between them can hold: 300 events of some 70 KB
+    // More than the sockets between them can hold: 300 events of some 70 KB
     const EVENTS: usize = 300;
     let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "8MiB").start().await;
     let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO", "ZEWI"]).await;
@@ -25,7 +25,7 @@ async fn who_does_not_read_is_ended_and_the_others_miss_nothing() {
     let names: Vec<_> = (0..EVENTS).map(|n| format!("event-{n}")).collect();
     for name in &names {
         pod.add_template("ZOWI", name, Some(&locations)).await;
-        // step by step, so that a busy machine makes nobody slow but the one who does not read
+        // Step by step, so that a busy machine makes nobody slow but the one who does not read
         assert_eq!(fast.next().await, *name);
     }
 
@@ -33,7 +33,7 @@ async fn who_does_not_read_is_ended_and_the_others_miss_nothing() {
     pod.until_metric("relay_connections", 1.0).await;
     let ends = pod.metric_of("relay_connection_ends_total", "reason=\"slow\"").await;
     assert!((ends - 1.0).abs() < 0.5, "{ends}");
-    // what it did get is whole and in order; the code comes through only if it reads again in time
+    // What it did get is whole and in order; the code comes through only if it reads again in time
     let (told, end) = slow.socket.hear_out().await;
     let told: Vec<_> =
         told.iter().map(|message| &message["payload"]["data"]["templateAdded"]["name"]).collect();
@@ -89,7 +89,7 @@ async fn a_page_of_another_origin_gets_no_socket_and_no_answer() {
         let expected = if status == 101 { origin } else { "" };
         assert_eq!(allowed.header("access-control-allow-origin"), expected, "{allowed:?}");
     }
-    // programs are no pages, and say no origin
+    // Programs are no pages, and say no origin
     Socket::open(pod.port(), Some("graphql-transport-ws")).await;
 }
 

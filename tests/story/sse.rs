@@ -45,7 +45,7 @@ async fn the_tutorials_story_and_its_sequel_on_another_pod() {
     while names.last().is_none_or(|name| name != "for everybody") {
         names.push(name(&back.event().await.unwrap().2).to_owned());
     }
-    // what is within the margin comes again
+    // What is within the margin comes again
     assert!(names == ["for everybody"] || names == ["for location 3", "for everybody"], "{names:?}");
 }
 
@@ -62,7 +62,7 @@ async fn the_head_comes_at_once_and_says_where_the_client_stands() {
     let block = stream.block().await.unwrap();
     let cursor = block.strip_prefix("id: ").unwrap();
 
-    // who is cut off before the first result misses nothing either
+    // Who is cut off before the first result misses nothing either
     drop(stream);
     pod.add_template("ZOWI", "missed", Some(&["3"])).await;
     let mut stream = Streamed::open(EVENTS, post(&pod, "ZOLO", WATCH).header("last-event-id", cursor)).await;
@@ -140,7 +140,7 @@ async fn a_draining_pod_cuts_the_stream_and_never_says_complete() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_is_cut_off_and_costs_the_others_nothing() {
-    // more than the sockets between them can hold: 300 events of some 70 KB
+    // More than the sockets between them can hold: 300 events of some 70 KB
     const EVENTS_SENT: usize = 300;
     let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "1MiB").start().await;
     let query = "subscription { templateAdded { name shareLocationIds } }";
@@ -286,7 +286,7 @@ fn holds_socket_of(pod: &Relay, client: u16) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_client_that_stops_to_read_nothing_is_left_not_even_its_socket() {
-    // longer than the 24 s for which it may take nothing, found at the next of the signs of life
+    // Longer than the 24 s for which it may take nothing, found at the next of the signs of life
     const LIMIT: Duration = Duration::from_secs(90);
     let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "64MiB").start().await;
     let socket = TcpSocket::new_v4().unwrap();
@@ -302,7 +302,7 @@ async fn of_a_client_that_stops_to_read_nothing_is_left_not_even_its_socket() {
     pod.until_metric("relay_watchers", 1.0).await;
     let port = stuck.local_addr().unwrap().port();
     assert!(holds_socket_of(&pod, port));
-    // more than the kernel takes, and less than the queue
+    // More than the kernel takes, and less than the queue
     let mut locations: Vec<String> = (0..999).map(|n| format!("{n:-<60}")).collect();
     locations.push("3".to_owned());
     let locations: Vec<&str> = locations.iter().map(String::as_str).collect();

@@ -130,7 +130,7 @@ async fn a_pod_without_its_broker_is_up_and_not_ready_until_the_broker_comes() {
     assert!(pod.template_names().await.is_empty());
 
     let _bridge = Bridge::open(&host, topic.host()).await;
-    // the longest backoff, and some
+    // The longest backoff, and some
     pod.until_ready(Duration::from_secs(60)).await;
     let mut clients = watchers_on(&pod, crate::support::Dialect::Transport, &["ZOLO"]).await;
     topic.publish([Message::template("at last", &["3"])]).await;
@@ -144,7 +144,7 @@ pub(crate) struct Bridge {
 
 impl Bridge {
     pub(crate) async fn open(at: &str, to: &str) -> Self {
-        // one that was here before may take a moment to go
+        // One that was here before may take a moment to go
         let listener =
             eventually("the address is free", PATIENCE, async || TcpListener::bind(at).await.ok()).await;
         let to = to.to_owned();
@@ -155,7 +155,7 @@ impl Bridge {
                 let to = to.clone();
                 connections.spawn(async move {
                     let mut far = TcpStream::connect(to).await.unwrap();
-                    // an error is one side's end, which is the other's too
+                    // An error is one side's end, which is the other's too
                     copy_bidirectional(&mut near, &mut far).await.ok();
                 });
             }

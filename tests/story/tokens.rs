@@ -44,7 +44,7 @@ async fn a_good_token_is_let_in_and_every_other_is_not() {
 async fn a_connection_ends_with_4403_when_its_token_expires() {
     let pod = pod().await;
     for dialect in [Dialect::Transport, Dialect::Legacy] {
-        // two to three seconds of life, and a tenth of it at most
+        // Two to three seconds of life, and a tenth of it at most
         let token = token("4", get_current_timestamp() + 3, SECRET);
         let connected = Instant::now();
         let mut client = Client::connect(pod.port(), dialect, &token).await;

@@ -48,7 +48,7 @@ async fn without_a_broker_nobody_outside_the_authors_pod_hears() {
     for client in &mut watchers[0] {
         assert_eq!(client.next().await, "story");
     }
-    // each pod hears itself: what it hears first shows that nothing came before
+    // Each pod hears itself: what it hears first shows that nothing came before
     for (pod, clients) in pods.iter().zip(&mut watchers) {
         let last = format!("last of {}", pod.name());
         pod.add_template("ZOWI", &last, Some(&["3"])).await;

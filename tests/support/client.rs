@@ -87,7 +87,7 @@ impl Socket {
         tcp.write_all(request.as_bytes()).await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            // one by one: what follows belongs to the WebSocket
+            // One by one: what follows belongs to the WebSocket
             head.push(timeout(PATIENCE, tcp.read_u8()).await.expect("an answer in time").unwrap());
         }
         let head = String::from_utf8(head).unwrap();

@@ -105,7 +105,7 @@ fn installed() -> Option<&'static Path> {
         Ok(home) => Some(home),
         Err(why) => {
             assert!(environment("CI").is_none(), "no OTLP collector: {why}");
-            // past the test harness, which keeps to itself what a passing test prints
+            // Past the test harness, which keeps to itself what a passing test prints
             io::stderr().write_all(format!("skipped: no OTLP collector: {why}\n").as_bytes()).unwrap();
             None
         }
@@ -114,7 +114,7 @@ fn installed() -> Option<&'static Path> {
 
 fn install() -> Result<PathBuf, String> {
     let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("collectors");
-    // only what came to its end is installed
+    // Only what came to its end is installed
     let stamp = home.join(PACKAGES.join("+"));
     if !stamp.exists() {
         run(Command::new("python3").args(["-m", "venv"]).arg(&home))?;

@@ -140,7 +140,7 @@ async fn connection(mut pod: TcpStream, mut state: watch::Receiver<State>) {
         _ = state.wait_for(|state| state.cuts != cuts) => false,
     };
     if !is_whole {
-        // an error says that it is reset already
+        // An error says that it is reset already
         pod.set_zero_linger().ok();
     }
 }
@@ -183,7 +183,7 @@ async fn carry(
 
 async fn passable(state: &mut watch::Receiver<State>) {
     if state.wait_for(|state| state.fault != Fault::BlackHole).await.is_err() {
-        // the proxy is gone, and this task with it
+        // The proxy is gone, and this task with it
         sleep(Duration::MAX).await;
     }
 }

@@ -32,7 +32,7 @@ impl Setup {
         let variables = [
             ("RELAY_LISTEN", format!("127.0.0.1:{port}")),
             ("RELAY_POD", name.to_owned()),
-            // no balancer stands before it, and nobody waits for the end of a test
+            // No balancer stands before it, and nobody waits for the end of a test
             ("RELAY_DRAIN_DELAY", "0s".to_owned()),
             ("RELAY_DRAIN_SPREAD", "500ms".to_owned()),
         ];
@@ -159,7 +159,7 @@ impl Relay {
 
     /// Waits for the end of it.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        // longer than the default of RELAY_DRAIN_DEADLINE
+        // Longer than the default of RELAY_DRAIN_DEADLINE
         let limit = Duration::from_secs(60);
         eventually("it ends", limit, async || self.child.try_wait().unwrap()).await
     }
@@ -219,7 +219,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // an error says that it is gone already
+        // An error says that it is gone already
         self.child.kill().ok();
         self.child.wait().ok();
         if thread::panicking() {
