@@ -3,8 +3,10 @@
 //!
 //! The executor's own stream is kept open and fed one payload at a time, so that parsing and validation happen once.
 
+mod replayed;
+
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     future::poll_fn,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -17,6 +19,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use tokio::time::timeout;
 
+use self::replayed::Replayed;
 use super::{
     Api,
     document::Prepared,
@@ -24,7 +27,6 @@ use super::{
     subscription::{Results, Source},
 };
 use crate::{
-    cursor::Cursor,
     event::Payload,
     hub::{Relayed, Render},
 };
@@ -37,9 +39,6 @@ const MAX_OPERATIONS_BYTES: usize = 128 << 20;
 
 /// How long the variables of a subscription may be as JSON, in bytes.
 const MAX_VARIABLES_BYTES: usize = 16 << 10;
-
-/// What the results that replays rendered may take, in bytes, for the whole pod.
-const MAX_REPLAYED_BYTES: usize = 8 << 20;
 
 /// How long one execution may take. Resolvers of payloads need no I/O; one that hangs would hold up every event.
 const EXECUTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -264,48 +263,6 @@ impl Render for Operation {
     }
 }
 
-/// What replays rendered lately, for the other clients that missed the same.
-#[derive(Default)]
-struct Replayed {
-    results: HashMap<ReplayedKey, Option<Arc<str>>>,
-    order: VecDeque<ReplayedKey>,
-    bytes: usize,
-    operations: u64,
-}
-
-/// An operation, by its number, and an event.
-type ReplayedKey = (u64, Cursor);
-
-impl Replayed {
-    const fn number(&mut self) -> u64 {
-        self.operations += 1;
-        self.operations
-    }
-
-    fn get(&self, key: &ReplayedKey) -> Option<Option<Arc<str>>> {
-        self.results.get(key).cloned()
-    }
-
-    fn insert(&mut self, key: ReplayedKey, result: Option<Arc<str>>) {
-        self.bytes += weight(result.as_deref());
-        if let Some(replaced) = self.results.insert(key.clone(), result) {
-            self.bytes -= weight(replaced.as_deref());
-            return;
-        }
-        self.order.push_back(key);
-        while self.bytes > MAX_REPLAYED_BYTES
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.bytes -= self.results.remove(&oldest).map_or(0, |result| weight(result.as_deref()));
-        }
-    }
-}
-
-/// What a result takes with its key, in bytes, roughly.
-fn weight(result: Option<&str>) -> usize {
-    result.map_or(0, str::len) + 256
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while one of these is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -322,6 +279,7 @@ mod tests {
     use super::*;
     use crate::{
         audience::Audience,
+        cursor::Cursor,
         event::Event,
         graphql::{self, document::Documents, subscription::payloads},
     };
