@@ -132,7 +132,10 @@ async fn the_tutorials_story_moves_exactly_the_counters_that_it_should() {
     let cluster = Setup::cluster().set("JAVA_HOME", "/nowhere").start().await;
     let pods: Vec<_> = (cluster.port()..cluster.port() + 4).map(Http::new).collect();
     until_sum(&pods, "relay_ready", 4.0).await;
-    assert!(cluster.said().contains("in-memory broker"), "{}", cluster.said());
+    eventually("it says which broker it has", PATIENCE, async || {
+        cluster.said().contains("in-memory broker").then_some(())
+    })
+    .await;
     let mut clients = Vec::new();
     for (pod, user) in pods.iter().zip(USERS) {
         let mut client = Client::connect(pod.port(), Dialect::Transport, user).await;
