@@ -233,8 +233,7 @@ impl Guard {
             self.instruments.latency.record(latency.as_secs_f64(), &self.labels);
         }
         let bytes: usize = deliveries.iter().map(|delivery| delivery.result.payload.len()).sum();
-        self.instruments.deliveries.add(deliveries.len() as u64, &self.labels);
-        self.instruments.delivered.add(bytes as u64, &self.labels);
+        self.instruments.wrote(self.transport, deliveries.len(), bytes);
         self.deliveries.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
         self.roll.delivered(self.slot, deliveries.last());
         for trace in deliveries.iter().filter_map(|delivery| delivery.result.trace.as_ref()) {
