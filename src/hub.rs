@@ -320,9 +320,9 @@ impl Hub {
     }
 }
 
-/// The watchers in groups that share an operation, so that each operation is executed once.
+/// The watchers in groups that share an operation, so that each operation is executed once; in each the order stays.
 fn by_operation(watchers: &mut [Arc<Watcher>]) -> impl Iterator<Item = &[Arc<Watcher>]> {
-    watchers.sort_unstable_by_key(|watcher| watcher.operation_address());
+    watchers.sort_by_key(|watcher| watcher.operation_address());
     watchers.chunk_by(|a, b| a.operation_address() == b.operation_address())
 }
 

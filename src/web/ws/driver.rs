@@ -123,12 +123,18 @@ impl Connection {
         // Asked once so that it wakes us, and then only if it has something to say: the answer takes a lock that all
         // connections of the pod share.
         let mut is_first = true;
+        // Every other time deliveries are looked for alone: mostly there is nothing else, which is asked then anyway.
+        let mut has_delivered = false;
         loop {
             let due = poll_fn(|cx| {
+                if !has_delivered && !self.running.is_behind() && self.outbox.poll_changed(cx).is_ready() {
+                    return Poll::Ready(Due { deliveries: true, ..Due::default() });
+                }
                 let may_drain = mem::take(&mut is_first) || guard.is_draining();
                 self.poll(cx, may_drain.then_some(drained.as_mut()), timer.as_mut())
             })
             .await;
+            has_delivered = due.deliveries;
             // Before the live deliveries: a notice of a gap comes first.
             if let Some(progress) = due.progress {
                 Box::pin(self.go_on(guard, progress)).await?;
