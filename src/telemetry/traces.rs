@@ -8,7 +8,7 @@ mod counted;
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::SystemTime,
@@ -17,12 +17,12 @@ use std::{
 use opentelemetry::{
     Context, KeyValue,
     metrics::Meter,
-    propagation::{Injector, TextMapPropagator as _},
-    trace::{Span as _, SpanContext, TraceContextExt as _, Tracer as _, TracerProvider as _},
+    propagation::{Extractor, Injector, TextMapPropagator as _},
+    trace::{Span as _, SpanContext, SpanKind, TraceContextExt as _, Tracer as _, TracerProvider as _},
 };
 use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
-    trace::{BatchSpanProcessor, SdkTracerProvider},
+    trace::{BatchSpanProcessor, Config, SamplingDecision, SdkTracerProvider, ShouldSample},
 };
 use tracing::{Span, Subscriber, field::Empty, trace_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -39,6 +39,9 @@ const TARGET: &str = "relay.trace";
 
 /// The name under which a context travels, in HTTP's headers and in a GraphQL request's extensions.
 pub const TRACEPARENT: &str = "traceparent";
+
+/// What `OTEL_TRACES_SAMPLER` says, if spans are exported at all.
+static SAMPLER: OnceLock<Box<dyn ShouldSample>> = OnceLock::new();
 
 /// The way of spans to a collector. Clones are the same way.
 #[derive(Clone, Debug)]
@@ -64,6 +67,7 @@ impl Traces {
             Counted { inner: BatchSpanProcessor::builder(exporter).build(), counts: counts.clone() };
         let provider =
             SdkTracerProvider::builder().with_resource(resource(None)).with_span_processor(processor).build();
+        SAMPLER.get_or_init(|| Config::default().sampler);
         opentelemetry::global::set_tracer_provider(provider.clone());
         Ok(Self { provider: Some(provider), counts })
     }
@@ -111,18 +115,25 @@ impl Traces {
 /// The span of a query or mutation (`kind`) on this pod, under the client's own span if it named one.
 #[must_use]
 pub fn operation(pod: &str, kind: &'static str, name: Option<&str>, client: Option<&str>) -> Span {
+    let parent = self::client(client);
+    if !is_wanted(&parent) {
+        return Span::none();
+    }
     let span = trace_span!(
         target: TARGET, parent: None, "operation",
         otel.name = kind, otel.kind = "server", relay.pod = pod,
         graphql.operation.type = kind, graphql.operation.name = name, error.type = Empty,
     );
-    follow(&span, Context::new(), client);
+    follow(&span, parent);
     span
 }
 
 /// The span of an event's publishing, inside the mutation's.
 #[must_use]
 pub fn publish(pod: &str, topic: &str, event: &str, kind: &str) -> Span {
+    if !Context::map_current(is_wanted) {
+        return Span::none();
+    }
     trace_span!(
         target: TARGET, "publish",
         otel.name = "publish", otel.kind = "producer", relay.pod = pod,
@@ -147,6 +158,10 @@ pub fn process(
     kind: &str,
     publish: Option<&str>,
 ) -> Span {
+    let parent = client(publish);
+    if !is_wanted(&parent) {
+        return Span::none();
+    }
     let span = trace_span!(
         target: TARGET, parent: None, "process",
         otel.name = "process", otel.kind = "consumer", relay.pod = pod,
@@ -155,10 +170,12 @@ pub fn process(
         messaging.destination.subscription.name = feed, messaging.message.id = event,
         relay.event.kind = kind, relay.watchers = Empty,
     );
-    if !span.is_disabled()
-        && let Some(publish) = follow(&span, Context::new().with_value(Pod(pod.into())), publish)
-    {
-        span.add_link(publish);
+    if !span.is_disabled() {
+        let publish = parent.span().span_context().clone();
+        follow(&span, parent.with_value(Pod(pod.into())));
+        if publish.is_valid() {
+            span.add_link(publish);
+        }
     }
     span
 }
@@ -223,43 +240,56 @@ pub fn client(traceparent: Option<&str>) -> Context {
     }
 }
 
-/// The W3C `traceparent` to be carried along: of the span or, where none is made because there is no collector, of the
-/// context around it, so that this pod does not break the client's trace. `None` without either.
+/// The W3C `traceparent` to be carried along: of the span or, where none is made because there is no collector or nobody
+/// wants it, of the context around it, so that this pod does not break the client's trace. `None` without either.
 #[must_use]
 pub fn traceparent(span: &Span) -> Option<Arc<str>> {
-    struct One(Option<Arc<str>>);
-    impl Injector for One {
-        fn set(&mut self, key: &str, value: String) {
-            if key == TRACEPARENT {
-                self.0 = Some(value.into());
-            }
-        }
-    }
-    let mut one = One(None);
+    let mut carrier = Carrier(None);
     let own = Some(span.context()).filter(|context| context.has_active_span());
-    TraceContextPropagator::new().inject_context(&own.unwrap_or_else(Context::current), &mut one);
-    one.0
+    TraceContextPropagator::new().inject_context(&own.unwrap_or_else(Context::current), &mut carrier);
+    carrier.0.map(Into::into)
 }
 
-/// Puts the span into this context, under the span that the text names, if it names one, and returns that.
-fn follow(span: &Span, context: Context, traceparent: Option<&str>) -> Option<SpanContext> {
-    if span.is_disabled() {
-        return None;
-    }
-    let parent = traceparent.and_then(remote);
-    let context = match &parent {
-        Some(parent) => context.with_remote_span_context(parent.clone()),
-        None => context,
-    };
+/// Whether a span that follows this one would be sampled. Asked first, since one that is made in vain costs microseconds;
+/// without a parent the sampler wants to see it.
+fn is_wanted(parent: &Context) -> bool {
+    let span = parent.span();
+    let trace = span.span_context().trace_id();
+    let Some(sampler) = SAMPLER.get().filter(|_| span.span_context().is_valid()) else { return true };
+    let sampling = sampler.should_sample(Some(parent), trace, "", &SpanKind::Internal, &[], &[]);
+    sampling.decision == SamplingDecision::RecordAndSample
+}
+
+fn follow(span: &Span, parent: Context) {
     // Fails only for a span that has begun or without a layer that makes spans: then there is nothing to follow.
-    let _ = span.set_parent(context);
-    parent
+    let _ = span.set_parent(parent);
 }
 
 fn remote(traceparent: &str) -> Option<SpanContext> {
-    let carrier = std::collections::HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
+    let carrier = Carrier(Some(traceparent.to_owned()));
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);
     Some(context.span().span_context().clone()).filter(SpanContext::is_valid)
+}
+
+/// Has room for a [`TRACEPARENT`] and nothing else.
+struct Carrier(Option<String>);
+
+impl Injector for Carrier {
+    fn set(&mut self, key: &str, value: String) {
+        if key == TRACEPARENT {
+            self.0 = Some(value);
+        }
+    }
+}
+
+impl Extractor for Carrier {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.as_deref().filter(|_| key == TRACEPARENT)
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        vec![TRACEPARENT]
+    }
 }
 
 #[cfg(test)]
@@ -322,6 +352,23 @@ mod tests {
             assert_eq!(carried(), None);
             let _inside = client(Some(CLIENT)).attach();
             assert_eq!(carried().as_deref(), Some(CLIENT));
+        });
+    }
+
+    #[test]
+    fn what_the_client_does_not_trace_costs_no_spans_and_stays_untraced() {
+        SAMPLER.get_or_init(|| Config::default().sampler);
+        let provider = SdkTracerProvider::builder().with_simple_exporter(Kept::default()).build();
+        let traces = Traces { provider: Some(provider), counts: Arc::default() };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(traces.layer()), || {
+            let untraced = CLIENT.replace("-01", "-00");
+            assert!(operation("a", "mutation", None, Some(&untraced)).is_none());
+            let _inside = client(Some(&untraced)).attach();
+            let publish = publish("a", "t", "e", "k");
+            assert!(publish.is_none());
+            assert_eq!(traceparent(&publish).as_deref(), Some(&*untraced));
+            assert!(process("b", "t", None, "e", "k", Some(&untraced)).is_none());
+            assert!(!operation("a", "mutation", None, Some(CLIENT)).is_none());
         });
     }
 

@@ -228,12 +228,9 @@ impl Guard {
     /// the clock and the histogram for each would cost a tenth of its write.
     pub fn delivered(&self, deliveries: &[Delivery]) {
         let published = deliveries.iter().find_map(|delivery| delivery.result.published);
-        if let Some(published) = published {
-            let latency = published.elapsed().unwrap_or_default();
-            self.instruments.latency.record(latency.as_secs_f64(), &self.labels);
-        }
-        let bytes: usize = deliveries.iter().map(|delivery| delivery.result.payload.len()).sum();
-        self.instruments.wrote(self.transport, deliveries.len(), bytes);
+        let latency = published.map(|published| published.elapsed().unwrap_or_default());
+        let bytes = deliveries.iter().map(|delivery| delivery.result.payload.len()).sum();
+        self.instruments.wrote(self.transport, deliveries.len(), bytes, latency);
         self.deliveries.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
         self.roll.delivered(self.slot, deliveries.last());
         for trace in deliveries.iter().filter_map(|delivery| delivery.result.trace.as_ref()) {
