@@ -20,7 +20,7 @@ pub struct Index {
     /// How many look-ups there were.
     turn: u64,
     /// In the order of slots, which is nearly that of memory: an event that visits thousands of connections, far more than
-    /// a cache holds, costs a quarter less than in the order of hashes.
+    /// a cache holds, costs a tenth less than in the order of hashes.
     fields: HashMap<Arc<str>, HashMap<Key, BTreeSet<usize>>>,
 }
 
