@@ -18,8 +18,8 @@ pub(super) struct Instruments {
     pub(super) refusals: Refusals,
 }
 
-/// What was written to sockets. Bound to its transport: to look the label up at every write, once for each reader of the
-/// metrics, costs a tenth of a saturated fan-out.
+/// What was written to sockets. Bound to its transport, or every write would look the label up once for each reader of the
+/// metrics.
 struct Written {
     deliveries: BoundCounter<u64>,
     bytes: BoundCounter<u64>,
