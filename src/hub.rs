@@ -30,7 +30,7 @@ use self::{
     window::{Bounds, Window},
 };
 pub use self::{
-    outbox::{Delivery, Outbox, Rendered},
+    outbox::{Deliveries, Delivery, Outbox, Rendered},
     replay::{Replay, Step},
     trails::{Answer, Trail},
     watcher::{Watch, Watching},

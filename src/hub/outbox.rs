@@ -14,6 +14,8 @@ use std::{
     time::SystemTime,
 };
 
+use smallvec::SmallVec;
+
 use super::Relayed;
 use crate::telemetry::traces::Trace;
 
@@ -28,6 +30,9 @@ pub struct Delivery {
     /// What it is told: all that a delivery adds to an event is this pointer and that number.
     pub result: Arc<Rendered>,
 }
+
+/// What was queued together: mostly one, in a client that keeps up, and then in the place of the pointer to more.
+pub type Deliveries = SmallVec<[Delivery; 1]>;
 
 /// What an operation makes of an event, shared by all the watchers that are told of it.
 #[derive(Debug)]
@@ -65,7 +70,7 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    deliveries: Vec<Delivery>,
+    deliveries: Deliveries,
     bytes: usize,
     overflowed: bool,
     /// The connection, if it waits, and whether for an overflow only. Woken once: what is pushed while it wakes up costs
@@ -91,7 +96,7 @@ impl Outbox {
         // One alone always fits: a client that has read everything is not slow, however large the event.
         if queue.bytes > self.limit && !queue.deliveries.is_empty() {
             queue.overflowed = true;
-            (queue.deliveries, queue.bytes) = (Vec::new(), 0);
+            (queue.deliveries, queue.bytes) = (Deliveries::new(), 0);
         } else {
             queue.deliveries.push(delivery);
         }
@@ -103,7 +108,7 @@ impl Outbox {
     }
 
     /// All that waits, now.
-    pub fn take(&self) -> Vec<Delivery> {
+    pub fn take(&self) -> Deliveries {
         let mut queue = self.queue();
         queue.bytes = 0;
         mem::take(&mut queue.deliveries)

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     auth::Pass,
-    hub::{Delivery, Outbox},
+    hub::{Deliveries, Delivery, Outbox},
 };
 
 /// How long a client may take to say who it is.
@@ -193,12 +193,12 @@ impl Connection {
 
     async fn go_on(&mut self, guard: &Guard, progress: Progress<Label>) -> Result<(), End> {
         match progress {
-            Progress::Missed(deliveries) => self.write_deliveries(guard, deliveries).await,
+            Progress::Missed(deliveries) => self.write_deliveries(guard, deliveries.into()).await,
             Progress::Finished(label, response) => self.finish(label, &response).await,
         }
     }
 
-    async fn write_deliveries(&mut self, guard: &Guard, mut deliveries: Vec<Delivery>) -> Result<(), End> {
+    async fn write_deliveries(&mut self, guard: &Guard, mut deliveries: Deliveries) -> Result<(), End> {
         // What was under way to an operation that the client has ended meanwhile is dropped.
         deliveries.retain(|delivery| self.running.label(delivery.watcher).is_some());
         let running = &self.running;
