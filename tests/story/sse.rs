@@ -1,10 +1,15 @@
 //! Server-sent events: graphql-sse's two modes, and what an `EventSource` does by itself.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, net::TcpSocket};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    select,
+    time::{sleep, timeout},
+};
 
 use crate::support::{
     BodyEnd, EVENTS, EVERYWHERE, Relay, Setup, Streamed, Topic, USERS, WATCH, eventually, four_pods, post,
@@ -268,6 +273,32 @@ async fn an_event_source_reads_a_reservation_by_its_url() {
     assert_eq!(Streamed::open(EVENTS, reqwest::Client::new().get(&url)).await.response.status(), 409);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn results_wait_for_a_client_that_does_not_read() {
+    let pod = Setup::new("pod").set("RELAY_MAX_WATCHERS", "2").set("RELAY_QUEUE_BYTES", "1KiB").start().await;
+    add_large(&pod, 1).await;
+    let token = reserve(&pod, "ZOLO").await;
+    let ask = |id| submit(&pod, "ZOLO", &token, Some(id), "{ templates { shareLocationIds } }");
+    assert_eq!(ask("1").await, 202);
+    let mut waiting = pin!(async { tokio::join!(ask("2"), ask("3")) });
+    let full = async {
+        sleep(Duration::from_secs(1)).await;
+        ask("4").await
+    };
+    select! {
+        told = &mut waiting => panic!("there was room: {told:?}"),
+        status = full => assert_eq!(status, 429),
+    }
+    let mut stream = Streamed::open(EVENTS, request(&pod, Method::GET, "ZOLO").header(TOKEN, &token)).await;
+    let read = async {
+        let mut completed = 0;
+        while completed < 3 {
+            completed += usize::from(stream.event().await.unwrap().0 == "complete");
+        }
+    };
+    assert_eq!(tokio::join!(waiting, read).0, (202, 202));
+}
+
 #[tokio::test]
 async fn a_reservation_that_nobody_reads_takes_a_place_and_ends_soon() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS", "1").start().await;
@@ -284,31 +315,62 @@ fn holds_socket_of(pod: &Relay, client: u16) -> bool {
     std::fs::read_to_string("/proc/net/tcp").unwrap().lines().any(|line| line.contains(&ends))
 }
 
+/// A watcher's socket that takes little at a time.
+async fn narrow(pod: &Relay, headers: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut socket = socket.connect(([127, 0, 0, 1], pod.port()).into()).await.unwrap();
+    let body = json!({ "query": "subscription { templateAdded { shareLocationIds } }" }).to_string();
+    let head = format!(
+        "POST /graphql HTTP/1.1\r\nhost: a\r\naccept: {EVENTS}\r\nauthorization: Bearer ZOLO\r\n\
+         content-type: application/json\r\n{headers}content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    socket
+}
+
+/// Templates whose results have 60 KB each.
+async fn add_large(pod: &Relay, count: usize) {
+    let mut locations: Vec<String> = (0..999).map(|n| format!("{n:-<60}")).collect();
+    locations.push("3".to_owned());
+    let locations: Vec<&str> = locations.iter().map(String::as_str).collect();
+    for _ in 0..count {
+        pod.add_template("ZOWI", "large", Some(&locations)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_goes_on_as_soon_as_the_client_has_read_what_came_before() {
+    const EVENTS: usize = 40;
+    let pod = Setup::new("pod").start().await;
+    let cursor = pod.http.graphql("ZOLO", "{ __typename }", json!({})).await.json();
+    let cursor = cursor["extensions"]["cursor"].as_str().unwrap().to_owned();
+    add_large(&pod, EVENTS).await;
+    let mut socket = narrow(&pod, &format!("last-event-id: {cursor}\r\n")).await;
+    let (mut heard, mut buffer) = (String::new(), vec![0; 1 << 16]);
+    // Far less than one sign of life for each portion
+    let all = timeout(Duration::from_secs(20), async {
+        while heard.matches("event: next").count() < EVENTS {
+            let length = socket.read(&mut buffer).await.unwrap();
+            heard.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+        }
+    });
+    let is_all = all.await.is_ok();
+    assert!(is_all, "{} of {EVENTS}", heard.matches("event: next").count());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_client_that_stops_to_read_nothing_is_left_not_even_its_socket() {
     // Longer than the 24 s for which it may take nothing, found at the next of the signs of life
     const LIMIT: Duration = Duration::from_secs(90);
     let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "64MiB").start().await;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4_096).unwrap();
-    let mut stuck = socket.connect(([127, 0, 0, 1], pod.port()).into()).await.unwrap();
-    let body = json!({ "query": "subscription { templateAdded { shareLocationIds } }" }).to_string();
-    let head = format!(
-        "POST /graphql HTTP/1.1\r\nhost: a\r\naccept: {EVENTS}\r\nauthorization: Bearer ZOLO\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stuck.write_all(head.as_bytes()).await.unwrap();
+    let stuck = narrow(&pod, "").await;
     pod.until_metric("relay_watchers", 1.0).await;
     let port = stuck.local_addr().unwrap().port();
     assert!(holds_socket_of(&pod, port));
     // More than the kernel takes, and less than the queue
-    let mut locations: Vec<String> = (0..999).map(|n| format!("{n:-<60}")).collect();
-    locations.push("3".to_owned());
-    let locations: Vec<&str> = locations.iter().map(String::as_str).collect();
-    for _ in 0..60 {
-        pod.add_template("ZOWI", "more than it takes", Some(&locations)).await;
-    }
+    add_large(&pod, 60).await;
     eventually("nothing is left of it", LIMIT, async || {
         let left = pod.metric("relay_connections").await + pod.metric("relay_watchers").await;
         (left == 0.0 && !holds_socket_of(&pod, port)).then_some(())

@@ -151,20 +151,23 @@ impl Stream {
         loop {
             let is_due = self.is_due || !self.chunk.is_empty();
             let is_writing = is_due || self.line.as_ref().is_some_and(Line::is_blocked);
+            // The results of queries and mutations wait for room, or they would pile up for a client that asks and does not read.
+            let may_finish = self.chunk.len() < self.site.settings.queue_bytes;
             select! {
                 () = self.guard.drained() => return End::Drained,
                 Some(line) = arrival(&mut arriving) => match line {
                     Ok(line) => self.open(line),
                     Err(_) => return End::Left,
                 },
-                ready = ready(&mut self.line, is_due) => match ready {
+                // Also if there is nothing new to write: a replay waits until the line is through.
+                ready = ready(&mut self.line, is_writing) => match ready {
                     Ready::Room => self.write(),
                     Ready::Left => return End::Left,
                     Ready::Lost => return End::Lost,
                 },
                 () = self.outbox.changed(), if !self.is_due => self.is_due = true,
                 () = self.outbox.overflow(), if self.is_due => return End::Slow,
-                progress = poll_fn(|cx| self.running.poll(cx, !is_writing)) => self.go_on(progress),
+                progress = poll_fn(|cx| self.running.poll(cx, !is_writing)), if may_finish => self.go_on(progress),
                 Some(command) = next_command(&mut self.commands) => Box::pin(self.act(command)).await,
                 _ = keep_alive.tick(), if self.line.is_some() => {
                     if !self.keep_alive(is_writing) {
@@ -187,6 +190,9 @@ impl Stream {
 
     /// What is still to be said, and then the cut, or a proper end if the transport has words for it.
     async fn close(&mut self, end: &End) {
+        // Nothing may come behind the last words.
+        let waiting = self.outbox.take();
+        self.encode(&waiting);
         let has_words = *end == End::Expired && self.format.expired(&mut self.chunk);
         self.write();
         let Some(line) = &mut self.line else { return };
