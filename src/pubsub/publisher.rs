@@ -5,7 +5,7 @@
 
 use std::{
     mem,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
+use tokio_util::task::TaskTracker;
 
 use super::{ConnectError, Settings};
 use crate::{
@@ -53,7 +54,8 @@ fn builder(settings: &Settings) -> PublisherBuilder {
 pub struct Publisher {
     settings: Settings,
     current: Mutex<Current>,
-    in_flight: Semaphore,
+    in_flight: Arc<Semaphore>,
+    publishing: TaskTracker,
 }
 
 /// The client, and which one it is.
@@ -67,7 +69,8 @@ struct Current {
 impl Publisher {
     pub(super) async fn connect(settings: Settings) -> Result<Self, ConnectError> {
         let current = Current { number: 0, client: builder(&settings).build().await?, is_silent: false };
-        Ok(Self { settings, current: current.into(), in_flight: Semaphore::const_new(MAX_IN_FLIGHT) })
+        let in_flight = Semaphore::new(MAX_IN_FLIGHT).into();
+        Ok(Self { settings, current: current.into(), in_flight, publishing: TaskTracker::new() })
     }
 
     /// The client, and which one it is. In the place of one that got no answer comes a new one, with a connection of its
@@ -106,30 +109,27 @@ impl Publish for Publisher {
     async fn publish(&self, event: &Event) -> Result<(), PublishError> {
         check(event)?;
         let deadline = Instant::now() + PUBLISH_TIMEOUT;
-        let permit = timeout_at(deadline, self.in_flight.acquire()).await;
-        let _permit = permit.map_err(|_| PublishError::Overloaded)?;
+        let place = timeout_at(deadline, self.in_flight.clone().acquire_owned()).await;
+        let place = place.map_err(|_| PublishError::Overloaded)?;
         let lane = lane(event);
         traces::ordered_by(&lane);
-        let message = || {
-            Message::new()
-                .set_data(event.data.clone())
-                .set_attributes(cloudevent::encode(event))
-                .set_ordering_key(lane.clone())
-        };
+        let message = Message::new()
+            .set_data(event.data.clone())
+            .set_attributes(cloudevent::encode(event))
+            .set_ordering_key(lane);
         let (number, client) =
             timeout_at(deadline, self.client()).await.map_err(|_| PublishError::TimedOut)?;
-        let mut result = timeout_at(deadline, client.publish(message())).await;
-        if let Ok(Err(ClientError::OrderingKeyPaused)) = result {
-            // An event before this one failed; it was told so, and is no reason to hold back the others of its lane.
-            client.resume_publish(lane.as_str());
-            result = timeout_at(deadline, client.publish(message())).await;
-        }
-        let failure = match result {
-            Ok(Ok(_message_id)) => return Ok(()),
-            Ok(Err(error)) => {
-                client.resume_publish(lane.as_str());
-                failure(error)
-            }
+        // Here, or the order of a lane would be that of tasks.
+        let published = client.publish(message.clone());
+        // A task: whoever waits for it may leave, but the client has the message until it is through with it.
+        let publishing = self.publishing.spawn(async move {
+            let _place = place;
+            acknowledged(published, &client, message).await
+        });
+        let failure = match timeout_at(deadline, publishing).await {
+            Ok(Ok(Ok(_message_id))) => return Ok(()),
+            Ok(Ok(Err(error))) => failure(error),
+            Ok(Err(panicked)) => PublishError::Unavailable(panicked.into()),
             Err(_) => PublishError::TimedOut,
         };
         if matches!(failure, PublishError::TimedOut) {
@@ -142,6 +142,25 @@ impl Publish for Publisher {
         let client = self.current().client.clone();
         client.flush().await;
     }
+}
+
+/// Waits for the acknowledgement, and leaves the message's lane open whatever becomes of it.
+async fn acknowledged(
+    published: impl Future<Output = Result<String, ClientError>>,
+    client: &client::Publisher,
+    message: Message,
+) -> Result<String, ClientError> {
+    let lane = message.ordering_key.clone();
+    let mut result = published.await;
+    if let Err(ClientError::OrderingKeyPaused) = result {
+        // An event before this one failed; it was told so, and is no reason to hold back the others of its lane.
+        client.resume_publish(&lane);
+        result = client.publish(message).await;
+    }
+    if result.is_err() {
+        client.resume_publish(lane);
+    }
+    result
 }
 
 fn failure(error: ClientError) -> PublishError {
