@@ -87,8 +87,10 @@ struct State {
 struct OnTheWay {
     id: Arc<str>,
     since: Instant,
-    /// When the topic had taken it.
-    taken: Option<Instant>,
+    /// By the pod's clock.
+    sent: SystemTime,
+    /// Since when it should be back: the topic had taken it then, or something came that was published before it.
+    awaited: Option<Instant>,
 }
 
 /// What an event is to the fleet.
@@ -217,6 +219,11 @@ impl Fleet {
     pub fn hear(&self, event: &Event) -> Heard {
         let now = Instant::now();
         let mut state = self.state();
+        // A backlog is no silence: as long as older events come, a pulse is behind them.
+        let is_behind = |own: &&mut OnTheWay| event.published.is_some_and(|published| published < own.sent);
+        for own in state.on_the_way.iter_mut().filter(is_behind) {
+            own.awaited = own.awaited.map(|_| now);
+        }
         if *event.kind != *PULSE {
             state.hearing.hear(event, None, now);
             return Heard::Event;
@@ -276,7 +283,12 @@ impl Fleet {
             if state.on_the_way.len() == ON_THE_WAY {
                 state.on_the_way.pop_back();
             }
-            state.on_the_way.push_back(OnTheWay { id: event.id.clone(), since: Instant::now(), taken: None });
+            state.on_the_way.push_back(OnTheWay {
+                id: event.id.clone(),
+                since: Instant::now(),
+                sent: SystemTime::now(),
+                awaited: None,
+            });
         }
         let outcome = publisher.publish(event).await;
         let label = if outcome.is_ok() { ACKNOWLEDGED } else { FAILED };
@@ -286,7 +298,7 @@ impl Fleet {
         match &outcome {
             Ok(()) => {
                 if let Some(own) = state.on_the_way.iter_mut().find(|own| own.id == event.id) {
-                    own.taken = Some(Instant::now());
+                    own.awaited = Some(Instant::now());
                 }
             }
             // It may be on its way all the same.
@@ -319,15 +331,15 @@ impl Fleet {
     }
 
     /// When the feed counts as silent, if nothing comes before: three intervals after anything came through it, or after
-    /// the topic took a pulse of ours that did not come back, though others do.
+    /// the topic took a pulse of ours that did not come back, though what is younger does.
     fn silent_at(&self) -> Option<Instant> {
         let state = self.state();
         let base = self.0.settings.interval;
         let (heard, is_proven) = state.hearing.heard()?;
         let patience = if is_proven { base * PATIENCE } else { (base * PATIENCE).max(FIRST_PATIENCE) };
-        let own = state.on_the_way.iter().find_map(|own| own.taken);
+        let own = state.on_the_way.iter().find_map(|own| own.awaited);
         let own_patience = patience.max(state.census.interval(base) * PATIENCE);
-        Some(own.map_or(heard + patience, |taken| (taken + own_patience).min(heard + patience)))
+        Some(own.map_or(heard + patience, |awaited| (awaited + own_patience).min(heard + patience)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

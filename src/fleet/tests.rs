@@ -143,6 +143,44 @@ impl Publish for Loop {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_feed_with_a_long_backlog_is_not_silent() {
+    let (fleet, reopen, mut tasks) = (fleet("pod"), Reopen::default(), JoinSet::new());
+    let (events, mut taken) = mpsc::channel(16);
+    let topic = Loop { events, is_cut: Arc::default() };
+    let (pulsing, asked) = (fleet.clone(), reopen.clone());
+    fleet.follow(&FeedState::Open("first".into()));
+    tasks.spawn(async move { pulsing.run(&topic, &asked, || 0).await });
+    // Its pulses stand behind minutes of old events
+    let backlog = async {
+        for _ in 0..120 {
+            let mut old = Event::new("/test".into(), "k", None, "{}".into());
+            old.published = Some(SystemTime::now() - TEN * 60);
+            fleet.hear(&old);
+            sleep(Duration::from_secs(1)).await;
+            while taken.try_recv().is_ok() {}
+        }
+    };
+    select! {
+        () = reopen.asked("first") => panic!("it was given up"),
+        () = backlog => {}
+    }
+    // With nothing old before them they are missing
+    let mut new = Event::new("/test".into(), "k", None, "{}".into());
+    new.published = Some(SystemTime::now() + TEN * 60);
+    let fresh = async {
+        loop {
+            fleet.hear(&new);
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    select! {
+        () = reopen.asked("first") => {}
+        () = fresh => {}
+        () = sleep(TEN * 4) => panic!("it was not given up"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_feed_is_given_up_after_three_intervals_and_the_pod_waits_for_the_next() {
     let (events, received) = mpsc::channel(16);
     let (state, reopen, is_cut) =
