@@ -5,6 +5,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     fmt::Display,
+    panic::{self, AssertUnwindSafe},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -173,7 +174,14 @@ impl Relay {
             self.hub.repeat(&event.id);
             return;
         }
-        let fact = match self.domain.read(&event) {
+        // Once for all that may publish anything: what the domain panics at must not make every pod deaf.
+        let read = AssertUnwindSafe(|| {
+            let fact = self.domain.read(&event)?;
+            self.domain.apply(&event, &fact);
+            Ok(fact)
+        });
+        let panicked = |_| Err(Unreadable::Malformed("the domain panicked at it".to_owned()));
+        let fact = match panic::catch_unwind(read).unwrap_or_else(panicked) {
             Ok(fact) => fact,
             Err(Unreadable::UnknownType) => return self.counters.reject(UNKNOWN_TYPE),
             Err(error @ Unreadable::Malformed(_)) => {
@@ -184,7 +192,6 @@ impl Relay {
                 );
             }
         };
-        self.domain.apply(&event, &fact);
         let is_news = event.published.is_none_or(|published| published >= self.news_since);
         let (id, kind) = (event.id.clone(), event.kind.clone());
         let (pod, topic, feed) = (self.fleet.pod(), self.hub.topic(), self.feed.as_deref());

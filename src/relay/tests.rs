@@ -16,7 +16,7 @@ use crate::{
 const WINDOW: Duration = Duration::from_secs(600);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// All of whose events are for the key `a`.
+/// All of whose events are for the key `a`; one of them is its end.
 struct Anything;
 
 impl Domain for Anything {
@@ -29,7 +29,9 @@ impl Domain for Anything {
         Ok(Fact { field: Some("f"), audience, payload: Arc::new(()) })
     }
 
-    fn apply(&self, _: &Event, _: &Fact) {}
+    fn apply(&self, event: &Event, _: &Fact) {
+        assert_ne!(&*event.data, b"poison");
+    }
 }
 
 /// Tells the data of events.
@@ -243,4 +245,17 @@ fn the_memory_of_ids_is_bounded() {
         seen.insert(&n.to_string().into(), now);
     }
     assert_eq!((seen.ids.len(), seen.order.len()), (MAX_SEEN, MAX_SEEN));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_at_which_the_domain_panics_is_one_event_less() {
+    let pod = Pod::new(SystemTime::now(), true);
+    pod.open("first").await;
+    let outbox = Outbox::new(1 << 16);
+    let _watching = pod.hub.watch(pod.watch(&outbox));
+    for data in ["poison", "good"] {
+        pod.event(data, SystemTime::now()).await;
+    }
+    let told: Vec<_> = outbox.take().iter().map(|told| told.result.payload.to_string()).collect();
+    assert_eq!(told, ["good"]);
 }
