@@ -44,8 +44,8 @@ pub struct Settings {
     pub web: web::Settings,
     /// `RELAY_INTROSPECTION`: whether clients may ask for the schema.
     pub introspection: bool,
-    /// `RELAY_REPLAY_WINDOW`, which is how far back a client can resume, with the margin that a replay needs for it; and
-    /// `RELAY_REPLAY_BYTES`.
+    /// `RELAY_REPLAY_WINDOW`, which is how far back a client can resume, with the margin that a replay needs, if it is
+    /// short; and `RELAY_REPLAY_BYTES`.
     pub window: Bounds,
     /// `RELAY_PULSE_INTERVAL`: between two pulses of this pod.
     pub pulse_interval: Duration,

@@ -14,12 +14,19 @@ use std::{
 use super::Relayed;
 use crate::cursor::Cursor;
 
-/// What an event costs besides its data, in bytes: its texts, its decoded form and its places here, roughly.
+/// What an event costs besides its data and its keys, in bytes: its texts and its places here, roughly.
 const OVERHEAD: usize = 1_024;
 
-/// How far back from a cursor a replay begins: pods see the events of different authors in different order, and what the
-/// one that wrote the cursor had not seen yet may stand before it. What the client has already is repeated.
+/// What a key costs besides its text, in bytes.
+const KEY: usize = 32;
+
+/// How far back from a cursor a replay has to reach: pods see the events of different authors in different order, and what the
+/// one that wrote the cursor had not seen yet may stand before it.
 pub const MARGIN: Duration = Duration::from_secs(5);
+
+/// How far back it begins, if the window has as much. What was on its way to a pod when its stream broke comes again after ten
+/// seconds, while what other authors wrote goes on, and cursors with it. What the client has already is repeated.
+pub const REPEAT: Duration = Duration::from_secs(15);
 
 /// How many events a replay looks at at once, and how many bytes of data it takes up: what one step of one client may cost.
 const PORTION: (usize, usize) = (256, 64 << 10);
@@ -53,6 +60,8 @@ pub struct Window {
 pub struct Progress {
     /// What was published before is no business of the client's, however late it arrives.
     from: SystemTime,
+    /// What was published from here on must not be missing.
+    needs: SystemTime,
     /// Events up to this arrival are replayed by position, later ones by arrival.
     began: u64,
     /// Where it is among the first; `None` when it is through with them.
@@ -134,12 +143,13 @@ impl Window {
     /// # Errors
     /// [`OutOfReach`] if the window does not reach back that far, margin included.
     pub fn replay(&self, after: &Cursor) -> Result<Progress, OutOfReach> {
-        let from = after.published.checked_sub(MARGIN).unwrap_or(SystemTime::UNIX_EPOCH);
-        if from < self.complete_since {
+        let [needs, from] = [MARGIN, REPEAT]
+            .map(|margin| after.published.checked_sub(margin).unwrap_or(SystemTime::UNIX_EPOCH));
+        if needs < self.complete_since {
             return Err(OutOfReach);
         }
         let position = Some(Cursor { published: from, event: Arc::default() });
-        Ok(Progress { from, began: self.arrivals, position, arrival: self.arrivals })
+        Ok(Progress { from, needs, began: self.arrivals, position, arrival: self.arrivals })
     }
 
     /// The next events of a replay, a few hundred at most; none when it has caught up with the feed.
@@ -148,7 +158,7 @@ impl Window {
     /// [`OutOfReach`] if the window has moved past the replay.
     pub fn next(&self, progress: &mut Progress) -> Result<Vec<Arc<Relayed>>, OutOfReach> {
         if let Some(position) = &progress.position {
-            if position.published < self.complete_since {
+            if position.published.max(progress.needs) < self.complete_since {
                 return Err(OutOfReach);
             }
             let later = self.by_position.range((Bound::Excluded(position), Bound::Unbounded));
@@ -201,7 +211,9 @@ impl Window {
 }
 
 fn size(relayed: &Relayed) -> usize {
-    relayed.event.data.len() + OVERHEAD
+    let keys: usize = relayed.audience.keys().iter().map(|key| key.len() + KEY).sum();
+    // The data, and about as much again for what it was decoded to.
+    2 * relayed.event.data.len() + keys + OVERHEAD
 }
 
 fn portion<'a>(events: impl Iterator<Item = &'a Arc<Relayed>>) -> Vec<Arc<Relayed>> {
@@ -265,7 +277,7 @@ mod tests {
     #[test]
     fn a_replay_is_in_order_of_publication_with_a_margin() {
         let mut window = window(600);
-        for (second, id) in [(10, "a"), (22, "c"), (16, "b"), (30, "d")] {
+        for (second, id) in [(4, "a"), (22, "c"), (6, "b"), (30, "d")] {
             window.insert(relayed(second, id));
         }
         assert_eq!(ids(&window, &mut window.replay(&after(20, "x")).unwrap()), ["b", "c", "d"]);
@@ -290,7 +302,7 @@ mod tests {
         let mut window = window(600);
         window.insert(relayed(20, "a"));
         window.insert(relayed(20, "a"));
-        assert_eq!((window.len(), window.bytes()), (1, 100 + OVERHEAD));
+        assert_eq!((window.len(), window.bytes()), (1, 200 + OVERHEAD));
     }
 
     #[test]
@@ -303,6 +315,21 @@ mod tests {
         assert_eq!(window.len(), 1);
         assert!(window.replay(&after(56, "")).is_ok());
         assert_eq!(window.replay(&after(55, "")).unwrap_err(), OutOfReach);
+    }
+
+    #[test]
+    fn what_a_replay_could_repeat_and_the_window_has_no_more_is_no_gap() {
+        let mut window = window(100);
+        for second in [50, 60, 64] {
+            window.insert(relayed(second, &second.to_string()));
+        }
+        let mut progress = window.replay(&after(64, "64")).unwrap();
+        window.insert(relayed(155, "155"));
+        assert_eq!(ids(&window, &mut progress), ["60", "64", "155"]);
+        window.insert(relayed(165, "165"));
+        assert_eq!(ids(&window, &mut progress), ["165"]);
+        let mut progress = window.replay(&after(72, "")).unwrap();
+        assert_eq!(ids(&window, &mut progress), ["155", "165"]);
     }
 
     #[test]
@@ -323,7 +350,7 @@ mod tests {
     #[test]
     fn a_replay_that_the_window_overtakes_says_so() {
         let mut window = window(600);
-        window.bounds.bytes = 3 * (100 + OVERHEAD);
+        window.bounds.bytes = 3 * (200 + OVERHEAD);
         for second in 10..13 {
             window.insert(relayed(second, &second.to_string()));
         }
@@ -333,12 +360,12 @@ mod tests {
         window.insert(relayed(13, "13"));
         assert_eq!(window.next(&mut waiting).err(), Some(OutOfReach));
         assert_eq!(ids(&window, &mut through), ["13"], "what it had seen was no loss to it");
-        assert_eq!(window.bytes(), 3 * (100 + OVERHEAD));
+        assert_eq!(window.bytes(), 3 * (200 + OVERHEAD));
     }
 
     proptest! {
         /// Two pods get the same events, each in an order of its own that is off by less than the margin. A client that
-        /// leaves one pod at any moment and resumes on the other misses nothing and repeats only within the margin.
+        /// leaves one pod at any moment and resumes on the other misses nothing and is told nothing older than a replay repeats.
         #[test]
         fn resuming_on_another_pod_misses_nothing(
             delays in prop::collection::vec((0u64..4, 0u64..4), 1..60),
@@ -368,7 +395,7 @@ mod tests {
 
             let missing = (0..events.len()).filter(|n| !seen.contains(n) && !got.contains(&format!("{n:03}")));
             prop_assert_eq!(missing.count(), 0);
-            let horizon = cursor.published - MARGIN;
+            let horizon = cursor.published - REPEAT;
             for id in &got {
                 let event = &events[id.parse::<usize>().unwrap()];
                 prop_assert!(event.position.published >= horizon, "{} is no business of the client's", id);

@@ -14,7 +14,7 @@ use pubsub_relay::{
     event::Event,
     hub::{
         Relayed,
-        window::{Bounds, MARGIN, Progress, Window},
+        window::{Bounds, Progress, REPEAT, Window},
     },
 };
 
@@ -79,7 +79,7 @@ impl Client {
     fn resume(&mut self, window: &Window) -> Progress {
         let cursor = Cursor::decode(&self.cursor, TOPIC).unwrap();
         self.connection.clear();
-        self.horizon = cursor.published - MARGIN;
+        self.horizon = cursor.published - REPEAT;
         window.replay(&cursor).unwrap()
     }
 
