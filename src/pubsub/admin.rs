@@ -200,17 +200,11 @@ impl Admin {
         Some((pod, created()))
     }
 
-    /// Deletes the feeds that an earlier life of this very pod left behind.
-    pub(super) async fn delete_earlier_feeds(&self, current: &str) {
-        match self.list().await {
-            Ok(Listing { feeds, .. }) => {
-                for feed in feeds.iter().filter(|feed| feed.starts_with(&self.prefix()) && *feed != current) {
-                    // An error is in the log, and what is left is for the next life, or the janitor.
-                    self.delete_feed(feed).await.ok();
-                }
-            }
-            Err(error) => tracing::warn!(%error, "feeds of an earlier life are not looked for"),
-        }
+    /// The feeds of this very pod, of earlier lives too.
+    pub(super) async fn own_feeds(&self) -> Result<Vec<String>, AdminError> {
+        let (mut feeds, prefix) = (self.list().await?.feeds, self.prefix());
+        feeds.retain(|feed| feed.starts_with(&prefix));
+        Ok(feeds)
     }
 
     /// All subscriptions of the project.

@@ -38,6 +38,10 @@ const QUEUE: usize = 1_024;
 /// How far behind the last pulse that was seen a new feed begins: the topic's times are not quite in order.
 const MARGIN: Duration = Duration::from_secs(30);
 
+/// How soon a message comes again that was on its way when its stream broke: the least that Pub/Sub takes, since the cursors of
+/// those who wait for it go on meanwhile ([`REPEAT`](crate::hub::window::REPEAT)).
+const ACK_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Between two tries, growing from the first to the second of these, less up to a half by chance.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
@@ -78,6 +82,7 @@ impl PubSubFeed {
             stop: stop.clone(),
             seen: watch::Sender::new(None),
             left: Vec::new(),
+            has_looked_back: false,
         };
         let mut task = JoinSet::new();
         task.spawn(keeper.run());
@@ -124,19 +129,18 @@ struct Keeper {
     seen: watch::Sender<Option<SystemTime>>,
     /// Feeds that are still to be deleted: of ended lives, and those of which it is not known whether they were made.
     left: Vec<String>,
+    has_looked_back: bool,
 }
 
 impl Keeper {
     async fn run(mut self) {
         let mut wait = BACKOFF.0;
-        let mut is_first = true;
         while !self.stop.is_cancelled() {
             let began = Instant::now();
             let why = match self.create().await {
                 Ok((name, second)) => {
                     tracing::info!(feed = name, "feed open");
-                    let why = self.live(&name, second, is_first).await;
-                    is_first = false;
+                    let why = self.live(&name, second).await;
                     self.leave(name);
                     why
                 }
@@ -220,10 +224,13 @@ impl Keeper {
     }
 
     /// One life of the feed, until it fails or is stopped, and why it ended.
-    async fn live(&mut self, name: &str, second: Option<String>, is_first: bool) -> String {
+    async fn live(&mut self, name: &str, second: Option<String>) -> String {
         let subscriber = self.clients.subscriber.clone();
-        let stream =
-            subscriber.subscribe(name).set_shutdown_behavior(ShutdownBehavior::NackImmediately).build();
+        let stream = subscriber
+            .subscribe(name)
+            .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
+            .set_max_lease_extension(ACK_DEADLINE)
+            .build();
         let twins = Twins::new();
         let second = second.map(|second| {
             let stream = subscriber.subscribe(&second).build();
@@ -248,13 +255,10 @@ impl Keeper {
             if let Some(second) = second {
                 fill(second, events).await;
             }
-            self.clear().await;
-            if is_first {
-                self.clients.admin.delete_earlier_feeds(name).await;
-            }
             loop {
-                sleep(CLEAR_AGAIN).await;
+                self.look_back(name).await;
                 self.clear().await;
+                sleep(CLEAR_AGAIN).await;
             }
         };
         let why = select! {
@@ -277,6 +281,20 @@ impl Keeper {
             tracing::debug!(feed = name, "stream left to itself");
         }
         why
+    }
+
+    /// Finds the feeds that earlier lives of this very pod left behind, once.
+    async fn look_back(&mut self, current: &str) {
+        if !self.has_looked_back {
+            match self.clients.admin.own_feeds().await {
+                Ok(feeds) => {
+                    self.left.retain(|left| !feeds.contains(left));
+                    feeds.into_iter().filter(|feed| feed != current).for_each(|feed| self.leave(feed));
+                    self.has_looked_back = true;
+                }
+                Err(error) => tracing::warn!(%error, "feeds of an earlier life are not looked for"),
+            }
+        }
     }
 
     /// Deletes the feeds of ended lives: not before the next one is open, or an outage would be longer by each call.
@@ -342,6 +360,7 @@ mod tests {
             stop: CancellationToken::new(),
             seen: watch::Sender::new(None),
             left: Vec::new(),
+            has_looked_back: false,
         };
 
         keeper.create().await.unwrap_err();

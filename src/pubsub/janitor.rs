@@ -17,7 +17,8 @@ use super::{
     admin::{Admin, AdminError},
 };
 
-/// Between two looks: so many administrative calls a minute a pod are far below every quota, even for a thousand pods.
+/// Between two looks, at least: so many administrative calls a minute a pod are far below every quota, even for a thousand
+/// pods.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// What one look may delete.
@@ -71,7 +72,7 @@ impl Janitor {
         deleted.add(0, &[]);
         loop {
             // A fleet that started at once does not look at once.
-            sleep(every.min(INTERVAL).mul_f64(rand::random_range(0.5..1.5))).await;
+            sleep(every.min(INTERVAL).mul_f64(rand::random_range(1.0..1.5))).await;
             match self.sweep(&is_orphan).await {
                 Ok(swept) => {
                     show("living", swept.living);

@@ -58,6 +58,42 @@ async fn the_feed_of_a_pod_that_was_killed_is_deleted_and_no_other() {
     drop(clients);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_starts_again_deletes_the_feed_of_its_earlier_life() {
+    let Some(topic) = Topic::fresh().await else { return };
+    // The janitor would not for minutes
+    let again = || Setup::new("pod").topic(&topic);
+    let mut pod = again().start().await;
+    pod.kill();
+    let earlier = topic.feeds_of("pod").await;
+    assert_eq!(earlier.len(), 1);
+    let _pod = again().start().await;
+    eventually("only the new feed is left", PATIENCE, async || {
+        let feeds = topic.feeds_of("pod").await;
+        (feeds.len() == 1 && feeds != earlier).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_janitor_deletes_twenty_at_a_time() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let pod = lively("pod", &topic).start().await;
+    for n in 0..25 {
+        topic.make_orphan(&format!("dead{n}")).await;
+    }
+    let mut steps = Vec::new();
+    eventually("all orphans are deleted", Duration::from_secs(60), async || {
+        let deleted = pod.metric("relay_feed_orphans_deleted_total").await;
+        if steps.last() != Some(&deleted) {
+            steps.push(deleted);
+        }
+        (deleted == 25.0).then_some(())
+    })
+    .await;
+    assert!(steps.windows(2).all(|steps| steps[1] - steps[0] <= 20.0), "{steps:?}");
+}
+
 /// Waits for the gap that the loss must bring, and for events after it.
 async fn tells_the_gap(pod: &mut Relay, topic: &Topic, client: &mut Client, cursor: &str) {
     let notice = client.socket.hear().await.unwrap();
