@@ -211,11 +211,14 @@ impl Guard {
     }
 
     /// Waits until the pod drains and this connection's own moment in the drain has come.
-    pub async fn drained(&self) {
-        self.drain.asked.cancelled().await;
-        let began = *self.drain.began.get_or_init(Instant::now);
-        // The timer is made when it is needed: a connection in peace has no room for it.
-        Box::pin(sleep_until(began + self.drain.spread.mul_f32(self.moment))).await;
+    pub fn drained(&self) -> impl Future<Output = ()> + use<> {
+        let (drain, moment) = (self.drain.clone(), self.moment);
+        async move {
+            drain.asked.cancelled().await;
+            let began = *drain.began.get_or_init(Instant::now);
+            // The timer is made when it is needed: a connection in peace has no room for it.
+            Box::pin(sleep_until(began + drain.spread.mul_f32(moment))).await;
+        }
     }
 
     /// Whether the pod drains, for whom asking [`drained`](Self::drained) each time costs too much.

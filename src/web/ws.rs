@@ -39,6 +39,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest message of a client, in bytes: a mutation with the most location ids is under 100 KiB.
 const MAX_MESSAGE_BYTES: usize = 128 << 10;
 
+/// The largest one of a client that has not said who it is: as much as all headers of a request may take.
+const MAX_FIRST_MESSAGE_BYTES: usize = 16 << 10;
+
 /// Answers the handshake and drives the connection in a task of its own, which a drain waits for.
 pub(super) fn accept(site: &Arc<Site>, mut request: Request) -> Response {
     if let Err(refusal) = http::admit_origin(site, request.headers()) {
@@ -78,7 +81,7 @@ async fn turn_away(handshake: Handshake, end: End, _place: Option<Peer>) {
 }
 
 async fn upgraded(handshake: Handshake) -> Option<Socket> {
-    match handshake.socket(MAX_MESSAGE_BYTES).await {
+    match handshake.socket(MAX_FIRST_MESSAGE_BYTES).await {
         Ok(socket) => return Some(socket),
         Err(error @ UpgradeError::NotTcp) => tracing::error!(%error, "no websocket"),
         Err(error @ UpgradeError::Lost(_)) => tracing::debug!(%error, "no websocket"),
@@ -103,16 +106,15 @@ impl Arrival {
             goodbye(&mut socket, Some(&close), true).await;
             return self.guard.end(End::Refused(close));
         };
-        let Self { site, mut guard, authorization } = self;
+        let Self { site, guard, authorization } = self;
         let tasks = site.connections.tasks().clone();
-        let mut connection = Connection::new(site, socket, dialect, authorization);
-        guard.attach(connection.outbox.clone());
+        let mut connection = Connection::new(site, socket, dialect, authorization, guard);
         // A task of its own: this one's is as large as its way here, and a connection lives long.
         tasks.spawn(async move {
-            let end = connection.run(&guard).await;
+            let end = connection.run().await;
             let (close, expects_answer) = connection.leave(&end);
             Box::pin(goodbye(connection.socket(), close.as_ref(), expects_answer)).await;
-            guard.end(end);
+            connection.end(end);
         });
     }
 }

@@ -1,8 +1,10 @@
 //! How a WebSocket ends when its client breaks the rules: one code for each, and never for the others.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::support::{Client, Dialect, End, Relay, Setup, Socket};
+use crate::support::{Client, Dialect, End, Relay, Setup, Socket, eventually, watchers_on};
 
 async fn open(pod: &Relay, dialect: Dialect) -> Socket {
     Socket::open(pod.port(), Some(dialect.subprotocol())).await
@@ -138,10 +140,25 @@ async fn legacy_clients_are_told_of_a_bad_token_and_then_ended() {
 #[tokio::test]
 async fn one_connection_that_ends_costs_the_others_nothing() {
     let pod = Setup::new("pod").start().await;
-    let mut clients = crate::support::watchers_on(&pod, Dialect::Transport, &["ZOLO", "ZEWI"]).await;
+    let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO", "ZEWI"]).await;
     clients[0].socket.send_text("nonsense".to_owned()).await;
     assert_eq!(clients[0].socket.hear_out().await.1.code, 4400);
     pod.until_metric("relay_watchers", 1.0).await;
     pod.add_template("ZOWI", "goes on", Some(&["3"])).await;
     assert_eq!(clients[1].next().await, "goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_answers_no_ping_is_ended() {
+    // Two pings of 25 s apart, and some
+    const LIMIT: Duration = Duration::from_secs(80);
+    let pod = Setup::new("pod").start().await;
+    // Nobody reads from its socket, so that nobody answers
+    let _stuck = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;
+    pod.until_metric("relay_watchers", 1.0).await;
+    eventually("it counts as dead", LIMIT, async || {
+        let dead = pod.metric_of("relay_connection_ends_total", r#"reason="dead""#).await;
+        (dead == 1.0 && pod.metric("relay_connections").await == 0.0).then_some(())
+    })
+    .await;
 }

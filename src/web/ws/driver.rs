@@ -45,8 +45,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(25);
 /// How long one write may take before the peer counts as dead.
 const WRITE_TIMEOUT: Duration = KEEP_ALIVE;
 
+/// How long it may take once the connection's moment in a drain has come: within what is left of the deadline.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
 pub(super) struct Connection {
     pub(super) site: Arc<Site>,
+    guard: Guard,
     socket: Socket,
     pub(super) protocol: Protocol,
     pub(super) authorization: Option<Box<str>>,
@@ -77,12 +81,16 @@ impl Connection {
         socket: Socket,
         dialect: Dialect,
         authorization: Option<Box<str>>,
+        mut guard: Guard,
     ) -> Self {
         let now = Instant::now();
+        let outbox = Outbox::new(site.settings.queue_bytes);
+        guard.attach(outbox.clone());
         Self {
             protocol: Protocol::new(dialect, site.settings.max_watchers),
-            outbox: Outbox::new(site.settings.queue_bytes),
+            outbox,
             site,
+            guard,
             socket,
             authorization,
             pass: None,
@@ -95,8 +103,8 @@ impl Connection {
     }
 
     /// Runs until the connection ends, and says why it did.
-    pub(super) async fn run(&mut self, guard: &Guard) -> End {
-        match self.serve(guard).await {
+    pub(super) async fn run(&mut self) -> End {
+        match self.serve().await {
             Ok(never) => match never {},
             Err(end) => end,
         }
@@ -104,6 +112,11 @@ impl Connection {
 
     pub(super) const fn socket(&mut self) -> &mut Socket {
         &mut self.socket
+    }
+
+    /// It is over.
+    pub(super) fn end(self, end: End) {
+        self.guard.end(end);
     }
 
     /// Ends all operations. Returns what the client is told, if anything, and whether it will answer.
@@ -117,8 +130,8 @@ impl Connection {
         }
     }
 
-    async fn serve(&mut self, guard: &Guard) -> Result<Infallible, End> {
-        let mut drained = pin!(guard.drained());
+    async fn serve(&mut self) -> Result<Infallible, End> {
+        let mut drained = pin!(self.guard.drained());
         let mut timer = pin!(sleep_until(self.next_ping.min(self.deadline)));
         // Asked once so that it wakes us, and then only if it has something to say: the answer takes a lock that all
         // connections of the pod share.
@@ -130,17 +143,17 @@ impl Connection {
                 if !has_delivered && !self.running.is_behind() && self.outbox.poll_changed(cx).is_ready() {
                     return Poll::Ready(Due { deliveries: true, ..Due::default() });
                 }
-                let may_drain = mem::take(&mut is_first) || guard.is_draining();
+                let may_drain = mem::take(&mut is_first) || self.guard.is_draining();
                 self.poll(cx, may_drain.then_some(drained.as_mut()), timer.as_mut())
             })
             .await;
             has_delivered = due.deliveries;
             // Before the live deliveries: a notice of a gap comes first.
             if let Some(progress) = due.progress {
-                Box::pin(self.go_on(guard, progress)).await?;
+                Box::pin(self.go_on(progress)).await?;
             }
             if due.deliveries || due.drain {
-                self.deliver(guard).await?;
+                self.deliver().await?;
             }
             if due.drain {
                 return Err(End::Drained);
@@ -183,22 +196,22 @@ impl Connection {
     }
 
     /// Writes all that waits, together.
-    async fn deliver(&mut self, guard: &Guard) -> Result<(), End> {
+    async fn deliver(&mut self) -> Result<(), End> {
         let deliveries = self.outbox.take();
         if self.outbox.overflowed() {
             return Err(End::Slow);
         }
-        self.write_deliveries(guard, deliveries).await
+        self.write_deliveries(deliveries).await
     }
 
-    async fn go_on(&mut self, guard: &Guard, progress: Progress<Label>) -> Result<(), End> {
+    async fn go_on(&mut self, progress: Progress<Label>) -> Result<(), End> {
         match progress {
-            Progress::Missed(deliveries) => self.write_deliveries(guard, deliveries.into()).await,
+            Progress::Missed(deliveries) => self.write_deliveries(deliveries.into()).await,
             Progress::Finished(label, response) => self.finish(label, &response).await,
         }
     }
 
-    async fn write_deliveries(&mut self, guard: &Guard, mut deliveries: Deliveries) -> Result<(), End> {
+    async fn write_deliveries(&mut self, mut deliveries: Deliveries) -> Result<(), End> {
         // What was under way to an operation that the client has ended meanwhile is dropped.
         deliveries.retain(|delivery| self.running.label(delivery.watcher).is_some());
         let running = &self.running;
@@ -211,7 +224,7 @@ impl Connection {
         };
         let written = self.socket.write(encode);
         self.written(written).await?;
-        guard.delivered(&deliveries);
+        self.guard.delivered(&deliveries);
         Ok(())
     }
 
@@ -292,12 +305,18 @@ impl Connection {
     }
 
     async fn unblock(&mut self) -> Result<(), End> {
+        let drained = self.guard.drained();
+        let drained = async {
+            drained.await;
+            sleep(DRAIN_TIMEOUT).await;
+        };
         select! {
             // A write that is done is done, whatever else is due.
             biased;
             flushed = self.socket.flush() => flushed.map_err(|_lost| End::Lost),
             () = self.outbox.overflow() => Err(End::Slow),
             () = sleep(WRITE_TIMEOUT) => Err(End::Dead),
+            () = drained => Err(End::Drained),
         }
     }
 }

@@ -10,6 +10,7 @@ use super::{
         connection::{End, expiry},
         request,
     },
+    MAX_MESSAGE_BYTES,
     driver::Connection,
     protocol::{self, Action, Close},
 };
@@ -58,6 +59,7 @@ impl Connection {
             Ok(pass) => {
                 self.deadline = expiry(pass.expires);
                 self.pass = Some(pass);
+                self.socket().set_limit(MAX_MESSAGE_BYTES);
                 let cursor = json!({"cursor": self.site.engine.cursor()});
                 let frames = self.protocol.admitted(Some(&cursor));
                 self.write(frames).await

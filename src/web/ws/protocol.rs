@@ -16,6 +16,7 @@ pub use self::{
     close::Close,
     wire::{Request, TAIL},
 };
+use crate::graphql::error::Code;
 
 /// Which subprotocol a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +199,7 @@ impl Protocol {
             return match self.dialect {
                 Dialect::Transport => self.close(Close::UNAUTHORIZED),
                 Dialect::Legacy => {
-                    Action::Write(self.error(Some(&id), "Unauthorized", Some("UNAUTHENTICATED")))
+                    Action::Write(self.error(Some(&id), "Unauthorized", Code::Unauthenticated))
                 }
             };
         }
@@ -211,7 +212,7 @@ impl Protocol {
         }
         if self.operations.len() >= self.max_operations {
             let message = format!("at most {} operations may run on a connection", self.max_operations);
-            return Action::Refuse(self.error(Some(&id), &message, Some("LIMIT_REACHED")));
+            return Action::Refuse(self.error(Some(&id), &message, Code::LimitReached));
         }
         self.operations.insert(id.clone());
         Action::Start { id, head, request }
@@ -235,7 +236,7 @@ impl Protocol {
             (Dialect::Legacy, Malformed::Text(reason)) => Action::Write(wire::connection_error(&reason)),
             (Dialect::Legacy, Malformed::Frame { id, reason }) => {
                 let id = id.as_deref();
-                let error = self.error(id, &reason, None);
+                let error = self.error(id, &reason, Code::BadRequest);
                 // An `error` is the last that a client hears of an id, also of one that happens to be in use.
                 match id.and_then(|id| self.operations.take(id)) {
                     Some(id) => Action::Stop { id, reply: Some(error) },
@@ -245,11 +246,8 @@ impl Protocol {
         }
     }
 
-    fn error(&self, id: Option<&str>, message: &str, code: Option<&str>) -> String {
-        let error = match code {
-            Some(code) => json!([{ "message": message, "extensions": { "code": code } }]),
-            None => json!([{ "message": message }]),
-        };
+    fn error(&self, id: Option<&str>, message: &str, code: Code) -> String {
+        let error = json!([{ "message": message, "extensions": { "code": code.as_str() } }]);
         wire::error(self.dialect, id, &error)
     }
 

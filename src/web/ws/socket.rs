@@ -64,6 +64,11 @@ impl Socket {
         Self { stream, decoder: Decoder::new(limit), unread, unwritten: BytesMut::new() }
     }
 
+    /// Lets in messages of at most this many bytes from now on.
+    pub const fn set_limit(&mut self, limit: usize) {
+        self.decoder.set_limit(limit);
+    }
+
     /// The next message. Cancel-safe.
     ///
     /// # Errors

@@ -51,6 +51,11 @@ impl Decoder {
         }
     }
 
+    /// Lets in messages of at most this many bytes from now on.
+    pub const fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Takes bytes off `input` until a message is whole, or none are left.
     ///
     /// # Errors

@@ -550,7 +550,7 @@ mod legacy_graphql_ws {
     #[test]
     fn an_unknown_type_is_an_error_and_the_connection_lives_on() {
         let mut protocol = legacy();
-        let payload = json!({"message": "Invalid message type!"});
+        let payload = json!({"message": "Invalid message type!", "extensions": {"code": "BAD_REQUEST"}});
         for kind in ["subscribe", "ping", "pong", "complete", "data", "ka", "connection_ack", "init"] {
             let frame = json!({"type": kind, "id": "1"}).to_string();
             writes(protocol.on_text(&frame), &json!({"type": "error", "id": "1", "payload": payload}));
@@ -563,14 +563,14 @@ mod legacy_graphql_ws {
     fn start_without_a_request_or_an_id_is_an_error_and_the_connection_lives_on() {
         let mut protocol = legacy();
         let answer = protocol.on_text(r#"{"type":"start","id":"1"}"#);
-        writes(
-            answer,
-            &json!({"type": "error", "id": "1", "payload": {"message": "start: payload: not a JSON object"}}),
-        );
+        let payload =
+            json!({"message": "start: payload: not a JSON object", "extensions": {"code": "BAD_REQUEST"}});
+        writes(answer, &json!({"type": "error", "id": "1", "payload": payload}));
         for text in
             [r#"{"type":"start","payload":{"query":"q"}}"#.to_owned(), start(""), start(&"i".repeat(257))]
         {
-            let payload = json!({"message": "start: `id` must have 1 to 256 bytes"});
+            let code = json!({"code": "BAD_REQUEST"});
+            let payload = json!({"message": "start: `id` must have 1 to 256 bytes", "extensions": code});
             writes(protocol.on_text(&text), &json!({"type": "error", "payload": payload}));
         }
     }
