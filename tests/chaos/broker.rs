@@ -60,14 +60,18 @@ impl Scene {
         .await;
     }
 
-    /// All is well again: every pod ready, every client told of all.
-    async fn close(mut self, what: &str) {
+    /// All is well again: every pod ready, every author's lane open, every client told of all. Returns how many mutations were
+    /// refused meanwhile, each by the right error and in time.
+    async fn close(mut self, what: &str) -> usize {
         self.deployment.until_ready(RECOVERY).await;
         self.ledger.revive(&self.topic, &[&self.crowd]).await;
         self.traffic.stop().await;
+        let refused = self.ledger.assert_refused_in_time();
+        self.ledger.each_adds_on_each(&self.deployment.pods).await;
         let verdict = self.ledger.settle(&self.topic, &[&self.crowd]).await;
-        println!("{what}: {}", verdict.summary());
+        println!("{what}: {}, {refused} mutations refused", verdict.summary());
         verdict.assert_flawless();
+        refused
     }
 }
 
@@ -81,7 +85,8 @@ async fn fault(fault: Fault, during: Duration, is_seen: bool) {
         scene.others_publish(during).await;
     }
     scene.proxy.set(Fault::None);
-    scene.close(&format!("{fault:?} for {during:?}")).await;
+    let refused = scene.close(&format!("{fault:?} for {during:?}")).await;
+    assert!(!is_seen || refused > 0, "a mutation was acknowledged that could not be published");
 }
 
 #[tokio::test(flavor = "multi_thread")]

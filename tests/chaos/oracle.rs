@@ -19,11 +19,14 @@ use uuid::Uuid;
 
 use crate::{
     resuming::{Crowd, Ports, Record},
-    support::{EVERYWHERE, Message, Topic, USERS, eventually, locations},
+    support::{EVERYWHERE, Message, Relay, Topic, USERS, eventually, locations},
 };
 
 /// Longer than a pod gives a publish.
 const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What a mutation may take that cannot be published: the five seconds of the promise, and one for a busy machine.
+const REFUSED_WITHIN: Duration = Duration::from_secs(6);
 
 /// How long clients may take to hear the rest, when nothing is wrong any more.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -42,6 +45,8 @@ struct Entry {
     began: Instant,
     /// The topic has acknowledged it. If not, it may or may not have it.
     taken: bool,
+    /// What the pod said instead, and how long after.
+    refusal: Option<(String, Duration)>,
 }
 
 impl Entry {
@@ -63,7 +68,7 @@ impl Ledger {
     /// Notes what is about to be published, and returns its number.
     fn begin(&self, author: Option<&'static str>, shared: &'static [&'static str]) -> usize {
         let mut entries = self.entries();
-        entries.push(Entry { author, shared, began: Instant::now(), taken: false });
+        entries.push(Entry { author, shared, began: Instant::now(), taken: false, refusal: None });
         entries.len() - 1
     }
 
@@ -108,6 +113,25 @@ impl Ledger {
         for number in numbers {
             self.entries()[number].taken = true;
         }
+    }
+
+    /// Every author adds a template on every pod: none has a lane that stays closed after what went wrong before.
+    pub(crate) async fn each_adds_on_each(&self, pods: &[Relay]) {
+        for author in authors(self, &Ports::default()) {
+            for pod in pods {
+                let answer = author.add(pod.port(), SHARED[0]).await;
+                assert!(answer.is_ok(), "{} on {}: {answer:?}", author.name, pod.name());
+            }
+        }
+    }
+
+    /// Whoever was refused was told why, in time. Returns how many.
+    pub(crate) fn assert_refused_in_time(&self) -> usize {
+        let refusals: Vec<_> = self.entries().iter().filter_map(|entry| entry.refusal.clone()).collect();
+        let is_right =
+            |(code, after): &(String, Duration)| code == "PUBLISH_FAILED" && *after < REFUSED_WITHIN;
+        assert!(refusals.iter().all(is_right), "{refusals:?}");
+        refusals.len()
     }
 
     /// Waits until these clients have all that they should have and then proves that they have nothing else: a last
@@ -255,10 +279,7 @@ pub(crate) struct Traffic {
 impl Traffic {
     pub(crate) fn start(ledger: &Ledger, ports: &Ports, per_second: u32) -> Self {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        let client = reqwest::Client::builder().timeout(TIMEOUT).build().unwrap();
-        for author in USERS {
-            let author =
-                Author { name: author, ledger: ledger.clone(), ports: ports.clone(), client: client.clone() };
+        for author in authors(ledger, ports) {
             tasks.spawn(author.run(Duration::from_secs(4) / per_second, stop.clone()));
         }
         Self { stop, tasks }
@@ -271,6 +292,16 @@ impl Traffic {
             ended.unwrap();
         }
     }
+}
+
+fn authors(ledger: &Ledger, ports: &Ports) -> impl Iterator<Item = Author> {
+    let client = reqwest::Client::builder().timeout(TIMEOUT).build().unwrap();
+    USERS.into_iter().map(move |name| Author {
+        name,
+        ledger: ledger.clone(),
+        ports: ports.clone(),
+        client: client.clone(),
+    })
 }
 
 struct Author {
@@ -289,21 +320,33 @@ impl Author {
             pace.tick().await;
             turn += 1;
             let Some(port) = self.ports.any() else { continue };
-            let number = self.ledger.begin(Some(self.name), SHARED[turn % SHARED.len()]);
-            if self.add(port, number, SHARED[turn % SHARED.len()]).await.is_some() {
-                self.ledger.entries()[number].taken = true;
-            }
+            // what became of it is in the ledger
+            self.add(port, SHARED[turn % SHARED.len()]).await.ok();
         }
     }
 
-    /// `None` if the topic is not known to have it.
-    async fn add(&self, port: u16, number: usize, shared: &[&str]) -> Option<()> {
+    /// Adds a template, and notes what became of it. An error if the topic is not known to have it.
+    async fn add(&self, port: u16, shared: &'static [&'static str]) -> Result<(), Option<String>> {
+        let number = self.ledger.begin(Some(self.name), shared);
+        let answer = self.ask(port, number, shared).await.ok_or(None)?;
+        let mut entries = self.ledger.entries();
+        let entry = &mut entries[number];
+        if answer["data"]["addTemplate"]["success"] == true {
+            entry.taken = true;
+            return Ok(());
+        }
+        let code = answer["errors"][0]["extensions"]["code"].as_str().unwrap_or_default().to_owned();
+        entry.refusal = Some((code.clone(), entry.began.elapsed()));
+        Err(Some(code))
+    }
+
+    /// `None` if the pod is gone before it answers.
+    async fn ask(&self, port: u16, number: usize, shared: &[&str]) -> Option<Value> {
         let input = json!({ "name": number.to_string(), "shareLocationIds": shared });
         let body = json!({ "query": ADD, "variables": { "input": input } });
         let request = self.client.post(format!("http://127.0.0.1:{port}/graphql"));
         let request = request.header("content-type", "application/json");
         let request = request.header("authorization", format!("Bearer {}", self.name)).body(body.to_string());
-        let answer: Value = serde_json::from_str(&request.send().await.ok()?.text().await.ok()?).ok()?;
-        (answer["data"]["addTemplate"]["success"] == true).then_some(())
+        serde_json::from_str(&request.send().await.ok()?.text().await.ok()?).ok()
     }
 }
