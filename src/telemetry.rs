@@ -1,7 +1,7 @@
 //! Logs, traces and metrics: how they leave the process. What is measured belongs to the module that measures it.
 //!
 //! Each pod has its own meter, so that the pods of one `relay cluster` do not add up into one another. Nothing here may hold
-//! up an event: a collector that is slow or away costs spans and points, which are counted, and nothing else.
+//! up an event: a collector that is slow or away costs spans, which are counted, and points, and nothing else.
 
 pub mod logs;
 pub mod metrics;

@@ -134,8 +134,8 @@ variable "replay_window_seconds" {
   default     = 600
 
   validation {
-    condition     = var.replay_window_seconds >= 10 && var.replay_window_seconds <= 24 * 60 * 60
-    error_message = "The relay takes a window of 10 seconds to 24 hours."
+    condition     = var.replay_window_seconds >= 1 && var.replay_window_seconds <= 24 * 60 * 60
+    error_message = "The relay takes a window of 1 second to 24 hours."
   }
 }
 

@@ -21,8 +21,9 @@ use crate::{
     },
 };
 
-/// How far clocks may differ. A `Date` has whole seconds; the 30 s that a token's times may be off must not be used up.
-const MAX_SKEW: Duration = Duration::from_secs(5);
+/// How far clocks may differ in whole seconds, which is what a `Date` has: 4 s ahead the first cursors would promise too
+/// much ([`Hub::new`](crate::hub::Hub::new)), and 5 s behind a token that has just been issued would not be valid yet.
+const MAX_SKEW: Duration = Duration::from_secs(3);
 
 /// Subscriptions that are too near to 10,000, the most that a project, and a topic, may have: as the alert has it.
 const MANY: usize = 5_000;
