@@ -212,7 +212,7 @@ async fn what_no_pod_of_kubernetes_may_be_is_found() {
 }
 
 /// Serves each connection by this, on a port of its own, and says where.
-async fn server<F: Future<Output = ()> + Send + 'static>(
+pub(crate) async fn server<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> (String, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -227,7 +227,7 @@ async fn server<F: Future<Output = ()> + Send + 'static>(
     (address, tasks)
 }
 
-async fn head(socket: &mut TcpStream) -> Vec<u8> {
+pub(crate) async fn head(socket: &mut TcpStream) -> Vec<u8> {
     let mut head = Vec::new();
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         match socket.read_buf(&mut head).await {

@@ -1,15 +1,27 @@
 //! Starts that fail, or that must wait for the broker.
 
-use std::{fs, path::PathBuf, process::Output, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Output,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncWriteExt as _, copy_bidirectional},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::{Instant, timeout},
 };
 
-use crate::support::{Message, PATIENCE, Setup, Topic, eventually, free_ports, watchers_on};
+use crate::{
+    doctor::{head, server},
+    support::{Message, PATIENCE, Setup, Topic, eventually, free_ports, watchers_on},
+};
 
 fn lines(output: &Output) -> Vec<String> {
     String::from_utf8(output.stderr.clone()).unwrap().lines().map(str::to_owned).collect()
@@ -134,6 +146,47 @@ async fn a_pod_without_its_broker_is_up_and_not_ready_until_the_broker_comes() {
     pod.until_ready(Duration::from_secs(60)).await;
     let mut clients = watchers_on(&pod, crate::support::Dialect::Transport, &["ZOLO"]).await;
     topic.publish([Message::template("at last", &["3"])]).await;
+    clients[0].until_all(["at last".to_owned()]).await;
+}
+
+/// An emulator, on which pods make their topic, but here they cannot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_without_its_topic_is_up_and_not_ready_until_the_topic_comes() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let (emulator, is_made) = (topic.host().to_owned(), Arc::new(AtomicBool::new(false)));
+    let there = is_made.clone();
+    let (address, _tasks) = server(move |mut socket| {
+        let (emulator, is_made) = (emulator.clone(), there.clone());
+        async move {
+            let head = head(&mut socket).await;
+            if head.starts_with(b"PUT ") && !is_made.load(Ordering::Relaxed) {
+                let body = r#"{"error":{"code":404,"status":"NOT_FOUND","message":"Topic not found"}}"#;
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
+                     connection: close\r\n\r\n{body}"
+                );
+                socket.write_all(answer.as_bytes()).await.ok();
+                return;
+            }
+            let mut upstream = TcpStream::connect(&emulator).await.unwrap();
+            upstream.write_all(&head).await.unwrap();
+            copy_bidirectional(&mut socket, &mut upstream).await.ok();
+        }
+    })
+    .await;
+    let mut pod = Setup::new("pod").topic(&topic.seen_at(&address)).launch();
+    eventually("it says why it is not ready", PATIENCE, async || {
+        let answer = pod.http.try_get("/readyz").await.filter(|answer| answer.status == 503)?;
+        let reason = answer.json()["reasons"][0].to_string();
+        reason.contains("Topic not found").then_some(())
+    })
+    .await;
+    topic.make(Some("600s")).await;
+    is_made.store(true, Ordering::Relaxed);
+    pod.until_ready(Duration::from_secs(60)).await;
+    let mut clients = watchers_on(&pod, crate::support::Dialect::Transport, &["ZOLO"]).await;
+    pod.add_template("ZOWI", "at last", Some(&["3"])).await;
     clients[0].until_all(["at last".to_owned()]).await;
 }
 
