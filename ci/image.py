@@ -27,7 +27,7 @@ class Watcher:
 
     def __init__(self, user):
         self.user, self.told, self.ends, self.gaps, self.repeats, self.cursor = user, [], [], 0, 0, None
-        self.seen, self.task = set(), asyncio.create_task(self.run())
+        self.seen, self.is_watching, self.task = set(), False, asyncio.create_task(self.run())
 
     async def run(self):
         while True:
@@ -44,6 +44,7 @@ class Watcher:
             assert json.loads(await asyncio.wait_for(socket.recv(), 5))["type"] == "connection_ack"
             payload = {"query": SUBSCRIBE, "variables": {"after": self.cursor}}
             await socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
+            self.is_watching = True
             try:
                 async for frame in socket:
                     self.hear(json.loads(frame))
@@ -131,7 +132,11 @@ def connections(pod):
 async def story():
     await until(lambda: all(map(is_ready, PODS)), 60, "not every pod is ready")
     await asyncio.sleep(5)  # haproxy has heard of it, too
-    watchers = {user: Watcher(user) for user in ("ZOWI", "ZOLO", "ZEWI", "ZELO")}
+    watchers = {}
+    for user in ("ZOWI", "ZOLO", "ZEWI", "ZELO"):
+        # One by one and before any mutation, whose connections count too: haproxy takes the pod with the fewest.
+        watcher = watchers[user] = Watcher(user)
+        await until(lambda watcher=watcher: watcher.is_watching, 20, f"{user} is not let in")
     await settled(watchers.values())
     spread = [connections(pod) for pod in PODS]
     say("connections on each pod", ", ".join(map(str, spread)))
