@@ -31,7 +31,7 @@ pub(super) const MAX_NAME: usize = 255;
 /// The least that Pub/Sub lets pass before it deletes a subscription that nobody uses: the last net under a leaked feed.
 const EXPIRATION: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What one pull may hold up before a message comes again.
+/// What one pull may hold up before a message comes again. A stream says less: [`super::feed`].
 const ACK_DEADLINE_SECONDS: i32 = 60;
 
 /// The value of the label `app` on every feed, by which they are told from other subscriptions.
@@ -191,7 +191,10 @@ impl Admin {
     pub(super) fn owner<'a>(&self, name: &'a str) -> Option<(&'a str, Option<SystemTime>)> {
         let Settings { project, topic, .. } = &self.settings;
         let rest = name.strip_prefix(&format!("projects/{project}/subscriptions/{topic}."))?;
-        let (pod, incarnation) = rest.split_once('.').filter(|(pod, _)| !pod.is_empty())?;
+        // A name with more dots is a feed of a topic whose name begins with ours and a dot.
+        let (pod, incarnation) = rest
+            .split_once('.')
+            .filter(|(pod, incarnation)| !pod.is_empty() && !incarnation.contains('.'))?;
         let created = || {
             let (millis, _) = incarnation.split_once('-')?;
             let since = Duration::from_millis(u64::from_str_radix(millis, 16).ok()?);
@@ -203,7 +206,7 @@ impl Admin {
     /// The feeds of this very pod, of earlier lives too.
     pub(super) async fn own_feeds(&self) -> Result<Vec<String>, AdminError> {
         let (mut feeds, prefix) = (self.list().await?.feeds, self.prefix());
-        feeds.retain(|feed| feed.starts_with(&prefix));
+        feeds.retain(|feed| feed.strip_prefix(&prefix).is_some_and(|incarnation| !incarnation.contains('.')));
         Ok(feeds)
     }
 

@@ -54,7 +54,8 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two tries to delete what could not be deleted.
 const CLEAR_AGAIN: Duration = Duration::from_secs(60);
 
-/// Feeds to delete that are remembered: more are left only by an outage of minutes, in which none was made.
+/// Feeds to delete that are remembered: more are left only by an outage of minutes, in which none was made, or by a pod that
+/// ended again and again, which are looked for until none is left.
 const MAX_LEFT: usize = 64;
 
 /// A pod's way in from Pub/Sub.
@@ -255,6 +256,8 @@ impl Keeper {
             if let Some(second) = second {
                 fill(second, events).await;
             }
+            // First what was known before, which is soon done.
+            self.clear().await;
             loop {
                 self.look_back(name).await;
                 self.clear().await;
@@ -283,14 +286,14 @@ impl Keeper {
         why
     }
 
-    /// Finds the feeds that earlier lives of this very pod left behind, once.
+    /// Finds the feeds that earlier lives of this very pod left behind, until there were no more than it can remember.
     async fn look_back(&mut self, current: &str) {
         if !self.has_looked_back {
             match self.clients.admin.own_feeds().await {
                 Ok(feeds) => {
+                    self.has_looked_back = feeds.len() <= MAX_LEFT;
                     self.left.retain(|left| !feeds.contains(left));
                     feeds.into_iter().filter(|feed| feed != current).for_each(|feed| self.leave(feed));
-                    self.has_looked_back = true;
                 }
                 Err(error) => tracing::warn!(%error, "feeds of an earlier life are not looked for"),
             }

@@ -64,9 +64,11 @@ async fn a_pod_that_starts_again_deletes_the_feed_of_its_earlier_life() {
     // The janitor would not for minutes
     let again = || Setup::new("pod").topic(&topic);
     let mut pod = again().start().await;
+    let earlier = eventually("it has one feed", PATIENCE, async || {
+        Some(topic.feeds_of("pod").await).filter(|feeds| feeds.len() == 1)
+    })
+    .await;
     pod.kill();
-    let earlier = topic.feeds_of("pod").await;
-    assert_eq!(earlier.len(), 1);
     let _pod = again().start().await;
     eventually("only the new feed is left", PATIENCE, async || {
         let feeds = topic.feeds_of("pod").await;
