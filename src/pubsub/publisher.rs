@@ -124,7 +124,7 @@ impl Publish for Publisher {
         // A task: whoever waits for it may leave, but the client has the message until it is through with it.
         let publishing = self.publishing.spawn(async move {
             let _place = place;
-            acknowledged(published, &client, message).await
+            acknowledged(published, &client, message, deadline).await
         });
         let failure = match timeout_at(deadline, publishing).await {
             Ok(Ok(Ok(_message_id))) => return Ok(()),
@@ -141,6 +141,9 @@ impl Publish for Publisher {
     async fn flush(&self) {
         let client = self.current().client.clone();
         client.flush().await;
+        // Those that a former client has, too.
+        self.publishing.close();
+        self.publishing.wait().await;
     }
 }
 
@@ -149,13 +152,17 @@ async fn acknowledged(
     published: impl Future<Output = Result<String, ClientError>>,
     client: &client::Publisher,
     message: Message,
+    deadline: Instant,
 ) -> Result<String, ClientError> {
     let lane = message.ordering_key.clone();
     let mut result = published.await;
     if let Err(ClientError::OrderingKeyPaused) = result {
         // An event before this one failed; it was told so, and is no reason to hold back the others of its lane.
         client.resume_publish(&lane);
-        result = client.publish(message).await;
+        // But not if its author was told meanwhile that it failed, and may have gone on.
+        if Instant::now() < deadline {
+            result = client.publish(message).await;
+        }
     }
     if result.is_err() {
         client.resume_publish(lane);
