@@ -92,7 +92,7 @@ impl Window {
 
     /// Notes that nothing published since this moment is missing, and that what was before may be.
     pub fn begin_at(&mut self, published: SystemTime) {
-        // A cursor of this moment is good, and its replay begins a margin before it. What lies in that margin and was lost
+        // A cursor of this moment is good, and its replay needs a margin before it. What lies in that margin and was lost
         // is no loss to a cursor from after it; and cursors from before do not get this far.
         let begin = published.checked_sub(MARGIN).unwrap_or(SystemTime::UNIX_EPOCH);
         self.complete_since = self.complete_since.max(begin);

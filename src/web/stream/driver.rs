@@ -193,6 +193,7 @@ impl Stream {
         // Nothing may come behind the last words.
         let waiting = self.outbox.take();
         self.encode(&waiting);
+        self.running = Running::new();
         let has_words = *end == End::Expired && self.format.expired(&mut self.chunk);
         self.write();
         let Some(line) = &mut self.line else { return };
