@@ -51,7 +51,8 @@ pub trait Domain: Send + Sync + 'static {
     /// The user whom a checked token names, or `None` if there is no such user.
     fn viewer(&self, identity: Identity<'_>) -> Option<Viewer>;
 
-    /// What the event means. Must not panic whatever the data: anyone who may publish can send anything.
+    /// What the event means. Should not panic whatever the data, since anyone who may publish can send anything: an event at
+    /// which it does counts as malformed.
     ///
     /// # Errors
     /// [`Unreadable`] says which of the two counters takes it.

@@ -31,7 +31,7 @@ pub struct Delivery {
     pub result: Arc<Rendered>,
 }
 
-/// What was queued together: mostly one, in a client that keeps up, and then in the place of the pointer to more.
+/// What was queued together. One alone, as a client has that keeps up, needs no memory besides.
 pub type Deliveries = SmallVec<[Delivery; 1]>;
 
 /// What an operation makes of an event, shared by all the watchers that are told of it.

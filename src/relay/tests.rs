@@ -16,7 +16,7 @@ use crate::{
 const WINDOW: Duration = Duration::from_secs(600);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// All of whose events are for the key `a`; one of them is its end.
+/// All of whose events are for the key `a`; at one of them it panics.
 struct Anything;
 
 impl Domain for Anything {
