@@ -4,6 +4,7 @@
 //! domain's.
 
 pub mod admin;
+mod admission;
 pub mod connection;
 pub mod http;
 pub mod multipart;

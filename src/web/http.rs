@@ -8,10 +8,7 @@ use async_graphql::parser::types::OperationType;
 use async_graphql_axum::GraphQLResponse;
 use axum::{
     extract::{Request, State},
-    http::{
-        HeaderMap, HeaderValue, Method, StatusCode,
-        header::{ALLOW, AUTHORIZATION, ORIGIN},
-    },
+    http::{HeaderValue, Method, StatusCode, header::ALLOW},
     response::{IntoResponse as _, Response},
 };
 
@@ -25,10 +22,7 @@ use super::{
     stream::{self, Caller},
     ws,
 };
-use crate::{
-    auth::Pass,
-    graphql::error::{Body, Code},
-};
+use crate::graphql::error::{Body, Code};
 
 /// How to subscribe, for those who did not.
 const TRANSPORTS: &str = "a subscription needs a transport for many results: at this address, a WebSocket with the subprotocol \
@@ -50,7 +44,7 @@ pub async fn graphql(State(site): State<Arc<Site>>, request: Request) -> Respons
 }
 
 async fn run(site: Arc<Site>, request: Request, accept: &Accept) -> Result<Response, Refusal> {
-    admit_origin(&site, request.headers())?;
+    site.admit_origin(request.headers())?;
     let reserved = reservation::token(request.headers(), request.uri());
     match (request.method(), reserved) {
         (&Method::PUT, _) => reservation::reserve(site, request).await,
@@ -70,7 +64,7 @@ async fn run(site: Arc<Site>, request: Request, accept: &Accept) -> Result<Respo
 
 async fn execute(site: Arc<Site>, request: Request, accept: &Accept) -> Result<Response, Refusal> {
     let form = accept.result().ok_or_else(not_acceptable)?;
-    let pass = admit(&site, request.headers()).await?;
+    let pass = site.admit(request.headers()).await?;
     let may_change = request.method() == Method::POST;
     let after = stream::last_event_id(request.headers()).map(str::to_owned);
     let peer = Peer::of(request.extensions()).cloned();
@@ -119,33 +113,5 @@ const fn status(code: Code) -> StatusCode {
         Code::Forbidden => StatusCode::FORBIDDEN,
         Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,
-    }
-}
-
-/// Who asks, by the request's `Authorization`.
-///
-/// # Errors
-/// 401, or 503 if tokens cannot be checked.
-pub(super) async fn admit(site: &Site, headers: &HeaderMap) -> Result<Pass, Refusal> {
-    let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    Ok(site.auth.admit(authorization).await?)
-}
-
-/// Whether the page that sends the request, if it is one, may.
-///
-/// What protects against requests that other sites have a browser send: nobody is let in without an `Authorization` header,
-/// which no browser adds by itself as it does a cookie, and a page that adds it, or a body of JSON, has to ask by a preflight
-/// that we answer for allowed origins only. Forms can send neither, and a GET changes nothing. That much holds without this
-/// check. It is for what may come to stand in front of the pod, such as a proxy that turns a cookie into a token: with
-/// it, a request whose `Origin` is not allowed never runs, whatever it carries. Programs send no `Origin`.
-///
-/// # Errors
-/// 403.
-pub(super) fn admit_origin(site: &Site, headers: &HeaderMap) -> Result<(), Refusal> {
-    match headers.get(ORIGIN) {
-        Some(origin) if !site.settings.origins.allow(origin.as_bytes(), headers) => {
-            Err(Refusal::new(StatusCode::FORBIDDEN, Code::Forbidden, "this origin is not allowed"))
-        }
-        _ => Ok(()),
     }
 }

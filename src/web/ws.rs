@@ -26,7 +26,6 @@ use self::{
 use super::{
     Site,
     connection::{End, Guard},
-    http,
     refusal::Refusal,
     serve::Peer,
     transport::Transport,
@@ -44,7 +43,7 @@ const MAX_FIRST_MESSAGE_BYTES: usize = 16 << 10;
 
 /// Answers the handshake and drives the connection in a task of its own, which a drain waits for.
 pub(super) fn accept(site: &Arc<Site>, mut request: Request) -> Response {
-    if let Err(refusal) = http::admit_origin(site, request.headers()) {
+    if let Err(refusal) = site.admit_origin(request.headers()) {
         return refusal.answer(None);
     }
     let authorization = request.headers().get(AUTHORIZATION);

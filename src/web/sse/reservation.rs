@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     super::{
-        Site, http,
+        Site,
         refusal::{Refusal, json},
         request,
         serve::Peer,
@@ -106,7 +106,7 @@ pub(in crate::web) fn token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
 
 /// `PUT /graphql`: reserves a stream.
 pub(in crate::web) async fn reserve(site: Arc<Site>, request: Request) -> Result<Response, Refusal> {
-    let pass = http::admit(&site, request.headers()).await?;
+    let pass = site.admit(request.headers()).await?;
     let guard = site.connections.enter(EVENTS.transport(), Peer::of(request.extensions()));
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
     let token: Arc<str> = URL_SAFE_NO_PAD.encode(rand::random::<[u8; TOKEN_BYTES]>()).into();
@@ -125,7 +125,7 @@ pub(in crate::web) async fn reserve(site: Arc<Site>, request: Request) -> Result
 pub(in crate::web) async fn open(site: &Site, request: Request, token: &str) -> Result<Response, Refusal> {
     let headers = request.headers();
     let pass = match headers.contains_key(AUTHORIZATION) {
-        true => Some(http::admit(site, headers).await?),
+        true => Some(site.admit(headers).await?),
         false => None,
     };
     let handover = site.reservations.take(token, pass.as_ref()).ok_or_else(unknown)?;
@@ -137,7 +137,7 @@ pub(in crate::web) async fn open(site: &Site, request: Request, token: &str) -> 
 
 /// `POST /graphql` with a token: an operation whose results go into the stream.
 pub(in crate::web) async fn submit(site: &Site, request: Request, token: &str) -> Result<Response, Refusal> {
-    let pass = http::admit(site, request.headers()).await?;
+    let pass = site.admit(request.headers()).await?;
     let commands = site.reservations.find(token, &pass).ok_or_else(unknown)?;
     let after = stream::last_event_id(request.headers()).map(str::to_owned);
     let request = request::read(request).await?;
@@ -168,7 +168,7 @@ pub(in crate::web) async fn submit(site: &Site, request: Request, token: &str) -
 
 /// `DELETE /graphql`: ends an operation.
 pub(in crate::web) async fn stop(site: &Site, request: Request, token: &str) -> Result<Response, Refusal> {
-    let pass = http::admit(site, request.headers()).await?;
+    let pass = site.admit(request.headers()).await?;
     let commands = site.reservations.find(token, &pass).ok_or_else(unknown)?;
     let id = parameter(request.uri(), "operationId").map(Value::String);
     let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;
