@@ -1,0 +1,151 @@
+//! What holds in either dialect.
+
+use super::*;
+
+const BOTH: [Dialect; 2] = [Dialect::Transport, Dialect::Legacy];
+
+#[test]
+fn the_names_of_the_handshake_are_the_dialects() {
+    assert_eq!(Dialect::NAMES.map(Dialect::parse), BOTH.map(Some));
+    assert_eq!(Dialect::parse("graphql-subscriptions"), None);
+}
+
+#[test]
+fn an_init_that_does_not_come_in_time_closes_4408() {
+    for dialect in BOTH {
+        closes(&opened(dialect).on_init_timeout(), 4408, "Connection initialisation timeout");
+    }
+}
+
+#[test]
+fn the_timeout_is_for_the_init_not_for_its_answer() {
+    for dialect in BOTH {
+        let mut protocol = opened(dialect);
+        protocol.on_text(INIT);
+        assert_eq!(protocol.on_init_timeout(), Action::Nothing);
+        assert_eq!(admitted(dialect).on_init_timeout(), Action::Nothing);
+    }
+}
+
+#[test]
+fn a_second_init_closes_4429_answered_or_not() {
+    for dialect in BOTH {
+        let mut waiting = opened(dialect);
+        waiting.on_text(INIT);
+        for mut protocol in [waiting, admitted(dialect)] {
+            closes(&protocol.on_text(INIT), 4429, "Too many initialisation requests");
+        }
+    }
+}
+
+#[test]
+fn bytes_close_4400() {
+    for dialect in BOTH {
+        closes(&admitted(dialect).on_binary(), 4400, "only text");
+    }
+}
+
+#[test]
+fn nobody_is_acknowledged_without_having_asked() {
+    for dialect in BOTH {
+        assert!(opened(dialect).admitted(None).is_empty());
+        assert!(admitted(dialect).admitted(None).is_empty());
+        let mut ended = opened(dialect);
+        ended.on_init_timeout();
+        assert!(ended.admitted(None).is_empty());
+    }
+}
+
+#[test]
+fn the_acknowledgement_carries_what_the_driver_has_to_say() {
+    for dialect in BOTH {
+        let mut protocol = opened(dialect);
+        protocol.on_text(INIT);
+        let frames = protocol.admitted(Some(&json!({"cursor": "c1"})));
+        is_frame(&frames[0], &json!({"type": "connection_ack", "payload": {"cursor": "c1"}}));
+    }
+}
+
+#[test]
+fn after_the_end_nothing_is_answered() {
+    for dialect in BOTH {
+        let mut protocol = admitted(dialect);
+        let frame = if dialect == Dialect::Legacy { start("1") } else { subscribe("1") };
+        run(&mut protocol, &frame);
+        protocol.on_binary();
+        for text in [INIT, &frame, "{", r#"{"type":"ping"}"#, r#"{"type":"connection_terminate"}"#] {
+            assert_eq!(protocol.on_text(text), Action::Nothing);
+        }
+        assert_eq!(protocol.on_binary(), Action::Nothing);
+        assert_eq!(protocol.on_init_timeout(), Action::Nothing);
+        assert_eq!(protocol.completed("1"), None);
+        assert_eq!(protocol.rejected("1", &json!([])), None);
+        assert_eq!(protocol.keep_alive(), None);
+        assert_eq!(protocol.refused("late").0, None);
+    }
+}
+
+#[test]
+fn a_request_keeps_all_its_parts() {
+    for (dialect, kind) in [(Dialect::Transport, "subscribe"), (Dialect::Legacy, "start")] {
+        let payload =
+            json!({"query": "q", "operationName": "n", "variables": {"a": [1]}, "extensions": {"b": 2}});
+        let frame = json!({"id": "1", "type": kind, "payload": payload}).to_string();
+        let (_, _, request) = run(&mut admitted(dialect), &frame);
+        assert_eq!(request.query, "q");
+        assert_eq!(request.operation_name.as_deref(), Some("n"));
+        assert_eq!(request.variables.map(Value::from), Some(json!({"a": [1]})));
+        assert_eq!(request.extensions.map(Value::from), Some(json!({"b": 2})));
+    }
+}
+
+#[test]
+fn null_is_as_good_as_absent_and_unknown_fields_are_not_looked_at() {
+    for (dialect, kind) in [(Dialect::Transport, "subscribe"), (Dialect::Legacy, "start")] {
+        let payload =
+            json!({"query": "q", "operationName": null, "variables": null, "extensions": null, "x": [{}]});
+        let frame = json!({"id": "1", "type": kind, "payload": payload, "y": {}}).to_string();
+        let (_, _, request) = run(&mut admitted(dialect), &frame);
+        let plain = Request { query: "q".into(), operation_name: None, variables: None, extensions: None };
+        assert_eq!(request, plain);
+        let init = r#"{"type":"connection_init","payload":null,"id":null}"#;
+        assert_eq!(opened(dialect).on_text(init), Action::Authenticate { payload: None });
+    }
+}
+
+#[test]
+fn a_token_is_found_under_each_of_its_names_in_their_order() {
+    let payload = |value: Value| value.as_object().cloned();
+    let found = |value: Value| token(payload(value).as_ref()).map(str::to_owned);
+    assert_eq!(
+        found(json!({"token": "a", "Authorization": "b", "authorization": "c"})).as_deref(),
+        Some("a")
+    );
+    assert_eq!(found(json!({"Authorization": "b", "authorization": "c"})).as_deref(), Some("b"));
+    assert_eq!(found(json!({"token": 1, "authorization": "c"})).as_deref(), Some("c"));
+    assert_eq!(found(json!({"token": null})), None);
+    assert_eq!(token(None), None);
+}
+
+#[test]
+fn a_result_is_its_head_and_its_payload_whatever_the_id() {
+    for (dialect, frame, kind) in [
+        (Dialect::Transport, subscribe("a\"\\\n\u{1F41D}"), "next"),
+        (Dialect::Legacy, start("a\"\\\n\u{1F41D}"), "data"),
+    ] {
+        let (id, head, _) = run(&mut admitted(dialect), &frame);
+        let text = format!(r#"{head}{{"data":{{"a":1}}}}{TAIL}"#);
+        is_frame(&text, &json!({"type": kind, "id": *id, "payload": {"data": {"a": 1}}}));
+    }
+}
+
+#[test]
+fn no_reason_to_close_is_longer_than_a_close_frame_takes() {
+    let long = "\u{1F41D}".repeat(64);
+    let mut protocol = transport();
+    run(&mut protocol, &subscribe(&long));
+    closes(&protocol.on_text(&subscribe(&long)), 4409, "\u{1F41D} already exists");
+    closes(&transport().on_text(&json!({"type": long}).to_string()), 4400, "\u{1F41D}");
+    let (_, close) = transport().refused(&long);
+    closes(&Action::Close(close), 4403, "Forbidden: \u{1F41D}");
+}

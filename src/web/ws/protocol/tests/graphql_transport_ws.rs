@@ -1,0 +1,198 @@
+//! Today's dialect, `graphql-transport-ws`.
+
+use super::*;
+
+#[test]
+fn an_init_is_answered_by_an_acknowledgement_and_no_more() {
+    let mut protocol = opened(Dialect::Transport);
+    let payload = json!({"token": "Bearer ZOWI"}).as_object().cloned();
+    let init = r#"{"type":"connection_init","payload":{"token":"Bearer ZOWI"}}"#;
+    assert_eq!(protocol.on_text(init), Action::Authenticate { payload });
+    assert_eq!(protocol.admitted(None), [r#"{"type":"connection_ack"}"#]);
+}
+
+#[test]
+fn a_viewer_who_is_not_let_in_is_closed_4403_without_a_frame() {
+    let mut protocol = opened(Dialect::Transport);
+    protocol.on_text(INIT);
+    let (frame, close) = protocol.refused("the token has expired");
+    assert_eq!(frame, None);
+    assert_eq!((close.code, &*close.reason), (4403, "Forbidden: the token has expired"));
+    assert_eq!(protocol.on_text(INIT), Action::Nothing);
+}
+
+#[test]
+fn subscribe_before_the_acknowledgement_closes_4401() {
+    closes(&opened(Dialect::Transport).on_text(&subscribe("1")), 4401, "Unauthorized");
+    let mut waiting = opened(Dialect::Transport);
+    waiting.on_text(INIT);
+    closes(&waiting.on_text(&subscribe("1")), 4401, "Unauthorized");
+}
+
+#[test]
+fn a_ping_is_answered_by_a_pong_with_its_payload_at_any_time() {
+    for mut protocol in [opened(Dialect::Transport), transport()] {
+        writes(protocol.on_text(r#"{"type":"ping"}"#), &json!({"type": "pong"}));
+        writes(protocol.on_text(r#"{"type":"ping","payload":null}"#), &json!({"type": "pong"}));
+        let echoed = protocol.on_text(r#"{"payload": {"at": 1e400, "x": [ ]}, "type": "ping"}"#);
+        assert_eq!(echoed, Action::Write(r#"{"type":"pong","payload":{"at": 1e400, "x": [ ]}}"#.to_owned()));
+    }
+}
+
+#[test]
+fn a_pong_is_taken_in_silence_at_any_time() {
+    for mut protocol in [opened(Dialect::Transport), transport()] {
+        assert_eq!(protocol.on_text(r#"{"type":"pong"}"#), Action::Nothing);
+        assert_eq!(protocol.on_text(r#"{"type":"pong","payload":{"a":1}}"#), Action::Nothing);
+    }
+}
+
+#[test]
+fn subscribe_starts_the_operation_under_its_id() {
+    let (id, head, request) = run(&mut transport(), &subscribe("1"));
+    assert_eq!((&*id, &*head), ("1", r#"{"type":"next","id":"1","payload":"#));
+    assert_eq!(request.query, DOCUMENT);
+}
+
+#[test]
+fn an_id_in_use_closes_4409() {
+    let mut protocol = transport();
+    run(&mut protocol, &subscribe("1"));
+    run(&mut protocol, &subscribe("2"));
+    closes(&protocol.on_text(&subscribe("1")), 4409, "Subscriber for 1 already exists");
+}
+
+#[test]
+fn an_operation_that_ends_by_itself_is_completed_once_and_its_id_is_free() {
+    let mut protocol = transport();
+    run(&mut protocol, &subscribe("1"));
+    is_frame(&protocol.completed("1").expect("a frame"), &json!({"type": "complete", "id": "1"}));
+    assert_eq!(protocol.completed("1"), None);
+    run(&mut protocol, &subscribe("1"));
+}
+
+#[test]
+fn the_complete_of_the_client_is_not_echoed_and_frees_the_id() {
+    let mut protocol = transport();
+    run(&mut protocol, &subscribe("1"));
+    let complete = r#"{"type":"complete","id":"1"}"#;
+    assert_eq!(protocol.on_text(complete), Action::Stop { id: "1".into(), reply: None });
+    assert_eq!(protocol.completed("1"), None);
+    assert_eq!(protocol.rejected("1", &json!([])), None);
+    run(&mut protocol, &subscribe("1"));
+}
+
+#[test]
+fn the_complete_of_an_unknown_id_is_ignored_at_any_time() {
+    for mut protocol in [opened(Dialect::Transport), transport()] {
+        assert_eq!(protocol.on_text(r#"{"type":"complete","id":"1"}"#), Action::Nothing);
+    }
+}
+
+#[test]
+fn an_operation_that_cannot_run_is_an_error_with_all_its_errors_and_no_complete() {
+    let mut protocol = transport();
+    run(&mut protocol, &subscribe("1"));
+    let errors = json!([{"message": "a"}, {"message": "b"}]);
+    let frame = protocol.rejected("1", &errors).expect("a frame");
+    is_frame(&frame, &json!({"type": "error", "id": "1", "payload": errors}));
+    assert_eq!(protocol.completed("1"), None);
+    run(&mut protocol, &subscribe("1"));
+}
+
+#[test]
+fn one_operation_too_many_is_an_error_and_the_others_live_on() {
+    let mut protocol = transport();
+    for id in ["1", "2", "3"] {
+        run(&mut protocol, &subscribe(id));
+    }
+    let Action::Refuse(frame) = protocol.on_text(&subscribe("4")) else { panic!("not refused") };
+    let frame: Value = serde_json::from_str(&frame).expect("JSON");
+    assert_eq!((&frame["type"], &frame["id"]), (&json!("error"), &json!("4")));
+    assert_eq!(frame["payload"][0]["extensions"]["code"], "LIMIT_REACHED");
+    assert_eq!(protocol.on_text(r#"{"type":"complete","id":"4"}"#), Action::Nothing);
+    assert!(protocol.completed("1").is_some());
+    run(&mut protocol, &subscribe("4"));
+}
+
+#[test]
+fn it_has_no_keep_alive_of_its_own() {
+    assert_eq!(transport().keep_alive(), None);
+}
+
+#[test]
+fn the_frames_of_a_server_close_4400_when_a_client_sends_them() {
+    for kind in
+        ["next", "error", "connection_ack", "data", "ka", "start", "stop", "connection_terminate", "x"]
+    {
+        let frame = json!({"type": kind, "id": "1", "payload": {"query": "q"}}).to_string();
+        closes(&transport().on_text(&frame), 4400, &format!("clients do not send `{kind}`"));
+    }
+}
+
+#[test]
+fn what_is_not_an_object_closes_4400() {
+    for text in [
+        "",
+        " ",
+        "{",
+        "null",
+        "1",
+        "\"ping\"",
+        "[]",
+        r#"["ping",null,null]"#,
+        r#"{"type":"ping"}{}"#,
+        "\u{feff}{}",
+    ] {
+        closes(&transport().on_text(text), 4400, "Invalid message: ");
+    }
+}
+
+#[test]
+fn a_missing_or_mistyped_field_closes_4400() {
+    for (text, reason) in [
+        (r#"{}"#, "`type` is missing"),
+        (r#"{"type":null}"#, "`type` is missing"),
+        (r#"{"type":1}"#, "expected a string"),
+        (r#"{"type":"ping","type":"ping"}"#, "duplicate field `type`"),
+        (r#"{"type":"ping","payload":[]}"#, "ping: payload: not a JSON object"),
+        (r#"{"type":"pong","payload":"x"}"#, "pong: payload: not a JSON object"),
+        (r#"{"type":"connection_init","payload":"x"}"#, "connection_init: payload: not a JSON object"),
+        (r#"{"type":"complete"}"#, "complete: `id` must have 1 to 256 bytes"),
+        (r#"{"type":"complete","id":""}"#, "`id` must have"),
+        (r#"{"type":"complete","id":1}"#, "expected a string"),
+        (r#"{"type":"subscribe","payload":{"query":"q"}}"#, "subscribe: `id` must have"),
+        (r#"{"type":"subscribe","id":"","payload":{"query":"q"}}"#, "`id` must have"),
+        (r#"{"type":"subscribe","id":"1"}"#, "subscribe: payload: not a JSON object"),
+        (r#"{"type":"subscribe","id":"1","payload":null}"#, "not a JSON object"),
+        (r#"{"type":"subscribe","id":"1","payload":["q",null,null,null]}"#, "not a JSON object"),
+        (r#"{"type":"subscribe","id":"1","payload":{}}"#, "missing field `query`"),
+        (r#"{"type":"subscribe","id":"1","payload":{"query":1}}"#, "expected a string"),
+        (r#"{"type":"subscribe","id":"1","payload":{"query":"q","operationName":1}}"#, "expected a string"),
+        (r#"{"type":"subscribe","id":"1","payload":{"query":"q","variables":[]}}"#, "expected a map"),
+        (r#"{"type":"subscribe","id":"1","payload":{"query":"q","variables":"{}"}}"#, "expected a map"),
+        (r#"{"type":"subscribe","id":"1","payload":{"query":"q","extensions":1}}"#, "expected a map"),
+        (r#"{"type":"subscribe","id":"1","payload":{"query":"q","query":"q"}}"#, "duplicate field `query`"),
+    ] {
+        closes(&transport().on_text(text), 4400, reason);
+    }
+}
+
+#[test]
+fn an_id_of_256_bytes_is_taken_and_a_longer_one_closes_4400() {
+    run(&mut transport(), &subscribe(&"i".repeat(256)));
+    closes(&transport().on_text(&subscribe(&"i".repeat(257))), 4400, "`id` must have 1 to 256 bytes");
+}
+
+#[test]
+fn what_nests_without_end_closes_4400() {
+    let bomb = |depth: usize| {
+        let variables = format!("{}{}", r#"{"a":"#.repeat(depth), "1") + &"}".repeat(depth);
+        format!(r#"{{"type":"subscribe","id":"1","payload":{{"query":"q","variables":{variables}}}}}"#)
+    };
+    run(&mut transport(), &bomb(100));
+    closes(&transport().on_text(&bomb(100_000)), 4400, "recursion limit exceeded");
+    closes(&transport().on_text(&"[".repeat(100_000)), 4400, "");
+    let ping = format!(r#"{{"type":"ping","x":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    writes(transport().on_text(&ping), &json!({"type": "pong"}));
+}
