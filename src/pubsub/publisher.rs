@@ -200,18 +200,22 @@ mod tests {
 
     use super::*;
 
+    async fn publisher(emulator: String) -> Publisher {
+        let settings = Settings {
+            project: "p-1".to_owned(),
+            topic: "events".to_owned(),
+            pod: "pod".to_owned(),
+            emulator: Some(emulator),
+            replay_window: Duration::from_secs(600),
+        };
+        Publisher::connect(settings).await.unwrap()
+    }
+
     #[tokio::test]
     async fn a_topic_that_does_not_answer_is_given_up_in_time_and_asked_anew() {
         // Lets in whoever comes, and says nothing.
         let silence = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let publisher = Publisher::connect(Settings {
-            project: "p-1".to_owned(),
-            topic: "events".to_owned(),
-            pod: "pod".to_owned(),
-            emulator: Some(silence.local_addr().unwrap().to_string()),
-            replay_window: Duration::from_secs(600),
-        });
-        let publisher = publisher.await.unwrap();
+        let publisher = publisher(silence.local_addr().unwrap().to_string()).await;
         let began = Instant::now();
         let event = Event::new("/test".into(), "k", None, "{}".into());
         assert!(matches!(publisher.publish(&event).await, Err(PublishError::TimedOut)));
@@ -220,6 +224,18 @@ mod tests {
         assert_eq!(publisher.current().number, 0, "nobody waited for a new one");
         let numbers = [publisher.client().await.0, publisher.client().await.0];
         assert_eq!(numbers, [1, 1]);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_does_not_make_room_for_what_the_client_still_has() {
+        let silence = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let publisher = publisher(silence.local_addr().unwrap().to_string()).await;
+        let event = Event::new("/test".into(), "k", None, "{}".into());
+        let left = tokio::time::timeout(Duration::from_millis(50), publisher.publish(&event)).await;
+        assert!(left.is_err());
+        assert_eq!(publisher.in_flight.available_permits(), MAX_IN_FLIGHT - 1);
+        publisher.flush().await;
+        assert_eq!(publisher.in_flight.available_permits(), MAX_IN_FLIGHT);
     }
 
     #[test]

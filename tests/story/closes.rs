@@ -127,6 +127,16 @@ async fn a_frame_that_is_too_big_ends_with_1009() {
 }
 
 #[tokio::test]
+async fn who_has_not_said_who_it_is_may_say_less() {
+    let pod = Setup::new("pod").start().await;
+    let padded = |bytes| json!({ "type": "connection_init", "payload": { "token": "Bearer ZOLO", "padding": "x".repeat(bytes) } });
+    let mut socket = open(&pod, Dialect::Transport).await;
+    socket.send(padded(15 << 10)).await;
+    assert_eq!(socket.hear().await.unwrap()["type"], "connection_ack");
+    assert_eq!(end_after(&pod, &[padded(17 << 10)]).await.code, 1009);
+}
+
+#[tokio::test]
 async fn legacy_clients_are_told_of_a_bad_token_and_then_ended() {
     let pod = Setup::new("pod").start().await;
     let mut socket = open(&pod, Dialect::Legacy).await;

@@ -9,7 +9,10 @@ use tokio::{
     time::Instant,
 };
 
-use crate::support::{Client, Dialect, PATIENCE, Setup, Topic, USERS, eventually, four_pods, watchers_on};
+use crate::{
+    sse::add_large,
+    support::{Client, Dialect, PATIENCE, Setup, Topic, USERS, eventually, four_pods, watchers_on},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_is_stopped_sends_its_watchers_elsewhere_and_leaves_nothing() {
@@ -115,4 +118,16 @@ async fn a_pod_that_serves_nobody_stops_at_once() {
     let mut pod = Setup::new("pod").set("RELAY_DRAIN_SPREAD", "30s").start().await;
     pod.signal("INT");
     assert_eq!(pod.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_does_not_spoil_a_drain() {
+    let setup = Setup::new("pod").set("RELAY_QUEUE_BYTES", "64MiB").set("RELAY_DRAIN_SPREAD", "1s");
+    let mut pod = setup.set("RELAY_DRAIN_DEADLINE", "15s").start().await;
+    let _stuck = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;
+    // More than the kernel takes
+    add_large(&pod, 200).await;
+    assert!(pod.metric("relay_queue_size_bytes").await > 0.0, "it is not stuck");
+    pod.signal("TERM");
+    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.said());
 }

@@ -331,7 +331,7 @@ async fn narrow(pod: &Relay, headers: &str) -> TcpStream {
 }
 
 /// Templates whose results have 60 KB each.
-async fn add_large(pod: &Relay, count: usize) {
+pub(crate) async fn add_large(pod: &Relay, count: usize) {
     let mut locations: Vec<String> = (0..999).map(|n| format!("{n:-<60}")).collect();
     locations.push("3".to_owned());
     let locations: Vec<&str> = locations.iter().map(String::as_str).collect();
