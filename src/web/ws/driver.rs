@@ -114,7 +114,7 @@ impl Connection {
         &mut self.socket
     }
 
-    /// It is over.
+    /// Counts it out, by the reason why it ended.
     pub(super) fn end(self, end: End) {
         self.guard.end(end);
     }
