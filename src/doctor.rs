@@ -29,15 +29,15 @@ use crate::{
     pubsub,
 };
 
-/// The pod whose name the trial feed bears. It never pulses, so that any janitor deletes what it may leave.
+/// The pod whose name the trial feed bears. It never heartbeats, so that any janitor deletes what it may leave.
 pub const POD: &str = "doctor";
 
 /// What is checked.
 pub struct Settings {
     /// The topic, for the pod named [`POD`]; `None`: the in-memory broker.
     pub broker: Option<pubsub::Settings>,
-    /// Between two pulses of a pod.
-    pub pulse_interval: Duration,
+    /// Between two heartbeats of a pod.
+    pub heartbeat_interval: Duration,
     /// How long a pod must have been silent for its feeds to be orphans.
     pub orphan_after: Duration,
     /// How tokens are checked.

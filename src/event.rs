@@ -14,7 +14,7 @@ use uuid::Uuid;
 pub type Payload = Arc<dyn Any + Send + Sync>;
 
 /// The kind of the events by which pods know of each other ([`crate::fleet`]). No domain reads them.
-pub const PULSE: &str = "relay.pulse.v1";
+pub const HEARTBEAT: &str = "relay.heartbeat.v1";
 
 /// One thing that happened, as every pod sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,14 +1,14 @@
-//! Pulses: who is alive, how far behind the topic this pod is, whether its feed hears, and which feeds are orphans.
+//! Heartbeats: who is alive, how far behind the topic this pod is, whether its feed hears, and which feeds are orphans.
 //!
 //! Every pod says on the topic that it is there, when its feed opens and then again and again. Nothing else is needed to
-//! know the fleet: no store, no second protocol. Pulses are for pods: none reaches a client, a window or a domain.
+//! know the fleet: no store, no second protocol. Heartbeats are for pods: none reaches a client, a window or a domain.
 //!
 //! [`Fleet::hear`] and its kin are called by the relay for all that the feed brings; [`Fleet::run`] is the task that
-//! pulses, and asks for a new feed when nothing comes back.
+//! heartbeats, and asks for a new feed when nothing comes back.
 
 mod census;
 mod hearing;
-mod pulse;
+mod heartbeat;
 
 use std::{
     collections::VecDeque,
@@ -26,28 +26,28 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-pub use self::{census::Size, hearing::History, pulse::Pulse};
+pub use self::{census::Size, hearing::History, heartbeat::Heartbeat};
 use self::{
     census::{Census, PATIENCE},
     hearing::Hearing,
 };
 use crate::{
     broker::{FeedState, Publish, PublishError, Reopen},
-    event::{Event, PULSE},
+    event::{Event, HEARTBEAT},
 };
 
-/// After a pulse that the topic did not take.
+/// After a heartbeat that the topic did not take.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The least time that a new feed has to bring its first pulse, however short the interval: a broker that is busy with all
+/// The least time that a new feed has to bring its first heartbeat, however short the interval: a broker that is busy with all
 /// pods at once is not dead.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What became of a pulse, as metrics say it.
+/// What became of a heartbeat, as metrics say it.
 const ACKNOWLEDGED: &str = "acknowledged";
 const FAILED: &str = "failed";
 
-/// Own pulses on their way that are remembered, for the lag.
+/// Own heartbeats on their way that are remembered, for the lag.
 const ON_THE_WAY: usize = 16;
 
 /// How this pod takes part.
@@ -55,7 +55,7 @@ const ON_THE_WAY: usize = 16;
 pub struct Settings {
     /// The pod's name.
     pub pod: Arc<str>,
-    /// Between two pulses, in a fleet that is not large.
+    /// Between two heartbeats, in a fleet that is not large.
     pub interval: Duration,
     /// How long a pod must have been silent for its feeds to be orphans.
     pub orphan_after: Duration,
@@ -70,7 +70,7 @@ struct Shared {
     state: Mutex<State>,
     /// The present life of the feed, while it is open.
     life: watch::Sender<Option<Arc<str>>>,
-    pulses: Counter<u64>,
+    heartbeats: Counter<u64>,
     silences: Counter<u64>,
 }
 
@@ -79,11 +79,11 @@ struct State {
     hearing: Hearing,
     on_the_way: VecDeque<OnTheWay>,
     lag: Option<Duration>,
-    /// Why the last pulse was not taken by the topic.
+    /// Why the last heartbeat was not taken by the topic.
     failure: Option<String>,
 }
 
-/// An own pulse that has not come back.
+/// An own heartbeat that has not come back.
 struct OnTheWay {
     id: Arc<str>,
     since: Instant,
@@ -96,9 +96,9 @@ struct OnTheWay {
 /// What an event is to the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// A pulse: it has done its work.
-    Pulse,
-    /// It says that it is a pulse, and is none.
+    /// A heartbeat: it has done its work.
+    Heartbeat,
+    /// It says that it is a heartbeat, and is none.
     Garbage,
     /// Something else: for the relay.
     Event,
@@ -119,13 +119,13 @@ impl Fleet {
             }),
             settings,
             life: watch::Sender::new(None),
-            pulses: counter("relay.pulses", "Pulses handed to the topic, by outcome."),
+            heartbeats: counter("relay.heartbeats", "Heartbeats handed to the topic, by outcome."),
             silences: counter("relay.feed.silences", "Feeds given up because nothing came through them."),
         }));
         fleet.observe(meter);
         fleet.0.silences.add(0, &[]);
         for outcome in [ACKNOWLEDGED, FAILED] {
-            fleet.0.pulses.add(0, &[KeyValue::new("outcome", outcome)]);
+            fleet.0.heartbeats.add(0, &[KeyValue::new("outcome", outcome)]);
         }
         fleet
     }
@@ -136,13 +136,13 @@ impl Fleet {
             let gauge = meter.u64_observable_gauge(name).with_description(description);
             gauge.with_callback(move |gauge| gauge.observe(value(fleet.size()), &[])).build();
         };
-        gauge("relay.fleet.pods", "Pods that live, as their pulses tell.", |size| size.pods);
+        gauge("relay.fleet.pods", "Pods that live, as their heartbeats tell.", |size| size.pods);
         gauge("relay.fleet.connections", "Connections of all of them.", |size| size.connections);
         let fleet = self.clone();
         meter
             .f64_observable_gauge("relay.feed.lag")
             .with_unit("s")
-            .with_description("From the publishing of this pod's last pulse to its coming back.")
+            .with_description("From the publishing of this pod's last heartbeat to its coming back.")
             .with_callback(move |gauge| {
                 if let Some(lag) = fleet.lag() {
                     gauge.observe(lag.as_secs_f64(), &[]);
@@ -163,11 +163,11 @@ impl Fleet {
         self.state().census.size()
     }
 
-    /// How long the last own pulse took to come back, or how long one has been missing, if that is longer.
+    /// How long the last own heartbeat took to come back, or how long one has been missing, if that is longer.
     #[must_use]
     pub fn lag(&self) -> Option<Duration> {
         let state = self.state();
-        let missing = state.on_the_way.front().map(|pulse| pulse.since.elapsed());
+        let missing = state.on_the_way.front().map(|heartbeat| heartbeat.since.elapsed());
         state.lag.max(missing)
     }
 
@@ -179,8 +179,8 @@ impl Fleet {
             return None;
         }
         Some(match &state.failure {
-            Some(failure) => format!("no pulse of this pod can be published: {failure}"),
-            None => "this pod's pulse has not come back yet".to_owned(),
+            Some(failure) => format!("no heartbeat of this pod can be published: {failure}"),
+            None => "this pod's heartbeat has not come back yet".to_owned(),
         })
     }
 
@@ -219,27 +219,27 @@ impl Fleet {
     pub fn hear(&self, event: &Event) -> Heard {
         let now = Instant::now();
         let mut state = self.state();
-        // A backlog is no silence: as long as older events come, a pulse is behind them.
+        // A backlog is no silence: as long as older events come, a heartbeat is behind them.
         let is_behind = |own: &&mut OnTheWay| event.published.is_some_and(|published| published < own.sent);
         for own in state.on_the_way.iter_mut().filter(is_behind) {
             own.awaited = own.awaited.map(|_| now);
         }
-        if *event.kind != *PULSE {
+        if *event.kind != *HEARTBEAT {
             state.hearing.hear(event, None, now);
             return Heard::Event;
         }
-        let (Some(pulse), Some(published)) = (Pulse::read(event), event.published) else {
+        let (Some(heartbeat), Some(published)) = (Heartbeat::read(event), event.published) else {
             state.hearing.hear(event, None, now);
             return Heard::Garbage;
         };
-        state.census.hear(&pulse, published);
-        state.hearing.hear(event, Some(&pulse.feed), now);
+        state.census.hear(&heartbeat, published);
+        state.hearing.hear(event, Some(&heartbeat.feed), now);
         if let Some(own) = state.on_the_way.iter().position(|own| own.id == event.id) {
             // They share a lane: what was sent before and is not here yet is not going to be.
             let returned = state.on_the_way.drain(..=own).next_back();
             state.lag = returned.map(|own| now - own.since);
         }
-        Heard::Pulse
+        Heard::Heartbeat
     }
 
     /// When to ask [`settle`](Self::settle), if nothing comes before.
@@ -253,7 +253,7 @@ impl Fleet {
         self.state().hearing.settle(Instant::now())
     }
 
-    /// Pulses, and asks for a new feed when nothing comes back. Runs until it is dropped, cancel-safe.
+    /// Heartbeats, and asks for a new feed when nothing comes back. Runs until it is dropped, cancel-safe.
     pub async fn run(&self, publisher: &dyn Publish, reopen: &Reopen, connections: impl Fn() -> usize) {
         tokio::join!(self.beat(publisher, connections), self.listen(reopen));
     }
@@ -263,15 +263,15 @@ impl Fleet {
         loop {
             let Some(life) = open(&mut lives).await else { return };
             let interval = self.state().census.interval(self.0.settings.interval);
-            let pulse = Pulse::new(self.0.settings.pod.clone(), life, connections(), interval);
-            let pause = match self.publish(&pulse.event(), publisher).await {
+            let heartbeat = Heartbeat::new(self.0.settings.pod.clone(), life, connections(), interval);
+            let pause = match self.publish(&heartbeat.event(), publisher).await {
                 // Never longer than announced, and not in step with the others that started with us.
                 Ok(()) => interval.mul_f64(rand::random_range(0.8..1.0)),
                 Err(_) => RETRY.min(interval),
             };
             select! {
                 () = sleep(pause) => {}
-                // A new life wants its first pulse at once.
+                // A new life wants its first heartbeat at once.
                 _ = lives.changed() => {}
             }
         }
@@ -292,7 +292,7 @@ impl Fleet {
         }
         let outcome = publisher.publish(event).await;
         let label = if outcome.is_ok() { ACKNOWLEDGED } else { FAILED };
-        self.0.pulses.add(1, &[KeyValue::new("outcome", label)]);
+        self.0.heartbeats.add(1, &[KeyValue::new("outcome", label)]);
         let mut state = self.state();
         state.failure = outcome.as_ref().err().map(ToString::to_string);
         match &outcome {
@@ -307,7 +307,7 @@ impl Fleet {
             Err(_) => state.on_the_way.retain(|own| own.id != event.id),
         }
         outcome
-            .map_err(|error| tracing::warn!(error = &error as &dyn std::error::Error, "pulse not published"))
+            .map_err(|error| tracing::warn!(error = &error as &dyn std::error::Error, "heartbeat not published"))
     }
 
     /// Asks for a new feed whenever the present one is silent.
@@ -331,7 +331,7 @@ impl Fleet {
     }
 
     /// When the feed counts as silent, if nothing comes before: three intervals after anything came through it, or after
-    /// the topic took a pulse of ours that did not come back, though what is younger does.
+    /// the topic took a heartbeat of ours that did not come back, though what is younger does.
     fn silent_at(&self) -> Option<Instant> {
         let state = self.state();
         let base = self.0.settings.interval;

@@ -1,6 +1,6 @@
 //! Whether this pod should get traffic (readiness) and whether it should live (liveness).
 //!
-//! A pod is ready when its feed brings its own pulses back and it is not draining; it is alive as long as it answers at
+//! A pod is ready when its feed brings its own heartbeats back and it is not draining; it is alive as long as it answers at
 //! all, since no outage of the broker is cured by a restart.
 
 use std::{
@@ -34,9 +34,9 @@ pub struct Readiness {
     pub ready: bool,
     /// One line for each gate that is.
     pub reasons: Vec<String>,
-    /// The pods that live, this one among them once its pulses come back.
+    /// The pods that live, this one among them once its heartbeats come back.
     pub fleet: Size,
-    /// How many seconds this pod's last pulse took to come back; `None` before the first.
+    /// How many seconds this pod's last heartbeat took to come back; `None` before the first.
     pub lag: Option<f64>,
 }
 
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(health.readiness().reasons, ["feed: no such topic"]);
         state.send_replace(FeedState::Open("f".into()));
         fleet.follow(&state.borrow());
-        assert_eq!(health.readiness().reasons, ["feed: this pod's pulse has not come back yet"]);
+        assert_eq!(health.readiness().reasons, ["feed: this pod's heartbeat has not come back yet"]);
         drain.cancel();
         let readiness = health.readiness();
         assert_eq!((readiness.ready, readiness.reasons.len(), readiness.lag), (false, 2, None));

@@ -49,7 +49,7 @@ const FEED_LOST: &str = "FEED_LOST";
 const WINDOW_EXCEEDED: &str = "WINDOW_EXCEEDED";
 
 /// By how much the first cursors are later than the pod: far less than a replay goes back. Pods that begin together on a
-/// topic that is new have its first pulses for their beginnings, and resume each other's clients.
+/// topic that is new have its first heartbeats for their beginnings, and resume each other's clients.
 pub const HEAD_START: Duration = Duration::from_secs(1);
 
 /// An event as the relay understood it.

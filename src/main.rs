@@ -154,7 +154,7 @@ fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode>
     let Questions { url, token_file, hold, grace, in_kubernetes } = questions;
     let checks = doctor::Settings {
         broker: pubsub_settings(&settings, doctor::POD),
-        pulse_interval: settings.pulse_interval,
+        heartbeat_interval: settings.heartbeat_interval,
         orphan_after: settings.orphan_after,
         auth: settings.auth,
         drain: settings.drain,
@@ -214,7 +214,7 @@ fn pod_settings(settings: &Settings, broker: Broker, traces: &Traces) -> pod::Se
         web,
         introspection: settings.introspection,
         window: settings.window,
-        pulse_interval: settings.pulse_interval,
+        heartbeat_interval: settings.heartbeat_interval,
         orphan_after: settings.orphan_after,
         drain: settings.drain,
         otlp: settings.telemetry.otlp,

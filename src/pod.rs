@@ -57,8 +57,8 @@ pub struct Settings {
     pub introspection: bool,
     /// How far back clients can resume, and how long event ids are remembered.
     pub window: Bounds,
-    /// Between two pulses, in a fleet that is not large.
-    pub pulse_interval: Duration,
+    /// Between two heartbeats, in a fleet that is not large.
+    pub heartbeat_interval: Duration,
     /// How long a pod must have been silent for its feeds to be orphans.
     pub orphan_after: Duration,
     /// How it ends.
@@ -91,7 +91,7 @@ impl Settings {
             },
             introspection: true,
             window: Bounds { span: seconds(600), bytes: 64 << 20 },
-            pulse_interval: seconds(10),
+            heartbeat_interval: seconds(10),
             orphan_after: seconds(180),
             drain: Drain { delay: Duration::ZERO, spread: seconds(1), deadline: seconds(45) },
             otlp: Otlp::default(),
@@ -160,7 +160,7 @@ impl Pod {
         let fleet = Fleet::new(
             fleet::Settings {
                 pod: settings.name.as_str().into(),
-                interval: settings.pulse_interval,
+                interval: settings.heartbeat_interval,
                 orphan_after: settings.orphan_after,
             },
             &meter,
@@ -195,7 +195,7 @@ impl Pod {
         if let Some(janitor) = janitor {
             tasks.spawn(clean(janitor, fleet.clone(), settings.orphan_after, meter, stop.feed.clone()));
         }
-        tasks.spawn(pulse(fleet, publisher.clone(), reopen, site.clone(), stop.feed.clone()));
+        tasks.spawn(heartbeat(fleet, publisher.clone(), reopen, site.clone(), stop.feed.clone()));
         tasks.spawn(serve(
             listener,
             web::router(site.clone(), settings.admin_listen.is_none()),
@@ -266,7 +266,7 @@ async fn run_relay(mut relay: Relay, mut feed: Box<dyn Feed>, close: Cancellatio
     feed.close().await;
 }
 
-async fn pulse(
+async fn heartbeat(
     fleet: Fleet,
     publisher: Arc<dyn Publish>,
     reopen: Reopen,

@@ -1,4 +1,4 @@
-//! The loop: feed → pulse? → seen? → what it means → state → hub.
+//! The loop: feed → heartbeat? → seen? → what it means → state → hub.
 //!
 //! One task a pod, one event at a time, in the order of the feed. It never waits for a client, and no message stops it.
 
@@ -39,7 +39,7 @@ const CLOCK_MARGIN: Duration = Duration::from_secs(30);
 /// Why an event is of no use, as metrics say it; the other reasons are those of its message.
 const UNKNOWN_TYPE: &str = "unknown_type";
 const MALFORMED_DATA: &str = "malformed_data";
-const MALFORMED_PULSE: &str = "malformed_pulse";
+const MALFORMED_HEARTBEAT: &str = "malformed_heartbeat";
 
 /// Relays the events of one pod's feed to its hub.
 pub struct Relay {
@@ -54,7 +54,7 @@ pub struct Relay {
     /// What was published before this is no news: none of this pod's watchers was there, or it may have come before and be
     /// forgotten. By the pod's clock until the feed has caught up, and then by the topic's: the two may not agree.
     news_since: SystemTime,
-    /// When the newest pulse was published, while everything before it has come.
+    /// When the newest heartbeat was published, while everything before it has come.
     newest: Option<SystemTime>,
     counters: Counters,
 }
@@ -134,7 +134,7 @@ impl Relay {
                 let reach = self.memory.window.min(MIN_RETENTION);
                 let is_whole = reaches_back && self.started.elapsed() < reach;
                 self.hub.begin_at(if is_whole { since.min(self.memory.began) } else { since + HEAD_START });
-                // By the topic's clock the pod began as long before its pulse was published as that took, which is no
+                // By the topic's clock the pod began as long before its heartbeat was published as that took, which is no
                 // longer than it took to come back.
                 let before = came.duration_since(self.started) + CLOCK_MARGIN;
                 self.news_since = own.checked_sub(before).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -152,11 +152,11 @@ impl Relay {
 
     async fn hear(&mut self, event: Event, message_id: &str) {
         match self.fleet.hear(&event) {
-            Heard::Pulse => {
+            Heard::Heartbeat => {
                 self.newest = self.newest.map(|newest| event.published.map_or(newest, |at| newest.max(at)));
                 self.hub.advance(&event);
             }
-            Heard::Garbage => self.reject(message_id, MALFORMED_PULSE, &"it holds no pulse"),
+            Heard::Garbage => self.reject(message_id, MALFORMED_HEARTBEAT, &"it holds no heartbeat"),
             Heard::Event => self.relay(event, message_id).await,
         }
     }
@@ -222,7 +222,7 @@ impl Counters {
         let rejected = meter.u64_counter("relay.events.rejected");
         let rejected =
             rejected.with_description("Messages without an event that the domain reads, by reason.").build();
-        for reason in ["not_cloudevent", UNKNOWN_TYPE, MALFORMED_DATA, MALFORMED_PULSE] {
+        for reason in ["not_cloudevent", UNKNOWN_TYPE, MALFORMED_DATA, MALFORMED_HEARTBEAT] {
             rejected.add(0, &[KeyValue::new("reason", reason)]);
         }
         Self {

@@ -30,7 +30,7 @@ locals {
       title    = "feed lags"
       severity = "ERROR"
       seconds  = 300
-      # A pulse takes well under a second. A pod reopens a silent feed by itself after 30 s; this is what that did not cure.
+      # A heartbeat takes well under a second. A pod reopens a silent feed by itself after 30 s; this is what that did not cure.
       query = "max by (pod) (${local.metrics.feed_lag}{${local.ours}}) > 5"
       help  = "A pod hears the topic late. One pod: delete it, its clients resume elsewhere. All pods: see Pub/Sub's status page, then whether the pods lack CPU."
     }

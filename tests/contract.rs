@@ -300,7 +300,7 @@ async fn a_feed_that_is_asked_for_a_new_life_has_one_and_hears_everything(broker
     let old = google.subscriptions().await;
     let mut state = feed.state();
     let FeedState::Open(life) = state.borrow_and_update().clone() else { panic!("it is open") };
-    assert!(life.starts_with("events.reader."), "{life}: pulses have no room for the project");
+    assert!(life.starts_with("events.reader."), "{life}: heartbeats have no room for the project");
     feed.reopen().ask(&life);
     let between = event(Some("1"), "between");
     publisher.publish(&between).await.unwrap();

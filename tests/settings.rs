@@ -92,7 +92,7 @@ fn every_bad_setting_is_named_at_once() {
         ("RELAY_QUEUE_BYTES", "lots"),
         ("RELAY_MAX_CONNECTIONS", "-1"),
         ("RELAY_MAX_WATCHERS", "0"),
-        ("RELAY_PULSE_INTERVAL", "1ms"),
+        ("RELAY_HEARTBEAT_INTERVAL", "1ms"),
         ("RELAY_ORPHAN_AFTER", "soon"),
         ("RELAY_DRAIN_DELAY", "1h"),
         ("RELAY_DRAIN_SPREAD", "-1s"),

@@ -47,8 +47,8 @@ pub struct Settings {
     /// `RELAY_REPLAY_WINDOW`, which is how far back a client can resume, with the margin that a replay needs, if it is
     /// short; and `RELAY_REPLAY_BYTES`.
     pub window: Bounds,
-    /// `RELAY_PULSE_INTERVAL`: between two pulses of this pod.
-    pub pulse_interval: Duration,
+    /// `RELAY_HEARTBEAT_INTERVAL`: between two heartbeats of this pod.
+    pub heartbeat_interval: Duration,
     /// `RELAY_ORPHAN_AFTER`: how long a pod must have been silent for its feeds to be deleted by others.
     pub orphan_after: Duration,
     /// `RELAY_DRAIN_*`: how a pod ends.
@@ -164,7 +164,7 @@ pub(super) fn shared(reader: &mut Reader<'_>, waits: &[(&Setting, Duration)]) ->
             span: reach(reader.duration(&t::REPLAY_WINDOW)),
             bytes: reader.size(&t::REPLAY_BYTES),
         },
-        pulse_interval: reader.duration(&t::PULSE_INTERVAL),
+        heartbeat_interval: reader.duration(&t::HEARTBEAT_INTERVAL),
         orphan_after: reader.duration(&t::ORPHAN_AFTER),
         drain: drain(reader, waits),
         telemetry: telemetry::Settings {

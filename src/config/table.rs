@@ -180,11 +180,11 @@ pub(super) static PAGE: Setting = Setting::new(
     "whether GET / is a page for people, with GraphiQL",
 );
 
-pub(super) static PULSE_INTERVAL: Setting = Setting::new(
-    "RELAY_PULSE_INTERVAL",
+pub(super) static HEARTBEAT_INTERVAL: Setting = Setting::new(
+    "RELAY_HEARTBEAT_INTERVAL",
     Is("10s"),
     Between(Unit::Duration, "500ms", "1m"),
-    "between two pulses of a pod; three without any, and its feed is opened anew",
+    "between two heartbeats of a pod; three without any, and its feed is opened anew",
 );
 pub(super) static ORPHAN_AFTER: Setting = Setting::new(
     "RELAY_ORPHAN_AFTER",
@@ -333,7 +333,7 @@ pub static SETTINGS: &[Concern] = &[
             &INTROSPECTION,
         ],
     },
-    Concern { title: "Fleet", settings: &[&PULSE_INTERVAL, &ORPHAN_AFTER] },
+    Concern { title: "Fleet", settings: &[&HEARTBEAT_INTERVAL, &ORPHAN_AFTER] },
     Concern { title: "Drain", settings: &[&DRAIN_DELAY, &DRAIN_SPREAD, &DRAIN_DEADLINE] },
     Concern { title: "Doctor", settings: &[&URL, &TOKEN_FILE, &HOLD, &GRACE] },
     Concern {

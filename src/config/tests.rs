@@ -54,7 +54,7 @@ fn nothing_set_is_a_pod_in_memory_for_demo_users() {
     assert_eq!((web.queue_bytes, web.max_connections, web.max_watchers), (256 << 10, 50_000, 64));
     assert_eq!(web.max_connections_per_address, 0);
     assert!(settings.introspection && web.page.is_some() && web.debug_token.is_none());
-    assert_eq!(settings.pulse_interval, Duration::from_secs(10));
+    assert_eq!(settings.heartbeat_interval, Duration::from_secs(10));
     assert_eq!(settings.orphan_after, Duration::from_secs(180));
     let [delay, spread, deadline] = [5, 20, 45].map(Duration::from_secs);
     assert_eq!(settings.drain, Drain { delay, spread, deadline });
@@ -73,7 +73,7 @@ fn a_local_pod_of_a_program_is_the_one_with_nothing_set() {
     let topic = memory::Topic::new(ours.window.span, ours.window.bytes);
     let local = pod::Settings::local("pod", ours.listen, pod::Broker::Memory(topic));
     assert_eq!(format!("{:?} {:?}", local.web, local.window), format!("{:?} {:?}", ours.web, ours.window));
-    assert_eq!((local.pulse_interval, local.orphan_after), (ours.pulse_interval, ours.orphan_after));
+    assert_eq!((local.heartbeat_interval, local.orphan_after), (ours.heartbeat_interval, ours.orphan_after));
     assert!(matches!(local.auth, auth::Settings::Demo) && local.introspection == ours.introspection);
     assert_eq!(local.drain, settings("cluster", &[]).drain);
 }

@@ -19,7 +19,7 @@ use self::verdict::Verdict;
 use super::{Finding, Report, Settings};
 use crate::{
     event::Event,
-    fleet::Pulse,
+    fleet::Heartbeat,
     pubsub::{
         self, Checkup,
         admin::AdminError,
@@ -42,7 +42,7 @@ const LIST: &str = "pubsub.subscriptions.list";
 /// How long a server may take to tell the time.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How far back pulses are heard, if the topic retains them: three intervals of a fleet of a thousand pods.
+/// How far back heartbeats are heard, if the topic retains them: three intervals of a fleet of a thousand pods.
 const REACH: Duration = Duration::from_secs(600);
 
 /// A machine that is busy, and a feed that has just begun, take their time.
@@ -151,7 +151,7 @@ async fn lacking(checkup: &Checkup, feed: Option<&str>) -> Result<Option<Vec<&'s
     Ok(Some(lacking))
 }
 
-/// The pods that pulse. Those whose feeds are old enough to be orphans are waited for, a little longer than a pulse may
+/// The pods that heartbeat. Those whose feeds are old enough to be orphans are waited for, a little longer than a heartbeat may
 /// take.
 async fn listen(
     settings: &Settings,
@@ -170,11 +170,11 @@ async fn listen(
     let hear = |event: &Event| {
         // What the topic retains may be the last word of the dead: they are silent for as long as a janitor waits.
         let is_late =
-            |pulse: &Pulse| event.published.is_some_and(|at| at + after.max(pulse.interval() * 3) < now);
-        living.extend(Pulse::read(event).filter(|pulse| !is_late(pulse)).map(|pulse| pulse.pod));
+            |heartbeat: &Heartbeat| event.published.is_some_and(|at| at + after.max(heartbeat.interval() * 3) < now);
+        living.extend(Heartbeat::read(event).filter(|heartbeat| !is_late(heartbeat)).map(|heartbeat| heartbeat.pod));
         awaited.iter().all(|pod| living.contains(*pod))
     };
-    checkup.listen(trial, settings.pulse_interval.mul_f64(1.25) + SLACK, hear).await;
+    checkup.listen(trial, settings.heartbeat_interval.mul_f64(1.25) + SLACK, hear).await;
     living
 }
 

@@ -1,4 +1,4 @@
-//! [`Census`]: the pods that live, as their pulses tell.
+//! [`Census`]: the pods that live, as their heartbeats tell.
 //!
 //! Pure, and by the topic's clock alone: a pod whose own clock is wrong must neither die in the eyes of others nor think
 //! them dead.
@@ -11,16 +11,16 @@ use std::{
 
 use serde::Serialize;
 
-use super::Pulse;
+use super::Heartbeat;
 
-/// A pod is alive for this many of its intervals after a pulse.
+/// A pod is alive for this many of its intervals after a heartbeat.
 pub(super) const PATIENCE: u32 = 3;
 
-/// Pods that are known at most: as many as a topic has feeds. Pulses of more are not noted.
+/// Pods that are known at most: as many as a topic has feeds. Heartbeats of more are not noted.
 const MAX_PODS: usize = 10_000;
 
-/// Up to this many pods, each pulses at the interval of the settings. Beyond, the interval grows with the fleet, so that a
-/// pod never hears more pulses in that time than these.
+/// Up to this many pods, each heartbeats at the interval of the settings. Beyond, the interval grows with the fleet, so that a
+/// pod never hears more heartbeats in that time than these.
 const FREQUENT: usize = 50;
 
 /// How large the fleet is.
@@ -32,11 +32,11 @@ pub struct Size {
     pub connections: u64,
 }
 
-/// Who pulsed lately.
+/// Who sent heartbeats lately.
 #[derive(Debug)]
 pub(super) struct Census {
     pods: HashMap<Arc<str>, Sign>,
-    /// The newest time that the topic gave to a pulse: now, as far as anybody can tell.
+    /// The newest time that the topic gave to a heartbeat: now, as far as anybody can tell.
     now: SystemTime,
 }
 
@@ -53,17 +53,17 @@ impl Census {
         Self { pods: HashMap::new(), now: SystemTime::UNIX_EPOCH }
     }
 
-    pub(super) fn hear(&mut self, pulse: &Pulse, published: SystemTime) {
+    pub(super) fn hear(&mut self, heartbeat: &Heartbeat, published: SystemTime) {
         self.now = self.now.max(published);
-        if !self.pods.contains_key(&pulse.pod) {
+        if !self.pods.contains_key(&heartbeat.pod) {
             let now = self.now;
             self.pods.retain(|_, sign| sign.is_alive(now));
             if self.pods.len() >= MAX_PODS {
                 return;
             }
         }
-        let sign = Sign { published, interval: pulse.interval(), connections: pulse.connections };
-        let known = self.pods.entry(pulse.pod.clone()).or_insert(Sign { published, ..sign });
+        let sign = Sign { published, interval: heartbeat.interval(), connections: heartbeat.connections };
+        let known = self.pods.entry(heartbeat.pod.clone()).or_insert(Sign { published, ..sign });
         if known.published <= published {
             *known = sign;
         }
@@ -77,14 +77,14 @@ impl Census {
         })
     }
 
-    /// How long a pod lets pass between two pulses.
+    /// How long a pod lets pass between two heartbeats.
     pub(super) fn interval(&self, base: Duration) -> Duration {
         let pods = usize::try_from(self.size().pods).unwrap_or(usize::MAX);
         base.mul_f64((pods as f64 / FREQUENT as f64).max(1.0))
     }
 
     /// Whether the pod of a feed that was created at this time has been silent for so long that it must be dead: by its
-    /// last pulse, or, if none is known, by the feed's age. Only for one who has listened for that long itself.
+    /// last heartbeat, or, if none is known, by the feed's age. Only for one who has listened for that long itself.
     pub(super) fn is_orphan(&self, pod: &str, created: SystemTime, after: Duration) -> bool {
         let is_past = |time: SystemTime, patience| {
             self.now.duration_since(time).is_ok_and(|silence| silence >= patience)
@@ -111,8 +111,8 @@ mod tests {
     }
 
     fn hear(census: &mut Census, pod: &str, second: u64, connections: usize) {
-        let pulse = Pulse::new(pod.into(), format!("events.{pod}.1").into(), connections, TEN);
-        census.hear(&pulse, at(second));
+        let heartbeat = Heartbeat::new(pod.into(), format!("events.{pod}.1").into(), connections, TEN);
+        census.hear(&heartbeat, at(second));
     }
 
     #[test]
@@ -148,15 +148,15 @@ mod tests {
         hear(&mut census, "living", 285, 0);
         assert!(census.is_orphan("dead", at(0), after));
         assert!(census.is_orphan("unheard-of", at(0), after));
-        assert!(!census.is_orphan("unheard-of", at(200), after), "its pod may not have pulsed yet");
+        assert!(!census.is_orphan("unheard-of", at(200), after), "its pod may not have sent_heartbeats yet");
         assert!(!census.is_orphan("living", at(0), after));
         assert!(!census.is_orphan("of-a-clock-ahead", at(9_999), after));
     }
 
     #[test]
-    fn a_slow_pulse_is_no_death() {
+    fn a_slow_heartbeat_is_no_death() {
         let mut census = Census::new();
-        let slow = Pulse::new("slow".into(), "f".into(), 0, Duration::from_secs(100));
+        let slow = Heartbeat::new("slow".into(), "f".into(), 0, Duration::from_secs(100));
         census.hear(&slow, at(0));
         hear(&mut census, "other", 290, 0);
         assert!(!census.is_orphan("slow", at(0), Duration::from_secs(180)));

@@ -3,20 +3,20 @@
 //! Pure: it is told what came and when, and answers whether the pod has caught up with the topic, and whether something
 //! between two lives of its feed was lost.
 //!
-//! **The barrier.** The pod publishes a pulse when its feed opens, and has caught up once that pulse has come back and
-//! nothing older than it has come for [`SETTLE`]. All pulses share one lane, and a lane keeps its order: what was published
+//! **The barrier.** The pod publishes a heartbeat when its feed opens, and has caught up once that heartbeat has come back and
+//! nothing older than it has come for [`SETTLE`]. All heartbeats share one lane, and a lane keeps its order: what was published
 //! before in *that* lane has certainly come. Other lanes have an order of their own, so for them the barrier is as good as
 //! the wait: a backlog comes without a pause, and each old event begins the wait anew. An event that comes later still is
 //! told to those who watch, like any other, and lies within the margin that cursors have.
 //!
-//! **What was lost.** A feed that is opened anew begins before the last pulse that was heard, so that this pulse must come
+//! **What was lost.** A feed that is opened anew begins before the last heartbeat that was heard, so that this heartbeat must come
 //! once more, and before our own new one, which was published later in the same lane. If it comes, then the topic is the
 //! same one and still has all that it took since then, for it forgets the oldest first. If ours comes and that one does
 //! not, the topic has lost it (a topic made anew, an emulator restarted empty, an absence longer than its retention), and
 //! with it whatever it took since. Since seeking a feed is exact in what comes and not in when, the verdict waits one
-//! interval more; an old pulse that comes even later has cost its watchers a needless notice, and never a silent loss.
+//! interval more; an old heartbeat that comes even later has cost its watchers a needless notice, and never a silent loss.
 //!
-//! **The first life** has no pulse to look for. But whoever gave out a cursor had caught up then, so that a pulse of its
+//! **The first life** has no heartbeat to look for. But whoever gave out a cursor had caught up then, so that a heartbeat of its
 //! own stood on the topic before: if nothing as old as the cursor has come, its history is not here.
 
 use std::{
@@ -28,15 +28,15 @@ use tokio::time::Instant;
 
 use crate::event::Event;
 
-/// How long nothing older than our first pulse must have come.
+/// How long nothing older than our first heartbeat must have come.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// What one pod's feed has shown.
 #[derive(Debug)]
 pub(super) struct Hearing {
-    /// How long a pulse that is missing may be late.
+    /// How long a heartbeat that is missing may be late.
     grace: Duration,
-    /// The newest pulse of any pod.
+    /// The newest heartbeat of any pod.
     newest: Option<(SystemTime, Arc<str>)>,
     /// The oldest event of any kind.
     oldest: Option<SystemTime>,
@@ -48,7 +48,7 @@ pub(super) struct Hearing {
 #[derive(Debug)]
 struct Life {
     feed: Arc<str>,
-    /// The pulse that must come again, until it has.
+    /// The heartbeat that must come again, until it has.
     awaited: Option<Arc<str>>,
     barrier: Option<Barrier>,
     caught_up: Option<Instant>,
@@ -56,7 +56,7 @@ struct Life {
     heard: Instant,
 }
 
-/// Our own first pulse of this life has come back.
+/// Our own first heartbeat of this life has come back.
 #[derive(Debug)]
 struct Barrier {
     event: Event,
@@ -73,7 +73,7 @@ pub enum History {
     First {
         /// Nothing published since this moment is missing.
         since: SystemTime,
-        /// When our own first pulse was published, by the topic's clock.
+        /// When our own first heartbeat was published, by the topic's clock.
         own: SystemTime,
         /// When it came back.
         came: Instant,
@@ -98,7 +98,7 @@ impl Hearing {
         self.life = None;
     }
 
-    /// Something came, repeats included. `feed` is the one that a pulse names, for pulses.
+    /// Something came, repeats included. `feed` is the one that a heartbeat names, for heartbeats.
     pub(super) fn hear(&mut self, event: &Event, feed: Option<&str>, now: Instant) {
         let Some(published) = event.published else { return };
         self.oldest = Some(self.oldest.map_or(published, |oldest| oldest.min(published)));
@@ -148,7 +148,7 @@ impl Hearing {
         self.life.as_ref()?.caught_up
     }
 
-    /// When anything came last, and whether our own first pulse was among it.
+    /// When anything came last, and whether our own first heartbeat was among it.
     pub(super) fn heard(&self) -> Option<(Instant, bool)> {
         self.life.as_ref().map(|life| (life.heard, life.barrier.is_some()))
     }

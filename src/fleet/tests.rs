@@ -1,4 +1,4 @@
-//! A pod and its pulses, on the in-memory broker and on a feed that goes silent; time is paused.
+//! A pod and its heartbeats, on the in-memory broker and on a feed that goes silent; time is paused.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -48,7 +48,7 @@ async fn pods_know_of_each_other() {
     let topic = Topic::new(TEN * 60, 1 << 20);
     let mut tasks = JoinSet::new();
     let one = pod(&mut tasks, "one", &topic, 3);
-    assert!(one.awaits().is_some(), "not before its pulse is back");
+    assert!(one.awaits().is_some(), "not before its heartbeat is back");
     let two = pod(&mut tasks, "two", &topic, 4);
     sleep(Duration::from_secs(1)).await;
     assert_eq!((one.awaits(), two.awaits()), (None, None));
@@ -63,9 +63,9 @@ async fn pods_know_of_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn garbage_that_calls_itself_a_pulse_is_told_apart() {
+async fn garbage_that_calls_itself_a_heartbeat_is_told_apart() {
     let fleet = fleet("pod");
-    let mut event = Event::new("/elsewhere".into(), PULSE, None, "{}".into());
+    let mut event = Event::new("/elsewhere".into(), HEARTBEAT, None, "{}".into());
     event.published = Some(SystemTime::now());
     assert_eq!(fleet.hear(&event), Heard::Garbage);
     event.kind = "template.added.v1".into();
@@ -86,7 +86,7 @@ impl Publish for Refusing {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pulse_that_the_topic_refused_is_no_lag_of_the_feed() {
+async fn a_heartbeat_that_the_topic_refused_is_no_lag_of_the_feed() {
     let fleet = fleet("pod");
     fleet.follow(&FeedState::Open("first".into()));
     timeout(TEN, fleet.run(&Refusing, &Reopen::default(), || 0)).await.unwrap_err();
@@ -150,7 +150,7 @@ async fn a_feed_with_a_long_backlog_is_not_silent() {
     let (pulsing, asked) = (fleet.clone(), reopen.clone());
     fleet.follow(&FeedState::Open("first".into()));
     tasks.spawn(async move { pulsing.run(&topic, &asked, || 0).await });
-    // Its pulses stand behind minutes of old events
+    // Its heartbeats stand behind minutes of old events
     let backlog = async {
         for _ in 0..120 {
             let mut old = Event::new("/test".into(), "k", None, "{}".into());
@@ -193,7 +193,7 @@ async fn a_silent_feed_is_given_up_after_three_intervals_and_the_pod_waits_for_t
     tasks.spawn(async move { pulsing.run(&topic, &asked, || 0).await });
 
     state.send_replace(FeedState::Open("first".into()));
-    assert!(timeout(TEN * 10, reopen.asked("first")).await.is_err(), "a feed that brings pulses is let be");
+    assert!(timeout(TEN * 10, reopen.asked("first")).await.is_err(), "a feed that brings heartbeats is let be");
     assert_eq!(fleet.awaits(), None);
 
     is_cut.store(true, Ordering::Relaxed);

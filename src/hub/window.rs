@@ -338,10 +338,10 @@ mod tests {
         window.insert(relayed(20, "a"));
         let mut through = window.replay(&after(20, "a")).unwrap();
         assert_eq!(ids(&window, &mut through), ["a"], "the margin repeats it");
-        window.lose(&after(100, "pulse"));
+        window.lose(&after(100, "heartbeat"));
         assert_eq!(window.next(&mut through).err(), Some(OutOfReach), "it was not live yet");
         assert_eq!(window.replay(&after(99, "")).unwrap_err(), OutOfReach);
-        assert_eq!(*window.head(), after(100, "pulse"));
+        assert_eq!(*window.head(), after(100, "heartbeat"));
         let mut progress = window.replay(window.head()).unwrap();
         window.insert(relayed(101, "b"));
         assert_eq!(ids(&window, &mut progress), ["b"]);

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     broker::{MIN_RETENTION, Received},
-    event::{Event, PULSE},
+    event::{Event, HEARTBEAT},
 };
 
 /// How many messages wait to be looked at.
@@ -127,19 +127,19 @@ impl Checkup {
         self.clients.admin.new_name()
     }
 
-    /// Creates the trial feed, and sets it back to `since`. It gets pulses only, and in no order, since even the emulator
+    /// Creates the trial feed, and sets it back to `since`. It gets heartbeats only, and in no order, since even the emulator
     /// seeks such a feed.
     ///
     /// # Errors
     /// If a pod's would fail as well. The feed may be there all the same.
     pub async fn open(&self, trial: &str, since: SystemTime) -> Result<(), AdminError> {
         let admin = &self.clients.admin;
-        let pulses = format!("attributes.\"ce-type\" = \"{PULSE}\"");
-        admin.create_subscription(trial, MIN_RETENTION, |feed| feed.set_filter(pulses)).await?;
+        let heartbeats = format!("attributes.\"ce-type\" = \"{HEARTBEAT}\"");
+        admin.create_subscription(trial, MIN_RETENTION, |feed| feed.set_filter(heartbeats)).await?;
         admin.seek(trial, since).await.map(drop)
     }
 
-    /// Shows the pulses of the topic to `is_enough`, until it says so or the time is over.
+    /// Shows the heartbeats of the topic to `is_enough`, until it says so or the time is over.
     pub async fn listen(&self, trial: &str, limit: Duration, is_enough: impl FnMut(&Event) -> bool) {
         let subscriber = &self.clients.subscriber;
         let stream =
@@ -168,7 +168,7 @@ async fn hear(mut events: mpsc::Receiver<Received>, mut is_enough: impl FnMut(&E
         received.ack.ack();
         // An emulator stores the filter and gives everything.
         if let Ok(event) = received.event
-            && *event.kind == *PULSE
+            && *event.kind == *HEARTBEAT
             && is_enough(&event)
         {
             return;

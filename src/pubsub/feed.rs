@@ -1,7 +1,7 @@
 //! A pod's own subscription and its streaming pull, kept alive through everything.
 //!
 //! There is one way to recover, whatever went wrong, the reader's own word that nothing comes ([`Reopen`]) included: create
-//! a feed under a new name by new connections, seek it back to the last pulse seen less a margin, carry on, delete the old
+//! a feed under a new name by new connections, seek it back to the last heartbeat seen less a margin, carry on, delete the old
 //! one. Repeats are the reader's to drop. A name is never used twice: a stream that died on it may go on stealing its
 //! messages for a minute.
 
@@ -35,7 +35,7 @@ use crate::broker::{Feed, FeedState, Received, Reopen};
 /// How many messages wait between the stream and the relay.
 const QUEUE: usize = 1_024;
 
-/// How far behind the last pulse that was seen a new feed begins: the topic's times are not quite in order.
+/// How far behind the last heartbeat that was seen a new feed begins: the topic's times are not quite in order.
 const MARGIN: Duration = Duration::from_secs(30);
 
 /// How soon a message comes again that was on its way when its stream broke: the least that Pub/Sub takes, since the cursors of
@@ -126,7 +126,7 @@ struct Keeper {
     reopen: Reopen,
     reaches_back: Arc<AtomicBool>,
     stop: CancellationToken,
-    /// When the newest pulse that came through was published.
+    /// When the newest heartbeat that came through was published.
     seen: watch::Sender<Option<SystemTime>>,
     /// Feeds that are still to be deleted: of ended lives, and those of which it is not known whether they were made.
     left: Vec<String>,
@@ -214,7 +214,7 @@ impl Keeper {
         }
     }
 
-    /// Where a new feed begins: before the last pulse that came through, which must come once more, so that the relay
+    /// Where a new feed begins: before the last heartbeat that came through, which must come once more, so that the relay
     /// knows that nothing was lost between ([`crate::fleet`] says why).
     fn since(&self) -> SystemTime {
         let reach = SystemTime::now()

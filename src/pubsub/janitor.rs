@@ -100,7 +100,7 @@ impl Janitor {
         rand::seq::SliceRandom::shuffle(&mut *orphans, &mut rand::rng());
         let mut deleted = 0;
         for feed in orphans.iter().take(MOST) {
-            // Its pod may have pulsed since.
+            // Its pod may have sent heartbeats since.
             if is_orphaned(feed) {
                 deleted += u64::from(admin.delete_feed(&feed.name).await.unwrap_or(false));
             }

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use super::{ConnectError, Settings};
 use crate::{
     broker::{PUBLISH_TIMEOUT, Publish, PublishError, check},
-    event::{Event, PULSE, cloudevent},
+    event::{Event, HEARTBEAT, cloudevent},
     telemetry::traces,
 };
 
@@ -177,11 +177,11 @@ fn failure(error: ClientError) -> PublishError {
     }
 }
 
-/// Pulses have one lane for all pods: none waits behind an event, and a feed brings them in the order of the topic, so
+/// Heartbeats have one lane for all pods: none waits behind an event, and a feed brings them in the order of the topic, so
 /// that one which is missing before another is lost and not late ([`crate::fleet`] relies on that).
 fn lane(event: &Event) -> String {
     match &*event.kind {
-        PULSE => "pulses".to_owned(),
+        HEARTBEAT => "heartbeats".to_owned(),
         _ => lane_of(event.author.as_deref().unwrap_or(&event.source)),
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     audience::{Audience, Interests, Viewer},
     broker::{Ack, Reopen},
     contract::{Fact, Identity},
-    fleet::{self, Pulse},
+    fleet::{self, Heartbeat},
     hub::{Outbox, Relayed, Render, Step, Watch, window::Bounds},
 };
 
@@ -116,8 +116,8 @@ impl Pod {
         sleep(SECOND).await;
     }
 
-    async fn pulse(&self, life: &str, published: SystemTime) -> Event {
-        let mut event = Pulse::new("pod".into(), life.into(), 0, SECOND * 10).event();
+    async fn heartbeat(&self, life: &str, published: SystemTime) -> Event {
+        let mut event = Heartbeat::new("pod".into(), life.into(), 0, SECOND * 10).event();
         event.published = Some(published);
         self.events.send(event.clone()).await.unwrap();
         sleep(SECOND).await;
@@ -161,7 +161,7 @@ async fn a_cursor_of_the_first_moments_is_good_though_the_topic_is_younger() {
     pod.open("one").await;
     pod.event("early", began + SECOND / 10).await;
     assert_eq!(pod.hub.cursor(), cursor, "it stands still");
-    pod.pulse("one", began + SECOND / 5).await;
+    pod.heartbeat("one", began + SECOND / 5).await;
     assert_ne!(pod.hub.cursor(), cursor);
     assert_eq!(pod.resume(&cursor).await, ["early"]);
 }
@@ -172,7 +172,7 @@ async fn a_cursor_of_the_first_moments_is_a_gap_if_the_topic_retains_nothing() {
     let pod = Pod::new(began, false);
     let cursor = pod.hub.cursor();
     pod.open("one").await;
-    pod.pulse("one", began + SECOND).await;
+    pod.heartbeat("one", began + SECOND).await;
     assert_eq!(pod.resume(&cursor).await, ["gap: WINDOW_EXCEEDED"]);
 }
 
@@ -182,7 +182,7 @@ async fn a_cursor_of_a_pod_that_began_long_before_is_a_gap_if_nothing_so_old_has
     let pods = [began, began - SECOND / 2, began - SECOND * 2].map(|began| Pod::new(began, true));
     let [pod, together, earlier] = &pods;
     pod.open("one").await;
-    pod.pulse("one", began + SECOND / 5).await;
+    pod.heartbeat("one", began + SECOND / 5).await;
     assert!(pod.resume(&together.hub.cursor()).await.is_empty());
     assert_eq!(pod.resume(&earlier.hub.cursor()).await, ["gap: WINDOW_EXCEEDED"]);
 }
@@ -195,7 +195,7 @@ async fn what_was_published_before_the_pod_began_is_no_news_however_late_it_come
         let (pod, outbox) = (Pod::new(began, true), Outbox::new(1 << 16));
         let _watching = pod.hub.watch(pod.watch(&outbox));
         pod.open("one").await;
-        pod.pulse("one", topic + SECOND).await;
+        pod.heartbeat("one", topic + SECOND).await;
         pod.event("backlog", topic - SECOND * 60).await;
         pod.event("news", topic + SECOND * 2).await;
         assert_eq!(told(&outbox), ["news"]);
@@ -208,11 +208,11 @@ async fn a_new_life_tells_nothing_twice_that_is_forgotten_and_all_that_never_cam
     let (pod, outbox) = (Pod::new(topic, true), Outbox::new(1 << 16));
     let _watching = pod.hub.watch(pod.watch(&outbox));
     pod.open("one").await;
-    pod.pulse("one", topic).await;
+    pod.heartbeat("one", topic).await;
     pod.event("old", topic + SECOND).await;
     // Longer than ids are remembered.
     sleep(SECOND * 3_600).await;
-    let last = pod.pulse("one", topic + SECOND * 3_600).await;
+    let last = pod.heartbeat("one", topic + SECOND * 3_600).await;
     assert_eq!(told(&outbox), ["old"]);
 
     pod.state.send_replace(FeedState::Opening(None));
@@ -223,7 +223,7 @@ async fn a_new_life_tells_nothing_twice_that_is_forgotten_and_all_that_never_cam
     pod.event("old", topic + SECOND).await;
     pod.event("missed", topic + SECOND * 3_601).await;
     pod.events.send(last).await.unwrap();
-    pod.pulse("two", topic + SECOND * 4_502).await;
+    pod.heartbeat("two", topic + SECOND * 4_502).await;
     assert_eq!(told(&outbox), ["forgets", "missed"]);
 }
 

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What every pod here is set to: the fleet's times are short, so that they pass within a test.
-const SETTINGS: [(&str, &str); 2] = [("RELAY_PULSE_INTERVAL", "1s"), ("RELAY_ORPHAN_AFTER", "5s")];
+const SETTINGS: [(&str, &str); 2] = [("RELAY_HEARTBEAT_INTERVAL", "1s"), ("RELAY_ORPHAN_AFTER", "5s")];
 
 /// After what silence a pod counts as dead, as set here.
 pub(crate) const ORPHAN_AFTER: Duration = Duration::from_secs(5);

@@ -53,7 +53,7 @@ impl Opinion {
 
 fn doctor(arguments: &[&str]) -> Setup {
     let arguments: Vec<&str> = ["doctor"].iter().chain(arguments).copied().collect();
-    Setup::new("doctor").command_line(&arguments).set("RELAY_PULSE_INTERVAL", "1s")
+    Setup::new("doctor").command_line(&arguments).set("RELAY_HEARTBEAT_INTERVAL", "1s")
 }
 
 /// A file that is gone with the test.
@@ -82,9 +82,9 @@ async fn a_healthy_fleet_has_nothing_wrong() {
     let Some(topic) = Topic::fresh().await else { return };
     topic.make(Some("600s")).await;
     let pods = ["sound1", "sound2"]
-        .map(|name| Setup::new(name).topic(&topic).set("RELAY_PULSE_INTERVAL", "1s").start());
+        .map(|name| Setup::new(name).topic(&topic).set("RELAY_HEARTBEAT_INTERVAL", "1s").start());
     let pods = futures_util::future::join_all(pods).await;
-    // Old enough to be taken for orphans, if they did not pulse.
+    // Old enough to be taken for orphans, if they did not heartbeat.
     sleep(Duration::from_secs(2)).await;
     let token = File::new("ZOLO\n");
     let url = format!("ws://127.0.0.1:{}/graphql", pods[0].port());
@@ -142,7 +142,7 @@ async fn an_emulator_that_is_away_is_found() {
 async fn orphans_are_counted_and_the_living_are_none() {
     let Some(topic) = Topic::fresh().await else { return };
     topic.make(Some("600s")).await;
-    let pod = Setup::new("living").topic(&topic).set("RELAY_PULSE_INTERVAL", "1s").start().await;
+    let pod = Setup::new("living").topic(&topic).set("RELAY_HEARTBEAT_INTERVAL", "1s").start().await;
     sleep(Duration::from_secs(2)).await;
     let mut orphans = Vec::new();
     for n in 0..12 {
@@ -150,7 +150,7 @@ async fn orphans_are_counted_and_the_living_are_none() {
     }
     let opinion = Opinion::of(doctor(&[]).topic(&topic).set("RELAY_ORPHAN_AFTER", "2s")).await;
     let line = opinion.only_wrong("orphans");
-    assert!(line.contains("12 left by pods that have not pulsed for 2s"), "{line}");
+    assert!(line.contains("12 left by pods that have not sent_heartbeats for 2s"), "{line}");
     assert_eq!(orphans.iter().filter(|orphan| line.contains(*orphan)).count(), 10, "{line}");
     assert!(!line.contains(".living.") && !line.contains(".doctor."), "{line}");
     assert!(line.contains("curl -X DELETE"), "{line}");
@@ -164,7 +164,7 @@ async fn an_interrupted_doctor_leaves_nothing_behind() {
     topic.make(Some("600s")).await;
     topic.make_orphan("dead").await;
     // It listens for more than a minute to a pod that says nothing.
-    let mut doctor = doctor(&[]).topic(&topic).set("RELAY_PULSE_INTERVAL", "1m").launch();
+    let mut doctor = doctor(&[]).topic(&topic).set("RELAY_HEARTBEAT_INTERVAL", "1m").launch();
     eventually("the trial feed is there", PATIENCE, async || {
         (topic.feeds_of("doctor").await.len() == 1).then_some(())
     })

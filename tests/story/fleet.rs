@@ -1,4 +1,4 @@
-//! Pods that know of each other by their pulses: who lives, what is orphaned, and what was lost.
+//! Pods that know of each other by their heartbeats: who lives, what is orphaned, and what was lost.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::{
     support::{Client, Dialect, Message, PATIENCE, Relay, Setup, Topic, eventually, free_ports, watchers_on},
 };
 
-/// A pod that pulses often.
+/// A pod that heartbeats often.
 fn lively(name: &str, topic: &Topic) -> Setup {
     let setup = Setup::new(name).topic(topic);
-    setup.set("RELAY_PULSE_INTERVAL", "1s").set("RELAY_ORPHAN_AFTER", "4s")
+    setup.set("RELAY_HEARTBEAT_INTERVAL", "1s").set("RELAY_ORPHAN_AFTER", "4s")
 }
 
 async fn three(topic: &Topic) -> Vec<Relay> {

@@ -158,7 +158,7 @@ async fn a_head_that_never_ends_is_cut_off_and_one_that_is_too_large_refused() {
 #[tokio::test]
 async fn even_a_short_and_small_window_brings_what_was_missed_within_it() {
     let setup = Setup::new("pod").set("RELAY_REPLAY_WINDOW", "3s").set("RELAY_REPLAY_BYTES", "4KiB");
-    let pod = setup.set("RELAY_QUEUE_BYTES", "1KiB").set("RELAY_PULSE_INTERVAL", "500ms").start().await;
+    let pod = setup.set("RELAY_QUEUE_BYTES", "1KiB").set("RELAY_HEARTBEAT_INTERVAL", "500ms").start().await;
     // Longer than the window, after which a new pod's own beginning does not matter any more.
     sleep(Duration::from_secs(4)).await;
     let mut client = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await.pop().unwrap();

@@ -63,8 +63,8 @@ fn scraped(text: &str) -> BTreeMap<String, Metric> {
     metrics
 }
 
-/// What no story moves by itself: the machine's work, and pulses, which come with time.
-const MOVED_BY_TIME: [&str; 2] = ["process_", "relay_pulses_total"];
+/// What no story moves by itself: the machine's work, and heartbeats, which come with time.
+const MOVED_BY_TIME: [&str; 2] = ["process_", "relay_heartbeats_total"];
 
 /// The counters of a scrape, and how often something was measured by each histogram, by series.
 fn counters(text: &str) -> BTreeMap<String, f64> {

@@ -46,7 +46,7 @@ pub(super) fn memory(in_kubernetes: bool) -> Finding {
     }
 }
 
-/// Whether a feed is so old that its pod must have pulsed.
+/// Whether a feed is so old that its pod must have sent heartbeats.
 pub(super) fn is_old(feed: &FoundFeed, now: SystemTime, after: Duration) -> bool {
     now.duration_since(feed.created).is_ok_and(|age| age >= after)
 }
@@ -202,7 +202,7 @@ impl Verdict<'_> {
         let names = names.collect::<Vec<_>>().join(" ");
         let more = if orphans.len() > NAMED { ", the first of them here" } else { "" };
         Finding::wrong(
-            format!("{} left by pods that have not pulsed for {}", orphans.len(), span(self.orphan_after)),
+            format!("{} left by pods that have not sent_heartbeats for {}", orphans.len(), span(self.orphan_after)),
             format!(
                 "any ready pod deletes 20 a minute, and logs what it may not; or by hand{more}: {}",
                 self.delete(&names)

@@ -1,7 +1,7 @@
 //! What a feed brings, in all orders that matter.
 
 use super::*;
-use crate::fleet::Pulse;
+use crate::fleet::Heartbeat;
 
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -15,9 +15,9 @@ impl Topic {
         Self { start: Instant::now(), second: 0 }
     }
 
-    fn pulse(&mut self, feed: &str) -> Event {
-        let pulse = Pulse::new("pod".into(), feed.into(), 0, GRACE);
-        self.take(pulse.event())
+    fn heartbeat(&mut self, feed: &str) -> Event {
+        let heartbeat = Heartbeat::new("pod".into(), feed.into(), 0, GRACE);
+        self.take(heartbeat.event())
     }
 
     fn event(&mut self) -> Event {
@@ -36,14 +36,14 @@ impl Topic {
 }
 
 #[test]
-fn a_feed_has_caught_up_when_its_own_first_pulse_is_back_and_nothing_old_follows() {
+fn a_feed_has_caught_up_when_its_own_first_heartbeat_is_back_and_nothing_old_follows() {
     let mut topic = Topic::new();
     let mut hearing = Hearing::new(GRACE);
     hearing.begin("new".into(), topic.start);
-    let (others, old) = (topic.pulse("other"), topic.event());
+    let (others, old) = (topic.heartbeat("other"), topic.event());
     hearing.hear(&others, Some("other"), topic.after(10));
-    assert_eq!(hearing.due(), None, "another pod's pulse says nothing of our feed");
-    let own = topic.pulse("new");
+    assert_eq!(hearing.due(), None, "another pod's heartbeat says nothing of our feed");
+    let own = topic.heartbeat("new");
     hearing.hear(&own, Some("new"), topic.after(20));
     assert_eq!(hearing.due(), Some(topic.after(220)));
     hearing.hear(&old, None, topic.after(200));
@@ -55,24 +55,24 @@ fn a_feed_has_caught_up_when_its_own_first_pulse_is_back_and_nothing_old_follows
     assert_eq!(hearing.settle(topic.after(500)), None, "said once");
 }
 
-/// A feed that has caught up, and the last pulse that it brought.
+/// A feed that has caught up, and the last heartbeat that it brought.
 fn settled(topic: &mut Topic) -> (Hearing, Event) {
     let mut hearing = Hearing::new(GRACE);
     hearing.begin("old".into(), topic.start);
-    let own = topic.pulse("old");
+    let own = topic.heartbeat("old");
     hearing.hear(&own, Some("old"), topic.start);
     assert!(hearing.settle(topic.after(200)).is_some());
     (hearing, own)
 }
 
 #[test]
-fn nothing_is_lost_if_the_last_pulse_comes_again_before_our_own() {
+fn nothing_is_lost_if_the_last_heartbeat_comes_again_before_our_own() {
     let mut topic = Topic::new();
     let (mut hearing, last) = settled(&mut topic);
     hearing.begin("new".into(), topic.after(1_000));
     assert_eq!(hearing.caught_up(), None);
     hearing.hear(&last, Some("old"), topic.after(1_000));
-    hearing.hear(&topic.pulse("new"), Some("new"), topic.after(1_100));
+    hearing.hear(&topic.heartbeat("new"), Some("new"), topic.after(1_100));
     assert_eq!(hearing.settle(topic.after(1_300)), Some(History::Whole));
 }
 
@@ -81,18 +81,18 @@ fn something_is_lost_if_our_own_comes_and_the_last_does_not() {
     let mut topic = Topic::new();
     let (mut hearing, _) = settled(&mut topic);
     hearing.begin("new".into(), topic.after(1_000));
-    let own = topic.pulse("new");
+    let own = topic.heartbeat("new");
     hearing.hear(&own, Some("new"), topic.after(1_100));
     assert_eq!(hearing.settle(topic.after(1_300)), None, "it may be late");
     assert_eq!(hearing.settle(topic.after(11_100)), Some(History::Lost(own)));
 }
 
 #[test]
-fn the_last_pulse_may_be_late() {
+fn the_last_heartbeat_may_be_late() {
     let mut topic = Topic::new();
     let (mut hearing, last) = settled(&mut topic);
     hearing.begin("new".into(), topic.after(1_000));
-    hearing.hear(&topic.pulse("new"), Some("new"), topic.after(1_100));
+    hearing.hear(&topic.heartbeat("new"), Some("new"), topic.after(1_100));
     hearing.hear(&last, Some("old"), topic.after(9_000));
     assert_eq!(hearing.settle(topic.after(9_100)), None);
     assert_eq!(hearing.settle(topic.after(9_200)), Some(History::Whole));
@@ -103,10 +103,10 @@ fn a_life_that_never_caught_up_is_held_to_what_it_heard() {
     let mut topic = Topic::new();
     let mut hearing = Hearing::new(GRACE);
     hearing.begin("first".into(), topic.start);
-    hearing.hear(&topic.pulse("other"), Some("other"), topic.start);
+    hearing.hear(&topic.heartbeat("other"), Some("other"), topic.start);
     hearing.end();
     hearing.begin("second".into(), topic.after(1_000));
-    let own = topic.pulse("second");
+    let own = topic.heartbeat("second");
     hearing.hear(&own, Some("second"), topic.after(1_000));
     assert_eq!(hearing.settle(topic.after(11_000)), Some(History::Lost(own)));
 }

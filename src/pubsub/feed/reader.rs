@@ -22,16 +22,16 @@ use tokio::{
 use super::describe;
 use crate::{
     broker::{Ack, Received},
-    event::{PULSE, cloudevent},
+    event::{HEARTBEAT, cloudevent},
 };
 
 /// After so long without a message a second feed that has brought some has nothing more: ten of the emulator's ticks.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// A second feed that brings nothing is given up after this: the pod's own pulse, at least, comes through one that lives.
+/// A second feed that brings nothing is given up after this: the pod's own heartbeat, at least, comes through one that lives.
 const MUTE: Duration = Duration::from_secs(10);
 
-/// After so long with something newer than itself, such as the pod's own pulse, a second feed has told what is older: two
+/// After so long with something newer than itself, such as the pod's own heartbeat, a second feed has told what is older: two
 /// ticks.
 const PASSED: Duration = Duration::from_millis(100);
 
@@ -111,7 +111,7 @@ pub(in crate::pubsub) struct Reader {
     pub(super) stream: MessageStream,
     pub(super) twins: Twins,
     pub(super) is_second: bool,
-    /// When the newest pulse that came through was published.
+    /// When the newest heartbeat that came through was published.
     pub(super) seen: watch::Sender<Option<SystemTime>>,
 }
 
@@ -138,8 +138,8 @@ impl Reader {
                 received.ack.ack();
                 continue;
             }
-            let pulse = received.event.as_ref().ok().filter(|event| *event.kind == *PULSE);
-            let published = pulse.and_then(|pulse| pulse.published);
+            let heartbeat = received.event.as_ref().ok().filter(|event| *event.kind == *HEARTBEAT);
+            let published = heartbeat.and_then(|heartbeat| heartbeat.published);
             if events.send(received).await.is_err() {
                 return "nobody listens".to_owned();
             }

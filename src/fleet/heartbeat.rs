@@ -1,12 +1,12 @@
-//! [`Pulse`]: what a pod says of itself on the topic, and its form there.
+//! [`Heartbeat`]: what a pod says of itself on the topic, and its form there.
 //!
-//! Anyone who may publish can send one: what does not read as a pulse is refused here, never believed and never fatal.
+//! Anyone who may publish can send one: what does not read as a heartbeat is refused here, never believed and never fatal.
 
 use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Event, PULSE};
+use crate::event::{Event, HEARTBEAT};
 
 /// The longest name of a feed, in bytes: Pub/Sub's own bound.
 const MAX_FEED: usize = 255;
@@ -22,25 +22,25 @@ const MAX_INTERVAL: f64 = 3_600.0;
 
 /// "I am here."
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Pulse {
+pub struct Heartbeat {
     /// The pod's name.
     pub pod: Arc<str>,
     /// Its feed's name, which is new for each life of the feed.
     pub feed: Arc<str>,
     /// How many connections it holds.
     pub connections: u64,
-    /// The longest time until its next pulse, in seconds.
+    /// The longest time until its next heartbeat, in seconds.
     interval: f64,
 }
 
-impl Pulse {
-    /// A pulse of this moment.
+impl Heartbeat {
+    /// A heartbeat of this moment.
     #[must_use]
     pub fn new(pod: Arc<str>, feed: Arc<str>, connections: usize, interval: Duration) -> Self {
         Self { pod, feed, connections: connections as u64, interval: interval.as_secs_f64() }
     }
 
-    /// The longest time until the pod's next pulse.
+    /// The longest time until the pod's next heartbeat.
     #[must_use]
     pub fn interval(&self) -> Duration {
         Duration::from_secs_f64(self.interval)
@@ -50,19 +50,19 @@ impl Pulse {
     #[must_use]
     pub fn event(&self) -> Event {
         let data = serde_json::to_vec(self).expect("names and numbers have a JSON form");
-        Event::new(format!("/pods/{}", self.pod).into(), PULSE, None, data.into())
+        Event::new(format!("/pods/{}", self.pod).into(), HEARTBEAT, None, data.into())
     }
 
-    /// Reads the pulse in an event of the kind [`PULSE`]; `None` if it holds none.
+    /// Reads the heartbeat in an event of the kind [`HEARTBEAT`]; `None` if it holds none.
     #[must_use]
     pub fn read(event: &Event) -> Option<Self> {
-        let pulse: Self = serde_json::from_slice(&event.data).ok()?;
+        let heartbeat: Self = serde_json::from_slice(&event.data).ok()?;
         let is_name = |name: &str, most| !name.is_empty() && name.len() <= most && name.is_ascii();
-        let is_sound = is_name(&pulse.pod, MAX_POD)
-            && is_name(&pulse.feed, MAX_FEED)
-            && pulse.connections <= MAX_CONNECTIONS
-            && (0.0..=MAX_INTERVAL).contains(&pulse.interval);
-        is_sound.then_some(pulse)
+        let is_sound = is_name(&heartbeat.pod, MAX_POD)
+            && is_name(&heartbeat.feed, MAX_FEED)
+            && heartbeat.connections <= MAX_CONNECTIONS
+            && (0.0..=MAX_INTERVAL).contains(&heartbeat.interval);
+        is_sound.then_some(heartbeat)
     }
 }
 
@@ -73,15 +73,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pulse_survives_the_topic() {
-        let pulse = Pulse::new("pod-1".into(), "events.pod-1.1f".into(), 7, Duration::from_millis(1_500));
-        let event = pulse.event();
-        assert_eq!((&*event.kind, event.author.clone()), (PULSE, None));
-        assert_eq!(Pulse::read(&event), Some(pulse));
+    fn a_heartbeat_survives_the_topic() {
+        let heartbeat = Heartbeat::new("pod-1".into(), "events.pod-1.1f".into(), 7, Duration::from_millis(1_500));
+        let event = heartbeat.event();
+        assert_eq!((&*event.kind, event.author.clone()), (HEARTBEAT, None));
+        assert_eq!(Heartbeat::read(&event), Some(heartbeat));
     }
 
     #[test]
-    fn garbage_is_no_pulse() {
+    fn garbage_is_no_heartbeat() {
         let long = "x".repeat(256);
         for data in [
             "",
@@ -95,8 +95,8 @@ mod tests {
             &format!(r#"{{"pod":"p","feed":"{long}","connections":1,"interval":10}}"#),
         ] {
             let data = Bytes::copy_from_slice(data.as_bytes());
-            let event = Event::new("/pods/p".into(), PULSE, None, data);
-            assert_eq!(Pulse::read(&event), None, "{event:?}");
+            let event = Event::new("/pods/p".into(), HEARTBEAT, None, data);
+            assert_eq!(Heartbeat::read(&event), None, "{event:?}");
         }
     }
 }
