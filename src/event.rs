@@ -13,7 +13,7 @@ use uuid::Uuid;
 /// An event's data as the domain decoded it, for the resolvers that take it by its type.
 pub type Payload = Arc<dyn Any + Send + Sync>;
 
-/// The kind of the events by which pods know of each other ([`crate::fleet`]). No domain reads them.
+/// The kind of the events by which pods know of each other ([`crate::membership`]). No domain reads them.
 pub const HEARTBEAT: &str = "relay.heartbeat.v1";
 
 /// One thing that happened, as every pod sees it.

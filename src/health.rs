@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     broker::FeedState,
-    fleet::{Fleet, Size},
+    membership::{Membership, Size},
 };
 
 /// The gates that readiness depends on. Clones look at the same gates.
 #[derive(Clone)]
 pub struct Health {
     feed: watch::Receiver<FeedState>,
-    fleet: Fleet,
+    membership: Membership,
     drain: CancellationToken,
 }
 
@@ -35,7 +35,7 @@ pub struct Readiness {
     /// One line for each gate that is.
     pub reasons: Vec<String>,
     /// The pods that live, this one among them once its heartbeats come back.
-    pub fleet: Size,
+    pub membership: Size,
     /// How many seconds this pod's last heartbeat took to come back; `None` before the first.
     pub lag: Option<f64>,
 }
@@ -43,8 +43,8 @@ pub struct Readiness {
 impl Health {
     /// Readiness of a pod with this feed, which stops when `drain` is cancelled.
     #[must_use]
-    pub const fn new(feed: watch::Receiver<FeedState>, fleet: Fleet, drain: CancellationToken) -> Self {
-        Self { feed, fleet, drain }
+    pub const fn new(feed: watch::Receiver<FeedState>, membership: Membership, drain: CancellationToken) -> Self {
+        Self { feed, membership, drain }
     }
 
     /// Shows readiness and the feed's state as metrics.
@@ -71,7 +71,7 @@ impl Health {
     fn feed_state(&self) -> &'static str {
         match &*self.feed.borrow() {
             FeedState::Opening(_) => "opening",
-            FeedState::Open(_) if self.fleet.awaits().is_some() => "catching_up",
+            FeedState::Open(_) if self.membership.awaits().is_some() => "catching_up",
             FeedState::Open(_) => "ready",
             FeedState::Closed => "closed",
         }
@@ -82,7 +82,7 @@ impl Health {
     pub fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
         match &*self.feed.borrow() {
-            FeedState::Open(_) => reasons.extend(self.fleet.awaits().map(|what| format!("feed: {what}"))),
+            FeedState::Open(_) => reasons.extend(self.membership.awaits().map(|what| format!("feed: {what}"))),
             FeedState::Opening(None) => reasons.push("feed: opening".to_owned()),
             FeedState::Opening(Some(why)) => reasons.push(format!("feed: {why}")),
             FeedState::Closed => reasons.push("feed: closed".to_owned()),
@@ -90,8 +90,8 @@ impl Health {
         if self.drain.is_cancelled() {
             reasons.push("draining".to_owned());
         }
-        let lag = self.fleet.lag().map(|lag| lag.as_secs_f64());
-        Readiness { ready: reasons.is_empty(), reasons, fleet: self.fleet.size(), lag }
+        let lag = self.membership.lag().map(|lag| lag.as_secs_f64());
+        Readiness { ready: reasons.is_empty(), reasons, membership: self.membership.size(), lag }
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
     use opentelemetry::metrics::{MeterProvider, noop::NoopMeterProvider};
 
     use super::*;
-    use crate::fleet;
+    use crate::membership;
 
     #[test]
     fn each_shut_gate_is_named() {
@@ -128,11 +128,11 @@ mod tests {
         let (drain, meter) =
             (CancellationToken::new(), MeterProvider::meter(&NoopMeterProvider::new(), "test"));
         let (interval, orphan_after) = (Duration::from_secs(10), Duration::from_secs(180));
-        let fleet = Fleet::new(fleet::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
-        let health = Health::new(feed, fleet.clone(), drain.clone());
+        let membership = Membership::new(membership::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
+        let health = Health::new(feed, membership.clone(), drain.clone());
         assert_eq!(health.readiness().reasons, ["feed: no such topic"]);
         state.send_replace(FeedState::Open("f".into()));
-        fleet.follow(&state.borrow());
+        membership.follow(&state.borrow());
         assert_eq!(health.readiness().reasons, ["feed: this pod's heartbeat has not come back yet"]);
         drain.cancel();
         let readiness = health.readiness();

@@ -15,7 +15,7 @@
 //! The way in:
 //! - [`broker`]: the ports to a broker, and the one in memory
 //! - [`pubsub`]: Google's, the only room that knows Google's crates
-//! - [`fleet`]: who else is alive, and whether this pod hears
+//! - [`membership`]: who else is alive, and whether this pod hears
 //! - [`relay`]: the loop, from the feed to the hub
 //! - [`hub`]: who watches here, and the recent events for those who come back
 //!
@@ -48,7 +48,7 @@ pub mod doctor;
 pub mod domain;
 pub mod emulator;
 pub mod event;
-pub mod fleet;
+pub mod membership;
 pub mod graphql;
 pub mod health;
 pub mod hub;

@@ -25,7 +25,7 @@ use crate::{
     auth::{self, Authenticator},
     broker::{Feed, Publish, Reopen, memory},
     contract::Domain,
-    fleet::{self, Fleet},
+    membership::{self, Membership},
     graphql::{Api, Engine, Outlet},
     health::Health,
     hub::{Hub, window::Bounds},
@@ -57,7 +57,7 @@ pub struct Settings {
     pub introspection: bool,
     /// How far back clients can resume, and how long event ids are remembered.
     pub window: Bounds,
-    /// Between two heartbeats, in a fleet that is not large.
+    /// Between two heartbeats, in a membership that is not large.
     pub heartbeat_interval: Duration,
     /// How long a pod must have been silent for its feeds to be orphans.
     pub orphan_after: Duration,
@@ -157,15 +157,15 @@ impl Pod {
         let Connected { publisher, feed, janitor } = connect(settings.broker).await?;
 
         let (stop, tasks) = (Stop::new(settings.drain), TaskTracker::new());
-        let fleet = Fleet::new(
-            fleet::Settings {
+        let membership = Membership::new(
+            membership::Settings {
                 pod: settings.name.as_str().into(),
                 interval: settings.heartbeat_interval,
                 orphan_after: settings.orphan_after,
             },
             &meter,
         );
-        let health = Health::new(feed.state(), fleet.clone(), stop.unready.clone());
+        let health = Health::new(feed.state(), membership.clone(), stop.unready.clone());
         health.observe(&meter);
         let memory = Memory { began: SystemTime::now(), window: settings.window.span };
         let hub = Hub::new(&topic, settings.window, memory.began);
@@ -173,7 +173,7 @@ impl Pod {
         if settings.web.debug_token.is_some() {
             hub.follow_events();
         }
-        let relay = Relay::new(domain.clone(), hub.clone(), fleet.clone(), memory, &meter);
+        let relay = Relay::new(domain.clone(), hub.clone(), membership.clone(), memory, &meter);
         let reopen = feed.reopen();
         tasks.spawn(run_relay(relay, feed, stop.feed.clone()));
 
@@ -193,9 +193,9 @@ impl Pod {
             tasks.spawn(serve(listener, web::admin(site.clone()), stop.feed.clone()));
         }
         if let Some(janitor) = janitor {
-            tasks.spawn(clean(janitor, fleet.clone(), settings.orphan_after, meter, stop.feed.clone()));
+            tasks.spawn(clean(janitor, membership.clone(), settings.orphan_after, meter, stop.feed.clone()));
         }
-        tasks.spawn(heartbeat(fleet, publisher.clone(), reopen, site.clone(), stop.feed.clone()));
+        tasks.spawn(heartbeat(membership, publisher.clone(), reopen, site.clone(), stop.feed.clone()));
         tasks.spawn(serve(
             listener,
             web::router(site.clone(), settings.admin_listen.is_none()),
@@ -267,17 +267,17 @@ async fn run_relay(mut relay: Relay, mut feed: Box<dyn Feed>, close: Cancellatio
 }
 
 async fn heartbeat(
-    fleet: Fleet,
+    membership: Membership,
     publisher: Arc<dyn Publish>,
     reopen: Reopen,
     site: Arc<Site>,
     stop: CancellationToken,
 ) {
     let connections = || site.connections.count();
-    stop.run_until_cancelled(fleet.run(publisher.as_ref(), &reopen, connections)).await;
+    stop.run_until_cancelled(membership.run(publisher.as_ref(), &reopen, connections)).await;
 }
 
-async fn clean(janitor: Janitor, fleet: Fleet, every: Duration, meter: Meter, stop: CancellationToken) {
-    let is_orphan = |pod: &str, created| fleet.is_orphan(pod, created);
+async fn clean(janitor: Janitor, membership: Membership, every: Duration, meter: Meter, stop: CancellationToken) {
+    let is_orphan = |pod: &str, created| membership.is_orphan(pod, created);
     stop.run_until_cancelled(janitor.run(every, is_orphan, &meter)).await;
 }

@@ -25,7 +25,7 @@ use crate::{
     broker::{Feed, FeedState, MIN_RETENTION, Received},
     contract::{Domain, Unreadable},
     event::Event,
-    fleet::{Fleet, Heard, History},
+    membership::{Membership, Heard, History},
     hub::{HEAD_START, Hub},
     telemetry::traces,
 };
@@ -45,7 +45,7 @@ const MALFORMED_HEARTBEAT: &str = "malformed_heartbeat";
 pub struct Relay {
     domain: Arc<dyn Domain>,
     hub: Hub,
-    fleet: Fleet,
+    membership: Membership,
     /// The name of the feed's present life.
     feed: Option<Arc<str>>,
     seen: Seen,
@@ -70,11 +70,11 @@ pub struct Memory {
 
 impl Relay {
     /// A relay of a pod that begins now, and remembers event ids for as long as a new feed may repeat them.
-    pub fn new(domain: Arc<dyn Domain>, hub: Hub, fleet: Fleet, memory: Memory, meter: &Meter) -> Self {
+    pub fn new(domain: Arc<dyn Domain>, hub: Hub, membership: Membership, memory: Memory, meter: &Meter) -> Self {
         Self {
             domain,
             hub,
-            fleet,
+            membership,
             feed: None,
             seen: Seen::new(memory.window.max(MIN_RETENTION)),
             memory,
@@ -90,7 +90,7 @@ impl Relay {
         let mut state = feed.state();
         self.follow(&mut state);
         loop {
-            let due = self.fleet.due();
+            let due = self.membership.due();
             select! {
                 // What waits in the feed is looked at before it counts as not having come.
                 biased;
@@ -115,7 +115,7 @@ impl Relay {
         if let FeedState::Open(name) = &*state {
             self.feed = Some(name.clone());
         }
-        if self.fleet.follow(&state) {
+        if self.membership.follow(&state) {
             // The next life may repeat what is forgotten; but old events that were published later never came.
             let forgotten = self.newest.take().and_then(|newest| newest.checked_sub(self.seen.window));
             self.news_since = self.news_since.max(forgotten.unwrap_or(SystemTime::UNIX_EPOCH));
@@ -125,7 +125,7 @@ impl Relay {
 
     /// Whether the feed has caught up, and what that says.
     fn settle(&mut self, reaches_back: bool) {
-        let Some(history) = self.fleet.settle() else { return };
+        let Some(history) = self.membership.settle() else { return };
         match history {
             History::Whole => {}
             History::First { since, own, came } => {
@@ -151,7 +151,7 @@ impl Relay {
     }
 
     async fn hear(&mut self, event: Event, message_id: &str) {
-        match self.fleet.hear(&event) {
+        match self.membership.hear(&event) {
             Heard::Heartbeat => {
                 self.newest = self.newest.map(|newest| event.published.map_or(newest, |at| newest.max(at)));
                 self.hub.advance(&event);
@@ -194,7 +194,7 @@ impl Relay {
         };
         let is_news = event.published.is_none_or(|published| published >= self.news_since);
         let (id, kind) = (event.id.clone(), event.kind.clone());
-        let (pod, topic, feed) = (self.fleet.pod(), self.hub.topic(), self.feed.as_deref());
+        let (pod, topic, feed) = (self.membership.pod(), self.hub.topic(), self.feed.as_deref());
         let span = traces::process(pod, topic, feed, &id, &kind, event.trace.as_deref());
         let matched = self.hub.dispatch(event, fact, is_news).instrument(span.clone()).await;
         span.record("relay.watchers", i64::try_from(matched).unwrap_or(i64::MAX));

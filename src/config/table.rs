@@ -333,7 +333,7 @@ pub static SETTINGS: &[Concern] = &[
             &INTROSPECTION,
         ],
     },
-    Concern { title: "Fleet", settings: &[&HEARTBEAT_INTERVAL, &ORPHAN_AFTER] },
+    Concern { title: "Membership", settings: &[&HEARTBEAT_INTERVAL, &ORPHAN_AFTER] },
     Concern { title: "Drain", settings: &[&DRAIN_DELAY, &DRAIN_SPREAD, &DRAIN_DEADLINE] },
     Concern { title: "Doctor", settings: &[&URL, &TOKEN_FILE, &HOLD, &GRACE] },
     Concern {

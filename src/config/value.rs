@@ -137,7 +137,7 @@ pub(super) fn pod(text: &str) -> Parsed<String> {
     }
 }
 
-/// `pod-x7k2mf`: without letters that look like digits, and long enough (10^9) that the pods of a fleet hardly collide,
+/// `pod-x7k2mf`: without letters that look like digits, and long enough (10^9) that the pods of a membership hardly collide,
 /// because a pod takes feeds of its own name for left-overs.
 pub(super) fn random_pod() -> String {
     const LETTERS: &[u8] = b"abcdefghjkmnpqrstuvwxyz23456789";

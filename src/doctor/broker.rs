@@ -19,7 +19,7 @@ use self::verdict::Verdict;
 use super::{Finding, Report, Settings};
 use crate::{
     event::Event,
-    fleet::Heartbeat,
+    membership::Heartbeat,
     pubsub::{
         self, Checkup,
         admin::AdminError,
@@ -42,7 +42,7 @@ const LIST: &str = "pubsub.subscriptions.list";
 /// How long a server may take to tell the time.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How far back heartbeats are heard, if the topic retains them: three intervals of a fleet of a thousand pods.
+/// How far back heartbeats are heard, if the topic retains them: three intervals of a membership of a thousand pods.
 const REACH: Duration = Duration::from_secs(600);
 
 /// A machine that is busy, and a feed that has just begun, take their time.

@@ -13,7 +13,7 @@ use super::Pod;
 use crate::{telemetry, web::serve::LAST_REQUEST};
 
 /// How long a pod may take to put away its feed, and then to flush its publisher, once its connections have ended.
-/// Both are kept even past the deadline: a feed that is left behind costs the fleet more than these seconds.
+/// Both are kept even past the deadline: a feed that is left behind costs the membership more than these seconds.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const _: () =

@@ -215,7 +215,7 @@ impl Keeper {
     }
 
     /// Where a new feed begins: before the last heartbeat that came through, which must come once more, so that the relay
-    /// knows that nothing was lost between ([`crate::fleet`] says why).
+    /// knows that nothing was lost between ([`crate::membership`] says why).
     fn since(&self) -> SystemTime {
         let reach = SystemTime::now()
             .checked_sub(self.clients.admin.replay_window())

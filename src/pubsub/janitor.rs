@@ -71,7 +71,7 @@ impl Janitor {
         show("orphaned", 0);
         deleted.add(0, &[]);
         loop {
-            // A fleet that started at once does not look at once.
+            // A membership that started at once does not look at once.
             sleep(every.min(INTERVAL).mul_f64(rand::random_range(1.0..1.5))).await;
             match self.sweep(&is_orphan).await {
                 Ok(swept) => {

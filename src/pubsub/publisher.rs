@@ -178,7 +178,7 @@ fn failure(error: ClientError) -> PublishError {
 }
 
 /// Heartbeats have one lane for all pods: none waits behind an event, and a feed brings them in the order of the topic, so
-/// that one which is missing before another is lost and not late ([`crate::fleet`] relies on that).
+/// that one which is missing before another is lost and not late ([`crate::membership`] relies on that).
 fn lane(event: &Event) -> String {
     match &*event.kind {
         HEARTBEAT => "heartbeats".to_owned(),

@@ -9,7 +9,7 @@ use crate::{
     audience::{Audience, Interests, Viewer},
     broker::{Ack, Reopen},
     contract::{Fact, Identity},
-    fleet::{self, Heartbeat},
+    membership::{self, Heartbeat},
     hub::{Outbox, Relayed, Render, Step, Watch, window::Bounds},
 };
 
@@ -93,9 +93,9 @@ impl Pod {
         let meter = NoopMeterProvider::new().meter("test");
         let hub = Hub::new("t", Bounds { span: WINDOW, bytes: 1 << 20 }, began);
         let (interval, orphan_after) = (SECOND * 10, SECOND * 180);
-        let fleet = Fleet::new(fleet::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
+        let membership = Membership::new(membership::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
         let memory = Memory { began, window: WINDOW };
-        let mut relay = Relay::new(Arc::new(Anything), hub.clone(), fleet, memory, &meter);
+        let mut relay = Relay::new(Arc::new(Anything), hub.clone(), membership, memory, &meter);
         let (events, received) = mpsc::channel(16);
         let state = watch::Sender::new(FeedState::Opening(None));
         let mut feed = Fed { events: received, state: state.subscribe(), reaches_back };

@@ -9,7 +9,7 @@ use crate::{
     support::{Relay, Setup, Topic},
 };
 
-/// What every pod here is set to: the fleet's times are short, so that they pass within a test.
+/// What every pod here is set to: the membership's times are short, so that they pass within a test.
 const SETTINGS: [(&str, &str); 2] = [("RELAY_HEARTBEAT_INTERVAL", "1s"), ("RELAY_ORPHAN_AFTER", "5s")];
 
 /// After what silence a pod counts as dead, as set here.

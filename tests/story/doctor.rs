@@ -78,7 +78,7 @@ impl Drop for File {
 }
 
 #[tokio::test]
-async fn a_healthy_fleet_has_nothing_wrong() {
+async fn a_healthy_membership_has_nothing_wrong() {
     let Some(topic) = Topic::fresh().await else { return };
     topic.make(Some("600s")).await;
     let pods = ["sound1", "sound2"]

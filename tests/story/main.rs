@@ -17,7 +17,7 @@ mod doctor;
 mod drain;
 mod explain;
 mod faults;
-mod fleet;
+mod membership;
 mod flood;
 mod foreign;
 mod frames;

@@ -1,12 +1,12 @@
 //! Heartbeats: who is alive, how far behind the topic this pod is, whether its feed hears, and which feeds are orphans.
 //!
 //! Every pod says on the topic that it is there, when its feed opens and then again and again. Nothing else is needed to
-//! know the fleet: no store, no second protocol. Heartbeats are for pods: none reaches a client, a window or a domain.
+//! know the membership: no store, no second protocol. Heartbeats are for pods: none reaches a client, a window or a domain.
 //!
-//! [`Fleet::hear`] and its kin are called by the relay for all that the feed brings; [`Fleet::run`] is the task that
+//! [`Membership::hear`] and its kin are called by the relay for all that the feed brings; [`Membership::run`] is the task that
 //! heartbeats, and asks for a new feed when nothing comes back.
 
-mod census;
+mod members;
 mod hearing;
 mod heartbeat;
 
@@ -26,9 +26,9 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-pub use self::{census::Size, hearing::History, heartbeat::Heartbeat};
+pub use self::{members::Size, hearing::History, heartbeat::Heartbeat};
 use self::{
-    census::{Census, PATIENCE},
+    members::{Members, PATIENCE},
     hearing::Hearing,
 };
 use crate::{
@@ -55,7 +55,7 @@ const ON_THE_WAY: usize = 16;
 pub struct Settings {
     /// The pod's name.
     pub pod: Arc<str>,
-    /// Between two heartbeats, in a fleet that is not large.
+    /// Between two heartbeats, in a membership that is not large.
     pub interval: Duration,
     /// How long a pod must have been silent for its feeds to be orphans.
     pub orphan_after: Duration,
@@ -63,7 +63,7 @@ pub struct Settings {
 
 /// What one pod knows of all. Clones are the same.
 #[derive(Clone)]
-pub struct Fleet(Arc<Shared>);
+pub struct Membership(Arc<Shared>);
 
 struct Shared {
     settings: Settings,
@@ -75,7 +75,7 @@ struct Shared {
 }
 
 struct State {
-    census: Census,
+    members: Members,
     hearing: Hearing,
     on_the_way: VecDeque<OnTheWay>,
     lag: Option<Duration>,
@@ -93,7 +93,7 @@ struct OnTheWay {
     awaited: Option<Instant>,
 }
 
-/// What an event is to the fleet.
+/// What an event is to the membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// A heartbeat: it has done its work.
@@ -104,14 +104,14 @@ pub enum Heard {
     Event,
 }
 
-impl Fleet {
-    /// A fleet of which nothing is known yet.
+impl Membership {
+    /// A membership of which nothing is known yet.
     #[must_use]
     pub fn new(settings: Settings, meter: &Meter) -> Self {
         let counter = |name, description| meter.u64_counter(name).with_description(description).build();
-        let fleet = Self(Arc::new(Shared {
+        let membership = Self(Arc::new(Shared {
             state: Mutex::new(State {
-                census: Census::new(),
+                members: Members::new(),
                 hearing: Hearing::new(settings.interval),
                 on_the_way: VecDeque::new(),
                 lag: None,
@@ -122,29 +122,29 @@ impl Fleet {
             heartbeats: counter("relay.heartbeats", "Heartbeats handed to the topic, by outcome."),
             silences: counter("relay.feed.silences", "Feeds given up because nothing came through them."),
         }));
-        fleet.observe(meter);
-        fleet.0.silences.add(0, &[]);
+        membership.observe(meter);
+        membership.0.silences.add(0, &[]);
         for outcome in [ACKNOWLEDGED, FAILED] {
-            fleet.0.heartbeats.add(0, &[KeyValue::new("outcome", outcome)]);
+            membership.0.heartbeats.add(0, &[KeyValue::new("outcome", outcome)]);
         }
-        fleet
+        membership
     }
 
     fn observe(&self, meter: &Meter) {
         let gauge = |name, description, value: fn(Size) -> u64| {
-            let fleet = self.clone();
+            let membership = self.clone();
             let gauge = meter.u64_observable_gauge(name).with_description(description);
-            gauge.with_callback(move |gauge| gauge.observe(value(fleet.size()), &[])).build();
+            gauge.with_callback(move |gauge| gauge.observe(value(membership.size()), &[])).build();
         };
-        gauge("relay.fleet.pods", "Pods that live, as their heartbeats tell.", |size| size.pods);
-        gauge("relay.fleet.connections", "Connections of all of them.", |size| size.connections);
-        let fleet = self.clone();
+        gauge("relay.membership.pods", "Pods that live, as their heartbeats tell.", |size| size.pods);
+        gauge("relay.membership.connections", "Connections of all of them.", |size| size.connections);
+        let membership = self.clone();
         meter
             .f64_observable_gauge("relay.feed.lag")
             .with_unit("s")
             .with_description("From the publishing of this pod's last heartbeat to its coming back.")
             .with_callback(move |gauge| {
-                if let Some(lag) = fleet.lag() {
+                if let Some(lag) = membership.lag() {
                     gauge.observe(lag.as_secs_f64(), &[]);
                 }
             })
@@ -160,7 +160,7 @@ impl Fleet {
     /// Pods that live, and their connections.
     #[must_use]
     pub fn size(&self) -> Size {
-        self.state().census.size()
+        self.state().members.size()
     }
 
     /// How long the last own heartbeat took to come back, or how long one has been missing, if that is longer.
@@ -190,9 +190,9 @@ impl Fleet {
     pub fn is_orphan(&self, pod: &str, created: SystemTime) -> bool {
         let Settings { pod: own, interval, orphan_after } = &self.0.settings;
         let state = self.state();
-        let patience = (*orphan_after).max(state.census.interval(*interval) * PATIENCE);
+        let patience = (*orphan_after).max(state.members.interval(*interval) * PATIENCE);
         let has_listened = state.hearing.caught_up().is_some_and(|since| since.elapsed() >= patience);
-        has_listened && *pod != **own && state.census.is_orphan(pod, created, patience)
+        has_listened && *pod != **own && state.members.is_orphan(pod, created, patience)
     }
 
     /// Follows the feed's state. Whether the pod has to catch up anew.
@@ -232,7 +232,7 @@ impl Fleet {
             state.hearing.hear(event, None, now);
             return Heard::Garbage;
         };
-        state.census.hear(&heartbeat, published);
+        state.members.hear(&heartbeat, published);
         state.hearing.hear(event, Some(&heartbeat.feed), now);
         if let Some(own) = state.on_the_way.iter().position(|own| own.id == event.id) {
             // They share a lane: what was sent before and is not here yet is not going to be.
@@ -262,7 +262,7 @@ impl Fleet {
         let mut lives = self.0.life.subscribe();
         loop {
             let Some(life) = open(&mut lives).await else { return };
-            let interval = self.state().census.interval(self.0.settings.interval);
+            let interval = self.state().members.interval(self.0.settings.interval);
             let heartbeat = Heartbeat::new(self.0.settings.pod.clone(), life, connections(), interval);
             let pause = match self.publish(&heartbeat.event(), publisher).await {
                 // Never longer than announced, and not in step with the others that started with us.
@@ -338,7 +338,7 @@ impl Fleet {
         let (heard, is_proven) = state.hearing.heard()?;
         let patience = if is_proven { base * PATIENCE } else { (base * PATIENCE).max(FIRST_PATIENCE) };
         let own = state.on_the_way.iter().find_map(|own| own.awaited);
-        let own_patience = patience.max(state.census.interval(base) * PATIENCE);
+        let own_patience = patience.max(state.members.interval(base) * PATIENCE);
         Some(own.map_or(heard + patience, |awaited| (awaited + own_patience).min(heard + patience)))
     }
 

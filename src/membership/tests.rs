@@ -11,36 +11,36 @@ use crate::broker::{Feed, PublishError, Received, memory::Topic};
 
 const TEN: Duration = Duration::from_secs(10);
 
-fn fleet(pod: &str) -> Fleet {
+fn membership(pod: &str) -> Membership {
     let settings = Settings { pod: pod.into(), interval: TEN, orphan_after: Duration::from_secs(180) };
-    Fleet::new(settings, &NoopMeterProvider::new().meter("test"))
+    Membership::new(settings, &NoopMeterProvider::new().meter("test"))
 }
 
-/// What the relay does with a feed, for the fleet's part.
-async fn relay(fleet: Fleet, mut feed: Box<dyn Feed>) {
+/// What the relay does with a feed, for the membership's part.
+async fn relay(membership: Membership, mut feed: Box<dyn Feed>) {
     let mut state = feed.state();
-    fleet.follow(&state.borrow_and_update());
+    membership.follow(&state.borrow_and_update());
     loop {
-        let due = fleet.due();
+        let due = membership.due();
         select! {
             biased;
-            Ok(()) = state.changed() => { fleet.follow(&state.borrow_and_update()); }
+            Ok(()) = state.changed() => { membership.follow(&state.borrow_and_update()); }
             received = feed.next() => {
                 let Some(Received { event: Ok(event), .. }) = received else { return };
-                fleet.hear(&event);
+                membership.hear(&event);
             }
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => { fleet.settle(); }
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => { membership.settle(); }
         }
     }
 }
 
 /// A pod with this many connections.
-fn pod(tasks: &mut JoinSet<()>, name: &str, topic: &Topic, connections: usize) -> Fleet {
-    let (fleet, feed) = (fleet(name), Box::new(topic.open_feed()));
-    let (reopen, publisher, pulsing) = (feed.reopen(), topic.clone(), fleet.clone());
-    tasks.spawn(relay(fleet.clone(), feed));
+fn pod(tasks: &mut JoinSet<()>, name: &str, topic: &Topic, connections: usize) -> Membership {
+    let (membership, feed) = (membership(name), Box::new(topic.open_feed()));
+    let (reopen, publisher, pulsing) = (feed.reopen(), topic.clone(), membership.clone());
+    tasks.spawn(relay(membership.clone(), feed));
     tasks.spawn(async move { pulsing.run(&publisher, &reopen, || connections).await });
-    fleet
+    membership
 }
 
 #[tokio::test(start_paused = true)]
@@ -52,9 +52,9 @@ async fn pods_know_of_each_other() {
     let two = pod(&mut tasks, "two", &topic, 4);
     sleep(Duration::from_secs(1)).await;
     assert_eq!((one.awaits(), two.awaits()), (None, None));
-    for fleet in [&one, &two] {
-        assert_eq!(fleet.size(), Size { pods: 2, connections: 7 });
-        assert!(fleet.lag().is_some_and(|lag| lag < Duration::from_secs(1)));
+    for membership in [&one, &two] {
+        assert_eq!(membership.size(), Size { pods: 2, connections: 7 });
+        assert!(membership.lag().is_some_and(|lag| lag < Duration::from_secs(1)));
     }
     assert!(!one.is_orphan("three", SystemTime::UNIX_EPOCH), "it has not listened for long enough");
     sleep(TEN * 18).await;
@@ -64,13 +64,13 @@ async fn pods_know_of_each_other() {
 
 #[tokio::test(start_paused = true)]
 async fn garbage_that_calls_itself_a_heartbeat_is_told_apart() {
-    let fleet = fleet("pod");
+    let membership = membership("pod");
     let mut event = Event::new("/elsewhere".into(), HEARTBEAT, None, "{}".into());
     event.published = Some(SystemTime::now());
-    assert_eq!(fleet.hear(&event), Heard::Garbage);
+    assert_eq!(membership.hear(&event), Heard::Garbage);
     event.kind = "template.added.v1".into();
-    assert_eq!(fleet.hear(&event), Heard::Event);
-    assert_eq!(fleet.size(), Size::default());
+    assert_eq!(membership.hear(&event), Heard::Event);
+    assert_eq!(membership.size(), Size::default());
 }
 
 /// A topic that takes nothing.
@@ -87,11 +87,11 @@ impl Publish for Refusing {
 
 #[tokio::test(start_paused = true)]
 async fn a_heartbeat_that_the_topic_refused_is_no_lag_of_the_feed() {
-    let fleet = fleet("pod");
-    fleet.follow(&FeedState::Open("first".into()));
-    timeout(TEN, fleet.run(&Refusing, &Reopen::default(), || 0)).await.unwrap_err();
-    assert_eq!(fleet.lag(), None);
-    assert!(fleet.awaits().is_some_and(|what| what.contains("topic unavailable")), "{:?}", fleet.awaits());
+    let membership = membership("pod");
+    membership.follow(&FeedState::Open("first".into()));
+    timeout(TEN, membership.run(&Refusing, &Reopen::default(), || 0)).await.unwrap_err();
+    assert_eq!(membership.lag(), None);
+    assert!(membership.awaits().is_some_and(|what| what.contains("topic unavailable")), "{:?}", membership.awaits());
 }
 
 /// A feed whose lives a test makes, and a topic that brings back what was published as long as it is not cut.
@@ -144,18 +144,18 @@ impl Publish for Loop {
 
 #[tokio::test(start_paused = true)]
 async fn a_feed_with_a_long_backlog_is_not_silent() {
-    let (fleet, reopen, mut tasks) = (fleet("pod"), Reopen::default(), JoinSet::new());
+    let (membership, reopen, mut tasks) = (membership("pod"), Reopen::default(), JoinSet::new());
     let (events, mut taken) = mpsc::channel(16);
     let topic = Loop { events, is_cut: Arc::default() };
-    let (pulsing, asked) = (fleet.clone(), reopen.clone());
-    fleet.follow(&FeedState::Open("first".into()));
+    let (pulsing, asked) = (membership.clone(), reopen.clone());
+    membership.follow(&FeedState::Open("first".into()));
     tasks.spawn(async move { pulsing.run(&topic, &asked, || 0).await });
     // Its heartbeats stand behind minutes of old events
     let backlog = async {
         for _ in 0..120 {
             let mut old = Event::new("/test".into(), "k", None, "{}".into());
             old.published = Some(SystemTime::now() - TEN * 60);
-            fleet.hear(&old);
+            membership.hear(&old);
             sleep(Duration::from_secs(1)).await;
             while taken.try_recv().is_ok() {}
         }
@@ -169,7 +169,7 @@ async fn a_feed_with_a_long_backlog_is_not_silent() {
     new.published = Some(SystemTime::now() + TEN * 60);
     let fresh = async {
         loop {
-            fleet.hear(&new);
+            membership.hear(&new);
             sleep(Duration::from_secs(1)).await;
         }
     };
@@ -187,14 +187,14 @@ async fn a_silent_feed_is_given_up_after_three_intervals_and_the_pod_waits_for_t
         (watch::Sender::new(FeedState::Opening(None)), Reopen::default(), Arc::default());
     let feed = Fragile { events: received, state: state.clone(), reopen: reopen.clone() };
     let topic = Loop { events, is_cut: Arc::clone(&is_cut) };
-    let (fleet, mut tasks) = (fleet("pod"), JoinSet::new());
-    tasks.spawn(relay(fleet.clone(), Box::new(feed)));
-    let (pulsing, asked) = (fleet.clone(), reopen.clone());
+    let (membership, mut tasks) = (membership("pod"), JoinSet::new());
+    tasks.spawn(relay(membership.clone(), Box::new(feed)));
+    let (pulsing, asked) = (membership.clone(), reopen.clone());
     tasks.spawn(async move { pulsing.run(&topic, &asked, || 0).await });
 
     state.send_replace(FeedState::Open("first".into()));
     assert!(timeout(TEN * 10, reopen.asked("first")).await.is_err(), "a feed that brings heartbeats is let be");
-    assert_eq!(fleet.awaits(), None);
+    assert_eq!(membership.awaits(), None);
 
     is_cut.store(true, Ordering::Relaxed);
     let cut = Instant::now();
@@ -203,12 +203,12 @@ async fn a_silent_feed_is_given_up_after_three_intervals_and_the_pod_waits_for_t
     state.send_replace(FeedState::Opening(Some("silent".to_owned())));
     state.send_replace(FeedState::Open("second".into()));
     sleep(TEN).await;
-    assert!(fleet.awaits().is_some(), "the second is as dead");
-    assert!(fleet.lag().is_some_and(|lag| lag >= TEN / 2), "{:?}", fleet.lag());
+    assert!(membership.awaits().is_some(), "the second is as dead");
+    assert!(membership.lag().is_some_and(|lag| lag >= TEN / 2), "{:?}", membership.lag());
     reopen.asked("second").await;
 
     is_cut.store(false, Ordering::Relaxed);
     state.send_replace(FeedState::Open("third".into()));
     sleep(TEN * 2).await;
-    assert_eq!(fleet.awaits(), None);
+    assert_eq!(membership.awaits(), None);
 }

@@ -20,10 +20,10 @@ async fn three(topic: &Topic) -> Vec<Relay> {
     join_all(["one", "two", "three"].map(|name| lively(name, topic).start())).await
 }
 
-async fn until_fleet(pod: &Relay, pods: u64, connections: u64) {
-    eventually("every pod knows the fleet", PATIENCE, async || {
+async fn until_membership(pod: &Relay, pods: u64, connections: u64) {
+    eventually("every pod knows the membership", PATIENCE, async || {
         let readiness = pod.http.get("/readyz").await.json();
-        (readiness["fleet"] == json!({ "pods": pods, "connections": connections })).then_some(())
+        (readiness["membership"] == json!({ "pods": pods, "connections": connections })).then_some(())
     })
     .await;
 }
@@ -34,10 +34,10 @@ async fn the_feed_of_a_pod_that_was_killed_is_deleted_and_no_other() {
     let mut pods = three(&topic).await;
     let clients = watchers_on(&pods[0], Dialect::Transport, &["ZOLO", "ZEWI"]).await;
     for pod in &pods {
-        until_fleet(pod, 3, 2).await;
+        until_membership(pod, 3, 2).await;
         let readiness = pod.http.get("/readyz").await.json();
         assert!(readiness["lag"].as_f64().is_some_and(|lag| lag < 30.0), "{readiness}");
-        assert!((pod.metric("relay_fleet_pods").await - 3.0).abs() < 0.5);
+        assert!((pod.metric("relay_membership_pods").await - 3.0).abs() < 0.5);
     }
     let feeds = async |pod: &'static str| topic.feeds_of(pod).await;
     let living = [feeds("one").await, feeds("two").await];
@@ -49,7 +49,7 @@ async fn the_feed_of_a_pod_that_was_killed_is_deleted_and_no_other() {
     })
     .await;
     assert_eq!([feeds("one").await, feeds("two").await], living);
-    until_fleet(&pods[0], 2, 2).await;
+    until_membership(&pods[0], 2, 2).await;
     let mut deleted = 0.0;
     for pod in &pods[..2] {
         deleted += pod.metric("relay_feed_orphans_deleted_total").await;

@@ -1,7 +1,7 @@
 //! What a feed brings, in all orders that matter.
 
 use super::*;
-use crate::fleet::Heartbeat;
+use crate::membership::Heartbeat;
 
 const GRACE: Duration = Duration::from_secs(10);
 

@@ -1,4 +1,4 @@
-//! [`Census`]: the pods that live, as their heartbeats tell.
+//! [`Members`]: the pods that live, as their heartbeats tell.
 //!
 //! Pure, and by the topic's clock alone: a pod whose own clock is wrong must neither die in the eyes of others nor think
 //! them dead.
@@ -19,11 +19,11 @@ pub(super) const PATIENCE: u32 = 3;
 /// Pods that are known at most: as many as a topic has feeds. Heartbeats of more are not noted.
 const MAX_PODS: usize = 10_000;
 
-/// Up to this many pods, each heartbeats at the interval of the settings. Beyond, the interval grows with the fleet, so that a
+/// Up to this many pods, each heartbeats at the interval of the settings. Beyond, the interval grows with the membership, so that a
 /// pod never hears more heartbeats in that time than these.
 const FREQUENT: usize = 50;
 
-/// How large the fleet is.
+/// How large the membership is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Size {
     /// Pods that live.
@@ -34,7 +34,7 @@ pub struct Size {
 
 /// Who sent heartbeats lately.
 #[derive(Debug)]
-pub(super) struct Census {
+pub(super) struct Members {
     pods: HashMap<Arc<str>, Sign>,
     /// The newest time that the topic gave to a heartbeat: now, as far as anybody can tell.
     now: SystemTime,
@@ -48,7 +48,7 @@ struct Sign {
     connections: u64,
 }
 
-impl Census {
+impl Members {
     pub(super) fn new() -> Self {
         Self { pods: HashMap::new(), now: SystemTime::UNIX_EPOCH }
     }
@@ -110,64 +110,64 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + second)
     }
 
-    fn hear(census: &mut Census, pod: &str, second: u64, connections: usize) {
+    fn hear(members: &mut Members, pod: &str, second: u64, connections: usize) {
         let heartbeat = Heartbeat::new(pod.into(), format!("events.{pod}.1").into(), connections, TEN);
-        census.hear(&heartbeat, at(second));
+        members.hear(&heartbeat, at(second));
     }
 
     #[test]
     fn a_pod_is_alive_for_three_of_its_intervals() {
-        let mut census = Census::new();
-        hear(&mut census, "a", 0, 5);
-        hear(&mut census, "b", 30, 7);
-        assert_eq!(census.size(), Size { pods: 2, connections: 12 });
-        hear(&mut census, "b", 31, 8);
-        assert_eq!(census.size(), Size { pods: 1, connections: 8 });
-        hear(&mut census, "b", 25, 99);
-        assert_eq!(census.size().connections, 8, "what comes late is no news");
+        let mut members = Members::new();
+        hear(&mut members, "a", 0, 5);
+        hear(&mut members, "b", 30, 7);
+        assert_eq!(members.size(), Size { pods: 2, connections: 12 });
+        hear(&mut members, "b", 31, 8);
+        assert_eq!(members.size(), Size { pods: 1, connections: 8 });
+        hear(&mut members, "b", 25, 99);
+        assert_eq!(members.size().connections, 8, "what comes late is no news");
     }
 
     #[test]
-    fn the_interval_grows_with_the_fleet_and_its_cost_does_not() {
-        let mut census = Census::new();
+    fn the_interval_grows_with_the_membership_and_its_cost_does_not() {
+        let mut members = Members::new();
         for pods in 1..=400 {
-            hear(&mut census, &format!("pod-{pods}"), 0, 0);
-            let interval = census.interval(TEN);
+            hear(&mut members, &format!("pod-{pods}"), 0, 0);
+            let interval = members.interval(TEN);
             assert!(interval >= TEN);
             assert!(f64::from(pods) / interval.as_secs_f64() <= 5.001, "{pods} pods, {interval:?}");
         }
-        assert_eq!(census.interval(TEN), Duration::from_secs(80));
+        assert_eq!(members.interval(TEN), Duration::from_secs(80));
     }
 
     #[test]
     fn an_orphan_is_old_and_its_pod_silent() {
         let after = Duration::from_secs(180);
-        let mut census = Census::new();
-        hear(&mut census, "living", 100, 0);
-        hear(&mut census, "dead", 100, 0);
-        hear(&mut census, "living", 285, 0);
-        assert!(census.is_orphan("dead", at(0), after));
-        assert!(census.is_orphan("unheard-of", at(0), after));
-        assert!(!census.is_orphan("unheard-of", at(200), after), "its pod may not have sent_heartbeats yet");
-        assert!(!census.is_orphan("living", at(0), after));
-        assert!(!census.is_orphan("of-a-clock-ahead", at(9_999), after));
+        let mut members = Members::new();
+        hear(&mut members, "living", 100, 0);
+        hear(&mut members, "dead", 100, 0);
+        hear(&mut members, "living", 285, 0);
+        assert!(members.is_orphan("dead", at(0), after));
+        assert!(members.is_orphan("unheard-of", at(0), after));
+        assert!(!members.is_orphan("unheard-of", at(200), after), "its pod may not have sent_heartbeats yet");
+        assert!(!members.is_orphan("living", at(0), after));
+        assert!(!members.is_orphan("of-a-clock-ahead", at(9_999), after));
     }
 
     #[test]
     fn a_slow_heartbeat_is_no_death() {
-        let mut census = Census::new();
+        let mut members = Members::new();
         let slow = Heartbeat::new("slow".into(), "f".into(), 0, Duration::from_secs(100));
-        census.hear(&slow, at(0));
-        hear(&mut census, "other", 290, 0);
-        assert!(!census.is_orphan("slow", at(0), Duration::from_secs(180)));
+        members.hear(&slow, at(0));
+        hear(&mut members, "other", 290, 0);
+        assert!(!members.is_orphan("slow", at(0), Duration::from_secs(180)));
     }
 
     #[test]
     fn a_flood_of_names_is_not_noted() {
-        let mut census = Census::new();
+        let mut members = Members::new();
         for pod in 0..MAX_PODS + 10 {
-            hear(&mut census, &pod.to_string(), 0, 0);
+            hear(&mut members, &pod.to_string(), 0, 0);
         }
-        assert_eq!(census.pods.len(), MAX_PODS);
+        assert_eq!(members.pods.len(), MAX_PODS);
     }
 }
