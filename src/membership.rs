@@ -7,7 +7,7 @@
 //! heartbeats, and asks for a new feed when nothing comes back.
 
 mod members;
-mod hearing;
+mod catch_up;
 mod heartbeat;
 
 use std::{
@@ -26,10 +26,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-pub use self::{members::Size, hearing::History, heartbeat::Heartbeat};
+pub use self::{members::Size, catch_up::History, heartbeat::Heartbeat};
 use self::{
     members::{Members, PATIENCE},
-    hearing::Hearing,
+    catch_up::CatchUp,
 };
 use crate::{
     broker::{FeedState, Publish, PublishError, Reopen},
@@ -76,7 +76,7 @@ struct Shared {
 
 struct State {
     members: Members,
-    hearing: Hearing,
+    catch_up: CatchUp,
     on_the_way: VecDeque<OnTheWay>,
     lag: Option<Duration>,
     /// Why the last heartbeat was not taken by the topic.
@@ -112,7 +112,7 @@ impl Membership {
         let membership = Self(Arc::new(Shared {
             state: Mutex::new(State {
                 members: Members::new(),
-                hearing: Hearing::new(settings.interval),
+                catch_up: CatchUp::new(settings.interval),
                 on_the_way: VecDeque::new(),
                 lag: None,
                 failure: None,
@@ -175,7 +175,7 @@ impl Membership {
     #[must_use]
     pub fn awaits(&self) -> Option<String> {
         let state = self.state();
-        if state.hearing.caught_up().is_some() {
+        if state.catch_up.caught_up().is_some() {
             return None;
         }
         Some(match &state.failure {
@@ -191,7 +191,7 @@ impl Membership {
         let Settings { pod: own, interval, orphan_after } = &self.0.settings;
         let state = self.state();
         let patience = (*orphan_after).max(state.members.interval(*interval) * PATIENCE);
-        let has_listened = state.hearing.caught_up().is_some_and(|since| since.elapsed() >= patience);
+        let has_listened = state.catch_up.caught_up().is_some_and(|since| since.elapsed() >= patience);
         has_listened && *pod != **own && state.members.is_orphan(pod, created, patience)
     }
 
@@ -206,8 +206,8 @@ impl Membership {
         }
         let mut state = self.state();
         match &life {
-            Some(life) => state.hearing.begin(life.clone(), Instant::now()),
-            None => state.hearing.end(),
+            Some(life) => state.catch_up.begin(life.clone(), Instant::now()),
+            None => state.catch_up.end(),
         }
         // What was on its way to the last life is no measure for this one.
         state.on_the_way.clear();
@@ -225,15 +225,15 @@ impl Membership {
             own.awaited = own.awaited.map(|_| now);
         }
         if *event.kind != *HEARTBEAT {
-            state.hearing.hear(event, None, now);
+            state.catch_up.hear(event, None, now);
             return Heard::Event;
         }
         let (Some(heartbeat), Some(published)) = (Heartbeat::read(event), event.published) else {
-            state.hearing.hear(event, None, now);
+            state.catch_up.hear(event, None, now);
             return Heard::Garbage;
         };
         state.members.hear(&heartbeat, published);
-        state.hearing.hear(event, Some(&heartbeat.feed), now);
+        state.catch_up.hear(event, Some(&heartbeat.feed), now);
         if let Some(own) = state.on_the_way.iter().position(|own| own.id == event.id) {
             // They share a lane: what was sent before and is not here yet is not going to be.
             let returned = state.on_the_way.drain(..=own).next_back();
@@ -245,12 +245,12 @@ impl Membership {
     /// When to ask [`settle`](Self::settle), if nothing comes before.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        self.state().hearing.due()
+        self.state().catch_up.due()
     }
 
     /// Whether the feed has caught up just now, and what that says of the events before.
     pub fn settle(&self) -> Option<History> {
-        self.state().hearing.settle(Instant::now())
+        self.state().catch_up.settle(Instant::now())
     }
 
     /// Heartbeats, and asks for a new feed when nothing comes back. Runs until it is dropped, cancel-safe.
@@ -335,7 +335,7 @@ impl Membership {
     fn silent_at(&self) -> Option<Instant> {
         let state = self.state();
         let base = self.0.settings.interval;
-        let (heard, is_proven) = state.hearing.heard()?;
+        let (heard, is_proven) = state.catch_up.heard()?;
         let patience = if is_proven { base * PATIENCE } else { (base * PATIENCE).max(FIRST_PATIENCE) };
         let own = state.on_the_way.iter().find_map(|own| own.awaited);
         let own_patience = patience.max(state.members.interval(base) * PATIENCE);

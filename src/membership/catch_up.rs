@@ -1,4 +1,4 @@
-//! [`Hearing`]: what a feed has brought in its present life, and what that proves.
+//! [`CatchUp`]: what a feed has brought in its present life, and what that proves.
 //!
 //! Pure: it is told what came and when, and answers whether the pod has caught up with the topic, and whether something
 //! between two lives of its feed was lost.
@@ -33,7 +33,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 
 /// What one pod's feed has shown.
 #[derive(Debug)]
-pub(super) struct Hearing {
+pub(super) struct CatchUp {
     /// How long a heartbeat that is missing may be late.
     grace: Duration,
     /// The newest heartbeat of any pod.
@@ -82,7 +82,7 @@ pub enum History {
     Lost(Event),
 }
 
-impl Hearing {
+impl CatchUp {
     pub(super) const fn new(grace: Duration) -> Self {
         Self { grace, newest: None, oldest: None, has_caught_up_before: false, life: None }
     }

@@ -1,0 +1,112 @@
+//! What a feed brings, in all orders that matter.
+
+use super::*;
+use crate::membership::Heartbeat;
+
+const GRACE: Duration = Duration::from_secs(10);
+
+struct Topic {
+    start: Instant,
+    second: u64,
+}
+
+impl Topic {
+    fn new() -> Self {
+        Self { start: Instant::now(), second: 0 }
+    }
+
+    fn heartbeat(&mut self, feed: &str) -> Event {
+        let heartbeat = Heartbeat::new("pod".into(), feed.into(), 0, GRACE);
+        self.take(heartbeat.event())
+    }
+
+    fn event(&mut self) -> Event {
+        self.take(Event::new("/test".into(), "k", None, "{}".into()))
+    }
+
+    fn take(&mut self, mut event: Event) -> Event {
+        self.second += 1;
+        event.published = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(self.second));
+        event
+    }
+
+    fn after(&self, millis: u64) -> Instant {
+        self.start + Duration::from_millis(millis)
+    }
+}
+
+#[test]
+fn a_feed_has_caught_up_when_its_own_first_heartbeat_is_back_and_nothing_old_follows() {
+    let mut topic = Topic::new();
+    let mut catch_up = CatchUp::new(GRACE);
+    catch_up.begin("new".into(), topic.start);
+    let (others, old) = (topic.heartbeat("other"), topic.event());
+    catch_up.hear(&others, Some("other"), topic.after(10));
+    assert_eq!(catch_up.due(), None, "another pod's heartbeat says nothing of our feed");
+    let own = topic.heartbeat("new");
+    catch_up.hear(&own, Some("new"), topic.after(20));
+    assert_eq!(catch_up.due(), Some(topic.after(220)));
+    catch_up.hear(&old, None, topic.after(200));
+    assert_eq!(catch_up.settle(topic.after(220)), None, "another lane is still catching up");
+    catch_up.hear(&topic.event(), None, topic.after(300));
+    let (since, own) = (others.published.unwrap(), own.published.unwrap());
+    let history = History::First { since, own, came: topic.after(20) };
+    assert_eq!(catch_up.settle(topic.after(400)), Some(history));
+    assert_eq!(catch_up.settle(topic.after(500)), None, "said once");
+}
+
+/// A feed that has caught up, and the last heartbeat that it brought.
+fn settled(topic: &mut Topic) -> (CatchUp, Event) {
+    let mut catch_up = CatchUp::new(GRACE);
+    catch_up.begin("old".into(), topic.start);
+    let own = topic.heartbeat("old");
+    catch_up.hear(&own, Some("old"), topic.start);
+    assert!(catch_up.settle(topic.after(200)).is_some());
+    (catch_up, own)
+}
+
+#[test]
+fn nothing_is_lost_if_the_last_heartbeat_comes_again_before_our_own() {
+    let mut topic = Topic::new();
+    let (mut catch_up, last) = settled(&mut topic);
+    catch_up.begin("new".into(), topic.after(1_000));
+    assert_eq!(catch_up.caught_up(), None);
+    catch_up.hear(&last, Some("old"), topic.after(1_000));
+    catch_up.hear(&topic.heartbeat("new"), Some("new"), topic.after(1_100));
+    assert_eq!(catch_up.settle(topic.after(1_300)), Some(History::Whole));
+}
+
+#[test]
+fn something_is_lost_if_our_own_comes_and_the_last_does_not() {
+    let mut topic = Topic::new();
+    let (mut catch_up, _) = settled(&mut topic);
+    catch_up.begin("new".into(), topic.after(1_000));
+    let own = topic.heartbeat("new");
+    catch_up.hear(&own, Some("new"), topic.after(1_100));
+    assert_eq!(catch_up.settle(topic.after(1_300)), None, "it may be late");
+    assert_eq!(catch_up.settle(topic.after(11_100)), Some(History::Lost(own)));
+}
+
+#[test]
+fn the_last_heartbeat_may_be_late() {
+    let mut topic = Topic::new();
+    let (mut catch_up, last) = settled(&mut topic);
+    catch_up.begin("new".into(), topic.after(1_000));
+    catch_up.hear(&topic.heartbeat("new"), Some("new"), topic.after(1_100));
+    catch_up.hear(&last, Some("old"), topic.after(9_000));
+    assert_eq!(catch_up.settle(topic.after(9_100)), None);
+    assert_eq!(catch_up.settle(topic.after(9_200)), Some(History::Whole));
+}
+
+#[test]
+fn a_life_that_never_caught_up_is_held_to_what_it_heard() {
+    let mut topic = Topic::new();
+    let mut catch_up = CatchUp::new(GRACE);
+    catch_up.begin("first".into(), topic.start);
+    catch_up.hear(&topic.heartbeat("other"), Some("other"), topic.start);
+    catch_up.end();
+    catch_up.begin("second".into(), topic.after(1_000));
+    let own = topic.heartbeat("second");
+    catch_up.hear(&own, Some("second"), topic.after(1_000));
+    assert_eq!(catch_up.settle(topic.after(11_000)), Some(History::Lost(own)));
+}
