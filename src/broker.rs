@@ -151,7 +151,7 @@ impl fmt::Debug for Ack {
 pub enum FeedState {
     /// It is being created or created anew; the text says what stands in the way, if anything does.
     Opening(Option<String>),
-    /// What is published from now on arrives, or so the broker says. The name is new for each life of the feed.
+    /// What is published from now on arrives, or so the broker says. The name is new for each generation of the feed.
     Open(Arc<str>),
     /// It has ended, for good.
     Closed,
@@ -170,15 +170,15 @@ impl Default for Reopen {
 impl Reopen {
     /// Asks that the life of this name make room for a new one. Returns at once, and may be repeated: a life that has
     /// ended meanwhile is ended, and no other one is meant.
-    pub fn ask(&self, life: &Arc<str>) {
-        self.0.send_replace(Some(life.clone()));
+    pub fn ask(&self, generation: &Arc<str>) {
+        self.0.send_replace(Some(generation.clone()));
     }
 
     /// Waits until the life of this name is to end. Cancel-safe.
-    pub async fn asked(&self, life: &str) {
+    pub async fn asked(&self, generation: &str) {
         let mut asked = self.0.subscribe();
         // An error says that the sender is gone, which it cannot be: we hold it.
-        let _ = asked.wait_for(|asked| asked.as_deref() == Some(life)).await;
+        let _ = asked.wait_for(|asked| asked.as_deref() == Some(generation)).await;
     }
 }
 

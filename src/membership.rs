@@ -68,8 +68,8 @@ pub struct Membership(Arc<Shared>);
 struct Shared {
     settings: Settings,
     state: Mutex<State>,
-    /// The present life of the feed, while it is open.
-    life: watch::Sender<Option<Arc<str>>>,
+    /// The present generation of the feed, while it is open.
+    generation: watch::Sender<Option<Arc<str>>>,
     heartbeats: Counter<u64>,
     silences: Counter<u64>,
 }
@@ -118,7 +118,7 @@ impl Membership {
                 failure: None,
             }),
             settings,
-            life: watch::Sender::new(None),
+            generation: watch::Sender::new(None),
             heartbeats: counter("relay.heartbeats", "Heartbeats handed to the topic, by outcome."),
             silences: counter("relay.feed.silences", "Feeds given up because nothing came through them."),
         }));
@@ -197,21 +197,21 @@ impl Membership {
 
     /// Follows the feed's state. Whether the pod has to catch up anew.
     pub fn follow(&self, feed: &FeedState) -> bool {
-        let life = match feed {
-            FeedState::Open(life) => Some(life.clone()),
+        let generation = match feed {
+            FeedState::Open(generation) => Some(generation.clone()),
             FeedState::Opening(_) | FeedState::Closed => None,
         };
-        if *self.0.life.borrow() == life {
+        if *self.0.generation.borrow() == generation {
             return false;
         }
         let mut state = self.state();
-        match &life {
-            Some(life) => state.catch_up.begin(life.clone(), Instant::now()),
+        match &generation {
+            Some(generation) => state.catch_up.begin(generation.clone(), Instant::now()),
             None => state.catch_up.end(),
         }
         // What was on its way to the last life is no measure for this one.
         state.on_the_way.clear();
-        self.0.life.send_replace(life);
+        self.0.generation.send_replace(generation);
         true
     }
 
@@ -259,11 +259,11 @@ impl Membership {
     }
 
     async fn beat(&self, publisher: &dyn Publish, connections: impl Fn() -> usize) {
-        let mut lives = self.0.life.subscribe();
+        let mut generations = self.0.generation.subscribe();
         loop {
-            let Some(life) = open(&mut lives).await else { return };
+            let Some(generation) = open(&mut generations).await else { return };
             let interval = self.state().members.interval(self.0.settings.interval);
-            let heartbeat = Heartbeat::new(self.0.settings.pod.clone(), life, connections(), interval);
+            let heartbeat = Heartbeat::new(self.0.settings.pod.clone(), generation, connections(), interval);
             let pause = match self.publish(&heartbeat.event(), publisher).await {
                 // Never longer than announced, and not in step with the others that started with us.
                 Ok(()) => interval.mul_f64(rand::random_range(0.8..1.0)),
@@ -272,7 +272,7 @@ impl Membership {
             select! {
                 () = sleep(pause) => {}
                 // A new life wants its first heartbeat at once.
-                _ = lives.changed() => {}
+                _ = generations.changed() => {}
             }
         }
     }
@@ -312,20 +312,20 @@ impl Membership {
 
     /// Asks for a new feed whenever the present one is silent.
     async fn listen(&self, reopen: &Reopen) {
-        let mut lives = self.0.life.subscribe();
+        let mut generations = self.0.generation.subscribe();
         loop {
-            let Some(life) = open(&mut lives).await else { return };
+            let Some(generation) = open(&mut generations).await else { return };
             let Some(silent) = self.silent_at() else { continue };
             select! {
                 () = sleep_until(silent) => {}
-                _ = lives.changed() => continue,
+                _ = generations.changed() => continue,
             }
             if self.silent_at().is_some_and(|silent| silent <= Instant::now()) {
-                tracing::warn!(feed = &*life, "feed is silent");
+                tracing::warn!(feed = &*generation, "feed is silent");
                 self.0.silences.add(1, &[]);
-                reopen.ask(&life);
+                reopen.ask(&generation);
                 // An error says that the pod is gone.
-                let _ = lives.changed().await;
+                let _ = generations.changed().await;
             }
         }
     }
@@ -348,9 +348,9 @@ impl Membership {
     }
 }
 
-/// The present life of the feed, waiting for one; `None` if there will be none.
-async fn open(lives: &mut watch::Receiver<Option<Arc<str>>>) -> Option<Arc<str>> {
-    lives.wait_for(Option::is_some).await.ok()?.clone()
+/// The present generation of the feed, waiting for one; `None` if there will be none.
+async fn open(generations: &mut watch::Receiver<Option<Arc<str>>>) -> Option<Arc<str>> {
+    generations.wait_for(Option::is_some).await.ok()?.clone()
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub struct Relay {
     domain: Arc<dyn Domain>,
     hub: Hub,
     membership: Membership,
-    /// The name of the feed's present life.
+    /// The name of the feed's present generation.
     feed: Option<Arc<str>>,
     seen: Seen,
     memory: Memory,

@@ -59,7 +59,7 @@ contract! {
     waiting_for_the_next_event_can_be_given_up_at_any_moment,
     garbage_is_handed_out_as_such_and_the_feed_goes_on,
     a_feed_that_was_deleted_comes_back_and_hears_what_it_missed,
-    a_feed_that_is_asked_for_a_new_life_has_one_and_hears_everything,
+    a_feed_that_is_asked_for_a_new_generation_has_one_and_hears_everything,
 }
 
 async fn what_is_published_reaches_every_feed_exactly_as_sent(broker: Broker) {
@@ -286,11 +286,11 @@ async fn a_feed_that_was_deleted_comes_back_and_hears_what_it_missed(broker: Bro
         assert_eq!(event.id, before[0].id);
     }
     assert!(deleted.elapsed() < Duration::from_secs(10), "{:?}", deleted.elapsed());
-    assert!(!google.subscriptions().await.contains(&subscription), "a new life has a new name");
+    assert!(!google.subscriptions().await.contains(&subscription), "a new generation has a new name");
     assert!(is_open(&feed.state().borrow()));
 }
 
-async fn a_feed_that_is_asked_for_a_new_life_has_one_and_hears_everything(broker: Broker) {
+async fn a_feed_that_is_asked_for_a_new_generation_has_one_and_hears_everything(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
         // It is never lost sight of
         return;
@@ -299,17 +299,17 @@ async fn a_feed_that_is_asked_for_a_new_life_has_one_and_hears_everything(broker
     let publisher = broker.publisher().await;
     let old = google.subscriptions().await;
     let mut state = feed.state();
-    let FeedState::Open(life) = state.borrow_and_update().clone() else { panic!("it is open") };
-    assert!(life.starts_with("events.reader."), "{life}: heartbeats have no room for the project");
-    feed.reopen().ask(&life);
+    let FeedState::Open(generation) = state.borrow_and_update().clone() else { panic!("it is open") };
+    assert!(generation.starts_with("events.reader."), "{generation}: heartbeats have no room for the project");
+    feed.reopen().ask(&generation);
     let between = event(Some("1"), "between");
     publisher.publish(&between).await.unwrap();
-    let is_new = |state: &FeedState| matches!(state, FeedState::Open(new) if *new != life);
+    let is_new = |state: &FeedState| matches!(state, FeedState::Open(new) if *new != generation);
     timeout(PATIENCE, state.wait_for(is_new)).await.expect("it opens anew").unwrap();
     assert_eq!(receive(&mut *feed, 1).await[0].id, between.id);
 
     // The old one goes once the new one is there, and a late word about it is for nobody
-    feed.reopen().ask(&life);
+    feed.reopen().ask(&generation);
     let deadline = Instant::now() + PATIENCE;
     while google.subscriptions().await.iter().any(|feed| old.contains(feed)) {
         assert!(Instant::now() < deadline, "the old feed is still there");

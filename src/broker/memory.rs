@@ -83,8 +83,8 @@ impl Topic {
         let first = log.first;
         log.feeds.insert(number, first);
         drop(log);
-        let life = format!("memory.{number}").into();
-        MemoryFeed { topic: Arc::clone(&self.0), number, state: watch::Sender::new(FeedState::Open(life)) }
+        let generation = format!("memory.{number}").into();
+        MemoryFeed { topic: Arc::clone(&self.0), number, state: watch::Sender::new(FeedState::Open(generation)) }
     }
 }
 

@@ -41,12 +41,12 @@ pub(super) struct CatchUp {
     /// The oldest event of any kind.
     oldest: Option<SystemTime>,
     has_caught_up_before: bool,
-    life: Option<Life>,
+    generation: Option<Generation>,
 }
 
 /// One life of the feed.
 #[derive(Debug)]
-struct Life {
+struct Generation {
     feed: Arc<str>,
     /// The heartbeat that must come again, until it has.
     awaited: Option<Arc<str>>,
@@ -84,18 +84,18 @@ pub enum History {
 
 impl CatchUp {
     pub(super) const fn new(grace: Duration) -> Self {
-        Self { grace, newest: None, oldest: None, has_caught_up_before: false, life: None }
+        Self { grace, newest: None, oldest: None, has_caught_up_before: false, generation: None }
     }
 
     /// The feed has a new life.
     pub(super) fn begin(&mut self, feed: Arc<str>, now: Instant) {
         let awaited = self.newest.as_ref().map(|(_, id)| id.clone());
-        self.life = Some(Life { feed, awaited, barrier: None, caught_up: None, heard: now });
+        self.generation = Some(Generation { feed, awaited, barrier: None, caught_up: None, heard: now });
     }
 
     /// The feed is not open.
     pub(super) fn end(&mut self) {
-        self.life = None;
+        self.generation = None;
     }
 
     /// Something came, repeats included. `feed` is the one that a heartbeat names, for heartbeats.
@@ -105,12 +105,12 @@ impl CatchUp {
         if feed.is_some() && self.newest.as_ref().is_none_or(|(newest, _)| *newest < published) {
             self.newest = Some((published, event.id.clone()));
         }
-        let Some(life) = &mut self.life else { return };
-        life.heard = now;
-        life.awaited.take_if(|awaited| *awaited == event.id);
-        match &mut life.barrier {
-            None if feed == Some(&life.feed) => {
-                life.barrier = Some(Barrier { event: event.clone(), came: now, settles: now + SETTLE });
+        let Some(generation) = &mut self.generation else { return };
+        generation.heard = now;
+        generation.awaited.take_if(|awaited| *awaited == event.id);
+        match &mut generation.barrier {
+            None if feed == Some(&generation.feed) => {
+                generation.barrier = Some(Barrier { event: event.clone(), came: now, settles: now + SETTLE });
             }
             Some(barrier) if Some(published) < barrier.event.published => barrier.settles = now + SETTLE,
             _ => {}
@@ -119,9 +119,9 @@ impl CatchUp {
 
     /// When to ask [`settle`](Self::settle), if nothing comes before.
     pub(super) fn due(&self) -> Option<Instant> {
-        let life = self.life.as_ref().filter(|life| life.caught_up.is_none())?;
-        let barrier = life.barrier.as_ref()?;
-        Some(match life.awaited {
+        let generation = self.generation.as_ref().filter(|generation| generation.caught_up.is_none())?;
+        let barrier = generation.barrier.as_ref()?;
+        Some(match generation.awaited {
             None => barrier.settles,
             Some(_) => barrier.settles.max(barrier.came + self.grace),
         })
@@ -132,11 +132,11 @@ impl CatchUp {
         if self.due()? > now {
             return None;
         }
-        let life = self.life.as_mut()?;
-        life.caught_up = Some(now);
+        let generation = self.generation.as_mut()?;
+        generation.caught_up = Some(now);
         let is_first = !std::mem::replace(&mut self.has_caught_up_before, true);
-        let barrier = life.barrier.as_ref()?;
-        Some(match (&life.awaited, self.oldest, barrier.event.published) {
+        let barrier = generation.barrier.as_ref()?;
+        Some(match (&generation.awaited, self.oldest, barrier.event.published) {
             (Some(_), ..) => History::Lost(barrier.event.clone()),
             (None, Some(since), Some(own)) if is_first => History::First { since, own, came: barrier.came },
             _ => History::Whole,
@@ -145,12 +145,12 @@ impl CatchUp {
 
     /// Since when the feed has been caught up without a break.
     pub(super) fn caught_up(&self) -> Option<Instant> {
-        self.life.as_ref()?.caught_up
+        self.generation.as_ref()?.caught_up
     }
 
     /// When anything came last, and whether our own first heartbeat was among it.
     pub(super) fn heard(&self) -> Option<(Instant, bool)> {
-        self.life.as_ref().map(|life| (life.heard, life.barrier.is_some()))
+        self.generation.as_ref().map(|generation| (generation.heard, generation.barrier.is_some()))
     }
 }
 

@@ -25,7 +25,7 @@ const MAX_INTERVAL: f64 = 3_600.0;
 pub struct Heartbeat {
     /// The pod's name.
     pub pod: Arc<str>,
-    /// Its feed's name, which is new for each life of the feed.
+    /// Its feed's name, which is new for each generation of the feed.
     pub feed: Arc<str>,
     /// How many connections it holds.
     pub connections: u64,

@@ -248,8 +248,8 @@ impl Keeper {
         let first = Reader { stream, twins: twins.clone(), is_second: false, seen: self.seen.clone() };
         reader.spawn(first.run(self.events.clone()));
         // For the topic's pods it has the name that no project stands before, as long as it may be.
-        let life = name.rsplit('/').next().unwrap_or(name);
-        self.states.send_replace(FeedState::Open(life.into()));
+        let generation = name.rsplit('/').next().unwrap_or(name);
+        self.states.send_replace(FeedState::Open(generation.into()));
         let (reopen, stop) = (self.reopen.clone(), self.stop.clone());
         let events = self.events.clone();
         let tidy = async {
@@ -270,7 +270,7 @@ impl Keeper {
                 let Some(Ok(why)) = ended else { return "the reader failed".to_owned() };
                 return why;
             }
-            () = reopen.asked(life) => "nothing came through it".to_owned(),
+            () = reopen.asked(generation) => "nothing came through it".to_owned(),
             () = stop.cancelled() => "stopped".to_owned(),
         };
         if !self.stop.is_cancelled() {
@@ -295,7 +295,7 @@ impl Keeper {
                     self.left.retain(|left| !feeds.contains(left));
                     feeds.into_iter().filter(|feed| feed != current).for_each(|feed| self.leave(feed));
                 }
-                Err(error) => tracing::warn!(%error, "feeds of an earlier life are not looked for"),
+                Err(error) => tracing::warn!(%error, "feeds of an earlier generation are not looked for"),
             }
         }
     }

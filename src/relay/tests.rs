@@ -104,8 +104,8 @@ impl Pod {
         Self { hub, events, state, _relay: task }
     }
 
-    async fn open(&self, life: &str) {
-        self.state.send_replace(FeedState::Open(life.into()));
+    async fn open(&self, generation: &str) {
+        self.state.send_replace(FeedState::Open(generation.into()));
         sleep(SECOND).await;
     }
 
@@ -116,8 +116,8 @@ impl Pod {
         sleep(SECOND).await;
     }
 
-    async fn heartbeat(&self, life: &str, published: SystemTime) -> Event {
-        let mut event = Heartbeat::new("pod".into(), life.into(), 0, SECOND * 10).event();
+    async fn heartbeat(&self, generation: &str, published: SystemTime) -> Event {
+        let mut event = Heartbeat::new("pod".into(), generation.into(), 0, SECOND * 10).event();
         event.published = Some(published);
         self.events.send(event.clone()).await.unwrap();
         sleep(SECOND).await;
