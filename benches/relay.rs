@@ -56,7 +56,7 @@ fn dispatch(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 assert_eq!(runtime.block_on(watchers.dispatch(event())), matching);
-                watchers.outboxes.iter().map(|outbox| outbox.take().len()).sum::<usize>()
+                watchers.send_queues.iter().map(|send_queue| send_queue.take().len()).sum::<usize>()
             });
         });
     }

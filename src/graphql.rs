@@ -23,7 +23,7 @@ use self::{document::Documents, error::Code, operation::Operations};
 pub use self::{document::Prepared, error::Error, mutation::Outlet};
 use crate::{
     audience::Viewer,
-    hub::{Hub, Outbox, Replay, Watch, Watching},
+    hub::{Hub, SendQueue, Replay, Watch, Watching},
     telemetry::{Refusals, traces},
 };
 
@@ -141,7 +141,7 @@ impl Engine {
         response
     }
 
-    /// Lets the viewer watch a subscription: its results go to the outbox, marked with `id`, until the guard is dropped.
+    /// Lets the viewer watch a subscription: its results go to the send queue, marked with `id`, until the guard is dropped.
     /// With a cursor, `after` or else the request's own, it begins with what was missed since.
     ///
     /// # Errors
@@ -150,7 +150,7 @@ impl Engine {
         &self,
         prepared: Prepared,
         viewer: Arc<Viewer>,
-        outbox: Arc<Outbox>,
+        send_queue: Arc<SendQueue>,
         id: u64,
         after: Option<&str>,
     ) -> Result<Watched, Box<Response>> {
@@ -160,7 +160,7 @@ impl Engine {
             Some(Err(bad)) => return Err(Error::new(Code::BadCursor, bad.to_string()).response().into()),
         };
         let operation = self.operations.open(prepared).await.inspect_err(|refusal| self.count(refusal))?;
-        let watch = Watch { id, field: operation.field().clone(), viewer, operation, outbox };
+        let watch = Watch { id, field: operation.field().clone(), viewer, operation, send_queue };
         Ok(match after {
             None => Watched::Live(self.hub.watch(watch)),
             Some(after) => Watched::Behind(Box::new(self.hub.resume(watch, after))),

@@ -1,11 +1,11 @@
 //! Who watches on this pod, what was relayed lately, and the dispatch of an event to exactly those whom it is for.
 //!
 //! An event costs one look-up per key of its audience plus work for the watchers it reaches; no other watcher is touched.
-//! The hub never waits for a socket: it fills [`Outbox`]es, and a full one ends its own connection only. Index and window
+//! The hub never waits for a socket: it fills [`SendQueue`]es, and a full one ends its own connection only. Index and window
 //! change under one lock, so that between a replay and the live events after it there is neither a hole nor a repeat.
 
 pub mod index;
-pub mod outbox;
+pub mod send_queue;
 pub mod replay;
 mod trails;
 pub mod watcher;
@@ -30,7 +30,7 @@ use self::{
     window::{Bounds, Window},
 };
 pub use self::{
-    outbox::{Deliveries, Delivery, Outbox, Rendered},
+    send_queue::{Deliveries, Delivery, SendQueue, Rendered},
     replay::{Replay, Step},
     trails::{Answer, Trail},
     watcher::{Watch, Watching},
@@ -223,7 +223,7 @@ impl Hub {
         Cursor::decode(text, &self.0.topic)
     }
 
-    /// Lets a watcher in: every event dispatched from now on that is for its viewer reaches its outbox. It leaves when
+    /// Lets a watcher in: every event dispatched from now on that is for its viewer reaches its send queue. It leaves when
     /// the returned guard is dropped.
     #[must_use = "the watcher leaves when the guard is dropped"]
     pub fn watch(&self, watch: Watch) -> Watching {
@@ -237,7 +237,7 @@ impl Hub {
         Replay::new(self.clone(), watch, after)
     }
 
-    /// Keeps the event for replay and, if it is news, puts it into the outbox of every watcher of its field that it is
+    /// Keeps the event for replay and, if it is news, puts it into the send queue of every watcher of its field that it is
     /// for, once each. Returns how many that were. Calls must not overlap, or the order of events would be lost.
     pub async fn dispatch(&self, event: Event, fact: Fact, is_news: bool) -> usize {
         let Some((relayed, mut watchers)) = self.admit(event, fact, is_news) else { return 0 };
@@ -274,9 +274,9 @@ impl Hub {
 
     /// Whose watchers each queue serves. Looks at every watcher: for people, not for events.
     #[must_use]
-    pub fn viewers(&self) -> Vec<(Arc<Outbox>, Arc<Viewer>)> {
+    pub fn viewers(&self) -> Vec<(Arc<SendQueue>, Arc<Viewer>)> {
         let state = self.state();
-        state.index.all().map(|watcher| (watcher.outbox.clone(), watcher.viewer.clone())).collect()
+        state.index.all().map(|watcher| (watcher.send_queue.clone(), watcher.viewer.clone())).collect()
     }
 
     /// How many watchers there are.
@@ -381,13 +381,13 @@ mod tests {
         Arc::new(Viewer { user: user.into(), interests })
     }
 
-    fn watch(hub: &Hub, id: u64, viewer: &Arc<Viewer>, outbox: &Arc<Outbox>) -> Watching {
+    fn watch(hub: &Hub, id: u64, viewer: &Arc<Viewer>, send_queue: &Arc<SendQueue>) -> Watching {
         hub.watch(Watch {
             id,
             field: "f".into(),
             viewer: viewer.clone(),
             operation: Arc::new(Echo),
-            outbox: outbox.clone(),
+            send_queue: send_queue.clone(),
         })
     }
 
@@ -404,12 +404,12 @@ mod tests {
     #[tokio::test]
     async fn a_watcher_that_left_is_neither_found_nor_told() {
         let hub = hub();
-        let outbox = Outbox::new(1 << 16);
+        let send_queue = SendQueue::new(1 << 16);
         let keys = ["a".to_owned(), "b".to_owned()];
-        let watching = watch(&hub, 1, &viewer("1", &keys), &outbox);
+        let watching = watch(&hub, 1, &viewer("1", &keys), &send_queue);
         let audience = Audience::new(["a".into(), "b".into()], None);
         assert_eq!(hub.dispatch(event(), fact("f", &audience), true).await, 1);
-        assert_eq!(outbox.take().len(), 1, "in two keys, told once");
+        assert_eq!(send_queue.take().len(), 1, "in two keys, told once");
         assert_eq!(hub.dispatch(event(), fact("g", &audience), true).await, 0, "another field");
         drop(watching);
         assert_eq!(hub.dispatch(event(), fact("f", &audience), true).await, 0);
@@ -419,20 +419,20 @@ mod tests {
     #[tokio::test]
     async fn a_loss_is_told_to_every_watcher_and_to_all_who_resume_from_before() {
         let hub = hub();
-        let (outbox, later) = (Outbox::new(1 << 16), Outbox::new(1 << 16));
+        let (send_queue, later) = (SendQueue::new(1 << 16), SendQueue::new(1 << 16));
         let viewer = viewer("1", &["a".to_owned()]);
-        let _watching = watch(&hub, 1, &viewer, &outbox);
+        let _watching = watch(&hub, 1, &viewer, &send_queue);
         let before = hub.read_cursor(&hub.cursor()).unwrap();
         hub.set_caught_up(false);
         hub.lose(&event());
         hub.set_caught_up(true);
-        let told = outbox.take();
+        let told = send_queue.take();
         assert_eq!(told.iter().map(|told| &*told.result.payload).collect::<Vec<_>>(), ["gap: FEED_LOST"]);
         assert_eq!(*told[0].result.cursor, *hub.cursor());
 
         let resume = |after| {
-            let (viewer, outbox) = (viewer.clone(), later.clone());
-            let watch = Watch { id: 2, field: "f".into(), viewer, operation: Arc::new(Echo), outbox };
+            let (viewer, send_queue) = (viewer.clone(), later.clone());
+            let watch = Watch { id: 2, field: "f".into(), viewer, operation: Arc::new(Echo), send_queue };
             hub.resume(watch, after)
         };
         assert!(matches!(resume(before).step().await, Step::Live(_, Some(_))));
@@ -452,8 +452,8 @@ mod tests {
             let audience = Audience::new(keys.iter().map(|k| name(k).into()), author.as_ref().map(|a| name(a).into()));
             let watching: Vec<_> = viewers.iter().enumerate().map(|(n, (user, keys))| {
                 let viewer = viewer(&name(user), &keys.iter().map(name).collect::<Vec<_>>());
-                let outbox = Outbox::new(1 << 16);
-                (watch(&hub, n as u64, &viewer, &outbox), viewer, outbox)
+                let send_queue = SendQueue::new(1 << 16);
+                (watch(&hub, n as u64, &viewer, &send_queue), viewer, send_queue)
             }).collect();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let told = runtime.block_on(hub.dispatch(event(), fact("f", &audience), true));

@@ -12,7 +12,7 @@ use tokio::runtime::Builder;
 
 use self::watchers::{Watchers, event};
 
-/// Nothing: the queue of an outbox has room for one. The rest is for rounding.
+/// Nothing: the queue of a send queue has room for one. The rest is for rounding.
 const MAX_PER_DELIVERY: f64 = 0.01;
 
 /// Decoding, the window, the look-up, one execution, its JSON.
@@ -28,7 +28,7 @@ fn allocations(watchers: usize) -> f64 {
     let mut frames = Vec::new();
     let mut tell = || {
         assert_eq!(runtime.block_on(pod.dispatch(event())), watchers);
-        for delivery in pod.outboxes.iter().flat_map(|outbox| outbox.take()) {
+        for delivery in pod.send_queues.iter().flat_map(|send_queue| send_queue.take()) {
             frames.clear();
             frame::text(&mut frames, [head, &delivery.result.payload, "}"]);
             assert!(frames.ends_with(b"}"));

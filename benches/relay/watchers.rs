@@ -1,4 +1,4 @@
-//! Watchers without sockets: the way of an event from the hub to the outboxes, as a pod has it, and nothing else.
+//! Watchers without sockets: the way of an event from the hub to the send queues, as a pod has it, and nothing else.
 
 use std::{
     sync::Arc,
@@ -12,7 +12,7 @@ use pubsub_relay::{
     domain::{self, Directory, TEMPLATE_ADDED, Tutorial},
     event::Event,
     graphql::{self, Engine, Outlet, Watched},
-    hub::{Hub, Outbox, Watching, window::Bounds},
+    hub::{Hub, SendQueue, Watching, window::Bounds},
     telemetry::{Metrics, Otlp, Refusals},
 };
 
@@ -24,8 +24,8 @@ pub(crate) struct Watchers {
     hub: Hub,
     domain: Arc<Tutorial>,
     engine: Engine,
-    /// The outboxes of those whom [`event`] is for.
-    pub(crate) outboxes: Vec<Arc<Outbox>>,
+    /// The send queues of those whom [`event`] is for.
+    pub(crate) send_queues: Vec<Arc<SendQueue>>,
     watching: Vec<Watching>,
 }
 
@@ -49,20 +49,20 @@ impl Watchers {
             Outlet::new(Arc::new(Topic::new(WINDOW, 1 << 20)), domain.clone(), "a", "t".to_owned(), &meter);
         let api = graphql::build(domain::schema(domain.clone()));
         let engine = Engine::new(api, outlet, hub.clone(), true, Refusals::new(&meter));
-        Self { hub, domain, engine, outboxes: Vec::new(), watching: Vec::new() }
+        Self { hub, domain, engine, send_queues: Vec::new(), watching: Vec::new() }
     }
 
     /// Lets in so many of one user, each on a connection of its own.
     pub(crate) async fn enter(&mut self, user: &str, count: usize) {
         let viewer = Arc::new(self.domain.viewer(Identity::Demo(user)).unwrap());
         for _ in 0..count {
-            let outbox = Outbox::new(1 << 20);
+            let send_queue = SendQueue::new(1 << 20);
             let prepared = self.engine.prepare(Request::new(WATCH)).unwrap();
-            let watched = self.engine.watch(prepared, viewer.clone(), outbox.clone(), 0, None).await;
+            let watched = self.engine.watch(prepared, viewer.clone(), send_queue.clone(), 0, None).await;
             let Ok(Watched::Live(watching)) = watched else { panic!("not let in") };
             self.watching.push(watching);
             if user == "ZOLO" {
-                self.outboxes.push(outbox);
+                self.send_queues.push(send_queue);
             }
         }
     }

@@ -166,7 +166,7 @@ mod tests {
         domain::Directory,
         event::Event,
         graphql::{self, Engine, Outlet},
-        hub::{Hub, Outbox, window::Bounds},
+        hub::{Hub, SendQueue, window::Bounds},
         telemetry::{Metrics, Otlp, Refusals},
     };
 
@@ -325,16 +325,16 @@ mod tests {
     #[tokio::test]
     async fn watchers_are_told_of_the_template_itself() {
         let pod = Pod::new(true);
-        let outbox = Outbox::new(1 << 16);
+        let send_queue = SendQueue::new(1 << 16);
         let viewer = Arc::new(pod.tutorial.viewer(Identity::Demo("ZOLO")).unwrap());
         let prepared =
             pod.engine.prepare(Request::new("subscription { templateAdded { id name } }")).unwrap();
-        let _watching = pod.engine.watch(prepared, viewer, outbox.clone(), 1, None).await.unwrap();
+        let _watching = pod.engine.watch(prepared, viewer, send_queue.clone(), 1, None).await.unwrap();
         let data = br#"{"id":7,"name":"T","shareLocationIds":[3]}"#;
         let event = Event::new("/test".into(), TEMPLATE_ADDED, Some("3".into()), data.as_slice().into());
         let fact = pod.tutorial.read(&event).unwrap();
         pod.hub.dispatch(event, fact, true).await;
-        let delivered: Value = serde_json::from_str(&outbox.take()[0].result.payload).unwrap();
+        let delivered: Value = serde_json::from_str(&send_queue.take()[0].result.payload).unwrap();
         assert_eq!(delivered["data"], json!({ "templateAdded": { "id": "7", "name": "T" } }));
     }
 

@@ -35,7 +35,7 @@ impl Index {
     pub fn insert(&mut self, watcher: Watcher) -> usize {
         let entry = self.watchers.vacant_entry();
         let slot = entry.key();
-        watcher.outbox.join();
+        watcher.send_queue.join();
         if !watcher.viewer.interests.keys().is_empty() {
             let keys = self.fields.entry(watcher.field.clone()).or_default();
             for key in watcher.viewer.interests.keys() {
@@ -49,7 +49,7 @@ impl Index {
     /// Removes the watcher in that slot, and every key that nobody listens to any more.
     pub fn remove(&mut self, slot: usize) {
         let Some(Entry { watcher, .. }) = self.watchers.try_remove(slot) else { return };
-        watcher.outbox.leave();
+        watcher.send_queue.leave();
         let Some(keys) = self.fields.get_mut(&watcher.field) else { return };
         for key in watcher.viewer.interests.keys() {
             if let Some(slots) = keys.get_mut(key) {

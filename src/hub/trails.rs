@@ -97,7 +97,7 @@ impl Trails {
     pub(super) fn dispatched(&self, relayed: &Relayed, watchers: &[Arc<Watcher>]) {
         let mut book = self.book();
         for watcher in watchers {
-            let answer = if watcher.outbox.overflowed() { Answer::QueueFull } else { Answer::Told };
+            let answer = if watcher.send_queue.overflowed() { Answer::QueueFull } else { Answer::Told };
             book.note(&relayed.event.id, &watcher.viewer.user, answer);
         }
     }
@@ -177,7 +177,7 @@ mod tests {
         audience::{Audience, Interests},
         contract::Fact,
         event::Event,
-        hub::{Hub, Outbox, Render, Watch, Watching, window::Bounds},
+        hub::{Hub, SendQueue, Render, Watch, Watching, window::Bounds},
     };
 
     struct Echo;
@@ -209,8 +209,8 @@ mod tests {
     }
 
     fn watch(hub: &Hub, user: &str, limit: usize) -> Watching {
-        let (viewer, outbox) = (viewer(user, "k"), Outbox::new(limit));
-        hub.watch(Watch { id: 1, field: "f".into(), viewer, operation: Arc::new(Echo), outbox })
+        let (viewer, send_queue) = (viewer(user, "k"), SendQueue::new(limit));
+        hub.watch(Watch { id: 1, field: "f".into(), viewer, operation: Arc::new(Echo), send_queue })
     }
 
     async fn dispatch(hub: &Hub, is_news: bool) -> Arc<str> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Delivery, Hub, Outbox, Render, Rendered};
+use super::{Delivery, Hub, SendQueue, Render, Rendered};
 use crate::audience::Viewer;
 
 /// What a watcher is made of.
@@ -17,7 +17,7 @@ pub struct Watch {
     /// Renders events; shared by all the watchers of the same operation.
     pub operation: Arc<dyn Render>,
     /// Its connection's outgoing queue.
-    pub outbox: Arc<Outbox>,
+    pub send_queue: Arc<SendQueue>,
 }
 
 /// A watcher in the index.
@@ -26,12 +26,12 @@ pub struct Watcher {
     pub(super) field: Arc<str>,
     pub(super) viewer: Arc<Viewer>,
     pub(super) operation: Arc<dyn Render>,
-    pub(super) outbox: Arc<Outbox>,
+    pub(super) send_queue: Arc<SendQueue>,
 }
 
 impl Watcher {
-    pub(super) fn new(Watch { id, field, viewer, operation, outbox }: Watch) -> Self {
-        Self { id, field, viewer, operation, outbox }
+    pub(super) fn new(Watch { id, field, viewer, operation, send_queue }: Watch) -> Self {
+        Self { id, field, viewer, operation, send_queue }
     }
 
     /// The same for the watchers that share an operation, and for no others while they live.
@@ -40,7 +40,7 @@ impl Watcher {
     }
 
     pub(super) fn deliver(&self, result: Arc<Rendered>) {
-        self.outbox.push(Delivery { watcher: self.id, result });
+        self.send_queue.push(Delivery { watcher: self.id, result });
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     broker::{Ack, Reopen},
     contract::{Fact, Identity},
     membership::{self, Heartbeat},
-    hub::{Outbox, Relayed, Render, Step, Watch, window::Bounds},
+    hub::{SendQueue, Relayed, Render, Step, Watch, window::Bounds},
 };
 
 const WINDOW: Duration = Duration::from_secs(600);
@@ -124,16 +124,16 @@ impl Pod {
         event
     }
 
-    fn watch(&self, outbox: &Arc<Outbox>) -> Watch {
+    fn watch(&self, send_queue: &Arc<SendQueue>) -> Watch {
         let viewer = Viewer { user: "1".into(), interests: Interests::new(["a".into()]) };
-        let (operation, outbox) = (Arc::new(Echo), outbox.clone());
-        Watch { id: 1, field: "f".into(), viewer: viewer.into(), operation, outbox }
+        let (operation, send_queue) = (Arc::new(Echo), send_queue.clone());
+        Watch { id: 1, field: "f".into(), viewer: viewer.into(), operation, send_queue }
     }
 
     /// What a client gets that comes back with this cursor.
     async fn resume(&self, cursor: &str) -> Vec<String> {
         let after = self.hub.read_cursor(cursor).unwrap();
-        let mut replay = self.hub.resume(self.watch(&Outbox::new(1 << 16)), after);
+        let mut replay = self.hub.resume(self.watch(&SendQueue::new(1 << 16)), after);
         let mut got = Vec::new();
         loop {
             match replay.step().await {
@@ -149,8 +149,8 @@ impl Pod {
     }
 }
 
-fn told(outbox: &Outbox) -> Vec<String> {
-    outbox.take().iter().map(|delivery| delivery.result.payload.to_string()).collect()
+fn told(send_queue: &SendQueue) -> Vec<String> {
+    send_queue.take().iter().map(|delivery| delivery.result.payload.to_string()).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -192,28 +192,28 @@ async fn what_was_published_before_the_pod_began_is_no_news_however_late_it_come
     let topic = SystemTime::now();
     // The pod's clock is right, fast, or slow.
     for began in [topic, topic + SECOND * 3_600, topic - SECOND * 3_600] {
-        let (pod, outbox) = (Pod::new(began, true), Outbox::new(1 << 16));
-        let _watching = pod.hub.watch(pod.watch(&outbox));
+        let (pod, send_queue) = (Pod::new(began, true), SendQueue::new(1 << 16));
+        let _watching = pod.hub.watch(pod.watch(&send_queue));
         pod.open("one").await;
         pod.heartbeat("one", topic + SECOND).await;
         pod.event("backlog", topic - SECOND * 60).await;
         pod.event("news", topic + SECOND * 2).await;
-        assert_eq!(told(&outbox), ["news"]);
+        assert_eq!(told(&send_queue), ["news"]);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_new_life_tells_nothing_twice_that_is_forgotten_and_all_that_never_came() {
     let topic = SystemTime::now();
-    let (pod, outbox) = (Pod::new(topic, true), Outbox::new(1 << 16));
-    let _watching = pod.hub.watch(pod.watch(&outbox));
+    let (pod, send_queue) = (Pod::new(topic, true), SendQueue::new(1 << 16));
+    let _watching = pod.hub.watch(pod.watch(&send_queue));
     pod.open("one").await;
     pod.heartbeat("one", topic).await;
     pod.event("old", topic + SECOND).await;
     // Longer than ids are remembered.
     sleep(SECOND * 3_600).await;
     let last = pod.heartbeat("one", topic + SECOND * 3_600).await;
-    assert_eq!(told(&outbox), ["old"]);
+    assert_eq!(told(&send_queue), ["old"]);
 
     pod.state.send_replace(FeedState::Opening(None));
     // As long as the window reaches, and longer: the topic has it all.
@@ -224,7 +224,7 @@ async fn a_new_life_tells_nothing_twice_that_is_forgotten_and_all_that_never_cam
     pod.event("missed", topic + SECOND * 3_601).await;
     pod.events.send(last).await.unwrap();
     pod.heartbeat("two", topic + SECOND * 4_502).await;
-    assert_eq!(told(&outbox), ["forgets", "missed"]);
+    assert_eq!(told(&send_queue), ["forgets", "missed"]);
 }
 
 #[test]
@@ -251,11 +251,11 @@ fn the_memory_of_ids_is_bounded() {
 async fn an_event_at_which_the_domain_panics_is_one_event_less() {
     let pod = Pod::new(SystemTime::now(), true);
     pod.open("first").await;
-    let outbox = Outbox::new(1 << 16);
-    let _watching = pod.hub.watch(pod.watch(&outbox));
+    let send_queue = SendQueue::new(1 << 16);
+    let _watching = pod.hub.watch(pod.watch(&send_queue));
     for data in ["poison", "good"] {
         pod.event(data, SystemTime::now()).await;
     }
-    let told: Vec<_> = outbox.take().iter().map(|told| told.result.payload.to_string()).collect();
+    let told: Vec<_> = send_queue.take().iter().map(|told| told.result.payload.to_string()).collect();
     assert_eq!(told, ["good"]);
 }

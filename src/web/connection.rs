@@ -26,7 +26,7 @@ use tokio_util::{
 pub use self::{end::End, roll::Entry};
 use self::{instruments::Instruments, roll::Roll};
 use super::{Settings, serve::Peer, transport::Transport};
-use crate::hub::{Delivery, Outbox};
+use crate::hub::{Delivery, SendQueue};
 
 /// The connections of one pod.
 pub struct Connections {
@@ -201,8 +201,8 @@ pub struct Guard {
 
 impl Guard {
     /// Puts the connection on the roll, with the queue of what it is told.
-    pub fn attach(&mut self, outbox: Arc<Outbox>) {
-        self.slot = Some(self.roll.insert(self.transport, outbox));
+    pub fn attach(&mut self, send_queue: Arc<SendQueue>) {
+        self.slot = Some(self.roll.insert(self.transport, send_queue));
     }
 
     /// Says why the connection ends. Without a word it was lost.

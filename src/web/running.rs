@@ -17,7 +17,7 @@ use super::Site;
 use crate::{
     audience::Viewer,
     graphql::{Prepared, Watched},
-    hub::{Delivery, Outbox, Replay, Step, Watching},
+    hub::{Delivery, SendQueue, Replay, Step, Watching},
 };
 
 /// The operations whose end the client has not been told of. `L` is what the transport calls one.
@@ -75,7 +75,7 @@ type Finished = (u64, Box<Response>);
 
 /// What an operation has come to.
 pub(super) enum Progress<L> {
-    /// Some of what a watcher missed, or a notice that it is lost: to be written before what waits in the outbox.
+    /// Some of what a watcher missed, or a notice that it is lost: to be written before what waits in the send queue.
     Missed(Vec<Delivery>),
     /// A query or mutation has ended, with this result.
     Finished(L, Box<Response>),
@@ -116,11 +116,11 @@ impl<L> Running<L> {
         site: &Site,
         prepared: Prepared,
         viewer: Arc<Viewer>,
-        outbox: Arc<Outbox>,
+        send_queue: Arc<SendQueue>,
         after: Option<&str>,
         label: L,
     ) -> Result<(), Box<Response>> {
-        let work = match site.engine.watch(prepared, viewer, outbox, self.next_number, after).await? {
+        let work = match site.engine.watch(prepared, viewer, send_queue, self.next_number, after).await? {
             Watched::Live(watching) => Work::Watching(watching),
             Watched::Behind(replay) => {
                 self.behind.push_back(Turn::new(replay));

@@ -49,18 +49,18 @@ pub async fn admit(State(site): State<Arc<Site>>, request: Request, next: Next) 
 pub async fn connections(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) -> Response {
     let names = Names::new(&site, &asked);
     let viewers: HashMap<_, _> =
-        site.hub.viewers().into_iter().map(|(outbox, viewer)| (Arc::as_ptr(&outbox), viewer)).collect();
+        site.hub.viewers().into_iter().map(|(send_queue, viewer)| (Arc::as_ptr(&send_queue), viewer)).collect();
     let (total, entries) = site.connections.entries(MAX_ROWS);
     let rows = entries.into_iter().map(|entry| {
         // Known from its watchers: a connection without any listens to nothing.
-        let viewer = viewers.get(&Arc::as_ptr(&entry.outbox));
+        let viewer = viewers.get(&Arc::as_ptr(&entry.send_queue));
         json!({
             "viewer": viewer.map(|viewer| names.show(&viewer.user)),
             "transport": entry.transport.name(),
             "age_seconds": entry.since.elapsed().as_secs_f64(),
-            "watchers": entry.outbox.watchers(),
+            "watchers": entry.send_queue.watchers(),
             "interests": viewer.map(|viewer| names.show_all(viewer.interests.keys())),
-            "queue_bytes": entry.outbox.bytes(),
+            "queue_bytes": entry.send_queue.bytes(),
             "cursor": entry.cursor,
         })
     });

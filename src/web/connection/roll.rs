@@ -11,7 +11,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::super::transport::Transport;
-use crate::hub::{Delivery, Outbox};
+use crate::hub::{Delivery, SendQueue};
 
 /// Who is connected, for whoever asks from outside.
 pub(super) struct Roll {
@@ -26,7 +26,7 @@ pub struct Entry {
     /// How it is connected.
     pub transport: Transport,
     /// What waits for it.
-    pub outbox: Arc<Outbox>,
+    pub send_queue: Arc<SendQueue>,
     /// When it came.
     pub since: Instant,
     /// What it was last written, if that is noted.
@@ -40,7 +40,7 @@ impl Roll {
 
     /// Shows what they add up to as metrics.
     pub(super) fn observe(self: &Arc<Self>, meter: &Meter) {
-        let gauge = |name, unit, description, value: fn(&Outbox) -> usize| {
+        let gauge = |name, unit, description, value: fn(&SendQueue) -> usize| {
             let roll = self.clone();
             let gauge = meter.u64_observable_gauge(name).with_unit(unit).with_description(description);
             gauge
@@ -51,17 +51,17 @@ impl Roll {
                 })
                 .build();
         };
-        gauge("relay.watchers", "", "Watchers now, by transport.", Outbox::watchers);
+        gauge("relay.watchers", "", "Watchers now, by transport.", SendQueue::watchers);
         gauge(
             "relay.queue.size",
             "By",
             "What waits for clients that have not read it, by transport.",
-            Outbox::bytes,
+            SendQueue::bytes,
         );
     }
 
-    pub(super) fn insert(&self, transport: Transport, outbox: Arc<Outbox>) -> usize {
-        self.entries().insert(Entry { transport, outbox, since: Instant::now(), cursor: None })
+    pub(super) fn insert(&self, transport: Transport, send_queue: Arc<SendQueue>) -> usize {
+        self.entries().insert(Entry { transport, send_queue, since: Instant::now(), cursor: None })
     }
 
     /// Notes where the client stands, if that is to be noted.
@@ -91,10 +91,10 @@ impl Roll {
     }
 
     /// What the connections of each transport add up to.
-    fn sum(&self, value: impl Fn(&Outbox) -> usize) -> [u64; Transport::ALL.len()] {
+    fn sum(&self, value: impl Fn(&SendQueue) -> usize) -> [u64; Transport::ALL.len()] {
         let mut sums = [0; Transport::ALL.len()];
         for (_, entry) in self.entries().iter() {
-            sums[entry.transport as usize] += value(&entry.outbox) as u64;
+            sums[entry.transport as usize] += value(&entry.send_queue) as u64;
         }
         sums
     }

@@ -85,8 +85,8 @@ impl Stream {
         viewer: Arc<Viewer>,
         after: Option<&str>,
     ) -> Result<(), Box<GraphQLResponse>> {
-        let (outbox, label) = (self.outbox.clone(), Label { id, reply: None });
-        self.running.watch(&self.site, prepared, viewer, outbox, after, label).await
+        let (send_queue, label) = (self.send_queue.clone(), Label { id, reply: None });
+        self.running.watch(&self.site, prepared, viewer, send_queue, after, label).await
     }
 
     /// A query or mutation has ended: its result, and that there will be no other.

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     auth::Pass,
-    hub::{Delivery, Outbox},
+    hub::{Delivery, SendQueue},
 };
 
 /// How long a client may take nothing of what waits for it before it counts as dead, in whole keep-alives.
@@ -51,16 +51,16 @@ pub(in crate::web) struct Stream {
     pub(super) site: Arc<Site>,
     guard: Guard,
     pub(super) format: &'static dyn Format,
-    pub(super) outbox: Arc<Outbox>,
+    pub(super) send_queue: Arc<SendQueue>,
     pub(super) running: Running<Label>,
     commands: Option<mpsc::Receiver<Command>>,
     /// Whatever must last as long as the connection.
     seat: Option<Box<dyn Send>>,
     /// Where the body goes, once its head is on the way.
     line: Option<Line>,
-    /// What goes into the next chunk before what waits in the outbox.
+    /// What goes into the next chunk before what waits in the send queue.
     pub(super) chunk: Vec<u8>,
-    /// Whether something waits in the outbox.
+    /// Whether something waits in the send queue.
     is_due: bool,
     /// How long the client has taken nothing although something waits, in whole keep-alives.
     stalled: Duration,
@@ -80,11 +80,11 @@ impl Stream {
         format: &'static dyn Format,
         pass: &Pass,
     ) -> Self {
-        let outbox = Outbox::new(site.settings.queue_bytes);
-        guard.attach(outbox.clone());
+        let send_queue = SendQueue::new(site.settings.queue_bytes);
+        guard.attach(send_queue.clone());
         let expires = expiry(pass.expires);
         Self {
-            outbox,
+            send_queue,
             site,
             guard,
             format,
@@ -165,8 +165,8 @@ impl Stream {
                     Ready::Left => return End::Left,
                     Ready::Lost => return End::Lost,
                 },
-                () = self.outbox.changed(), if !self.is_due => self.is_due = true,
-                () = self.outbox.overflow(), if self.is_due => return End::Slow,
+                () = self.send_queue.changed(), if !self.is_due => self.is_due = true,
+                () = self.send_queue.overflow(), if self.is_due => return End::Slow,
                 progress = poll_fn(|cx| self.running.poll(cx, !is_writing)), if may_finish => self.go_on(progress),
                 Some(command) = next_command(&mut self.commands) => Box::pin(self.act(command)).await,
                 _ = keep_alive.tick(), if self.line.is_some() => {
@@ -191,7 +191,7 @@ impl Stream {
     /// What is still to be said, and then the cut, or a proper end if the transport has words for it.
     async fn close(&mut self, end: &End) {
         // Nothing may come behind the last words.
-        let waiting = self.outbox.take();
+        let waiting = self.send_queue.take();
         self.encode(&waiting);
         self.running = Running::new();
         let has_words = *end == End::Expired && self.format.expired(&mut self.chunk);
@@ -207,7 +207,7 @@ impl Stream {
 
     /// All that waits, in one chunk.
     fn write(&mut self) {
-        let deliveries = self.outbox.take();
+        let deliveries = self.send_queue.take();
         self.encode(&deliveries);
         (self.is_due, self.stalled) = (false, Duration::ZERO);
         let chunk = mem::take(&mut self.chunk);

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     auth::Pass,
-    hub::{Deliveries, Delivery, Outbox},
+    hub::{Deliveries, Delivery, SendQueue},
 };
 
 /// How long a client may take to say who it is.
@@ -58,7 +58,7 @@ pub(super) struct Connection {
     /// When the client must have said who it is; then, when its token expires.
     pub(super) deadline: Instant,
     next_ping: Instant,
-    pub(super) outbox: Arc<Outbox>,
+    pub(super) send_queue: Arc<SendQueue>,
     pub(super) running: Running<Label>,
     heard: bool,
     /// What the client is told at the end, if it is not what the end says.
@@ -84,11 +84,11 @@ impl Connection {
         mut guard: Guard,
     ) -> Self {
         let now = Instant::now();
-        let outbox = Outbox::new(site.settings.queue_bytes);
-        guard.attach(outbox.clone());
+        let send_queue = SendQueue::new(site.settings.queue_bytes);
+        guard.attach(send_queue.clone());
         Self {
             protocol: Protocol::new(dialect, site.settings.max_watchers),
-            outbox,
+            send_queue,
             site,
             guard,
             socket,
@@ -140,7 +140,7 @@ impl Connection {
         let mut has_delivered = false;
         loop {
             let due = poll_fn(|cx| {
-                if !has_delivered && !self.running.is_behind() && self.outbox.poll_changed(cx).is_ready() {
+                if !has_delivered && !self.running.is_behind() && self.send_queue.poll_changed(cx).is_ready() {
                     return Poll::Ready(Due { deliveries: true, ..Due::default() });
                 }
                 let may_drain = mem::take(&mut is_first) || self.guard.is_draining();
@@ -182,7 +182,7 @@ impl Connection {
         let due = Due {
             drain: drained.is_some_and(|drained| drained.poll(cx).is_ready()),
             time: timer.poll(cx).is_ready(),
-            deliveries: self.outbox.poll_changed(cx).is_ready(),
+            deliveries: self.send_queue.poll_changed(cx).is_ready(),
             message: ready(self.socket.poll_message(cx)),
             // What a replay brought before is written by now.
             progress: ready(self.running.poll(cx, true)),
@@ -197,8 +197,8 @@ impl Connection {
 
     /// Writes all that waits, together.
     async fn deliver(&mut self) -> Result<(), End> {
-        let deliveries = self.outbox.take();
-        if self.outbox.overflowed() {
+        let deliveries = self.send_queue.take();
+        if self.send_queue.overflowed() {
             return Err(End::Slow);
         }
         self.write_deliveries(deliveries).await
@@ -314,7 +314,7 @@ impl Connection {
             // A write that is done is done, whatever else is due.
             biased;
             flushed = self.socket.flush() => flushed.map_err(|_lost| End::Lost),
-            () = self.outbox.overflow() => Err(End::Slow),
+            () = self.send_queue.overflow() => Err(End::Slow),
             () = sleep(WRITE_TIMEOUT) => Err(End::Dead),
             () = drained => Err(End::Drained),
         }

@@ -88,8 +88,8 @@ impl Connection {
             self.running.execute(self.site.clone(), prepared, viewer, label);
             return Ok(());
         }
-        let outbox = self.outbox.clone();
-        match self.running.watch(&self.site, prepared, viewer, outbox, None, label).await {
+        let send_queue = self.send_queue.clone();
+        match self.running.watch(&self.site, prepared, viewer, send_queue, None, label).await {
             Ok(()) => Ok(()),
             Err(refusal) => self.reject(&id, &refusal).await,
         }

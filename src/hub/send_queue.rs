@@ -1,4 +1,4 @@
-//! [`Outbox`]: the bounded outgoing queue of one connection.
+//! [`SendQueue`]: the bounded outgoing queue of one connection.
 //!
 //! The dispatcher pushes and never waits; the connection takes whatever is there at once, so that frames which waited
 //! together are written together. A queue that overflows frees its memory and says so: it never skips an event silently.
@@ -62,7 +62,7 @@ impl Rendered {
 
 /// The outgoing queue of one connection, bounded in bytes.
 #[derive(Debug)]
-pub struct Outbox {
+pub struct SendQueue {
     queue: Mutex<Queue>,
     limit: usize,
     watchers: AtomicUsize,
@@ -79,8 +79,8 @@ struct Queue {
     only_overflow: bool,
 }
 
-impl Outbox {
-    /// An empty outbox that holds at most `limit` bytes, or one delivery that is larger.
+impl SendQueue {
+    /// An empty send queue that holds at most `limit` bytes, or one delivery that is larger.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { queue: Mutex::default(), limit, watchers: AtomicUsize::new(0) })
@@ -193,47 +193,47 @@ mod tests {
 
     #[tokio::test]
     async fn what_waited_together_is_taken_together_in_order() {
-        let outbox = Outbox::new(10_000);
-        outbox.push(delivery(1));
-        outbox.push(delivery(2));
-        outbox.changed().await;
-        let lengths: Vec<_> = outbox.take().iter().map(|delivery| delivery.result.payload.len()).collect();
+        let send_queue = SendQueue::new(10_000);
+        send_queue.push(delivery(1));
+        send_queue.push(delivery(2));
+        send_queue.changed().await;
+        let lengths: Vec<_> = send_queue.take().iter().map(|delivery| delivery.result.payload.len()).collect();
         assert_eq!(lengths, [1, 2]);
-        assert!(outbox.take().is_empty());
+        assert!(send_queue.take().is_empty());
     }
 
     #[tokio::test]
-    async fn a_full_outbox_frees_its_memory_and_says_so() {
-        let outbox = Outbox::new(1_000);
-        outbox.push(delivery(800));
-        assert!(!outbox.overflowed());
-        outbox.push(delivery(800));
-        outbox.overflow().await;
-        outbox.changed().await;
-        assert!(outbox.take().is_empty());
-        outbox.push(delivery(1));
-        assert!(outbox.take().is_empty(), "it takes nothing any more");
+    async fn a_full_send_queue_frees_its_memory_and_says_so() {
+        let send_queue = SendQueue::new(1_000);
+        send_queue.push(delivery(800));
+        assert!(!send_queue.overflowed());
+        send_queue.push(delivery(800));
+        send_queue.overflow().await;
+        send_queue.changed().await;
+        assert!(send_queue.take().is_empty());
+        send_queue.push(delivery(1));
+        assert!(send_queue.take().is_empty(), "it takes nothing any more");
     }
 
     #[tokio::test]
     async fn an_event_larger_than_the_limit_is_no_slowness() {
-        let outbox = Outbox::new(1_000);
+        let send_queue = SendQueue::new(1_000);
         for _ in 0..3 {
-            outbox.push(delivery(5_000));
-            assert!(!outbox.overflowed());
-            assert_eq!(outbox.take().len(), 1);
+            send_queue.push(delivery(5_000));
+            assert!(!send_queue.overflowed());
+            assert_eq!(send_queue.take().len(), 1);
         }
-        outbox.push(delivery(5_000));
-        outbox.push(delivery(1));
-        assert!(outbox.overflowed(), "with another one behind it, it is full");
+        send_queue.push(delivery(5_000));
+        send_queue.push(delivery(1));
+        assert!(send_queue.overflowed(), "with another one behind it, it is full");
     }
 
     #[tokio::test]
     async fn taking_makes_room() {
-        let outbox = Outbox::new(1_000);
+        let send_queue = SendQueue::new(1_000);
         for _ in 0..10 {
-            outbox.push(delivery(800));
-            assert_eq!(outbox.take().len(), 1);
+            send_queue.push(delivery(800));
+            assert_eq!(send_queue.take().len(), 1);
         }
     }
 }
