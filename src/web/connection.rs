@@ -4,7 +4,7 @@
 
 mod end;
 mod instruments;
-mod roll;
+mod registry;
 
 use std::{
     collections::HashMap,
@@ -23,8 +23,8 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-pub use self::{end::End, roll::Entry};
-use self::{instruments::Instruments, roll::Roll};
+pub use self::{end::End, registry::Entry};
+use self::{instruments::Instruments, registry::Registry};
 use super::{Settings, serve::Peer, transport::Transport};
 use crate::hub::{Delivery, SendQueue};
 
@@ -34,7 +34,7 @@ pub struct Connections {
     drain: Arc<Drain>,
     tasks: TaskTracker,
     instruments: Arc<Instruments>,
-    roll: Arc<Roll>,
+    registry: Arc<Registry>,
 }
 
 /// The end of all connections: each at its own moment, so that their clients do not come back all at once.
@@ -106,9 +106,9 @@ impl Connections {
             limit_per_address: settings.max_connections_per_address,
             present: Mutex::default(),
         });
-        let roll = Arc::new(Roll::new(settings.debug_token.is_some()));
-        roll.observe(meter);
-        Self { count, drain, tasks: TaskTracker::new(), instruments: Arc::new(instruments), roll }
+        let registry = Arc::new(Registry::new(settings.debug_token.is_some()));
+        registry.observe(meter);
+        Self { count, drain, tasks: TaskTracker::new(), instruments: Arc::new(instruments), registry }
     }
 
     /// Counts a new connection in, or returns the end that it meets at once. The peer is that of its request.
@@ -127,7 +127,7 @@ impl Connections {
             count: self.count.clone(),
             address,
             instruments: self.instruments.clone(),
-            roll: self.roll.clone(),
+            registry: self.registry.clone(),
             slot: None,
             transport,
             labels,
@@ -151,10 +151,10 @@ impl Connections {
         self.instruments.refusals.count(limit);
     }
 
-    /// How many are on the roll, and the first of them.
+    /// How many are on the registry, and the first of them.
     #[must_use]
     pub fn entries(&self, most: usize) -> (usize, Vec<Entry>) {
-        self.roll.first(most)
+        self.registry.first(most)
     }
 
     /// Refuses new connections and asks those that are there to end, each at its own moment.
@@ -185,7 +185,7 @@ pub struct Guard {
     count: Arc<Count>,
     address: Option<IpAddr>,
     instruments: Arc<Instruments>,
-    roll: Arc<Roll>,
+    registry: Arc<Registry>,
     slot: Option<usize>,
     transport: Transport,
     labels: [KeyValue; 1],
@@ -200,9 +200,9 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Puts the connection on the roll, with the queue of what it is told.
+    /// Puts the connection on the registry, with the queue of what it is told.
     pub fn attach(&mut self, send_queue: Arc<SendQueue>) {
-        self.slot = Some(self.roll.insert(self.transport, send_queue));
+        self.slot = Some(self.registry.insert(self.transport, send_queue));
     }
 
     /// Says why the connection ends. Without a word it was lost.
@@ -235,7 +235,7 @@ impl Guard {
         let bytes = deliveries.iter().map(|delivery| delivery.result.payload.len()).sum();
         self.instruments.wrote(self.transport, deliveries.len(), bytes, latency);
         self.deliveries.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
-        self.roll.delivered(self.slot, deliveries.last());
+        self.registry.delivered(self.slot, deliveries.last());
         for trace in deliveries.iter().filter_map(|delivery| delivery.result.trace.as_ref()) {
             trace.delivered(self.transport.name());
         }
@@ -246,7 +246,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.count.leave(self.address);
         if let Some(slot) = self.slot {
-            self.roll.remove(slot);
+            self.registry.remove(slot);
         }
         self.instruments.connections.add(-1, &self.labels);
         self.instruments.end(&self.labels, &self.end);

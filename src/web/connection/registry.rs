@@ -1,4 +1,4 @@
-//! [`Roll`]: who is connected, for those who ask from outside.
+//! [`Registry`]: who is connected, for those who ask from outside.
 //!
 //! Connections put themselves on it when they begin and are taken off when they end. No event touches it, so that what is
 //! shown of them costs nothing but the time of whoever looks; unless operators may ask where each client stands, which each
@@ -14,13 +14,13 @@ use super::super::transport::Transport;
 use crate::hub::{Delivery, SendQueue};
 
 /// Who is connected, for whoever asks from outside.
-pub(super) struct Roll {
+pub(super) struct Registry {
     entries: Mutex<Slab<Entry>>,
     /// Whether somebody may ask where each client stands.
     notes_cursors: bool,
 }
 
-/// One connection on the roll.
+/// One connection on the registry.
 #[derive(Clone)]
 pub struct Entry {
     /// How it is connected.
@@ -33,7 +33,7 @@ pub struct Entry {
     pub cursor: Option<Arc<str>>,
 }
 
-impl Roll {
+impl Registry {
     pub(super) fn new(notes_cursors: bool) -> Self {
         Self { entries: Mutex::default(), notes_cursors }
     }
@@ -41,11 +41,11 @@ impl Roll {
     /// Shows what they add up to as metrics.
     pub(super) fn observe(self: &Arc<Self>, meter: &Meter) {
         let gauge = |name, unit, description, value: fn(&SendQueue) -> usize| {
-            let roll = self.clone();
+            let registry = self.clone();
             let gauge = meter.u64_observable_gauge(name).with_unit(unit).with_description(description);
             gauge
                 .with_callback(move |gauge| {
-                    for (transport, sum) in Transport::ALL.into_iter().zip(roll.sum(value)) {
+                    for (transport, sum) in Transport::ALL.into_iter().zip(registry.sum(value)) {
                         gauge.observe(sum, &[KeyValue::new("transport", transport.name())]);
                     }
                 })
