@@ -7,7 +7,7 @@
 pub mod index;
 pub mod send_queue;
 pub mod replay;
-mod trails;
+mod delivery_log;
 pub mod watcher;
 pub mod window;
 
@@ -25,14 +25,14 @@ use tokio::sync::watch;
 
 use self::{
     index::Index,
-    trails::Trails,
+    delivery_log::DeliveryLog,
     watcher::Watcher,
     window::{Bounds, Window},
 };
 pub use self::{
     send_queue::{Deliveries, Delivery, SendQueue, Rendered},
     replay::{Replay, Step},
-    trails::{Answer, Trail},
+    delivery_log::{Answer, DeliveryRecord},
     watcher::{Watch, Watching},
 };
 use crate::{
@@ -92,7 +92,7 @@ struct Shared {
     caught_up: watch::Sender<bool>,
     counts: Counts,
     /// What became of events, if somebody may ask.
-    trails: OnceLock<Trails>,
+    delivery_log: OnceLock<DeliveryLog>,
 }
 
 /// How often watchers resumed, and were told of a gap.
@@ -124,7 +124,7 @@ impl Hub {
             state,
             caught_up: watch::Sender::new(false),
             counts: Counts::default(),
-            trails: OnceLock::new(),
+            delivery_log: OnceLock::new(),
         }))
     }
 
@@ -247,8 +247,8 @@ impl Hub {
             for watcher in sharing {
                 watcher.deliver(result.clone());
             }
-            if let Some(trails) = self.0.trails.get() {
-                trails.dispatched(&relayed, sharing);
+            if let Some(delivery_log) = self.0.delivery_log.get() {
+                delivery_log.dispatched(&relayed, sharing);
             }
         }
         watchers.len()
@@ -256,20 +256,20 @@ impl Hub {
 
     /// Follows events from now on, so that [`explain`](Self::explain) has an answer.
     pub fn follow_events(&self) {
-        self.0.trails.get_or_init(Trails::default);
+        self.0.delivery_log.get_or_init(DeliveryLog::default);
     }
 
     /// Notes that an event came again and was dropped.
     pub fn repeat(&self, id: &str) {
-        if let Some(trails) = self.0.trails.get() {
-            trails.repeat(id);
+        if let Some(delivery_log) = self.0.delivery_log.get() {
+            delivery_log.repeat(id);
         }
     }
 
     /// An event of the window and what became of it, if events are followed.
     #[must_use]
-    pub fn explain(&self, id: &str) -> Option<(Arc<Relayed>, Trail)> {
-        self.0.trails.get()?.find(id)
+    pub fn explain(&self, id: &str) -> Option<(Arc<Relayed>, DeliveryRecord)> {
+        self.0.delivery_log.get()?.find(id)
     }
 
     /// Whose watchers each queue serves. Looks at every watcher: for people, not for events.
@@ -303,8 +303,8 @@ impl Hub {
         let relayed = Arc::new(Relayed { event, position, cursor, field, audience, payload });
         state.window.insert(relayed.clone());
         let watchers = if is_news { state.index.matching(field, &relayed.audience) } else { Vec::new() };
-        if let Some(trails) = self.0.trails.get() {
-            trails.begin(&relayed, is_news, watchers.len());
+        if let Some(delivery_log) = self.0.delivery_log.get() {
+            delivery_log.begin(&relayed, is_news, watchers.len());
         }
         Some((relayed, watchers))
     }

@@ -49,8 +49,8 @@ impl Replay {
         loop {
             while let Some(relayed) = self.pending.front() {
                 if let Some(payload) = self.watch.operation.render_again(relayed).await {
-                    if let Some(trails) = self.hub.0.trails.get() {
-                        trails.replayed(relayed, &self.watch.viewer.user);
+                    if let Some(delivery_log) = self.hub.0.delivery_log.get() {
+                        delivery_log.replayed(relayed, &self.watch.viewer.user);
                     }
                     let result = Rendered::old(payload, relayed.cursor.clone()).into();
                     self.rendered.push(Delivery { watcher: self.watch.id, result });

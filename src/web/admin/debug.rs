@@ -73,17 +73,17 @@ pub async fn explain(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) 
     let Some(event) = &asked.event else {
         return (StatusCode::BAD_REQUEST, "name the event: ?event=ID&user=ID\n").into_response();
     };
-    let Some((relayed, trail)) = site.hub.explain(event) else {
+    let Some((relayed, record)) = site.hub.explain(event) else {
         return answer(&json!({ "event": event, "answer": "NOT_IN_WINDOW" }));
     };
-    let told = trail.told.iter().filter(|(_, told)| **told == Answer::Told);
+    let told = record.told.iter().filter(|(_, told)| **told == Answer::Told);
     let told: Vec<_> = told.take(MAX_ROWS).map(|(user, _)| names.show(user)).collect();
     let why = asked.user.as_deref().map(|user| {
         let viewer: Option<Viewer> = site.auth.viewer(user);
         json!({
             "user": names.show(user),
             "interests": viewer.as_ref().map(|viewer| names.show_all(viewer.interests.keys())),
-            "answer": trail.answer(&relayed, user, viewer.as_ref()),
+            "answer": record.answer(&relayed, user, viewer.as_ref()),
         })
     });
     answer(&json!({
@@ -91,13 +91,13 @@ pub async fn explain(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) 
         "kind": &*relayed.event.kind,
         "field": relayed.field,
         "published": relayed.event.published.map(time),
-        "received": time(trail.received),
+        "received": time(record.received),
         "author": relayed.event.author.as_deref().map(|author| names.show(author)),
         "keys": names.show_all(relayed.audience.keys()),
-        "matched_watchers": trail.matched,
-        "repeats": { "count": trail.repeats, "answer": "ALREADY_SEEN" },
+        "matched_watchers": record.matched,
+        "repeats": { "count": record.repeats, "answer": "ALREADY_SEEN" },
         "told": told,
-        "told_is_cut": trail.is_cut,
+        "told_is_cut": record.is_cut,
         "user": why,
     }))
 }

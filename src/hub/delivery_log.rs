@@ -1,4 +1,4 @@
-//! [`Trails`]: what became of the last events, for whoever asks why somebody was, or was not, told.
+//! [`DeliveryLog`]: what became of the last events, for whoever asks why somebody was, or was not, told.
 //!
 //! Kept only while it is switched on, and bounded: what is noted of an event is lost before the event itself. It decides
 //! nothing about deliveries.
@@ -42,18 +42,18 @@ pub enum Answer {
 
 /// What became of the last events of one pod.
 #[derive(Default)]
-pub(super) struct Trails(Mutex<Book>);
+pub(super) struct DeliveryLog(Mutex<Book>);
 
 #[derive(Default)]
 struct Book {
-    trails: HashMap<Arc<str>, Trail>,
+    delivery_log: HashMap<Arc<str>, DeliveryRecord>,
     order: VecDeque<Arc<str>>,
     notes: usize,
 }
 
 /// What became of one event.
 #[derive(Clone)]
-pub struct Trail {
+pub struct DeliveryRecord {
     /// The event, as long as the window has it.
     relayed: Weak<Relayed>,
     /// When it came through the feed.
@@ -70,11 +70,11 @@ pub struct Trail {
     pub is_cut: bool,
 }
 
-impl Trails {
+impl DeliveryLog {
     pub(super) fn begin(&self, relayed: &Arc<Relayed>, is_news: bool, matched: usize) {
         let mut book = self.book();
         let id = relayed.event.id.clone();
-        let trail = Trail {
+        let record = DeliveryRecord {
             relayed: Arc::downgrade(relayed),
             received: SystemTime::now(),
             is_news,
@@ -83,13 +83,13 @@ impl Trails {
             told: HashMap::new(),
             is_cut: false,
         };
-        match book.trails.insert(id.clone(), trail) {
+        match book.delivery_log.insert(id.clone(), record) {
             Some(forgotten) => book.notes -= forgotten.told.len(),
             None => book.order.push_back(id),
         }
         while book.order.len() > MAX_EVENTS || book.notes > MAX_NOTES {
             let Some(oldest) = book.order.pop_front() else { return };
-            book.notes -= book.trails.remove(&oldest).map_or(0, |trail| trail.told.len());
+            book.notes -= book.delivery_log.remove(&oldest).map_or(0, |record| record.told.len());
         }
     }
 
@@ -109,16 +109,16 @@ impl Trails {
 
     /// Notes that it came again.
     pub(super) fn repeat(&self, id: &str) {
-        if let Some(trail) = self.book().trails.get_mut(id) {
-            trail.repeats += 1;
+        if let Some(record) = self.book().delivery_log.get_mut(id) {
+            record.repeats += 1;
         }
     }
 
     /// The event and what became of it, if the window still has it.
-    pub(super) fn find(&self, id: &str) -> Option<(Arc<Relayed>, Trail)> {
+    pub(super) fn find(&self, id: &str) -> Option<(Arc<Relayed>, DeliveryRecord)> {
         let book = self.book();
-        let trail = book.trails.get(id)?;
-        Some((trail.relayed.upgrade()?, trail.clone()))
+        let record = book.delivery_log.get(id)?;
+        Some((record.relayed.upgrade()?, record.clone()))
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -129,22 +129,22 @@ impl Trails {
 
 impl Book {
     fn note(&mut self, id: &str, user: &Arc<str>, answer: Answer) {
-        let Some(trail) = self.trails.get_mut(id) else { return };
-        if let Some(noted) = trail.told.get_mut(user) {
+        let Some(record) = self.delivery_log.get_mut(id) else { return };
+        if let Some(noted) = record.told.get_mut(user) {
             // Told on one connection is told.
             if *noted != Answer::Told {
                 *noted = answer;
             }
-        } else if trail.told.len() >= MAX_TOLD {
-            trail.is_cut = true;
+        } else if record.told.len() >= MAX_TOLD {
+            record.is_cut = true;
         } else {
-            trail.told.insert(user.clone(), answer);
+            record.told.insert(user.clone(), answer);
             self.notes += 1;
         }
     }
 }
 
-impl Trail {
+impl DeliveryRecord {
     /// Why this user was told of the event, or was not. The viewer is what is known of them now, if anything is.
     #[must_use]
     pub fn answer(&self, relayed: &Relayed, user: &str, viewer: Option<&Viewer>) -> Answer {
@@ -221,8 +221,8 @@ mod tests {
     }
 
     fn answer(hub: &Hub, id: &str, user: &str, key: &str) -> Answer {
-        let (relayed, trail) = hub.explain(id).unwrap();
-        trail.answer(&relayed, user, Some(&viewer(user, key)))
+        let (relayed, record) = hub.explain(id).unwrap();
+        record.answer(&relayed, user, Some(&viewer(user, key)))
     }
 
     #[tokio::test]
@@ -252,9 +252,9 @@ mod tests {
         let hub = hub();
         let _watching: Vec<_> = (0..=MAX_TOLD).map(|n| watch(&hub, &n.to_string(), 1 << 16)).collect();
         let id = dispatch(&hub, true).await;
-        let (_, trail) = hub.explain(&id).unwrap();
-        assert_eq!((trail.told.len(), trail.is_cut, trail.matched), (MAX_TOLD, true, MAX_TOLD + 1));
-        let untold = (0..=MAX_TOLD).map(|n| n.to_string()).find(|user| !trail.told.contains_key(&**user));
+        let (_, record) = hub.explain(&id).unwrap();
+        assert_eq!((record.told.len(), record.is_cut, record.matched), (MAX_TOLD, true, MAX_TOLD + 1));
+        let untold = (0..=MAX_TOLD).map(|n| n.to_string()).find(|user| !record.told.contains_key(&**user));
         assert_eq!(answer(&hub, &id, &untold.unwrap(), "k"), Answer::NotRecorded);
     }
 }
