@@ -16,7 +16,7 @@ COPY Cargo.toml Cargo.lock ./
 # An empty crate with our dependencies: this layer is built anew only when Cargo.lock changes. The cache mount spares the
 # download even then, and keeps the registry out of the layer. Cargo reads no manifest whose bench is not there, so that stays.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    mkdir src benches && echo 'fn main() {}' > src/main.rs && cp src/main.rs benches/relay.rs && touch src/lib.rs \
+    mkdir -p src/bin/relay benches/load && echo "fn main() {}" | tee src/bin/relay/main.rs benches/relay.rs >benches/load/main.rs && touch src/lib.rs \
     && cargo build --release --locked --bin relay \
     && rm -r src
 

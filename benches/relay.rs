@@ -1,6 +1,6 @@
 //! What the parts of the hot path cost, each alone: `cargo bench`.
 //!
-//! For a change of one part. What a user notices is measured by `examples/load.rs`.
+//! For a change of one part. What a user notices is measured by `benches/load.rs`.
 
 #![allow(missing_docs, reason = "criterion's macros make items without any")]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot run fails by a panic")]

@@ -16,7 +16,7 @@ use futures_util::Stream;
 use pubsub_relay::{
     audience::{Audience, Interests, Key, Viewer},
     broker::memory::Topic,
-    contract::{Domain, Fact, Identity, Unreadable},
+    domain::{Domain, Fact, Identity, Unreadable},
     event::Event,
     graphql::{self, Error, error::Code, mutation::publish, subscription::payloads},
     pod::{self, Broker, Pod},

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::{
     audience::Viewer,
-    contract::{Domain, Identity},
+    domain::{Domain, Identity},
 };
 
 /// The longest authorization looked at, in bytes: twice what common proxies let through as one header.
@@ -225,7 +225,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::{
-        contract::{Fact, Identity, Unreadable},
+        domain::{Fact, Identity, Unreadable},
         event::Event,
     };
 

@@ -1,9 +1,11 @@
 //! The two ports to a broker: [`Publish`] (out) and [`Feed`] (in).
 //!
-//! Two implementations, [`memory`] and [`crate::pubsub`], held by one contract suite (`tests/contract.rs`). The guarantee
+//! Two implementations, [`memory`] and [`crate::broker::pubsub`], held by one contract suite (`tests/contract.rs`). The guarantee
 //! is at least once, in the order of each author; deduplication is the reader's ([`crate::relay`]).
 
 pub mod memory;
+#[cfg(feature = "pubsub")]
+pub mod pubsub;
 
 use std::{fmt, sync::Arc, time::Duration};
 

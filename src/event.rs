@@ -1,6 +1,6 @@
 //! [`Event`]: the one value that flows, from a mutation to the topic and from the topic to the sockets.
 //!
-//! It is the envelope only: what the bytes in it mean is the domain's business ([`crate::contract::Domain`]).
+//! It is the envelope only: what the bytes in it mean is the domain's business ([`crate::domain::Domain`]).
 //! It must never hold anything of Google's or of GraphQL's.
 
 pub mod cloudevent;

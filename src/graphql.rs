@@ -23,7 +23,7 @@ use self::{document::Documents, error::Code, operation::Operations};
 pub use self::{document::Prepared, error::Error, mutation::Outlet};
 use crate::{
     audience::Viewer,
-    hub::{Hub, SendQueue, Replay, Watch, Watching},
+    hub::{Hub, Replay, SendQueue, Watch, Watching},
     telemetry::{Refusals, traces},
 };
 

@@ -43,7 +43,11 @@ pub struct Readiness {
 impl Health {
     /// Readiness of a pod with this feed, which stops when `drain` is cancelled.
     #[must_use]
-    pub const fn new(feed: watch::Receiver<FeedState>, membership: Membership, drain: CancellationToken) -> Self {
+    pub const fn new(
+        feed: watch::Receiver<FeedState>,
+        membership: Membership,
+        drain: CancellationToken,
+    ) -> Self {
         Self { feed, membership, drain }
     }
 
@@ -82,7 +86,9 @@ impl Health {
     pub fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
         match &*self.feed.borrow() {
-            FeedState::Open(_) => reasons.extend(self.membership.awaits().map(|what| format!("feed: {what}"))),
+            FeedState::Open(_) => {
+                reasons.extend(self.membership.awaits().map(|what| format!("feed: {what}")))
+            }
             FeedState::Opening(None) => reasons.push("feed: opening".to_owned()),
             FeedState::Opening(Some(why)) => reasons.push(format!("feed: {why}")),
             FeedState::Closed => reasons.push("feed: closed".to_owned()),
@@ -128,7 +134,8 @@ mod tests {
         let (drain, meter) =
             (CancellationToken::new(), MeterProvider::meter(&NoopMeterProvider::new(), "test"));
         let (interval, orphan_after) = (Duration::from_secs(10), Duration::from_secs(180));
-        let membership = Membership::new(membership::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
+        let membership =
+            Membership::new(membership::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
         let health = Health::new(feed, membership.clone(), drain.clone());
         assert_eq!(health.readiness().reasons, ["feed: no such topic"]);
         state.send_replace(FeedState::Open("f".into()));

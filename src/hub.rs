@@ -4,10 +4,10 @@
 //! The hub never waits for a socket: it fills [`SendQueue`]es, and a full one ends its own connection only. Index and window
 //! change under one lock, so that between a replay and the live events after it there is neither a hole nor a repeat.
 
-pub mod index;
-pub mod send_queue;
-pub mod replay;
 mod delivery_log;
+pub mod index;
+pub mod replay;
+pub mod send_queue;
 pub mod watcher;
 pub mod window;
 
@@ -24,21 +24,21 @@ use opentelemetry::{KeyValue, metrics::Meter};
 use tokio::sync::watch;
 
 use self::{
-    index::Index,
     delivery_log::DeliveryLog,
+    index::Index,
     watcher::Watcher,
     window::{Bounds, Window},
 };
 pub use self::{
-    send_queue::{Deliveries, Delivery, SendQueue, Rendered},
-    replay::{Replay, Step},
     delivery_log::{Answer, DeliveryRecord},
+    replay::{Replay, Step},
+    send_queue::{Deliveries, Delivery, Rendered, SendQueue},
     watcher::{Watch, Watching},
 };
 use crate::{
     audience::{Audience, Viewer},
-    contract::Fact,
     cursor::{BadCursor, Cursor},
+    domain::Fact,
     event::{Event, Payload},
 };
 

@@ -6,9 +6,9 @@
 //! [`Membership::hear`] and its kin are called by the relay for all that the feed brings; [`Membership::run`] is the task that
 //! heartbeats, and asks for a new feed when nothing comes back.
 
-mod members;
 mod catch_up;
 mod heartbeat;
+mod members;
 
 use std::{
     collections::VecDeque,
@@ -26,11 +26,11 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-pub use self::{members::Size, catch_up::History, heartbeat::Heartbeat};
 use self::{
-    members::{Members, PATIENCE},
     catch_up::CatchUp,
+    members::{Members, PATIENCE},
 };
+pub use self::{catch_up::History, heartbeat::Heartbeat, members::Size};
 use crate::{
     broker::{FeedState, Publish, PublishError, Reopen},
     event::{Event, HEARTBEAT},
@@ -306,8 +306,9 @@ impl Membership {
             // It is not, and says nothing of the feed.
             Err(_) => state.on_the_way.retain(|own| own.id != event.id),
         }
-        outcome
-            .map_err(|error| tracing::warn!(error = &error as &dyn std::error::Error, "heartbeat not published"))
+        outcome.map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "heartbeat not published")
+        })
     }
 
     /// Asks for a new feed whenever the present one is silent.

@@ -23,13 +23,13 @@ use self::drain::Stop;
 pub use self::drain::{Drain, Drained};
 use crate::{
     auth::{self, Authenticator},
+    broker::pubsub::{self, Janitor, PubSub},
     broker::{Feed, Publish, Reopen, memory},
-    contract::Domain,
-    membership::{self, Membership},
+    domain::Domain,
     graphql::{Api, Engine, Outlet},
     health::Health,
     hub::{Hub, window::Bounds},
-    pubsub::{self, Janitor, PubSub},
+    membership::{self, Membership},
     relay::{Memory, Relay},
     telemetry::{Metrics, Otlp, Refusals, Traces},
     web::{self, Connections, Reservations, Site, serve::serve},
@@ -277,7 +277,13 @@ async fn heartbeat(
     stop.run_until_cancelled(membership.run(publisher.as_ref(), &reopen, connections)).await;
 }
 
-async fn clean(janitor: Janitor, membership: Membership, every: Duration, meter: Meter, stop: CancellationToken) {
+async fn clean(
+    janitor: Janitor,
+    membership: Membership,
+    every: Duration,
+    meter: Meter,
+    stop: CancellationToken,
+) {
     let is_orphan = |pod: &str, created| membership.is_orphan(pod, created);
     stop.run_until_cancelled(janitor.run(every, is_orphan, &meter)).await;
 }

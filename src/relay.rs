@@ -23,10 +23,10 @@ use tracing::Instrument as _;
 
 use crate::{
     broker::{Feed, FeedState, MIN_RETENTION, Received},
-    contract::{Domain, Unreadable},
+    domain::{Domain, Unreadable},
     event::Event,
-    membership::{Membership, Heard, History},
     hub::{HEAD_START, Hub},
+    membership::{Heard, History, Membership},
     telemetry::traces,
 };
 
@@ -70,7 +70,13 @@ pub struct Memory {
 
 impl Relay {
     /// A relay of a pod that begins now, and remembers event ids for as long as a new feed may repeat them.
-    pub fn new(domain: Arc<dyn Domain>, hub: Hub, membership: Membership, memory: Memory, meter: &Meter) -> Self {
+    pub fn new(
+        domain: Arc<dyn Domain>,
+        hub: Hub,
+        membership: Membership,
+        memory: Memory,
+        meter: &Meter,
+    ) -> Self {
         Self {
             domain,
             hub,

@@ -16,9 +16,9 @@ mod emulator;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use pubsub_relay::{
+    broker::pubsub::{PubSub, Settings},
     broker::{Feed, FeedState, MAX_DATA_BYTES, Publish, PublishError, Received, memory::Topic},
     event::{Event, cloudevent::Undecodable},
-    pubsub::{PubSub, Settings},
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -300,7 +300,10 @@ async fn a_feed_that_is_asked_for_a_new_generation_has_one_and_hears_everything(
     let old = google.subscriptions().await;
     let mut state = feed.state();
     let FeedState::Open(generation) = state.borrow_and_update().clone() else { panic!("it is open") };
-    assert!(generation.starts_with("events.reader."), "{generation}: heartbeats have no room for the project");
+    assert!(
+        generation.starts_with("events.reader."),
+        "{generation}: heartbeats have no room for the project"
+    );
     feed.reopen().ask(&generation);
     let between = event(Some("1"), "between");
     publisher.publish(&between).await.unwrap();

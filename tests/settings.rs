@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, process::Command, process::Output};
 
-use pubsub_relay::config::{SETTINGS, Setting};
+use pubsub_relay::cli::config::{SETTINGS, Setting};
 
 const SECRET: &str = "never-print-this-secret-of-40-characters";
 

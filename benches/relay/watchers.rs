@@ -8,8 +8,8 @@ use std::{
 use async_graphql::Request;
 use pubsub_relay::{
     broker::memory::Topic,
-    contract::{Domain, Identity},
-    domain::{self, Directory, TEMPLATE_ADDED, Tutorial},
+    domain::{Domain, Identity},
+    domains::tutorial::{self, Directory, TEMPLATE_ADDED, Tutorial},
     event::Event,
     graphql::{self, Engine, Outlet, Watched},
     hub::{Hub, SendQueue, Watching, window::Bounds},
@@ -47,7 +47,7 @@ impl Watchers {
         let meter = Metrics::new("a", Otlp::default()).unwrap().meter();
         let outlet =
             Outlet::new(Arc::new(Topic::new(WINDOW, 1 << 20)), domain.clone(), "a", "t".to_owned(), &meter);
-        let api = graphql::build(domain::schema(domain.clone()));
+        let api = graphql::build(tutorial::schema(domain.clone()));
         let engine = Engine::new(api, outlet, hub.clone(), true, Refusals::new(&meter));
         Self { hub, domain, engine, send_queues: Vec::new(), watching: Vec::new() }
     }

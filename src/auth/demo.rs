@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{AuthError, Pass};
-use crate::contract::{Domain, Identity};
+use crate::domain::{Domain, Identity};
 
 pub(super) fn admit(token: &str, domain: &dyn Domain) -> Result<Pass, AuthError> {
     let viewer = domain.viewer(Identity::Demo(token)).ok_or(AuthError::UnknownUser)?;

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     audience::Viewer,
-    contract::{Domain, Identity},
+    domain::{Domain, Identity},
 };
 
 /// How far the clocks of issuer and pod may be apart: so long after its `exp`, and before its `nbf`, a token still lets in.

@@ -84,7 +84,11 @@ impl Topic {
         log.feeds.insert(number, first);
         drop(log);
         let generation = format!("memory.{number}").into();
-        MemoryFeed { topic: Arc::clone(&self.0), number, state: watch::Sender::new(FeedState::Open(generation)) }
+        MemoryFeed {
+            topic: Arc::clone(&self.0),
+            number,
+            state: watch::Sender::new(FeedState::Open(generation)),
+        }
     }
 }
 

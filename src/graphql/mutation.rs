@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     broker::{Publish, PublishError},
-    contract::Domain,
+    domain::Domain,
     event::Event,
     telemetry::{LATENCY_BUCKETS, traces},
 };

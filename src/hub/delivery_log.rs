@@ -175,9 +175,9 @@ mod tests {
     use super::*;
     use crate::{
         audience::{Audience, Interests},
-        contract::Fact,
+        domain::Fact,
         event::Event,
-        hub::{Hub, SendQueue, Render, Watch, Watching, window::Bounds},
+        hub::{Hub, Render, SendQueue, Watch, Watching, window::Bounds},
     };
 
     struct Echo;

@@ -197,7 +197,8 @@ mod tests {
         send_queue.push(delivery(1));
         send_queue.push(delivery(2));
         send_queue.changed().await;
-        let lengths: Vec<_> = send_queue.take().iter().map(|delivery| delivery.result.payload.len()).collect();
+        let lengths: Vec<_> =
+            send_queue.take().iter().map(|delivery| delivery.result.payload.len()).collect();
         assert_eq!(lengths, [1, 2]);
         assert!(send_queue.take().is_empty());
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Delivery, Hub, SendQueue, Render, Rendered};
+use super::{Delivery, Hub, Render, Rendered, SendQueue};
 use crate::audience::Viewer;
 
 /// What a watcher is made of.

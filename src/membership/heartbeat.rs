@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn a_heartbeat_survives_the_topic() {
-        let heartbeat = Heartbeat::new("pod-1".into(), "events.pod-1.1f".into(), 7, Duration::from_millis(1_500));
+        let heartbeat =
+            Heartbeat::new("pod-1".into(), "events.pod-1.1f".into(), 7, Duration::from_millis(1_500));
         let event = heartbeat.event();
         assert_eq!((&*event.kind, event.author.clone()), (HEARTBEAT, None));
         assert_eq!(Heartbeat::read(&event), Some(heartbeat));

@@ -91,7 +91,11 @@ async fn a_heartbeat_that_the_topic_refused_is_no_lag_of_the_feed() {
     membership.follow(&FeedState::Open("first".into()));
     timeout(TEN, membership.run(&Refusing, &Reopen::default(), || 0)).await.unwrap_err();
     assert_eq!(membership.lag(), None);
-    assert!(membership.awaits().is_some_and(|what| what.contains("topic unavailable")), "{:?}", membership.awaits());
+    assert!(
+        membership.awaits().is_some_and(|what| what.contains("topic unavailable")),
+        "{:?}",
+        membership.awaits()
+    );
 }
 
 /// A feed whose lives a test makes, and a topic that brings back what was published as long as it is not cut.
@@ -193,7 +197,10 @@ async fn a_silent_feed_is_given_up_after_three_intervals_and_the_pod_waits_for_t
     tasks.spawn(async move { pulsing.run(&topic, &asked, || 0).await });
 
     state.send_replace(FeedState::Open("first".into()));
-    assert!(timeout(TEN * 10, reopen.asked("first")).await.is_err(), "a feed that brings heartbeats is let be");
+    assert!(
+        timeout(TEN * 10, reopen.asked("first")).await.is_err(),
+        "a feed that brings heartbeats is let be"
+    );
     assert_eq!(membership.awaits(), None);
 
     is_cut.store(true, Ordering::Relaxed);

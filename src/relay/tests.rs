@@ -8,9 +8,9 @@ use super::*;
 use crate::{
     audience::{Audience, Interests, Viewer},
     broker::{Ack, Reopen},
-    contract::{Fact, Identity},
+    domain::{Fact, Identity},
+    hub::{Relayed, Render, SendQueue, Step, Watch, window::Bounds},
     membership::{self, Heartbeat},
-    hub::{SendQueue, Relayed, Render, Step, Watch, window::Bounds},
 };
 
 const WINDOW: Duration = Duration::from_secs(600);
@@ -93,7 +93,8 @@ impl Pod {
         let meter = NoopMeterProvider::new().meter("test");
         let hub = Hub::new("t", Bounds { span: WINDOW, bytes: 1 << 20 }, began);
         let (interval, orphan_after) = (SECOND * 10, SECOND * 180);
-        let membership = Membership::new(membership::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
+        let membership =
+            Membership::new(membership::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
         let memory = Memory { began, window: WINDOW };
         let mut relay = Relay::new(Arc::new(Anything), hub.clone(), membership, memory, &meter);
         let (events, received) = mpsc::channel(16);

@@ -17,7 +17,7 @@ use super::Site;
 use crate::{
     audience::Viewer,
     graphql::{Prepared, Watched},
-    hub::{Delivery, SendQueue, Replay, Step, Watching},
+    hub::{Delivery, Replay, SendQueue, Step, Watching},
 };
 
 /// The operations whose end the client has not been told of. `L` is what the transport calls one.

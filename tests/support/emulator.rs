@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use pubsub_relay::emulator::{Emulator, EmulatorError, Search};
+use pubsub_relay::cli::emulator::{Emulator, EmulatorError, Search};
 use tokio::sync::OnceCell;
 
 /// The emulator of the environment, else one for all tests of this binary; `None`, and a word about it, if there is none.

@@ -3,7 +3,7 @@
 use std::thread;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use pubsub_relay::emulator::Emulator;
+use pubsub_relay::cli::emulator::Emulator;
 use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -48,8 +48,12 @@ pub async fn admit(State(site): State<Arc<Site>>, request: Request, next: Next) 
 /// `GET /debug/connections`.
 pub async fn connections(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) -> Response {
     let names = Names::new(&site, &asked);
-    let viewers: HashMap<_, _> =
-        site.hub.viewers().into_iter().map(|(send_queue, viewer)| (Arc::as_ptr(&send_queue), viewer)).collect();
+    let viewers: HashMap<_, _> = site
+        .hub
+        .viewers()
+        .into_iter()
+        .map(|(send_queue, viewer)| (Arc::as_ptr(&send_queue), viewer))
+        .collect();
     let (total, entries) = site.connections.entries(MAX_ROWS);
     let rows = entries.into_iter().map(|entry| {
         // Known from its watchers: a connection without any listens to nothing.

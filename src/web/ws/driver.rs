@@ -140,7 +140,8 @@ impl Connection {
         let mut has_delivered = false;
         loop {
             let due = poll_fn(|cx| {
-                if !has_delivered && !self.running.is_behind() && self.send_queue.poll_changed(cx).is_ready() {
+                if !has_delivered && !self.running.is_behind() && self.send_queue.poll_changed(cx).is_ready()
+                {
                     return Poll::Ready(Due { deliveries: true, ..Due::default() });
                 }
                 let may_drain = mem::take(&mut is_first) || self.guard.is_draining();

@@ -6,8 +6,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use pubsub_relay::{
     auth,
-    contract::Domain,
-    domain::{Directory, EXAMPLES, Tutorial, schema},
+    domain::Domain,
+    domains::tutorial::{Directory, EXAMPLES, Tutorial, schema},
     graphql::{self, Api},
     web::Tab,
 };

@@ -12,9 +12,9 @@ use super::{Setting, reader::Reader, table as t, value};
 use crate::{
     auth,
     broker::MIN_RETENTION,
+    broker::pubsub,
     hub::window::{Bounds, MARGIN},
     pod::Drain,
-    pubsub,
     telemetry::{self, Otlp},
     web::{self, Origins},
 };

@@ -1,6 +1,6 @@
 //! What `relay doctor` asks of Pub/Sub: the topic, permissions, feeds, and a trial feed of its own.
 //!
-//! It reports facts; what they mean is [`crate::doctor`]'s to say. It must never change anything but its trial feed, which
+//! It reports facts; what they mean is [`crate::cli::doctor`]'s to say. It must never change anything but its trial feed, which
 //! is named like a pod's: should the process die, the janitor of any pod deletes it.
 
 use std::time::{Duration, SystemTime};

@@ -13,12 +13,12 @@ use humantime::format_duration as span;
 use super::{ATTACH, CONSUME, CREATE, LIST};
 use crate::{
     broker::MIN_RETENTION,
-    doctor::{Finding, POD, brief},
-    pubsub::{
+    broker::pubsub::{
         self, ConnectError,
         admin::AdminError,
         checkup::{FoundFeed, Inventory},
     },
+    cli::doctor::{Finding, POD, brief},
 };
 
 /// How far clocks may differ in whole seconds, which is what a `Date` has: 4 s ahead the first cursors would promise too
@@ -202,7 +202,11 @@ impl Verdict<'_> {
         let names = names.collect::<Vec<_>>().join(" ");
         let more = if orphans.len() > NAMED { ", the first of them here" } else { "" };
         Finding::wrong(
-            format!("{} left by pods that have not sent_heartbeats for {}", orphans.len(), span(self.orphan_after)),
+            format!(
+                "{} left by pods that have not sent_heartbeats for {}",
+                orphans.len(),
+                span(self.orphan_after)
+            ),
             format!(
                 "any ready pod deletes 20 a minute, and logs what it may not; or by hand{more}: {}",
                 self.delete(&names)

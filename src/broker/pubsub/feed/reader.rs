@@ -107,7 +107,7 @@ impl Handed {
 }
 
 /// Reads one stream.
-pub(in crate::pubsub) struct Reader {
+pub(in crate::broker::pubsub) struct Reader {
     pub(super) stream: MessageStream,
     pub(super) twins: Twins,
     pub(super) is_second: bool,
@@ -117,14 +117,17 @@ pub(in crate::pubsub) struct Reader {
 
 impl Reader {
     /// The reader of a feed that has no second.
-    pub(in crate::pubsub) fn only(stream: MessageStream, seen: watch::Sender<Option<SystemTime>>) -> Self {
+    pub(in crate::broker::pubsub) fn only(
+        stream: MessageStream,
+        seen: watch::Sender<Option<SystemTime>>,
+    ) -> Self {
         let mut handed = Handed::new();
         handed.is_over = true;
         Self { stream, twins: Twins(Arc::new(Mutex::new(handed))), is_second: false, seen }
     }
 
     /// Reads to the stream's end, and says why that came.
-    pub(in crate::pubsub) async fn run(mut self, events: mpsc::Sender<Received>) -> String {
+    pub(in crate::broker::pubsub) async fn run(mut self, events: mpsc::Sender<Received>) -> String {
         loop {
             let (message, handler) = match self.stream.next().await {
                 Some(Ok(message)) => message,

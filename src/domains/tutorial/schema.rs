@@ -162,8 +162,8 @@ mod tests {
     use super::*;
     use crate::{
         broker::{Publish, PublishError},
-        contract::{Domain, Identity},
-        domain::Directory,
+        domain::{Domain, Identity},
+        domains::tutorial::Directory,
         event::Event,
         graphql::{self, Engine, Outlet},
         hub::{Hub, SendQueue, window::Bounds},
@@ -344,7 +344,7 @@ mod tests {
         let sdl = graphql::build(schema(tutorial)).sdl();
         assert_eq!(
             sdl,
-            include_str!("../../schema.graphql"),
+            include_str!("../../../schema.graphql"),
             "write it anew with `relay schema > schema.graphql`"
         );
         let lines: Vec<&str> = sdl.lines().map(str::trim).collect();

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     audience::{Interests, Key, Viewer},
-    contract::Identity,
+    domain::Identity,
 };
 
 /// Largest file, in bytes: some 100,000 users.

@@ -18,13 +18,13 @@ use tokio_util::sync::CancellationToken;
 use self::verdict::Verdict;
 use super::{Finding, Report, Settings};
 use crate::{
-    event::Event,
-    membership::Heartbeat,
-    pubsub::{
+    broker::pubsub::{
         self, Checkup,
         admin::AdminError,
         checkup::{FoundFeed, Inventory},
     },
+    event::Event,
+    membership::Heartbeat,
 };
 
 /// What the pods need on the topic; `terraform/pubsub.tf` has the same list.
@@ -169,9 +169,12 @@ async fn listen(
     }
     let hear = |event: &Event| {
         // What the topic retains may be the last word of the dead: they are silent for as long as a janitor waits.
-        let is_late =
-            |heartbeat: &Heartbeat| event.published.is_some_and(|at| at + after.max(heartbeat.interval() * 3) < now);
-        living.extend(Heartbeat::read(event).filter(|heartbeat| !is_late(heartbeat)).map(|heartbeat| heartbeat.pod));
+        let is_late = |heartbeat: &Heartbeat| {
+            event.published.is_some_and(|at| at + after.max(heartbeat.interval() * 3) < now)
+        };
+        living.extend(
+            Heartbeat::read(event).filter(|heartbeat| !is_late(heartbeat)).map(|heartbeat| heartbeat.pod),
+        );
         awaited.iter().all(|pod| living.contains(*pod))
     };
     checkup.listen(trial, settings.heartbeat_interval.mul_f64(1.25) + SLACK, hear).await;
@@ -184,7 +187,7 @@ mod tests {
 
     #[test]
     fn terraform_grants_what_is_checked_and_no_more() {
-        let terraform = include_str!("../../terraform/pubsub.tf");
+        let terraform = include_str!("../../../terraform/pubsub.tf");
         let granted: HashSet<&str> = terraform
             .split('"')
             .filter(|text| text.starts_with("pubsub.") && text.matches('.').count() == 2)

@@ -327,7 +327,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::pubsub::Settings;
+    use crate::broker::pubsub::Settings;
 
     /// Answers every call with this status, and a body that says so.
     async fn serve(listener: TcpListener, status: Arc<AtomicU16>) {

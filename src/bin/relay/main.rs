@@ -1,7 +1,6 @@
 //! The `relay` command: settings → telemetry → the chosen command → exit code.
 
-#[path = "main/domain.rs"]
-mod domain;
+mod domain_factory;
 
 use std::{
     ffi::OsString,
@@ -16,13 +15,13 @@ use std::{
 use anyhow::Context as _;
 use pubsub_relay::{
     broker::memory,
-    cluster::{self, Carrier},
-    config::{self, Command, Questions, Settings},
-    doctor,
-    emulator::Search,
+    broker::pubsub,
+    cli::cluster::{self, Carrier},
+    cli::config::{self, Command, Questions, Settings},
+    cli::doctor,
+    cli::emulator::Search,
     health,
     pod::{self, Broker, Drained, Pod},
-    pubsub,
     shutdown::Signals,
     telemetry::{self, Traces},
     web::Origins,
@@ -30,7 +29,7 @@ use pubsub_relay::{
 use tokio::{runtime::Runtime, select};
 use tokio_util::sync::CancellationToken;
 
-use self::domain::Seed;
+use self::domain_factory::Seed;
 
 fn main() -> ExitCode {
     let mut seed = Seed::built_in();
@@ -204,7 +203,7 @@ async fn drain(drain: impl Future<Output = Drained>, mut signals: Signals) -> Dr
 
 fn pod_settings(settings: &Settings, broker: Broker, traces: &Traces) -> pod::Settings {
     let mut web = settings.web.clone();
-    web.page = web.page.map(|_| domain::tabs(&settings.auth));
+    web.page = web.page.map(|_| domain_factory::tabs(&settings.auth));
     pod::Settings {
         name: settings.pod.clone(),
         listen: settings.listen,

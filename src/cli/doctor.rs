@@ -25,8 +25,8 @@ use crate::{
         jwks::{self, JwksSource},
         jwt::{self, Keys},
     },
+    broker::pubsub,
     pod::{Drain, drain::AFTER_DEADLINE},
-    pubsub,
 };
 
 /// The pod whose name the trial feed bears. It never heartbeats, so that any janitor deletes what it may leave.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pubsub_relay::emulator::{Emulator, Search};
+use pubsub_relay::cli::emulator::{Emulator, Search};
 
 use super::{
     bench::{Bench, Pace, Window},

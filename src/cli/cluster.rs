@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     broker::memory,
-    emulator::{Emulator, EmulatorError, Search},
+    broker::pubsub,
+    cli::emulator::{Emulator, EmulatorError, Search},
     pod::{Broker, Drained, Pod},
-    pubsub,
 };
 
 /// The project and topic of a cluster's pods.

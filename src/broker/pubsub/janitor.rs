@@ -133,7 +133,7 @@ impl Strange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pubsub::Settings;
+    use crate::broker::pubsub::Settings;
 
     async fn admin() -> Admin {
         let settings = Settings {

@@ -5,27 +5,16 @@
 //! what the figures mean. With `--url` it measures a relay that runs already. It exits with 1 if a delivery was
 //! missing, repeated or wrong.
 
-#[path = "load/arguments.rs"]
 mod arguments;
-#[path = "load/baseline.rs"]
 mod baseline;
-#[path = "load/bench.rs"]
 mod bench;
-#[path = "load/collector.rs"]
 mod collector;
-#[path = "load/naive.rs"]
 mod naive;
-#[path = "load/process.rs"]
 mod process;
-#[path = "load/report.rs"]
 mod report;
-#[path = "load/scenario.rs"]
 mod scenario;
-#[path = "load/swarm.rs"]
 mod swarm;
-#[path = "load/tally.rs"]
 mod tally;
-#[path = "load/wire.rs"]
 mod wire;
 
 use std::{

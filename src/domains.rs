@@ -1,0 +1,3 @@
+//! Domains that the program `relay` can serve.
+
+pub mod tutorial;
