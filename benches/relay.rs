@@ -1,6 +1,7 @@
-//! What the parts of the hot path cost, each alone: `cargo bench`.
+//! Cost of each part of the hot path, measured alone: `cargo bench`.
 //!
-//! For a change of one part. What a user notices is measured by `benches/load.rs`.
+//! Use it after a change of one part. `benches/load` measures what a user notices; these figures
+//! must never replace it.
 
 #![allow(missing_docs, reason = "criterion's macros make items without any")]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot run fails by a panic")]
@@ -26,7 +27,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_time().build().unwrap()
 }
 
-/// What Pub/Sub carries, both ways.
+/// Measures the encoding of an event for Pub/Sub, and its decoding.
 fn codec(criterion: &mut Criterion) {
     let event = event();
     criterion
@@ -40,7 +41,7 @@ fn codec(criterion: &mut Criterion) {
     });
 }
 
-/// From an event to the queues: read, look up, execute, encode, queue.
+/// Measures the way of an event to the send queues: read, look up, execute, encode, queue.
 fn dispatch(criterion: &mut Criterion) {
     let runtime = runtime();
     let mut group = criterion.benchmark_group("dispatch");
@@ -62,7 +63,7 @@ fn dispatch(criterion: &mut Criterion) {
     }
 }
 
-/// A client's text in, a result's text out.
+/// Measures the protocol: a client's text in, a result's frame out.
 fn protocol(criterion: &mut Criterion) {
     let subscribe = r#"{"type":"subscribe","id":"c4b1","payload":{"query":"subscription W { templateAdded { id name } }"}}"#;
     let acknowledged = || {
@@ -92,7 +93,7 @@ fn protocol(criterion: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    // Short by default: enough to see a change of a tenth.
+    // Short by default: enough to see a change of 10 %.
     config = Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))

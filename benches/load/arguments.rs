@@ -1,4 +1,7 @@
-//! The command line.
+//! Command line of the load: what to measure, on which cores, with which watchers.
+//!
+//! All options stand in one place so that `--help` is complete. It must never start anything
+//! itself.
 
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
@@ -13,14 +16,14 @@ use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, v
 
 use super::{baseline::Writes, process::Kind, swarm::Author};
 
-/// What can be measured, in the order in which it is.
+/// Scenarios, in the order in which they run.
 pub(crate) const SCENARIOS: [&str; 8] =
     ["fan-out", "selectivity", "memory", "storm", "mutations", "cores", "telemetry", "broker"];
 
-/// What this process is to do.
+/// Task of this process.
 pub(crate) enum Task {
     Measure(Box<Options>),
-    /// Be one of the servers that the relay is compared with.
+    /// Serves as one of the servers that the relay is compared with.
     Baseline {
         kind: Kind,
         listen: SocketAddr,
@@ -28,7 +31,7 @@ pub(crate) enum Task {
     },
 }
 
-/// How to measure.
+/// Options of a measurement.
 pub(crate) struct Options {
     pub(crate) scenarios: Vec<String>,
     pub(crate) url: Option<SocketAddr>,
@@ -82,9 +85,9 @@ fn command() -> Command {
         ))
         .arg(option("pid", "PID", "The process behind --url, for its CPU and memory"))
         .arg(option("relay", "FILE", "The relay to start; by default the one of the same build"))
-        .arg(list("tokens", "TOKEN,..", "Watchers whom the events are for, in turn").default_value("ZOLO"))
-        .arg(list("idle-tokens", "TOKEN,..", "Watchers whom they are not for").default_value("ZELO"))
-        .arg(option("author", "TOKEN", "Who adds the templates").default_value("ZOWI"))
+        .arg(list("tokens", "TOKEN,..", "Users of the watchers that match, in turn").default_value("ZOLO"))
+        .arg(list("idle-tokens", "TOKEN,..", "Users of the watchers that do not match").default_value("ZELO"))
+        .arg(option("author", "TOKEN", "User that adds the templates").default_value("ZOWI"))
         .arg(option("location", "ID", "Where they are shared").default_value("3"))
         .arg(option("name-chars", "N", "Length of their names, 15 to 200").default_value("15"))
         .arg(list("watchers", "N,..", "How many watchers, in fan-out").default_value("1000,5000"))
@@ -112,10 +115,10 @@ fn command() -> Command {
         })
 }
 
-/// Reads the command line; what cannot be read ends the process with a word about it.
+/// Reads the command line. A command line that clap cannot parse ends the process with a message.
 ///
-/// # Errors
-/// What has the right form and makes no sense.
+/// Fails on a value that has the right form but no meaning, such as an address that does not
+/// resolve.
 pub(crate) fn read() -> anyhow::Result<Task> {
     let matches = command().get_matches();
     if let Some(("baseline", matches)) = matches.subcommand() {
@@ -165,7 +168,7 @@ pub(crate) fn read() -> anyhow::Result<Task> {
 }
 
 impl Kind {
-    /// How the hand-written loop of this name writes.
+    /// Returns how the hand-written loop of this name writes, or `None` if it is another server.
     pub(crate) const fn writes(self) -> Option<Writes> {
         match self {
             Self::Loop => Some(Writes::Each),

@@ -1,8 +1,9 @@
-//! The hand-written loop: what the machine gives to somebody who does nothing but write to sockets.
+//! Hand-written loop: the most that this machine can do with a program that only writes to sockets.
 //!
-//! One thread, one epoll, no GraphQL, no tokens, no filter, no bound on queues: every watcher gets every event, as a frame
-//! that is encoded once. It bounds a relay from below and must never do less than that honestly: the handshake is
-//! real, and a socket that is full is waited for.
+//! It has one thread, one epoll, no GraphQL, no tokens, no filter and no bound on queues. Every
+//! watcher gets every event, as a frame that is encoded once. The loop is the bound that the relay
+//! is compared with, so it must never cheat: the handshake is real, and it waits for a socket that
+//! is full.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -21,15 +22,15 @@ use super::wire;
 
 const LISTENER: Token = Token(usize::MAX);
 
-/// What the relay answers too.
+/// The relay's own answer to the mutation.
 const ADDED: &str = r#"{"data":{"addTemplate":{"success":true}}}"#;
 
-/// When frames are written.
+/// Number of frames in one `send`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Writes {
-    /// One `send` a frame.
+    /// One `send` per frame.
     Each,
-    /// All that wait for a socket in one `send`.
+    /// One `send` for all frames that wait for a socket.
     Together,
 }
 
@@ -37,9 +38,9 @@ struct Peer {
     stream: TcpStream,
     is_socket: bool,
     is_watcher: bool,
-    /// What was read and is not whole.
+    /// Bytes of an incomplete request or frame.
     rest: Vec<u8>,
-    /// What could not be written yet.
+    /// Bytes that wait until the socket is writable.
     waiting: Vec<u8>,
 }
 
@@ -48,11 +49,12 @@ struct Loop {
     free: Vec<usize>,
     buffer: Box<[u8]>,
     frame_bytes: usize,
-    /// The frames of the mutations of this turn.
+    /// Frames of the mutations that this turn of the loop has read.
     frames: Vec<Vec<u8>>,
 }
 
-/// Serves until it is killed. Every event's frame has a payload of `frame_bytes`, or as many as it needs.
+/// Serves until the process is killed. Every event's frame has a payload of `frame_bytes` bytes, or
+/// more if the event needs more.
 pub(crate) fn run(listen: SocketAddr, writes: Writes, frame_bytes: usize) -> anyhow::Result<()> {
     let mut poll = Poll::new()?;
     let mut listener = listener(listen).with_context(|| format!("cannot listen on {listen}"))?;
@@ -75,7 +77,7 @@ pub(crate) fn run(listen: SocketAddr, writes: Writes, frame_bytes: usize) -> any
     }
 }
 
-/// With as much room for those who wait as the relay has.
+/// Opens the listener. Its backlog is 4,096 connections, the same as the relay's.
 fn listener(listen: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(listen), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -146,7 +148,7 @@ impl Loop {
 }
 
 impl Peer {
-    /// Writes, or keeps for when the socket has room again.
+    /// Writes the bytes. What the socket does not take is kept until the socket is writable.
     fn write(&mut self, bytes: &[u8]) {
         if self.waiting.is_empty() {
             let written = if bytes.is_empty() { 0 } else { self.stream.write(bytes).unwrap_or(0) };
@@ -158,7 +160,7 @@ impl Peer {
         }
     }
 
-    /// Handles the next whole thing that was read; false if there is none.
+    /// Handles the next complete request or frame. Returns false if there is none.
     fn step(&mut self, frames: &mut Vec<Vec<u8>>, frame_bytes: usize) -> bool {
         if self.is_socket { self.frame() } else { self.request(frames, frame_bytes) }
     }
@@ -173,7 +175,7 @@ impl Peer {
                 derive_accept_key(key.as_bytes())
             )
         } else {
-            // the name's number is all that the clients look at
+            // the clients read only the number in the name
             frames.extend(wire::number(&self.rest[..end], &mut 0).map(|number| frame(number, frame_bytes)));
             format!(
                 "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{ADDED}",
@@ -205,7 +207,7 @@ impl Peer {
     }
 }
 
-/// What a watcher is told of the event, filled up to `bytes`.
+/// Returns the frame that a watcher gets for the event, padded to `bytes` bytes.
 fn frame(number: u32, bytes: usize) -> Vec<u8> {
     let name = wire::name(number, 0);
     let begin =

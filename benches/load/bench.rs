@@ -1,4 +1,7 @@
-//! One measurement: a server started, watchers connected, events published, a window read.
+//! One measurement: start a server, connect watchers, publish events, read one window.
+//!
+//! All scenarios share these steps so that their figures compare. It must never report a window
+//! whose deliveries were not checked.
 
 use std::{env, path::PathBuf, time::Duration};
 
@@ -12,22 +15,22 @@ use super::{
     tally::{Faults, Latencies},
 };
 
-/// How fast events are published.
+/// Rate at which events are published.
 #[derive(Clone, Copy)]
 pub(crate) enum Pace {
-    /// As fast as all watchers get them, so many under way.
+    /// As fast as all watchers get them, with `--in-flight` events under way.
     Saturated,
-    /// So many a second, whatever becomes of them.
+    /// A fixed number of events a second, whether or not the server keeps up.
     Events(f64),
 }
 
-/// What happened in one window.
+/// Figures of one window.
 #[derive(Clone)]
 pub(crate) struct Window {
     elapsed: f64,
     deliveries: f64,
     events: f64,
-    /// Seconds of CPU, if the server's process is known.
+    /// CPU time of the server in seconds, if its process is known.
     cpu: Option<f64>,
     load_cpu: f64,
     latencies: Latencies,
@@ -42,42 +45,43 @@ impl Window {
         self.events / self.elapsed
     }
 
-    /// In microseconds.
+    /// Returns the server's CPU time per delivery, in microseconds.
     pub(crate) fn cpu_per_delivery(&self) -> Option<f64> {
         self.cpu.map(|cpu| cpu * 1e6 / self.deliveries)
     }
 
-    /// In microseconds.
+    /// Returns the server's CPU time per event, in microseconds.
     pub(crate) fn cpu_per_event(&self) -> Option<f64> {
         self.cpu.map(|cpu| cpu * 1e6 / self.events)
     }
 
-    /// How many cores the server used.
+    /// Returns the number of cores that the server used.
     pub(crate) fn share(&self) -> Option<f64> {
         self.cpu.map(|cpu| cpu / self.elapsed)
     }
 
-    /// How many cores the load used.
+    /// Returns the number of cores that the load used.
     pub(crate) fn load_share(&self) -> f64 {
         self.load_cpu / self.elapsed
     }
 
-    /// In milliseconds.
+    /// Returns the latency that this share of deliveries does not exceed, in milliseconds.
     pub(crate) fn latency(&self, share: f64) -> Option<f64> {
         self.latencies.percentile(share).map(|latency| latency.as_secs_f64() * 1e3)
     }
 }
 
-/// What all scenarios work with.
+/// State that all scenarios share.
 pub(crate) struct Bench {
     pub(crate) options: Options,
-    /// Of the relay's frames, for the baselines' to be alike.
+    /// Payload size of the relay's frames in bytes; the baselines send frames of the same size.
     pub(crate) frame_bytes: usize,
     pub(crate) faults: Faults,
 }
 
 impl Bench {
-    /// Looks at one delivery of the relay, so that what cannot work is said before anything is measured.
+    /// Prepares the measurement and checks one delivery of the relay, so that a wrong option fails
+    /// early.
     pub(crate) fn open(options: Options) -> anyhow::Result<Self> {
         let most = options.watchers.iter().copied().chain([options.connections]).max().unwrap_or_default();
         if let Some(files) = process::open_files().filter(|files| *files < most + 500) {
@@ -109,7 +113,8 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Only the relay, if it is not ours: there is nothing to compare it with on its machine.
+    /// Returns the servers to measure. With `--url` that is only the relay: the baselines would run
+    /// on another machine, so there is nothing to compare it with.
     pub(crate) fn kinds(&self, kinds: &[Kind]) -> Vec<Kind> {
         let is_ours = self.options.url.is_none();
         kinds.iter().copied().filter(|kind| is_ours || *kind == Kind::Relay).collect()
@@ -119,7 +124,7 @@ impl Bench {
         self.start_on(kind, &self.options.pod_cores, &[])
     }
 
-    /// Starts a server on these cores, with these settings if it is a relay.
+    /// Starts a server on these cores. The settings apply to a relay only.
     pub(crate) fn start_on(
         &self,
         kind: Kind,
@@ -161,7 +166,8 @@ impl Bench {
         Swarm::new(server.address, transport, self.options.author.clone())
     }
 
-    /// Publishes for the warm-up and the window, waits for what is under way, and checks that all came.
+    /// Publishes during the warm-up and the window, waits for events under way, and checks all
+    /// deliveries.
     pub(crate) fn measure(
         &mut self,
         server: &Server,
@@ -204,7 +210,7 @@ impl Bench {
                     while due <= now && swarm.publish(due)? {
                         due += Duration::from_secs_f64(1.0 / rate);
                     }
-                    // the kernel waits for whole milliseconds: the last one is spent looking
+                    // epoll waits for whole milliseconds: the last one is spent polling
                     (due - now).saturating_sub(Duration::from_millis(1))
                 }
             };
@@ -218,7 +224,7 @@ impl Bench {
         }
     }
 
-    /// Hangs up and adds what went wrong to what did before.
+    /// Disconnects the clients and adds their faults to those of earlier measurements.
     pub(crate) fn close(&mut self, mut swarm: Swarm) {
         swarm.disconnect();
         self.faults.add(swarm.tally.faults);

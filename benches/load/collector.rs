@@ -1,6 +1,8 @@
-//! What takes a relay's telemetry while it is measured: a sink for OTLP over HTTP, and one who scrapes its metrics.
+//! Receivers of a relay's telemetry while it is measured: a sink for OTLP over HTTP and a scraper
+//! of its metrics.
 //!
-//! As small as can be, for it shares the load's cores: bodies are read and thrown away, and the answer is always 200.
+//! Both are small because they share the load's cores: bodies are read and dropped, and the answer
+//! is always 200. They must never check what the relay sends.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
@@ -15,10 +17,10 @@ use std::{
 
 use anyhow::Context as _;
 
-/// Between two scrapes.
+/// Time between two scrapes.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Answers every post. Its threads end with the process.
+/// Sink that answers every POST. Its threads end with the process.
 pub(crate) struct Sink {
     pub(crate) address: SocketAddr,
     posts: Arc<AtomicU64>,
@@ -32,14 +34,14 @@ impl Sink {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let counted = counted.clone();
-                // an error says that the relay has hung up
+                // an error means that the relay closed the connection
                 thread::spawn(move || swallow(stream, &counted));
             }
         });
         Ok(Self { address, posts })
     }
 
-    /// How many came since the last time.
+    /// Returns the number of POSTs since the last call.
     pub(crate) fn posts(&self) -> u64 {
         self.posts.swap(0, Ordering::Relaxed)
     }
@@ -68,7 +70,7 @@ fn swallow(mut stream: TcpStream, posts: &AtomicU64) -> io::Result<()> {
     }
 }
 
-/// Reads `/metrics` once a second until it is asked how often.
+/// Scraper that reads `/metrics` once a second until it is stopped.
 pub(crate) struct Scraper {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<io::Result<u32>>,
@@ -90,7 +92,7 @@ impl Scraper {
         Self { stop, thread }
     }
 
-    /// How many scrapes there were; an error if one failed.
+    /// Stops the scraper and returns the number of scrapes, or an error if one failed.
     pub(crate) fn stop(self) -> anyhow::Result<u32> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.thread().unpark();

@@ -1,9 +1,11 @@
-//! A load for relays, and what to compare them with: `cargo build --release && cargo run --release --example load`.
+//! Load for a relay, with servers to compare it with: `cargo build --release && cargo run --release
+//! --example load`.
 //!
-//! It starts a pod on one core and, turn by turn, hand-written baselines on the same core; drives them all from the
-//! other core with the same requests; checks every delivery; and prints medians and ratios. `docs/PERFORMANCE.md` says
-//! what the figures mean. With `--url` it measures a relay that runs already. It exits with 1 if a delivery was
-//! missing, repeated or wrong.
+//! It starts a pod on one core and, in turn, hand-written baselines on the same core. It drives
+//! each of them from the other core with the same requests, checks every delivery, and prints
+//! medians and ratios. `docs/PERFORMANCE.md` explains the figures. With `--url` it measures a relay
+//! that already runs. It must never pass over a delivery that is missing, repeated or wrong: then
+//! it exits with 1.
 
 mod arguments;
 mod baseline;
@@ -47,7 +49,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every delivery was right.
+/// Runs the scenarios and prints their figures. Returns whether every delivery was right.
 fn measure(options: Options) -> anyhow::Result<bool> {
     let mut bench = Bench::open(options)?;
     let mut out = io::stdout();
@@ -71,8 +73,8 @@ fn measure(options: Options) -> anyhow::Result<bool> {
     Ok(!bench.faults.any())
 }
 
-/// A line about what is under way.
+/// Prints one line of progress to standard error.
 fn progress(text: &str) {
-    // nobody reads it if this fails
+    // if this fails, standard error is closed and progress has no reader
     let _ = writeln!(io::stderr(), "load: {text}");
 }

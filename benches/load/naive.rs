@@ -1,7 +1,8 @@
-//! The relay that one writes in an afternoon: axum, async-graphql's own WebSocket, and a broadcast channel.
+//! Naive relay: axum, async-graphql's own WebSocket, and a broadcast channel.
 //!
-//! What the relay's mutations are compared with. It has its peers' best known setting, a small read buffer; it checks no
-//! token, and every watcher filters every event for itself.
+//! The relay's mutations are compared with it. It uses its libraries' best known setting, a small
+//! read buffer. It checks no token, and every watcher filters every event itself. It must never be
+//! tuned beyond what its libraries' documentation shows.
 
 use std::net::SocketAddr;
 
@@ -20,7 +21,7 @@ use axum::{
 use futures_util::{Stream, stream};
 use tokio::{net::TcpListener, sync::broadcast};
 
-/// Templates that a slow watcher may lag behind before it loses some.
+/// Number of templates that a slow watcher may lag behind; beyond it, its subscription ends.
 const LAG: usize = 4_096;
 
 #[derive(Clone, SimpleObject)]
@@ -57,7 +58,7 @@ impl Mutation {
     async fn add_template(&self, ctx: &Context<'_>, template_input: AddTemplateInput) -> CommonResponse {
         let AddTemplateInput { name, share_location_ids } = template_input;
         let template = Template { id: uuid::Uuid::now_v7().into(), name, share_location_ids };
-        // an error means that nobody listens
+        // an error means that there is no watcher
         let _ = ctx.data_unchecked::<broadcast::Sender<Template>>().send(template);
         CommonResponse { success: true }
     }
@@ -94,13 +95,13 @@ async fn watch(State(api): State<Api>, protocol: GraphQLProtocol, upgrade: WebSo
         .on_upgrade(move |socket| GraphQLWebSocket::new(socket, api, protocol).serve())
 }
 
-/// Serves until it is killed.
+/// Serves until the process is killed.
 pub(crate) fn run(listen: SocketAddr) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
         let listener = listener.tap_io(|socket| {
-            // without it the server is merely slower
+            // if this fails, the server is only slower
             let _ = socket.set_nodelay(true);
         });
         let api = Schema::build(Query, Mutation, Subscriptions)

@@ -1,4 +1,7 @@
-//! The processes under measurement: started on cores of their own, watched through `/proc`, ended with their owner.
+//! Processes under measurement: pinned to cores, watched through `/proc`, killed with their owner.
+//!
+//! Each server gets its own cores so that the load does not disturb it. It must never leave a
+//! process behind.
 
 use std::{
     fs,
@@ -13,22 +16,22 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::time::Instant;
 
-/// The clock ticks of `/proc/PID/stat`: 100 a second on every Linux.
+/// Clock ticks of `/proc/PID/stat`: 100 a second on every Linux.
 const TICKS: f64 = 100.0;
 
-/// How long a server may take until it answers.
+/// Time that a server may take until it is ready; then the start fails.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is measured.
+/// Kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A pod.
     Relay,
-    /// The hand-written loop: one `send` a frame.
+    /// The hand-written loop: one `send` per frame.
     Loop,
-    /// The same, all frames that wait for a socket in one `send`.
+    /// The same loop: one `send` for all frames that wait for a socket.
     Shared,
-    /// axum, async-graphql and a broadcast channel, as one would write it in an afternoon.
+    /// The naive relay: axum, async-graphql and a broadcast channel.
     Naive,
 }
 
@@ -45,22 +48,22 @@ impl Kind {
     }
 }
 
-/// A server that is ready. Dropped, it is killed if it was started here.
+/// Server that is ready. When dropped, it is killed if it was started here.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    /// Unknown for a server that somebody else started.
+    /// `None` for a relay that already ran, if `--pid` is missing.
     pub(crate) pid: Option<u32>,
     child: Option<Child>,
 }
 
-/// A command that is bound to cores, such as `0` or `0-1`.
+/// Returns a command that is bound to cores, such as `0` or `0-1`.
 pub(crate) fn pinned(cores: &str, program: &PathBuf) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", cores]).arg(program);
     command
 }
 
-/// Binds this process, all threads of it, to cores.
+/// Binds all threads of this process to cores.
 pub(crate) fn pin_self(cores: &str) -> anyhow::Result<()> {
     let pid = std::process::id().to_string();
     let pinned = Command::new("taskset").args(["-apc", cores, &pid]).output();
@@ -71,13 +74,13 @@ pub(crate) fn pin_self(cores: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A port that was free a moment ago.
+/// Returns an address whose port was free a moment ago.
 pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
 impl Server {
-    /// Runs the command, which serves on `address`, and returns once it does.
+    /// Runs the command, which serves on `address`, and returns once it is ready.
     pub(crate) fn start(kind: Kind, mut command: Command, address: SocketAddr) -> anyhow::Result<Self> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let child = child.with_context(|| format!("cannot start {}", kind.name()))?;
@@ -96,7 +99,7 @@ impl Server {
         Ok(server)
     }
 
-    /// A relay that runs already.
+    /// Returns a relay that already runs.
     pub(crate) fn running(address: SocketAddr, pid: Option<u32>) -> anyhow::Result<Self> {
         TcpStream::connect(address)
             .with_context(|| format!("no relay at {address}: start one, or leave --url out"))?;
@@ -110,14 +113,14 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // it may have ended by itself; either way nothing is left of it
+            // it may have ended by itself; in both cases nothing of it is left
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// Whether the server says that it is ready.
+/// Returns whether the server reports that it is ready.
 fn is_ready(address: SocketAddr) -> bool {
     let ask = || {
         let mut stream = TcpStream::connect(address)?;
@@ -130,17 +133,17 @@ fn is_ready(address: SocketAddr) -> bool {
     ask().unwrap_or(false)
 }
 
-/// The CPU time that a process has used, its own and the kernel's for it.
+/// Returns the CPU time of a process, in user mode and in the kernel.
 pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // the program's name may hold anything, also spaces and parentheses
+    // the program's name may contain spaces and parentheses
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let [user, system] = [11, 12].map(|index| fields.get(index).and_then(|field| field.parse::<f64>().ok()));
     let ticks = user.zip(system).map(|(user, system)| user + system).context("unreadable /proc/PID/stat")?;
     Ok(Duration::from_secs_f64(ticks / TICKS))
 }
 
-/// The memory of a process that is in RAM, in KiB.
+/// Returns the resident memory of a process, in KiB.
 pub(crate) fn rss(pid: u32) -> anyhow::Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -148,7 +151,7 @@ pub(crate) fn rss(pid: u32) -> anyhow::Result<f64> {
     kib.context("unreadable /proc/PID/status")
 }
 
-/// How many files this process may open.
+/// Returns the number of files that this process may open.
 pub(crate) fn open_files() -> Option<usize> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find(|line| line.starts_with("Max open files"))?;

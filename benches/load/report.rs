@@ -1,14 +1,18 @@
-//! Figures: gathered over the rounds, told as medians with their spread, as a table or as JSON.
+//! Figures: collected over the rounds, shown as medians with their spread, as a table or as JSON.
+//!
+//! A median with its range shows how much a figure varies. It must never show a mean, which one
+//! slow round distorts.
 
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-/// The figures of one scenario: a row a server, a column a measure, in each a value a round.
+/// Figures of one scenario: a row per server, a column per measure, and in each cell a value per
+/// round.
 pub(crate) struct Sheet {
     pub(crate) title: String,
     rows: Vec<(String, Vec<Cell>)>,
-    /// What a reader must know to read the figures.
+    /// Notes that a reader needs to understand the figures.
     notes: Vec<String>,
 }
 
@@ -41,7 +45,7 @@ impl Sheet {
         }
     }
 
-    /// As a Markdown table.
+    /// Returns the figures as a Markdown table.
     pub(crate) fn table(&self) -> String {
         let mut columns: Vec<&str> = Vec::new();
         for cell in self.rows.iter().flat_map(|(_, cells)| cells) {
@@ -100,7 +104,7 @@ impl Cell {
     }
 }
 
-/// Three digits or more, and no more after the point than they need.
+/// Formats a figure with at least three digits, and with two decimal places at most.
 fn figure(value: f64) -> String {
     let digits = match value.abs() {
         100.0.. => 0,

@@ -1,4 +1,7 @@
-//! What is measured, line by line of the goals in `docs/PERFORMANCE.md`.
+//! Scenarios: one for each goal in `docs/PERFORMANCE.md`.
+//!
+//! Each function runs one scenario on servers of its own and returns a sheet of figures. No
+//! scenario may share a server with another.
 
 use std::time::Duration;
 
@@ -13,15 +16,16 @@ use super::{
     swarm::Transport,
 };
 
-/// Long enough for timers, allocator and sockets to come to rest.
+/// Time in which timers, allocator and sockets come to rest.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Rounds of connecting and disconnecting, in `memory`.
+/// Rounds of connecting and disconnecting in `memory`.
 const ROUNDS: usize = 10;
 
+/// Connections in `storm`.
 const STORM: usize = 5_000;
 
-/// One watcher in a hundred is meant, in `selectivity`.
+/// In `selectivity`, one watcher in so many matches.
 const SHARE: usize = 100;
 
 pub(crate) fn run(bench: &mut Bench, name: &str) -> anyhow::Result<Vec<Sheet>> {
@@ -49,10 +53,10 @@ fn add(sheet: &mut Sheet, row: &str, column: &'static str, value: Option<f64>) {
     }
 }
 
-/// Saturated, then paced: the same watchers all match.
+/// Measures a fan-out in which all watchers match, first saturated, then paced.
 fn fan_out(bench: &mut Bench, count: usize) -> anyhow::Result<Sheet> {
     let mut sheet = Sheet::new(format!("fan-out: {count} watchers, frames of {} bytes", bench.frame_bytes));
-    // the loop first: it sets the pace of the round
+    // the loop runs first because it sets the pace of the round
     let kinds = bench.kinds(&[Kind::Loop, Kind::Relay, Kind::Shared]);
     for round in 1..=bench.options.alternations {
         let mut limits: Option<(Window, Window)> = None;
@@ -96,7 +100,7 @@ fn compare(
     add(sheet, row, "× loop (p99)", ratio(|window| window.latency(0.99), paced, paced_limit));
 }
 
-/// Many connected of whom few match, against only those few.
+/// Measures a few watchers that match: first alone, then among many that do not match.
 fn selectivity(bench: &mut Bench) -> anyhow::Result<Sheet> {
     let matching = (bench.options.connections / SHARE).max(1);
     let others = bench.options.connections - matching;
@@ -125,7 +129,7 @@ fn selectivity(bench: &mut Bench) -> anyhow::Result<Sheet> {
     Ok(sheet)
 }
 
-/// Idle connections, again and again.
+/// Measures the memory of idle connections over repeated rounds of connecting and disconnecting.
 fn memory(bench: &mut Bench, transport: Transport) -> anyhow::Result<Sheet> {
     let count = bench.options.connections;
     let mut sheet = Sheet::new(format!("memory: {count} idle subscribed connections, {transport:?}"));
@@ -164,7 +168,7 @@ fn memory(bench: &mut Bench, transport: Transport) -> anyhow::Result<Sheet> {
     Ok(sheet)
 }
 
-/// From the first connection to the last subscription.
+/// Measures the time from the first connection to the last subscription.
 fn storm(bench: &mut Bench) -> anyhow::Result<Sheet> {
     let mut sheet = Sheet::new(format!("storm: {STORM} connections accepted, acknowledged and subscribed"));
     for round in 1..=bench.options.alternations {
@@ -186,7 +190,7 @@ fn storm(bench: &mut Bench) -> anyhow::Result<Sheet> {
     Ok(sheet)
 }
 
-/// Templates added while nobody watches.
+/// Measures mutations while there is no watcher.
 fn mutations(bench: &mut Bench) -> anyhow::Result<Sheet> {
     let mut sheet =
         Sheet::new(format!("mutations: addTemplate over HTTP, {} in flight", bench.options.in_flight));
@@ -210,7 +214,7 @@ fn mutations(bench: &mut Bench) -> anyhow::Result<Sheet> {
     Ok(sheet)
 }
 
-/// One core for the pod, then as many as there are.
+/// Measures a fan-out by a pod on one core, then on two.
 fn cores(bench: &mut Bench) -> anyhow::Result<Sheet> {
     let count = bench.options.watchers[0];
     let mut sheet = Sheet::new(format!("cores: fan-out to {count} watchers, a pod of one core and of two"));
@@ -236,17 +240,18 @@ fn cores(bench: &mut Bench) -> anyhow::Result<Sheet> {
     Ok(sheet)
 }
 
-/// Without telemetry, then with a collector, a scraper, and one trace in a hundred.
+/// Measures a fan-out without telemetry, then with a collector, a scraper, and one trace in a
+/// hundred.
 fn telemetry(bench: &mut Bench) -> anyhow::Result<Sheet> {
     let count = bench.options.watchers[0];
     let mut sheet = Sheet::new(format!("telemetry: fan-out to {count} watchers, telemetry off and on"));
     if bench.options.url.is_some() {
-        sheet.note("Not measured: the telemetry of a relay that runs already is its own matter.");
+        sheet.note("Not measured: this bench cannot change the telemetry of a relay that already runs.");
         return Ok(sheet);
     }
     let sink = Sink::open()?;
     let endpoint = format!("http://{}", sink.address);
-    // spans and metrics leave every second, and so within each window
+    // spans and metrics are exported every second, and thus within each window
     let on = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
         ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
@@ -280,9 +285,10 @@ fn telemetry(bench: &mut Bench) -> anyhow::Result<Sheet> {
     Ok(sheet)
 }
 
-/// As many events as the emulator gives.
+/// Measures as many events as the emulator delivers.
 fn broker(bench: &mut Bench) -> anyhow::Result<Sheet> {
-    /// The emulator gives 100 events every 50 ms: fewer under way would make it wait for us.
+    /// The emulator delivers 100 events every 50 ms; with fewer under way it would wait for the
+    /// load.
     const IN_FLIGHT: u32 = 256;
     const WATCHERS: usize = 100;
     let mut sheet =

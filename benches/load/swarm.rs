@@ -1,7 +1,8 @@
-//! The clients: up to tens of thousands of sockets in one thread, and the mutations that they are told of.
+//! Clients of a server: up to tens of thousands of watchers in one thread, and the publishers of
+//! mutations.
 //!
-//! Written against the kernel's own readiness, one `read` for all that waits on a socket, so that the load costs less
-//! than what it measures. It never waits for one socket while another has something to say.
+//! It uses epoll directly, with one `read` for all that waits on a socket, so that the load costs
+//! less than the server. It must never wait for one socket while another has data.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -20,30 +21,32 @@ use super::{
     wire,
 };
 
-/// Tokens from here on are publishers'.
+/// First token of the publishers; smaller tokens are watchers.
 const PUBLISHERS: usize = 1 << 24;
 
-/// Connections under way at once: below the backlog of a listener, which would make the rest wait for a second.
+/// Connections under way at once: fewer than the listener's backlog, beyond which a connection
+/// waits for a second.
 const HANDSHAKES: usize = 256;
 
-/// Connections of one loopback address: a few thousand fewer than it has ports.
+/// Connections from one loopback address: a few thousand fewer than it has ports.
 const PORTS: usize = 20_000;
 
-/// How long nothing at all may happen while something should.
+/// Time without any progress after which the swarm gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Size of the read buffer that all sockets share, in bytes.
 const READ_BUFFER: usize = 256 << 10;
 
-/// How watchers connect.
+/// Transport of the watchers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     /// WebSocket, graphql-transport-ws.
     WebSocket,
-    /// Server-sent events. They are not counted: for memory only.
+    /// Server-sent events. They are not counted, so this transport serves `memory` only.
     EventStream,
 }
 
-/// How far a watcher has come.
+/// Stage of a watcher's connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Connecting,
@@ -58,7 +61,7 @@ struct Watcher {
     stream: TcpStream,
     stage: Stage,
     token: Rc<str>,
-    /// The beginning of a frame whose end has not come yet.
+    /// Bytes of an incomplete frame.
     rest: Vec<u8>,
     seen: Seen,
     is_meant: bool,
@@ -70,16 +73,16 @@ struct Publisher {
     is_busy: bool,
 }
 
-/// Who publishes what.
+/// User that publishes, and the templates that it adds.
 #[derive(Clone, Debug)]
 pub(crate) struct Author {
     pub(crate) token: String,
     pub(crate) location: String,
-    /// How long the templates' names are, in characters.
+    /// Length of the templates' names in characters.
     pub(crate) name_chars: usize,
 }
 
-/// All clients of one server.
+/// All watchers and publishers of one server.
 pub(crate) struct Swarm {
     address: SocketAddr,
     host: String,
@@ -91,10 +94,10 @@ pub(crate) struct Swarm {
     watchers: Vec<Watcher>,
     publishers: Vec<Publisher>,
     pub(crate) tally: Tally,
-    /// How many mutations have been answered.
+    /// Number of mutations that have been answered.
     pub(crate) answers: u64,
     live: usize,
-    /// What the server last said that is not as it should be.
+    /// The server's last answer that was wrong.
     pub(crate) complaint: Option<String>,
 }
 
@@ -117,7 +120,8 @@ impl Swarm {
         })
     }
 
-    /// Connects watchers, the tokens in turn, and returns once each is subscribed. `is_meant`: events are for them.
+    /// Connects watchers, with the tokens in turn, and returns once each of them is subscribed.
+    /// `is_meant` states whether the events match these watchers.
     pub(crate) fn connect(
         &mut self,
         count: usize,
@@ -159,7 +163,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// Begins to connect, from another loopback address when one has no more ports.
+    /// Begins to connect. It uses a further loopback address when one has no more ports.
     fn dial(&self, index: usize) -> anyhow::Result<TcpStream> {
         let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)
             .context("cannot open a socket: raise `ulimit -n`")?;
@@ -177,7 +181,7 @@ impl Swarm {
         }
     }
 
-    /// Opens the connections that mutations go out on, each with one in flight at most.
+    /// Opens the connections for mutations. Each has one mutation in flight at most.
     pub(crate) fn publishers(&mut self, count: usize) -> anyhow::Result<()> {
         while self.publishers.len() < count {
             let stream = std::net::TcpStream::connect(self.address).context("cannot connect to publish")?;
@@ -191,7 +195,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// Publishes one more event, which was due `at`, unless every publisher waits for an answer.
+    /// Publishes one more event, due `at`. Returns false if every publisher waits for an answer.
     pub(crate) fn publish(&mut self, at: Instant) -> anyhow::Result<bool> {
         let Some(publisher) = self.publishers.iter_mut().find(|publisher| !publisher.is_busy) else {
             return Ok(false);
@@ -205,12 +209,12 @@ impl Swarm {
         Ok(true)
     }
 
-    /// How many mutations are not answered yet.
+    /// Returns the number of mutations that are not answered yet.
     pub(crate) fn unanswered(&self) -> usize {
         self.publishers.iter().filter(|publisher| publisher.is_busy).count()
     }
 
-    /// Reads for a while, so that pings are answered.
+    /// Reads for `duration`, so that pings are answered.
     pub(crate) fn idle(&mut self, duration: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + duration;
         while Instant::now() < until {
@@ -219,7 +223,8 @@ impl Swarm {
         Ok(())
     }
 
-    /// Waits until everybody has everything, or nothing comes any more; what is missing then is missing.
+    /// Waits until every watcher has every event. It gives up after [`PATIENCE`] without progress;
+    /// the rest counts as missing.
     pub(crate) fn settle(&mut self) -> anyhow::Result<()> {
         let state = |swarm: &Self| (swarm.tally.deliveries, swarm.answers);
         let (mut heard, mut last) = (Instant::now(), state(self));
@@ -234,7 +239,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// Counts what never came, and hangs up.
+    /// Counts the missing deliveries and closes all watchers' connections.
     pub(crate) fn disconnect(&mut self) {
         let published = self.tally.published();
         for watcher in self.watchers.drain(..).filter(|watcher| watcher.is_meant) {
@@ -244,7 +249,7 @@ impl Swarm {
         self.tally.expected = 0;
     }
 
-    /// Handles what is ready, after waiting for it for `limit` at most.
+    /// Handles the sockets that are ready, after a wait of `limit` at most.
     pub(crate) fn turn(&mut self, limit: Duration) -> anyhow::Result<()> {
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         match self.poll.poll(&mut events, Some(limit)) {
@@ -294,7 +299,7 @@ impl Swarm {
         }
     }
 
-    /// Reads all that waits on a socket. What ends its connection is an error.
+    /// Reads all that waits on a socket. Returns an error if the connection ends.
     fn read(&mut self, index: usize) -> io::Result<()> {
         let Self { watchers, buffer, tally, transport, host, live, .. } = self;
         let watcher = &mut watchers[index];
@@ -319,7 +324,7 @@ impl Swarm {
             *live += usize::from(!was_live && watcher.stage == Stage::Live);
             watcher.rest.clear();
             watcher.rest.extend(&bytes[used..]);
-            // less than there was room for: nothing waits any more
+            // the read did not fill the buffer, so nothing more waits
             if kept + count < buffer.len() {
                 return Ok(());
             }
@@ -327,7 +332,7 @@ impl Swarm {
     }
 }
 
-/// A connection that is under way; the same number on every Linux.
+/// Error number of a connection that is still being made; the same on every Linux.
 const EINPROGRESS: i32 = 115;
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
@@ -335,7 +340,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 }
 
 impl Watcher {
-    /// Begins to speak once the connection stands.
+    /// Sends the first request once the connection is established.
     fn greet(&mut self, transport: Transport, host: &str) -> io::Result<()> {
         if let Some(error) = self.stream.take_error()? {
             return Err(error);
@@ -352,7 +357,7 @@ impl Watcher {
         self.stream.write_all(&greeting)
     }
 
-    /// Takes what it can of these bytes and says how much that was.
+    /// Handles the complete messages in these bytes and returns how many bytes they had.
     fn take(&mut self, bytes: &[u8], transport: Transport, tally: &mut Tally) -> io::Result<usize> {
         let mut used = 0;
         if self.stage == Stage::Upgrading {
@@ -408,4 +413,5 @@ impl Watcher {
     }
 }
 
+/// Opcode of a pong.
 const PONG: u8 = 10;

@@ -1,22 +1,25 @@
-//! What arrived: how much, how late, and whether it was what each watcher should have got.
+//! Tally of deliveries: their number, their latency, and whether each watcher got the right events.
 //!
-//! Every delivery is checked by the number in it. A count that is not checked would praise a server for what it lost.
+//! Every delivery is checked by the number in it: an unchecked count would reward a server that
+//! loses events. It must never count a delivery that it did not check.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How far events may overtake each other on their way to one watcher; more than are ever in flight.
+/// Number of events by which one may overtake another on its way to a watcher: more than are ever
+/// in flight.
 const REORDER: usize = 512;
 
 /// Deliveries that went wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Faults {
-    /// Never came.
+    /// Deliveries that never came.
     pub(crate) missing: u64,
-    /// Came twice.
+    /// Deliveries that came twice.
     pub(crate) duplicate: u64,
-    /// Not for this watcher, not an event, a failed mutation, or the end of a connection.
+    /// Deliveries to the wrong watcher, texts that are no event, failed mutations, and ends of
+    /// connections.
     pub(crate) wrong: u64,
 }
 
@@ -32,9 +35,9 @@ impl Faults {
     }
 }
 
-/// The events that one watcher has seen.
+/// Events that one watcher has received.
 pub(crate) struct Seen {
-    /// All before this one came or are missing.
+    /// First event whose fate is open: all before it came or are missing.
     next: u32,
     ahead: [u64; REORDER / 64],
 }
@@ -49,7 +52,7 @@ impl Seen {
         (place / 64, 1 << (place % 64))
     }
 
-    /// Whether this event is new; with how many that can no longer come.
+    /// Records an event. Returns whether it is new, and how many earlier events can no longer come.
     fn insert(&mut self, number: u32) -> (bool, u64) {
         if number == self.next && self.ahead == [0; REORDER / 64] {
             self.next += 1;
@@ -70,7 +73,7 @@ impl Seen {
         (true, missing)
     }
 
-    /// Moves on by one, and says whether that one came.
+    /// Moves on by one event and returns whether that event came.
     fn step(&mut self) -> bool {
         let (word, bit) = Self::bit(self.next);
         let came = self.ahead[word] & bit != 0;
@@ -79,30 +82,31 @@ impl Seen {
         came
     }
 
-    /// How many of the first `published` events never came.
+    /// Returns how many of the first `published` events never came.
     pub(crate) fn missing(&self, published: u32) -> u64 {
         let ahead: u32 = self.ahead.iter().map(|word| word.count_ones()).sum();
         u64::from(published.saturating_sub(self.next)).saturating_sub(u64::from(ahead))
     }
 }
 
-/// What all watchers got.
+/// Deliveries of all watchers.
 pub(crate) struct Tally {
-    /// When each event was published, or was due if events are paced; the index is its number.
+    /// Time at which each event was published, or was due if events are paced. The index is its
+    /// number.
     published: Vec<Instant>,
-    /// How many watchers have each event.
+    /// Number of watchers that have each event.
     arrived: Vec<u32>,
-    /// How many watchers every event is for.
+    /// Number of watchers that every event matches.
     pub(crate) expected: u32,
-    /// How many events all of them have.
+    /// Number of events that all of them have.
     pub(crate) completed: u32,
     pub(crate) deliveries: u64,
     pub(crate) frame_bytes: usize,
     pub(crate) faults: Faults,
-    /// In microseconds, while [`Self::is_timing`].
+    /// Latencies in microseconds, recorded while [`Self::is_timing`].
     latencies: Vec<u32>,
     pub(crate) is_timing: bool,
-    /// Where the number stood in the last frame.
+    /// Offset of the number in the last frame, in bytes.
     pub(crate) hint: usize,
 }
 
@@ -122,12 +126,12 @@ impl Tally {
         }
     }
 
-    /// How many events there were.
+    /// Returns the number of published events.
     pub(crate) fn published(&self) -> u32 {
         u32::try_from(self.published.len()).expect("a run publishes fewer than 4 billion events")
     }
 
-    /// The number of a new event.
+    /// Records a new event and returns its number.
     pub(crate) fn publish(&mut self, at: Instant) -> u32 {
         let number = self.published();
         self.published.push(at);
@@ -135,12 +139,12 @@ impl Tally {
         number
     }
 
-    /// Events that some watcher still waits for.
+    /// Returns the number of events that some watcher still waits for.
     pub(crate) fn in_flight(&self) -> u32 {
         if self.expected == 0 { 0 } else { self.published() - self.completed }
     }
 
-    /// A frame reached a watcher.
+    /// Records a frame that reached a watcher.
     pub(crate) fn take(&mut self, seen: &mut Seen, is_meant: bool, number: Option<u32>, now: Instant) {
         let number = number.filter(|number| is_meant && *number < self.published());
         let Some(number) = number else {
@@ -163,7 +167,7 @@ impl Tally {
         }
     }
 
-    /// The latencies since the last call, in order.
+    /// Returns the latencies since the last call, in ascending order.
     pub(crate) fn latencies(&mut self) -> Latencies {
         let mut latencies = std::mem::take(&mut self.latencies);
         latencies.sort_unstable();
@@ -171,12 +175,13 @@ impl Tally {
     }
 }
 
-/// Latencies in order.
+/// Latencies in microseconds, in ascending order.
 #[derive(Clone)]
 pub(crate) struct Latencies(Vec<u32>);
 
 impl Latencies {
-    /// The latency that this share of deliveries does not exceed; `None` without deliveries.
+    /// Returns the latency that this share of deliveries does not exceed, or `None` without
+    /// deliveries.
     pub(crate) fn percentile(&self, share: f64) -> Option<Duration> {
         let last = self.0.len().checked_sub(1)?;
         let index = (last as f64 * share).round() as usize;

@@ -1,11 +1,11 @@
-//! HTTP and WebSocket as bytes: as little of both as a load and a baseline need.
+//! HTTP and WebSocket as bytes: only what the load and a baseline need.
 //!
-//! No socket and no clock. It reads headers only, so that a frame costs the reader next to nothing; it must not be taken
-//! for a client that checks what a server says.
+//! It has no socket and no clock. It reads headers only, so that a frame costs the reader almost
+//! nothing. It must never be used as a client that validates a server's messages.
 
 use std::{fmt::Write as _, ops::Range};
 
-/// What every template's name begins with; the event's number follows, in [`DIGITS`] digits.
+/// Begin of every template's name. The event's number follows, in [`DIGITS`] digits.
 pub(crate) const MARK: &[u8] = b"\"load-";
 const DIGITS: usize = 10;
 
@@ -13,12 +13,13 @@ pub(crate) const TEXT: u8 = 1;
 pub(crate) const CLOSE: u8 = 8;
 pub(crate) const PING: u8 = 9;
 
-/// The name of the template of event `number`, filled up to `chars`.
+/// Returns the name of the template of event `number`, padded to `chars` characters.
 pub(crate) fn name(number: u32, chars: usize) -> String {
     format!("{:x<chars$}", format!("load-{number:0DIGITS$}"))
 }
 
-/// The number of the event in this text, looked for at `hint` first, which is where the last one was.
+/// Returns the number of the event in this text. It looks first at `hint`, the offset of the last
+/// number.
 pub(crate) fn number(text: &[u8], hint: &mut usize) -> Option<u32> {
     if !text.get(*hint..).is_some_and(|rest| rest.starts_with(MARK)) {
         *hint = text.windows(MARK.len()).position(|part| part == MARK)?;
@@ -28,7 +29,7 @@ pub(crate) fn number(text: &[u8], hint: &mut usize) -> Option<u32> {
     digits.iter().try_fold(0, digit)
 }
 
-/// The body of a mutation that adds a template of this name.
+/// Returns the body of a mutation that adds a template of this name.
 pub(crate) fn add_template(name: &str, location: &str) -> String {
     format!(
         r#"{{"query":"mutation A($t: AddTemplateInput!) {{ addTemplate(templateInput: $t) {{ success }} }}","variables":{{"t":{{"name":"{name}","shareLocationIds":["{location}"]}}}}}}"#
@@ -51,7 +52,7 @@ pub(crate) fn init(token: &str) -> Vec<u8> {
     frame(TEXT, format!(r#"{{"type":"connection_init","payload":{{"token":"Bearer {token}"}}}}"#).as_bytes())
 }
 
-/// A subscribe, and a ping whose answer says that the subscribe has been dealt with.
+/// Returns a subscribe and a ping. The answer to the ping proves that the subscribe was handled.
 pub(crate) fn subscribe() -> Vec<u8> {
     let subscribe = format!(r#"{{"type":"subscribe","id":"1","payload":{{"query":"{WATCH}"}}}}"#);
     let mut frames = frame(TEXT, subscribe.as_bytes());
@@ -59,7 +60,7 @@ pub(crate) fn subscribe() -> Vec<u8> {
     frames
 }
 
-/// The request for a subscription's results as server-sent events.
+/// Returns the request for a subscription's results as server-sent events.
 pub(crate) fn event_stream(host: &str, token: &str) -> Vec<u8> {
     let body = format!(r#"{{"query":"{WATCH}"}}"#);
     post(host, token, "text/event-stream", &body)
@@ -77,7 +78,7 @@ pub(crate) fn post(host: &str, token: &str, accept: &str, body: &str) -> Vec<u8>
     request.into_bytes()
 }
 
-/// A client's frame, masked with a key of zeros, which leaves the bytes as they are.
+/// Returns a client's frame. Its mask is all zeros, which leaves the payload unchanged.
 pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = header(opcode, payload.len(), 0x80);
     frame.extend([0; 4]);
@@ -85,7 +86,7 @@ pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A server's frame.
+/// Returns a server's frame.
 pub(crate) fn unmasked(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = header(opcode, payload.len(), 0);
     frame.extend(payload);
@@ -108,15 +109,15 @@ fn header(opcode: u8, length: usize, mask: u8) -> Vec<u8> {
     header
 }
 
-/// A whole frame at the beginning of some bytes.
+/// Complete frame at the beginning of some bytes.
 pub(crate) struct Frame {
     pub(crate) opcode: u8,
     pub(crate) payload: Range<usize>,
-    /// Where the payload's mask stands, if it has one.
+    /// Offset of the payload's mask, if it has one.
     pub(crate) mask: Option<usize>,
 }
 
-/// The frame that these bytes begin with, once it is whole.
+/// Returns the frame at the beginning of these bytes, or `None` if it is not complete.
 pub(crate) fn parse(bytes: &[u8]) -> Option<Frame> {
     let [first, second, rest @ ..] = bytes else { return None };
     let (length, header): (usize, usize) = match second & 0x7f {
@@ -130,7 +131,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Frame> {
     (payload.end <= bytes.len()).then_some(Frame { opcode: first & 0x0f, payload, mask })
 }
 
-/// An HTTP message at the beginning of some bytes, once it is whole: its head, and its end.
+/// Returns the head and the end of the HTTP message at the beginning of these bytes, or `None` if
+/// it is not complete.
 pub(crate) fn parse_http(bytes: &[u8]) -> Option<(&str, usize)> {
     let head = bytes.windows(4).position(|part| part == b"\r\n\r\n")? + 4;
     let text = std::str::from_utf8(&bytes[..head]).ok()?;
@@ -138,7 +140,7 @@ pub(crate) fn parse_http(bytes: &[u8]) -> Option<(&str, usize)> {
     (head + length <= bytes.len()).then_some((text, head + length))
 }
 
-/// The value of a header field.
+/// Returns the value of a header field.
 pub(crate) fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let mut fields = head.lines().filter_map(|line| line.split_once(':'));
     fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())

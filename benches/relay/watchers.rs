@@ -1,4 +1,7 @@
-//! Watchers without sockets: the way of an event from the hub to the send queues, as a pod has it, and nothing else.
+//! Watchers without sockets: the way of an event from the hub to the send queues.
+//!
+//! It is the same code that a pod runs, so that the bench measures the real path. It must never
+//! open a socket.
 
 use std::{
     sync::Arc,
@@ -24,12 +27,12 @@ pub(crate) struct Watchers {
     hub: Hub,
     domain: Arc<Tutorial>,
     engine: Engine,
-    /// The send queues of those whom [`event`] is for.
+    /// Send queues of the watchers that [`event`] matches.
     pub(crate) send_queues: Vec<Arc<SendQueue>>,
     watching: Vec<Watching>,
 }
 
-/// An event for the location that ZOLO and ZEWI listen to.
+/// Returns an event for the location that ZOLO and ZEWI listen to.
 pub(crate) fn event() -> Event {
     let data =
         r#"{"id":"0198f2a4-0000-7000-8000-000000000000","name":"A template","shareLocationIds":["3"]}"#;
@@ -39,7 +42,7 @@ pub(crate) fn event() -> Event {
 }
 
 impl Watchers {
-    /// A pod without watchers.
+    /// Creates a pod without watchers.
     pub(crate) fn new() -> Self {
         let domain = Tutorial::new(Directory::built_in(), WINDOW);
         let hub = Hub::new("t", Bounds { span: WINDOW, bytes: 1 << 20 }, SystemTime::now());
@@ -52,7 +55,7 @@ impl Watchers {
         Self { hub, domain, engine, send_queues: Vec::new(), watching: Vec::new() }
     }
 
-    /// Lets in so many of one user, each on a connection of its own.
+    /// Adds `count` watchers of one user, each on a connection of its own.
     pub(crate) async fn enter(&mut self, user: &str, count: usize) {
         let viewer = Arc::new(self.domain.viewer(Identity::Demo(user)).unwrap());
         for _ in 0..count {
@@ -67,7 +70,7 @@ impl Watchers {
         }
     }
 
-    /// Relays the event as the loop of a pod does, and says how many were told.
+    /// Dispatches the event as the loop of a pod does. Returns the number of watchers that match.
     pub(crate) async fn dispatch(&self, event: Event) -> usize {
         let fact = self.domain.read(&event).unwrap();
         self.hub.dispatch(event, fact, true).await
