@@ -14,7 +14,7 @@ use std::{hint::black_box, time::Duration};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pubsub_relay::{
     event::cloudevent,
-    web::ws::{
+    web::transport::ws::{
         frame,
         protocol::{Action, Dialect, Protocol},
     },

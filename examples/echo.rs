@@ -9,8 +9,8 @@ use axum::{
     routing::get,
 };
 use pubsub_relay::web::{
-    serve::serve,
-    ws::{
+    server::serve,
+    transport::ws::{
         frame::{self, Message},
         handshake::Handshake,
         protocol::Close,

@@ -35,7 +35,7 @@ pub enum Settings {
 
 /// Whom a token lets in, and for how long.
 #[derive(Clone, Debug)]
-pub struct Pass {
+pub struct Session {
     /// The user behind the token.
     pub viewer: Arc<Viewer>,
     /// When the connection that showed the token must end; `None`: never. In the past for a token that only the leeway let in.
@@ -175,12 +175,12 @@ impl Authenticator {
     ///
     /// # Errors
     /// [`AuthError`]: who is not let in, and why.
-    pub async fn admit(&self, authorization: Option<&str>) -> Result<Pass, AuthError> {
-        let admitted = self.check(authorization).await;
-        if let Err(error) = &admitted {
+    pub async fn authenticate(&self, authorization: Option<&str>) -> Result<Session, AuthError> {
+        let session = self.check(authorization).await;
+        if let Err(error) = &session {
             self.failures.add(1, &[KeyValue::new("reason", error.reason())]);
         }
-        admitted
+        session
     }
 
     /// What a user of this id listens to, as far as the domain knows one.
@@ -189,11 +189,11 @@ impl Authenticator {
         self.domain.viewer(Identity::Subject(user))
     }
 
-    async fn check(&self, authorization: Option<&str>) -> Result<Pass, AuthError> {
+    async fn check(&self, authorization: Option<&str>) -> Result<Session, AuthError> {
         let token = token(authorization)?;
         match &*self.scheme {
-            Scheme::Demo => demo::admit(token, &*self.domain),
-            Scheme::Jwt(verifier) => verifier.admit(token, &*self.domain).await,
+            Scheme::Demo => demo::authenticate(token, &*self.domain),
+            Scheme::Jwt(verifier) => verifier.verify(token, &*self.domain).await,
         }
     }
 }
@@ -306,15 +306,15 @@ pub(crate) mod tests {
         }
     }
 
-    async fn demo(authorization: Option<&str>) -> Result<Pass, AuthError> {
-        open(Settings::Demo).await.unwrap().admit(authorization).await
+    async fn demo(authorization: Option<&str>) -> Result<Session, AuthError> {
+        open(Settings::Demo).await.unwrap().authenticate(authorization).await
     }
 
     #[tokio::test]
     async fn a_demo_token_names_its_user_for_ever() {
         for value in ["Bearer ZEWI", "bearer ZEWI", "BEARER   ZEWI", " Bearer ZEWI ", "ZEWI"] {
-            let pass = demo(Some(value)).await.expect(value);
-            assert_eq!((&*pass.viewer.user, pass.expires), ("2", None), "{value:?}");
+            let session = demo(Some(value)).await.expect(value);
+            assert_eq!((&*session.viewer.user, session.expires), ("2", None), "{value:?}");
         }
     }
 

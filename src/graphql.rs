@@ -4,7 +4,7 @@
 
 pub mod document;
 pub mod error;
-pub mod mutation;
+pub mod event_publisher;
 mod operation;
 pub mod subscription;
 
@@ -20,7 +20,7 @@ use opentelemetry::context::FutureExt as _;
 use tracing::Instrument as _;
 
 use self::{document::Documents, error::Code, operation::Operations};
-pub use self::{document::Prepared, error::Error, mutation::Outlet};
+pub use self::{document::Prepared, error::Error, event_publisher::EventPublisher};
 use crate::{
     audience::Viewer,
     hub::{Hub, Replay, SendQueue, Watch, Watching},
@@ -90,7 +90,7 @@ pub fn viewer<'a>(ctx: &'a Context<'_>) -> Result<&'a Viewer, Error> {
 /// One pod's way to run operations.
 pub struct Engine {
     api: Arc<dyn Api>,
-    outlet: Arc<Outlet>,
+    event_publisher: Arc<EventPublisher>,
     documents: Documents,
     operations: Operations,
     hub: Hub,
@@ -98,12 +98,18 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Runs the operations of `api`, publishes through `outlet`, watches in `hub`. Only with `introspection` do clients learn
+    /// Runs the operations of `api`, publishes through `event_publisher`, watches in `hub`. Only with `introspection` do clients learn
     /// the schema.
     #[must_use]
-    pub fn new(api: Arc<dyn Api>, outlet: Outlet, hub: Hub, introspection: bool, refusals: Refusals) -> Self {
+    pub fn new(
+        api: Arc<dyn Api>,
+        event_publisher: EventPublisher,
+        hub: Hub,
+        introspection: bool,
+        refusals: Refusals,
+    ) -> Self {
         let (documents, operations) = (Documents::new(introspection), Operations::new(api.clone()));
-        Self { api, outlet: Arc::new(outlet), documents, operations, hub, refusals }
+        Self { api, event_publisher: Arc::new(event_publisher), documents, operations, hub, refusals }
     }
 
     /// Counts the limit that the response says was hit, if it says so.
@@ -125,8 +131,8 @@ impl Engine {
     /// cursor is from before it ran, so that who watches from there misses nothing of what it does not show.
     pub async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Response {
         let cursor = self.cursor();
-        let (span, client) = (prepared.span(&self.outlet.pod), traces::client(prepared.client()));
-        let mut request = prepared.request.data(viewer).data(self.outlet.clone());
+        let (span, client) = (prepared.span(&self.event_publisher.pod), traces::client(prepared.client()));
+        let mut request = prepared.request.data(viewer).data(self.event_publisher.clone());
         request.set_parsed_query((*prepared.document).clone());
         let executed = AssertUnwindSafe(self.api.execute(request)).catch_unwind();
         let executed = executed.instrument(span.clone()).with_context(client).await;

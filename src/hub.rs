@@ -1,8 +1,10 @@
-//! Who watches on this pod, what was relayed lately, and the dispatch of an event to exactly those whom it is for.
+//! Watchers of one pod, its replay window, and the dispatch of each event to the watchers that it
+//! is for.
 //!
-//! An event costs one look-up per key of its audience plus work for the watchers it reaches; no other watcher is touched.
-//! The hub never waits for a socket: it fills [`SendQueue`]es, and a full one ends its own connection only. Index and window
-//! change under one lock, so that between a replay and the live events after it there is neither a hole nor a repeat.
+//! An event costs one look-up per key of its audience, plus work for the watchers that it reaches;
+//! no other watcher is touched. The hub never waits for a socket: it fills [`SendQueue`]es, and a
+//! full send queue ends its own connection only. Index and window change under one lock, so that
+//! between a replay and the live events after it no event is missing or repeated.
 
 mod delivery_log;
 pub mod index;
@@ -42,47 +44,50 @@ use crate::{
     event::{Event, Payload},
 };
 
-/// Why a watcher is told of a gap: the topic no longer has what it took while the feed was away.
+/// Reason of a gap: the topic no longer has the events that it took while the feed was away.
 const FEED_LOST: &str = "FEED_LOST";
 
-/// Why a watcher is told of a gap: the window does not reach back to where it resumes from.
+/// Reason of a gap: the window does not reach back to the cursor that the client resumes from.
 const WINDOW_EXCEEDED: &str = "WINDOW_EXCEEDED";
 
-/// By how much the first cursors are later than the pod: far less than a replay goes back. Pods that begin together on a
-/// topic that is new have its first heartbeats for their beginnings, and resume each other's clients.
+/// How much later than the pod's start its first cursors are: one second, far less than a replay
+/// goes back. Pods that start together on a new topic find each other's first cursors within their
+/// windows, and so can resume each other's clients.
 pub const HEAD_START: Duration = Duration::from_secs(1);
 
-/// An event as the relay understood it.
+/// Event that the relay has decoded.
 pub struct Relayed {
-    /// The event.
+    /// The event itself.
     pub event: Event,
-    /// Its place in the order that all pods agree on.
+    /// Position in the order that all pods agree on.
     pub position: Cursor,
-    /// What a client that has it resumes from, as text. Usually its position.
+    /// Cursor as text, from which a client that has this event resumes. Usually the event's
+    /// position.
     pub cursor: Arc<str>,
-    /// The subscription root field that it concerns.
+    /// Subscription root field that the event concerns.
     pub field: &'static str,
-    /// Whom it is for.
+    /// Audience of the event.
     pub audience: Audience,
-    /// Its data, decoded.
+    /// Decoded data of the event.
     pub payload: Payload,
 }
 
-/// Turns events into the text that every watcher of one operation gets.
+/// Renderer of events: makes the text that every watcher of one operation receives.
 #[async_trait]
 pub trait Render: Send + Sync + 'static {
-    /// The JSON of the execution result, or `None` if the operation has nothing to say about this event. Must end by
-    /// itself within seconds: the events behind it wait.
+    /// Returns the JSON of the execution result, or `None` if the operation has no result for this
+    /// event. Must finish by itself within seconds, since later events wait for it.
     async fn render(&self, relayed: &Relayed) -> Option<Arc<str>>;
 
-    /// The same, for a replay, which many clients may ask for at once.
+    /// Returns the same for a replay, which many clients may request at once.
     async fn render_again(&self, relayed: &Relayed) -> Option<Arc<str>>;
 
-    /// The JSON of a result that says that events are missing, and from where on there are some again.
+    /// Returns the JSON of a gap notice: events are missing, and events are available again from
+    /// `cursor`.
     fn gap(&self, reason: &str, cursor: &str) -> Arc<str>;
 }
 
-/// The watchers and the window of one pod. Clones are the same hub.
+/// Watchers and replay window of one pod. Clones share the same hub.
 #[derive(Clone)]
 pub struct Hub(Arc<Shared>);
 
@@ -91,11 +96,11 @@ struct Shared {
     state: Mutex<State>,
     caught_up: watch::Sender<bool>,
     counts: Counts,
-    /// What became of events, if somebody may ask.
+    /// Delivery log, once [`Hub::follow_events`] has switched it on.
     delivery_log: OnceLock<DeliveryLog>,
 }
 
-/// How often watchers resumed, and were told of a gap.
+/// Counts of resumed watchers, and of gap notices by reason.
 #[derive(Default)]
 struct Counts {
     resumes: AtomicU64,
@@ -106,14 +111,16 @@ struct Counts {
 struct State {
     index: Index,
     window: Window,
-    /// While the feed catches up, events come in any order: no cursor is given out that is later than this. At first it is
-    /// where the pod began: nobody was here before.
+    /// Latest cursor that is given out while the feed catches up, since events then arrive in any
+    /// order. `None` once the feed has caught up. At first it is the start of the pod, which had no
+    /// client before.
     held: Option<Cursor>,
 }
 
 impl Hub {
-    /// A hub without watchers of a pod that began at this moment, by its own clock, which must not be ahead of the topic's
-    /// by more than four seconds: the margin of a replay, less a head start. It has not caught up.
+    /// Creates a hub without watchers, whose feed has not caught up. `began` is the start of the
+    /// pod by the pod's own clock. This clock must not be more than four seconds ahead of the
+    /// topic's clock: the margin of a replay (5 s) less the head start (1 s).
     #[must_use]
     pub fn new(topic: &str, bounds: Bounds, began: SystemTime) -> Self {
         let window = Window::new(bounds, began.checked_sub(bounds.span).unwrap_or(SystemTime::UNIX_EPOCH));
@@ -128,7 +135,7 @@ impl Hub {
         }))
     }
 
-    /// Shows what the window holds, how watchers resume and which gaps they are told of, as metrics.
+    /// Registers the metrics of the window's content, of resumed watchers and of gap notices.
     pub fn observe(&self, meter: &Meter) {
         let gauge = |name, unit, description, value: fn(&State) -> u64| {
             let hub = self.clone();
@@ -164,31 +171,33 @@ impl Hub {
             .build();
     }
 
-    /// Whether the feed has brought all that was published before it was opened. While it has not, replays wait, and
-    /// cursors stand still: one that runs ahead of events that are still to come would lose them.
+    /// Sets whether the feed has brought everything that was published before it was opened. While
+    /// it has not, replays wait and cursors stand still: a cursor ahead of events that are still to
+    /// come would lose them.
     pub fn set_caught_up(&self, is_caught_up: bool) {
         let mut state = self.state();
         state.held = (!is_caught_up).then(|| state.place().clone());
         self.0.caught_up.send_replace(is_caught_up);
     }
 
-    /// Notes that the feed has come as far as this event, which is for nobody here.
+    /// Records that the feed has reached this event, which no watcher here receives.
     pub fn advance(&self, event: &Event) {
         self.state().window.advance(&position(event));
     }
 
-    /// Notes that nothing published since this moment is missing.
+    /// Records that no event published since this moment is missing.
     pub fn begin_at(&self, published: SystemTime) {
         self.state().window.begin_at(published);
     }
 
-    /// Notes that what was published before this event may be lost: every watcher is told, and so is everyone who
-    /// resumes from before. To be called while the feed catches up.
+    /// Records that events published before this one may be lost. Every watcher gets a gap notice,
+    /// and so does every client that resumes from before this event. Must be called while the feed
+    /// catches up.
     pub fn lose(&self, event: &Event) {
         let (mut watchers, cursor) = {
             let mut state = self.state();
             state.window.lose(&position(event));
-            // What cursors were held for is lost.
+            // The events that cursors were held back for are lost.
             state.held = Some(state.window.head().clone());
             let cursor: Arc<str> = state.window.head().encode(&self.0.topic).into();
             (state.index.all().cloned().collect::<Vec<_>>(), cursor)
@@ -203,13 +212,14 @@ impl Hub {
         }
     }
 
-    /// The topic's name.
+    /// Returns the topic's name.
     #[must_use]
     pub fn topic(&self) -> &str {
         &self.0.topic
     }
 
-    /// Where the feed has come to: a client that resumes from here gets all that this pod has not seen yet.
+    /// Returns the position that the feed has reached. A client that resumes from it gets every
+    /// event that this pod has not received yet.
     #[must_use]
     pub fn cursor(&self) -> String {
         self.state().place().encode(&self.0.topic)
@@ -218,29 +228,30 @@ impl Hub {
     /// Reads a cursor that any pod of this topic has given out.
     ///
     /// # Errors
-    /// [`BadCursor`] for anything else.
+    /// [`BadCursor`] for any other text.
     pub fn read_cursor(&self, text: &str) -> Result<Cursor, BadCursor> {
         Cursor::decode(text, &self.0.topic)
     }
 
-    /// Lets a watcher in: every event dispatched from now on that is for its viewer reaches its send queue. It leaves when
-    /// the returned guard is dropped.
+    /// Adds a watcher. Every event dispatched from now on that is for its viewer reaches its send
+    /// queue. Dropping the returned guard removes the watcher.
     #[must_use = "the watcher leaves when the guard is dropped"]
     pub fn watch(&self, watch: Watch) -> Watching {
         self.enter(&mut self.state(), watch)
     }
 
-    /// Lets a watcher in that first gets what it missed since the cursor.
+    /// Starts a replay for a watcher: the watcher first receives what it missed since the cursor.
     #[must_use]
     pub fn resume(&self, watch: Watch, after: Cursor) -> Replay {
         self.0.counts.resumes.fetch_add(1, Ordering::Relaxed);
         Replay::new(self.clone(), watch, after)
     }
 
-    /// Keeps the event for replay and, if it is news, puts it into the send queue of every watcher of its field that it is
-    /// for, once each. Returns how many that were. Calls must not overlap, or the order of events would be lost.
+    /// Keeps the event for replay. If the event is news, puts it once into the send queue of every
+    /// watcher of its field that it is for. Returns the number of these watchers. Calls must not
+    /// overlap, or the order of events would be lost.
     pub async fn dispatch(&self, event: Event, fact: Fact, is_news: bool) -> usize {
-        let Some((relayed, mut watchers)) = self.admit(event, fact, is_news) else { return 0 };
+        let Some((relayed, mut watchers)) = self.keep_and_match(event, fact, is_news) else { return 0 };
         for sharing in by_operation(&mut watchers) {
             let Some(payload) = sharing[0].operation.render(&relayed).await else { continue };
             let result = Arc::new(Rendered::live(&relayed, payload));
@@ -254,44 +265,51 @@ impl Hub {
         watchers.len()
     }
 
-    /// Follows events from now on, so that [`explain`](Self::explain) has an answer.
+    /// Switches the delivery log on, so that [`explain`](Self::explain) has records.
     pub fn follow_events(&self) {
         self.0.delivery_log.get_or_init(DeliveryLog::default);
     }
 
-    /// Notes that an event came again and was dropped.
+    /// Records in the delivery log that an event came again and was dropped.
     pub fn repeat(&self, id: &str) {
         if let Some(delivery_log) = self.0.delivery_log.get() {
             delivery_log.repeat(id);
         }
     }
 
-    /// An event of the window and what became of it, if events are followed.
+    /// Returns an event of the window with its delivery record; `None` if the delivery log is off,
+    /// or if the log or the window does not have the event.
     #[must_use]
     pub fn explain(&self, id: &str) -> Option<(Arc<Relayed>, DeliveryRecord)> {
         self.0.delivery_log.get()?.find(id)
     }
 
-    /// Whose watchers each queue serves. Looks at every watcher: for people, not for events.
+    /// Returns the send queue and the viewer of every watcher. Visits all watchers, so it is for
+    /// `/debug`, not for each event.
     #[must_use]
     pub fn viewers(&self) -> Vec<(Arc<SendQueue>, Arc<Viewer>)> {
         let state = self.state();
         state.index.all().map(|watcher| (watcher.send_queue.clone(), watcher.viewer.clone())).collect()
     }
 
-    /// How many watchers there are.
+    /// Returns the number of watchers.
     #[must_use]
     pub fn watchers(&self) -> usize {
         self.state().index.len()
     }
 
-    /// How many keys the index holds; zero without watchers.
+    /// Returns the number of keys in the index; zero without watchers.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.state().index.keys()
     }
 
-    fn admit(&self, event: Event, fact: Fact, is_news: bool) -> Option<(Arc<Relayed>, Vec<Arc<Watcher>>)> {
+    fn keep_and_match(
+        &self,
+        event: Event,
+        fact: Fact,
+        is_news: bool,
+    ) -> Option<(Arc<Relayed>, Vec<Arc<Watcher>>)> {
         let position = position(&event);
         let mut state = self.state();
         let Some(field) = fact.field else {
@@ -315,12 +333,14 @@ impl Hub {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // The state is changed by whole steps that do not panic: a poisoned lock still guards a sound one.
+        // Each change of the state is one complete step that does not panic, so a poisoned lock
+        // still guards a consistent state.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The watchers in groups that share an operation, so that each operation is executed once; in each the order stays.
+/// Groups the watchers by operation, so that each operation is executed once. Keeps their order
+/// within a group.
 fn by_operation(watchers: &mut [Arc<Watcher>]) -> impl Iterator<Item = &[Arc<Watcher>]> {
     watchers.sort_by_key(|watcher| watcher.operation_address());
     watchers.chunk_by(|a, b| a.operation_address() == b.operation_address())
@@ -331,12 +351,12 @@ fn position(event: &Event) -> Cursor {
 }
 
 impl State {
-    /// Where the feed has come to, or where cursors are held.
+    /// Returns the position that the feed has reached, or the held cursor if there is one.
     fn place(&self) -> &Cursor {
         self.held.as_ref().unwrap_or_else(|| self.window.head())
     }
 
-    /// The position, or where cursors are held.
+    /// Returns the position, or the held cursor if that is earlier.
     fn cursor(&self, position: &Cursor) -> Cursor {
         self.held.as_ref().map_or(position, |held| held.min(position)).clone()
     }
@@ -402,22 +422,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watcher_that_left_is_neither_found_nor_told() {
+    async fn removed_watcher_receives_nothing() {
         let hub = hub();
         let send_queue = SendQueue::new(1 << 16);
         let keys = ["a".to_owned(), "b".to_owned()];
         let watching = watch(&hub, 1, &viewer("1", &keys), &send_queue);
         let audience = Audience::new(["a".into(), "b".into()], None);
         assert_eq!(hub.dispatch(event(), fact("f", &audience), true).await, 1);
-        assert_eq!(send_queue.take().len(), 1, "in two keys, told once");
-        assert_eq!(hub.dispatch(event(), fact("g", &audience), true).await, 0, "another field");
+        assert_eq!(send_queue.take().len(), 1, "two keys match, one delivery");
+        assert_eq!(hub.dispatch(event(), fact("g", &audience), true).await, 0, "no watcher of this field");
         drop(watching);
         assert_eq!(hub.dispatch(event(), fact("f", &audience), true).await, 0);
         assert_eq!((hub.watchers(), hub.keys()), (0, 0));
     }
 
     #[tokio::test]
-    async fn a_loss_is_told_to_every_watcher_and_to_all_who_resume_from_before() {
+    async fn loss_sends_gap_to_watchers_and_earlier_cursors() {
         let hub = hub();
         let (send_queue, later) = (SendQueue::new(1 << 16), SendQueue::new(1 << 16));
         let viewer = viewer("1", &["a".to_owned()]);
@@ -426,9 +446,12 @@ mod tests {
         hub.set_caught_up(false);
         hub.lose(&event());
         hub.set_caught_up(true);
-        let told = send_queue.take();
-        assert_eq!(told.iter().map(|told| &*told.result.payload).collect::<Vec<_>>(), ["gap: FEED_LOST"]);
-        assert_eq!(*told[0].result.cursor, *hub.cursor());
+        let notices = send_queue.take();
+        assert_eq!(
+            notices.iter().map(|notice| &*notice.result.payload).collect::<Vec<_>>(),
+            ["gap: FEED_LOST"]
+        );
+        assert_eq!(*notices[0].result.cursor, *hub.cursor());
 
         let resume = |after| {
             let (viewer, send_queue) = (viewer.clone(), later.clone());
@@ -436,13 +459,13 @@ mod tests {
             hub.resume(watch, after)
         };
         assert!(matches!(resume(before).step().await, Step::Live(_, Some(_))));
-        let told = hub.read_cursor(&told[0].result.cursor).unwrap();
-        assert!(matches!(resume(told).step().await, Step::Live(_, None)), "told once");
+        let notified = hub.read_cursor(&notices[0].result.cursor).unwrap();
+        assert!(matches!(resume(notified).step().await, Step::Live(_, None)), "one notice only");
     }
 
     proptest! {
         #[test]
-        fn the_index_answers_what_the_rule_says(
+        fn index_agrees_with_audience_rule(
             viewers in prop::collection::vec((0u8..6, prop::collection::vec(0u8..5, 0..4)), 0..20),
             keys in prop::collection::vec(0u8..6, 0..5),
             author in prop::option::of(0u8..6),
@@ -456,12 +479,12 @@ mod tests {
                 (watch(&hub, n as u64, &viewer, &send_queue), viewer, send_queue)
             }).collect();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let told = runtime.block_on(hub.dispatch(event(), fact("f", &audience), true));
+            let matched = runtime.block_on(hub.dispatch(event(), fact("f", &audience), true));
             let by_rule: BTreeSet<usize> =
                 watching.iter().enumerate().filter(|(_, (_, v, _))| audience.includes(v)).map(|(n, _)| n).collect();
             let by_index: BTreeSet<usize> =
                 watching.iter().enumerate().filter(|(_, (_, _, o))| o.take().len() == 1).map(|(n, _)| n).collect();
-            prop_assert_eq!(told, by_rule.len());
+            prop_assert_eq!(matched, by_rule.len());
             prop_assert_eq!(by_index, by_rule);
         }
     }

@@ -26,13 +26,13 @@ use crate::{
     broker::pubsub::{self, Janitor, PubSub},
     broker::{Feed, Publish, Reopen, memory},
     domain::Domain,
-    graphql::{Api, Engine, Outlet},
+    graphql::{Api, Engine, EventPublisher},
     health::Health,
     hub::{Hub, window::Bounds},
     membership::{self, Membership},
-    relay::{Memory, Relay},
+    relay::{Relay, Retention},
     telemetry::{Metrics, Otlp, Refusals, Traces},
-    web::{self, Connections, Reservations, Site, serve::serve},
+    web::{self, AppState, Connections, connection::Limits, server::serve},
 };
 
 /// How many sockets may wait to be accepted: when another pod ends, its clients come all at once, and whoever finds no room
@@ -123,7 +123,7 @@ pub struct Pod {
     address: SocketAddr,
     health: Health,
     hub: Hub,
-    site: Arc<Site>,
+    app: Arc<AppState>,
     publisher: Arc<dyn Publish>,
     traces: Traces,
     stop: Stop,
@@ -167,43 +167,53 @@ impl Pod {
         );
         let health = Health::new(feed.state(), membership.clone(), stop.unready.clone());
         health.observe(&meter);
-        let memory = Memory { began: SystemTime::now(), window: settings.window.span };
-        let hub = Hub::new(&topic, settings.window, memory.began);
+        let retention = Retention { began: SystemTime::now(), window: settings.window.span };
+        let hub = Hub::new(&topic, settings.window, retention.began);
         hub.observe(&meter);
         if settings.web.debug_token.is_some() {
             hub.follow_events();
         }
-        let relay = Relay::new(domain.clone(), hub.clone(), membership.clone(), memory, &meter);
+        let relay = Relay::new(domain.clone(), hub.clone(), membership.clone(), retention, &meter);
         let reopen = feed.reopen();
         tasks.spawn(run_relay(relay, feed, stop.feed.clone()));
 
-        let outlet = Outlet::new(publisher.clone(), domain, &settings.name, topic, &meter);
-        let site = Arc::new(Site {
-            engine: Engine::new(api, outlet, hub.clone(), settings.introspection, Refusals::new(&meter)),
+        let event_publisher = EventPublisher::new(publisher.clone(), domain, &settings.name, topic, &meter);
+        let limits = Limits {
+            connections: settings.web.max_connections,
+            connections_per_address: settings.web.max_connections_per_address,
+            keeps_cursors: settings.web.debug_token.is_some(),
+        };
+        let app = Arc::new(AppState {
+            engine: Engine::new(
+                api,
+                event_publisher,
+                hub.clone(),
+                settings.introspection,
+                Refusals::new(&meter),
+            ),
             auth,
             hub: hub.clone(),
-            connections: Connections::new(&settings.web, stop.connections.clone(), stop.drain.spread, &meter),
-            reservations: Reservations::default(),
+            connections: Connections::new(limits, stop.connections.clone(), stop.drain.spread, &meter),
             health: health.clone(),
             metrics,
             settings: settings.web,
         });
         if let Some(listener) = admin_listener {
             // The admin address answers until the very end, so that a drain can be watched.
-            tasks.spawn(serve(listener, web::admin(site.clone()), stop.feed.clone()));
+            tasks.spawn(serve(listener, web::admin(app.clone()), stop.feed.clone()));
         }
         if let Some(janitor) = janitor {
             tasks.spawn(clean(janitor, membership.clone(), settings.orphan_after, meter, stop.feed.clone()));
         }
-        tasks.spawn(heartbeat(membership, publisher.clone(), reopen, site.clone(), stop.feed.clone()));
+        tasks.spawn(heartbeat(membership, publisher.clone(), reopen, app.clone(), stop.feed.clone()));
         tasks.spawn(serve(
             listener,
-            web::router(site.clone(), settings.admin_listen.is_none()),
+            web::router(app.clone(), settings.admin_listen.is_none()),
             stop.connections.clone(),
         ));
         tracing::info!(pod = settings.name, %address, "pod started");
         let _abandoned = [stop.connections.clone().drop_guard(), stop.feed.clone().drop_guard()];
-        Ok(Self { address, health, hub, site, publisher, traces: settings.traces, stop, tasks, _abandoned })
+        Ok(Self { address, health, hub, app, publisher, traces: settings.traces, stop, tasks, _abandoned })
     }
 
     /// Where clients come in.
@@ -270,10 +280,10 @@ async fn heartbeat(
     membership: Membership,
     publisher: Arc<dyn Publish>,
     reopen: Reopen,
-    site: Arc<Site>,
+    app: Arc<AppState>,
     stop: CancellationToken,
 ) {
-    let connections = || site.connections.count();
+    let connections = || app.connections.count();
     stop.run_until_cancelled(membership.run(publisher.as_ref(), &reopen, connections)).await;
 }
 

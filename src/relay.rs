@@ -49,7 +49,7 @@ pub struct Relay {
     /// The name of the feed's present generation.
     feed: Option<Arc<str>>,
     seen: Seen,
-    memory: Memory,
+    retention: Retention,
     started: Instant,
     /// What was published before this is no news: none of this pod's watchers was there, or it may have come before and be
     /// forgotten. By the pod's clock until the feed has caught up, and then by the topic's: the two may not agree.
@@ -61,7 +61,7 @@ pub struct Relay {
 
 /// Since when a pod is there, by its own clock, and how far back its clients can resume.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory {
+pub struct Retention {
     /// As its hub has it.
     pub began: SystemTime,
     /// As its feed has it.
@@ -74,7 +74,7 @@ impl Relay {
         domain: Arc<dyn Domain>,
         hub: Hub,
         membership: Membership,
-        memory: Memory,
+        retention: Retention,
         meter: &Meter,
     ) -> Self {
         Self {
@@ -82,10 +82,10 @@ impl Relay {
             hub,
             membership,
             feed: None,
-            seen: Seen::new(memory.window.max(MIN_RETENTION)),
-            memory,
+            seen: Seen::new(retention.window.max(MIN_RETENTION)),
+            retention,
             started: Instant::now(),
-            news_since: memory.began,
+            news_since: retention.began,
             newest: None,
             counters: Counters::new(meter),
         }
@@ -137,9 +137,13 @@ impl Relay {
             History::First { since, own, came } => {
                 // Cursors were given out from when the pod began. Though the topic may be younger, a feed that reaches back
                 // so far misses nothing since then. Of one that does not they are no proof, being later than their clients.
-                let reach = self.memory.window.min(MIN_RETENTION);
+                let reach = self.retention.window.min(MIN_RETENTION);
                 let is_whole = reaches_back && self.started.elapsed() < reach;
-                self.hub.begin_at(if is_whole { since.min(self.memory.began) } else { since + HEAD_START });
+                self.hub.begin_at(if is_whole {
+                    since.min(self.retention.began)
+                } else {
+                    since + HEAD_START
+                });
                 // By the topic's clock the pod began as long before its heartbeat was published as that took, which is no
                 // longer than it took to come back.
                 let before = came.duration_since(self.started) + CLOCK_MARGIN;

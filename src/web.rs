@@ -4,21 +4,14 @@
 //! domain's.
 
 pub mod admin;
-mod admission;
 pub mod connection;
+pub mod endpoint;
 pub mod http;
-pub mod multipart;
-pub mod negotiate;
-pub mod origin;
+mod operations;
 pub mod page;
-pub mod refusal;
-pub mod request;
-mod running;
-pub mod serve;
-pub mod sse;
-pub mod stream;
+pub mod server;
+pub mod state;
 pub mod transport;
-pub mod ws;
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,15 +33,13 @@ use tower_http::{
     cors::{AllowOrigin, CorsLayer},
 };
 
-use self::sse::reservation;
-pub use self::{connection::Connections, origin::Origins, page::Tab, sse::reservation::Reservations};
-use crate::{
-    auth::{Authenticator, secret::Secret},
-    graphql::Engine,
-    health::Health,
-    hub::Hub,
-    telemetry::Metrics,
+pub use self::{
+    connection::Connections,
+    http::origin::Origins,
+    page::Tab,
+    state::{AppState, Settings},
 };
+use self::{endpoint::Endpoint, transport::sse::reservation};
 
 /// The largest request body, in bytes: a mutation with the most location ids is under 100 KiB.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -59,48 +50,9 @@ const MIN_COMPRESSED_BYTES: u16 = 1_400;
 /// How long a browser may remember what a preflight allowed, in seconds: Chromium's own most.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(7_200);
 
-/// What clients may do, and how much of it.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Which web pages may talk to the pod.
-    pub origins: Origins,
-    /// A connection's outgoing queue, in bytes; a full one ends its connection.
-    pub queue_bytes: usize,
-    /// Connections at once.
-    pub max_connections: usize,
-    /// Connections at once from one address; 0: any number.
-    pub max_connections_per_address: usize,
-    /// Watchers on one connection.
-    pub max_watchers: usize,
-    /// What lets operators ask who is connected and who was told what; `None`: nobody may.
-    pub debug_token: Option<Secret>,
-    /// What the page at `/` opens with; `None`: there is no page.
-    pub page: Option<Vec<Tab>>,
-}
-
-/// All that the handlers work with.
-pub struct Site {
-    /// Runs operations.
-    pub engine: Engine,
-    /// Tells who a token names.
-    pub auth: Authenticator,
-    /// Who watches.
-    pub hub: Hub,
-    /// Who is connected.
-    pub connections: Connections,
-    /// Which streams of events are reserved.
-    pub reservations: Reservations,
-    /// Whether the pod is ready.
-    pub health: Health,
-    /// What `/metrics` shows.
-    pub metrics: Metrics,
-    /// Bounds.
-    pub settings: Settings,
-}
-
 /// The routes for clients, and for machines too unless these have an address of their own.
-pub fn router(site: Arc<Site>, with_admin: bool) -> Router {
-    let origins = site.settings.origins.clone();
+pub fn router(app: Arc<AppState>, with_admin: bool) -> Router {
+    let origins = app.settings.origins.clone();
     let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, request| {
             origins.allow(origin.as_bytes(), &request.headers)
@@ -119,34 +71,34 @@ pub fn router(site: Arc<Site>, with_admin: bool) -> Router {
     let compression =
         CompressionLayer::new().compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES.into()).and(streams));
     let clients = Router::new()
-        .route("/graphql", any(http::graphql))
+        .route("/graphql", any(endpoint::graphql))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(compression)
         .layer(cors);
-    // Outside the layers: no other site's business, and compressed already.
-    let page = site.settings.page.as_deref().map_or_else(Router::new, page::routes);
-    let clients = clients.merge(page).with_state(site.clone());
-    if with_admin { clients.merge(probes(site)) } else { clients }
+    // Outside the layers: it is for pages of this origin only, and compressed already.
+    let page = app.settings.page.as_deref().map_or_else(Router::new, page::routes);
+    let clients = clients.with_state(Endpoint::new(app.clone())).merge(page);
+    if with_admin { clients.merge(probes(app)) } else { clients }
 }
 
 /// The routes for machines that have an address of their own, and for operators who have a token.
-pub fn admin(site: Arc<Site>) -> Router {
-    if site.settings.debug_token.is_none() {
-        return probes(site);
+pub fn admin(app: Arc<AppState>) -> Router {
+    if app.settings.debug_token.is_none() {
+        return probes(app);
     }
     let debug = Router::new()
         .route("/debug/connections", get(admin::debug::connections))
         .route("/debug/explain", get(admin::debug::explain))
-        .layer(from_fn_with_state(site.clone(), admin::debug::admit))
-        .with_state(site.clone());
-    probes(site).merge(debug)
+        .layer(from_fn_with_state(app.clone(), admin::debug::require_token))
+        .with_state(app.clone());
+    probes(app).merge(debug)
 }
 
 /// The routes for machines.
-fn probes(site: Arc<Site>) -> Router {
+fn probes(app: Arc<AppState>) -> Router {
     Router::new()
         .route("/livez", get(admin::livez))
         .route("/readyz", get(admin::readyz))
         .route("/metrics", get(admin::metrics))
-        .with_state(site)
+        .with_state(app)
 }

@@ -7,7 +7,7 @@
 #[path = "../benches/relay/watchers.rs"]
 mod watchers;
 
-use pubsub_relay::web::ws::frame;
+use pubsub_relay::web::transport::ws::frame;
 use tokio::runtime::Builder;
 
 use self::watchers::{Watchers, event};

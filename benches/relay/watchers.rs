@@ -14,7 +14,7 @@ use pubsub_relay::{
     domain::{Domain, Identity},
     domains::tutorial::{self, Directory, TEMPLATE_ADDED, Tutorial},
     event::Event,
-    graphql::{self, Engine, Outlet, Watched},
+    graphql::{self, Engine, EventPublisher, Watched},
     hub::{Hub, SendQueue, Watching, window::Bounds},
     telemetry::{Metrics, Otlp, Refusals},
 };
@@ -48,10 +48,15 @@ impl Watchers {
         let hub = Hub::new("t", Bounds { span: WINDOW, bytes: 1 << 20 }, SystemTime::now());
         hub.set_caught_up(true);
         let meter = Metrics::new("a", Otlp::default()).unwrap().meter();
-        let outlet =
-            Outlet::new(Arc::new(Topic::new(WINDOW, 1 << 20)), domain.clone(), "a", "t".to_owned(), &meter);
+        let event_publisher = EventPublisher::new(
+            Arc::new(Topic::new(WINDOW, 1 << 20)),
+            domain.clone(),
+            "a",
+            "t".to_owned(),
+            &meter,
+        );
         let api = graphql::build(tutorial::schema(domain.clone()));
-        let engine = Engine::new(api, outlet, hub.clone(), true, Refusals::new(&meter));
+        let engine = Engine::new(api, event_publisher, hub.clone(), true, Refusals::new(&meter));
         Self { hub, domain, engine, send_queues: Vec::new(), watching: Vec::new() }
     }
 

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use super::{AuthError, Pass};
+use super::{AuthError, Session};
 use crate::domain::{Domain, Identity};
 
-pub(super) fn admit(token: &str, domain: &dyn Domain) -> Result<Pass, AuthError> {
+pub(super) fn authenticate(token: &str, domain: &dyn Domain) -> Result<Session, AuthError> {
     let viewer = domain.viewer(Identity::Demo(token)).ok_or(AuthError::UnknownUser)?;
-    Ok(Pass { viewer: Arc::new(viewer), expires: None })
+    Ok(Session { viewer: Arc::new(viewer), expires: None })
 }

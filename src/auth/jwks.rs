@@ -397,12 +397,12 @@ mod tests {
         open(Settings::Jwt(jwt::Settings { keys, issuer: None, audience: None })).await
     }
 
-    async fn admit(gate: &Authenticator, issuer: &Issuer) -> Result<(), AuthError> {
-        gate.admit(Some(&issuer.token())).await.map(drop)
+    async fn authenticate(gate: &Authenticator, issuer: &Issuer) -> Result<(), AuthError> {
+        gate.authenticate(Some(&issuer.token())).await.map(drop)
     }
 
     /// Lets time pass on tokio's clock only, so that sockets keep theirs.
-    async fn pass(duration: Duration) {
+    async fn session(duration: Duration) {
         time::pause();
         time::advance(duration).await;
         time::resume();
@@ -416,13 +416,13 @@ mod tests {
         let (old, new) = (Issuer::ec("old"), Issuer::rsa("new"));
         let server = Server::start(&[&old]).await;
         let gate = server.gate("/jwks").await;
-        assert_eq!(admit(&gate, &old).await, Ok(()));
+        assert_eq!(authenticate(&gate, &old).await, Ok(()));
 
         server.publish(&[&new]);
-        assert_eq!(admit(&gate, &new).await, UNKNOWN, "asked a moment ago");
-        pass(Duration::from_secs(31)).await;
-        assert_eq!(admit(&gate, &new).await, Ok(()));
-        assert_eq!(admit(&gate, &old).await, UNKNOWN);
+        assert_eq!(authenticate(&gate, &new).await, UNKNOWN, "asked a moment ago");
+        session(Duration::from_secs(31)).await;
+        assert_eq!(authenticate(&gate, &new).await, Ok(()));
+        assert_eq!(authenticate(&gate, &old).await, UNKNOWN);
         assert_eq!(server.count(), 2);
     }
 
@@ -432,8 +432,8 @@ mod tests {
         let gate = server.gate("/jwks").await;
         let stranger = Issuer::ec("stranger");
         for fetches in 2..4 {
-            pass(Duration::from_secs(31)).await;
-            let crowd = (0..50).map(|_| admit(&gate, &stranger));
+            session(Duration::from_secs(31)).await;
+            let crowd = (0..50).map(|_| authenticate(&gate, &stranger));
             let answers = futures_util::future::join_all(crowd).await;
             assert!(answers.iter().all(|answer| *answer == UNKNOWN));
             assert_eq!(server.count(), fetches);
@@ -444,9 +444,9 @@ mod tests {
     async fn an_algorithm_that_no_key_can_have_causes_no_fetch() {
         let server = Server::start(&[&Issuer::ec("known")]).await;
         let gate = server.gate("/jwks").await;
-        pass(Duration::from_secs(31)).await;
+        session(Duration::from_secs(31)).await;
         let symmetric = Issuer::secret("a secret of more than 32 bytes...");
-        assert_eq!(admit(&gate, &symmetric).await, Err(AuthError::WrongAlgorithm));
+        assert_eq!(authenticate(&gate, &symmetric).await, Err(AuthError::WrongAlgorithm));
         assert_eq!(server.count(), 1);
     }
 
@@ -456,14 +456,14 @@ mod tests {
         let server = Server::start(&[&old]).await;
         let gate = server.gate("/jwks").await;
         server.publish(&[&new]);
-        pass(Duration::from_secs(599)).await;
-        assert_eq!(admit(&gate, &old).await, Ok(()));
-        pass(Duration::from_secs(2)).await;
-        assert_eq!(admit(&gate, &old).await, UNKNOWN);
-        assert_eq!(admit(&gate, &new).await, Ok(()));
+        session(Duration::from_secs(599)).await;
+        assert_eq!(authenticate(&gate, &old).await, Ok(()));
+        session(Duration::from_secs(2)).await;
+        assert_eq!(authenticate(&gate, &old).await, UNKNOWN);
+        assert_eq!(authenticate(&gate, &new).await, Ok(()));
         server.publish(&[]);
-        pass(Duration::from_secs(601)).await;
-        assert_eq!(admit(&gate, &new).await, UNKNOWN);
+        session(Duration::from_secs(601)).await;
+        assert_eq!(authenticate(&gate, &new).await, UNKNOWN);
     }
 
     #[tokio::test]
@@ -472,16 +472,16 @@ mod tests {
         let server = Server::start(&[&known]).await;
         let gate = server.gate("/jwks").await;
         server.fail();
-        pass(Duration::from_secs(3600)).await;
+        session(Duration::from_secs(3600)).await;
         for _ in 0..3 {
-            assert_eq!(admit(&gate, &known).await, Ok(()));
+            assert_eq!(authenticate(&gate, &known).await, Ok(()));
         }
         assert_eq!(server.count(), 2, "a failure is not tried again at once");
-        assert_eq!(admit(&gate, &new).await, UNAVAILABLE, "it may be a key that we cannot see");
+        assert_eq!(authenticate(&gate, &new).await, UNAVAILABLE, "it may be a key that we cannot see");
 
         server.publish(&[&new]);
-        pass(Duration::from_secs(31)).await;
-        assert_eq!(admit(&gate, &new).await, Ok(()));
+        session(Duration::from_secs(31)).await;
+        assert_eq!(authenticate(&gate, &new).await, Ok(()));
     }
 
     #[tokio::test]
@@ -490,11 +490,11 @@ mod tests {
         let server = Server::start(&[&issuer]).await;
         server.fail();
         let gate = server.gate("/jwks").await;
-        assert_eq!(admit(&gate, &issuer).await, UNAVAILABLE);
+        assert_eq!(authenticate(&gate, &issuer).await, UNAVAILABLE);
         server.publish(&[&issuer]);
-        assert_eq!(admit(&gate, &issuer).await, UNAVAILABLE, "asked a moment ago");
-        pass(Duration::from_secs(6)).await;
-        assert_eq!(admit(&gate, &issuer).await, Ok(()));
+        assert_eq!(authenticate(&gate, &issuer).await, UNAVAILABLE, "asked a moment ago");
+        session(Duration::from_secs(6)).await;
+        assert_eq!(authenticate(&gate, &issuer).await, Ok(()));
     }
 
     #[tokio::test]
@@ -503,9 +503,9 @@ mod tests {
         let server = Server::start(&[&old]).await;
         let gate = server.gate("/jwks").await;
         server.publish(&[&new]);
-        pass(Duration::from_secs(31)).await;
+        session(Duration::from_secs(31)).await;
         {
-            let mut hasty = pin!(admit(&gate, &new));
+            let mut hasty = pin!(authenticate(&gate, &new));
             poll_fn(|context| {
                 assert!(hasty.as_mut().poll(context).is_pending());
                 Poll::Ready(())
@@ -518,7 +518,7 @@ mod tests {
             }
         };
         time::timeout(FETCH_TIMEOUT, fetched).await.expect("the fetch goes on");
-        assert_eq!(admit(&gate, &new).await, Ok(()));
+        assert_eq!(authenticate(&gate, &new).await, Ok(()));
         assert_eq!(server.count(), 2);
     }
 
@@ -526,7 +526,7 @@ mod tests {
     async fn redirects_are_followed_within_the_scheme_and_a_few_times() {
         let issuer = Issuer::ec("1");
         let server = Server::start(&[&issuer]).await;
-        assert_eq!(admit(&server.gate("/moved").await, &issuer).await, Ok(()));
+        assert_eq!(authenticate(&server.gate("/moved").await, &issuer).await, Ok(()));
         for path in ["/away", "/round"] {
             let source = Source::open_url(&format!("{}{path}", server.origin)).unwrap();
             let error = source.load().await.err();
@@ -542,7 +542,7 @@ mod tests {
         let issuer = Issuer::ec("1");
         let server = Server::start(&[&issuer]).await;
         for path in ["/large", "/absent"] {
-            assert_eq!(admit(&server.gate(path).await, &issuer).await, UNAVAILABLE, "{path}");
+            assert_eq!(authenticate(&server.gate(path).await, &issuer).await, UNAVAILABLE, "{path}");
         }
     }
 
@@ -553,7 +553,7 @@ mod tests {
         let begin = Instant::now();
         let gate = server.gate("/silent").await;
         assert!(begin.elapsed() <= FETCH_TIMEOUT + Duration::from_millis(10));
-        assert_eq!(admit(&gate, &Issuer::ec("1")).await, UNAVAILABLE);
+        assert_eq!(authenticate(&gate, &Issuer::ec("1")).await, UNAVAILABLE);
     }
 
     #[tokio::test]
@@ -570,16 +570,16 @@ mod tests {
         let path = std::env::temp_dir().join(format!("jwks-{}.json", uuid::Uuid::now_v7()));
         std::fs::write(&path, set(&[&old]).to_string()).unwrap();
         let gate = gate(JwksSource::File(path.clone())).await.unwrap();
-        assert_eq!(admit(&gate, &old).await, Ok(()));
+        assert_eq!(authenticate(&gate, &old).await, Ok(()));
 
         std::fs::write(&path, "{").unwrap();
-        pass(Duration::from_secs(11)).await;
-        assert_eq!(admit(&gate, &old).await, Ok(()));
+        session(Duration::from_secs(11)).await;
+        assert_eq!(authenticate(&gate, &old).await, Ok(()));
 
         std::fs::write(&path, set(&[&new]).to_string()).unwrap();
-        pass(Duration::from_secs(2)).await;
-        assert_eq!(admit(&gate, &new).await, Ok(()));
-        assert_eq!(admit(&gate, &old).await, UNKNOWN);
+        session(Duration::from_secs(2)).await;
+        assert_eq!(authenticate(&gate, &new).await, Ok(()));
+        assert_eq!(authenticate(&gate, &old).await, UNKNOWN);
         std::fs::remove_file(&path).unwrap();
     }
 
@@ -600,10 +600,10 @@ mod tests {
     async fn without_a_key_id_exactly_one_key_must_fit() {
         let (one, two, rsa) = (Issuer::ec("one"), Issuer::ec("two"), Issuer::rsa("rsa"));
         let server = Server::start(&[&one, &rsa]).await;
-        assert_eq!(admit(&server.gate("/jwks").await, &one.nameless()).await, Ok(()));
+        assert_eq!(authenticate(&server.gate("/jwks").await, &one.nameless()).await, Ok(()));
         server.publish(&[&one, &two, &rsa]);
         let gate = server.gate("/jwks").await;
-        assert_eq!(admit(&gate, &one.nameless()).await, UNKNOWN);
-        assert_eq!(admit(&gate, &rsa.nameless()).await, Ok(()));
+        assert_eq!(authenticate(&gate, &one.nameless()).await, UNKNOWN);
+        assert_eq!(authenticate(&gate, &rsa.nameless()).await, Ok(()));
     }
 }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    AuthError, Pass, SetupError,
+    AuthError, Session, SetupError,
     jwks::{Jwks, JwksSource},
     secret::Secret,
 };
@@ -104,7 +104,7 @@ impl Verifier {
         Ok(Self { ring, rules })
     }
 
-    pub(super) async fn admit(&self, token: &str, domain: &dyn Domain) -> Result<Pass, AuthError> {
+    pub(super) async fn verify(&self, token: &str, domain: &dyn Domain) -> Result<Session, AuthError> {
         let claims = match &self.ring {
             Ring::Secret(key) => self.claims(token, key, Algorithm::HS256)?,
             Ring::Jwks(jwks) => {
@@ -118,7 +118,7 @@ impl Verifier {
             }
         };
         let expires = claims.expires()?;
-        Ok(Pass { viewer: Arc::new(claims.viewer(domain)?), expires: Some(expires) })
+        Ok(Session { viewer: Arc::new(claims.viewer(domain)?), expires: Some(expires) })
     }
 
     fn claims(&self, token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Claims, AuthError> {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     async fn user(gate: &Authenticator, authorization: &str) -> Result<String, AuthError> {
-        gate.admit(Some(authorization)).await.map(|pass| pass.viewer.user.to_string())
+        gate.authenticate(Some(authorization)).await.map(|session| session.viewer.user.to_string())
     }
 
     /// The user of a token of user `1` for a minute with these claims changed; `null` takes a claim away.
@@ -363,7 +363,7 @@ mod tests {
             let token = issuer().sign(&json!({ "sub": "1", "exp": exp }));
             let mut ends = HashSet::new();
             for _ in 0..20 {
-                let expires = gate.admit(Some(&token)).await.unwrap().expires.unwrap();
+                let expires = gate.authenticate(Some(&token)).await.unwrap().expires.unwrap();
                 let late = expires.duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(exp)).unwrap();
                 assert!(late <= most(life), "{life} s: {late:?}");
                 ends.insert(expires);
@@ -372,7 +372,7 @@ mod tests {
         }
         let exp = now() - 3;
         let token = issuer().sign(&json!({ "sub": "1", "exp": exp }));
-        let expires = gate.admit(Some(&token)).await.unwrap().expires.unwrap();
+        let expires = gate.authenticate(Some(&token)).await.unwrap().expires.unwrap();
         assert_eq!(expires, SystemTime::UNIX_EPOCH + Duration::from_secs(exp), "let in, and not for long");
     }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Pod;
-use crate::{telemetry, web::serve::LAST_REQUEST};
+use crate::{telemetry, web::server::LAST_REQUEST};
 
 /// How long a pod may take to put away its feed, and then to flush its publisher, once its connections have ended.
 /// Both are kept even past the deadline: a feed that is left behind costs the membership more than these seconds.
@@ -77,14 +77,14 @@ impl Pod {
         let deadline = Instant::now() + deadline;
         self.stop.unready.cancel();
         timeout_at(deadline, sleep(delay)).await.ok();
-        let connections = &self.site.connections;
+        let connections = &self.app.connections;
         connections.drain();
         let left = timeout_at(deadline, connections.tasks().wait()).await;
         self.stop.feed.cancel();
         self.tasks.close();
         let closed = timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
         let flushed = timeout(CLOSE_TIMEOUT, self.publisher.flush()).await;
-        telemetry::flush(TELEMETRY_TIMEOUT, &self.site.metrics, &self.traces).await;
+        telemetry::flush(TELEMETRY_TIMEOUT, &self.app.metrics, &self.traces).await;
         if let (Ok(()), Ok(()), Ok(())) = (&left, &flushed, &closed) {
             tracing::info!("pod drained");
             return Drained::Cleanly;

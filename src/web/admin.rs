@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::Site;
+use super::state::AppState;
 use crate::telemetry::PROMETHEUS_TEXT;
 
 /// Alive: it answers.
@@ -20,15 +20,15 @@ pub async fn livez() -> &'static str {
 }
 
 /// 200 when ready, 503 otherwise; the reasons in JSON.
-pub async fn readyz(State(site): State<Arc<Site>>) -> impl IntoResponse {
-    let readiness = site.health.readiness();
+pub async fn readyz(State(app): State<Arc<AppState>>) -> impl IntoResponse {
+    let readiness = app.health.readiness();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness))
 }
 
 /// Every metric in Prometheus' text format.
-pub async fn metrics(State(site): State<Arc<Site>>) -> Response {
-    match site.metrics.text() {
+pub async fn metrics(State(app): State<Arc<AppState>>) -> Response {
+    match app.metrics.text() {
         Ok(text) => ([(CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be written");

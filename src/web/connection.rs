@@ -5,6 +5,7 @@
 mod end;
 mod instruments;
 mod registry;
+mod transport;
 
 use std::{
     collections::HashMap,
@@ -23,22 +24,33 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-pub use self::{end::End, registry::Entry};
+pub use self::{end::End, registry::Entry, transport::Transport};
 use self::{instruments::Instruments, registry::Registry};
-use super::{Settings, serve::Peer, transport::Transport};
+use super::server::Peer;
 use crate::hub::{Delivery, SendQueue};
 
 /// The connections of one pod.
 pub struct Connections {
     count: Arc<Count>,
-    drain: Arc<Drain>,
+    drain: Arc<DrainSignal>,
     tasks: TaskTracker,
     instruments: Arc<Instruments>,
     registry: Arc<Registry>,
 }
 
+/// Bounds on the connections of one pod, and what is kept of each.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time. A further one is refused with [`End::Full`].
+    pub connections: usize,
+    /// Connections from one address at a time; 0: no limit. A further one is refused with [`End::Crowded`].
+    pub connections_per_address: usize,
+    /// Whether the registry keeps the last cursor of each connection, for `/debug/connections`.
+    pub keeps_cursors: bool,
+}
+
 /// The end of all connections: each at its own moment, so that their clients do not come back all at once.
-struct Drain {
+struct DrainSignal {
     asked: CancellationToken,
     began: OnceLock<Instant>,
     spread: Duration,
@@ -90,23 +102,23 @@ impl Count {
 }
 
 impl Connections {
-    /// No connections yet; as many at once as the settings say, all asked to end within `spread` once `drain` is cancelled.
+    /// Creates the set of connections of a pod. They end within `spread` once `drain` is cancelled.
     #[must_use]
-    pub fn new(settings: &Settings, drain: CancellationToken, spread: Duration, meter: &Meter) -> Self {
-        let drain = Arc::new(Drain { asked: drain, began: OnceLock::new(), spread });
+    pub fn new(limits: Limits, drain: CancellationToken, spread: Duration, meter: &Meter) -> Self {
+        let drain = Arc::new(DrainSignal { asked: drain, began: OnceLock::new(), spread });
         let instruments = Instruments::new(meter);
-        let limit = settings.max_connections as u64;
+        let limit = limits.connections as u64;
         meter
             .u64_observable_gauge("relay.connections.limit")
             .with_description("Connections that this pod may have.")
             .with_callback(move |gauge| gauge.observe(limit, &[]))
             .build();
         let count = Arc::new(Count {
-            limit: settings.max_connections,
-            limit_per_address: settings.max_connections_per_address,
+            limit: limits.connections,
+            limit_per_address: limits.connections_per_address,
             present: Mutex::default(),
         });
-        let registry = Arc::new(Registry::new(settings.debug_token.is_some()));
+        let registry = Arc::new(Registry::new(limits.keeps_cursors));
         registry.observe(meter);
         Self { count, drain, tasks: TaskTracker::new(), instruments: Arc::new(instruments), registry }
     }
@@ -193,7 +205,7 @@ pub struct Guard {
     since: Instant,
     /// How many events it was told of.
     deliveries: AtomicU64,
-    drain: Arc<Drain>,
+    drain: Arc<DrainSignal>,
     /// When in a drain it ends, as a part of the whole: drawn once, or every event would draw anew.
     moment: f32,
     _counted: TaskTrackerToken,

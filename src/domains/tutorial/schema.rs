@@ -15,7 +15,7 @@ use super::{
     location::Location,
     template::{InvalidTemplate, Template},
 };
-use crate::graphql::{Error, mutation::publish, subscription::payloads};
+use crate::graphql::{Error, event_publisher::publish, subscription::payloads};
 
 /// The schema over this domain; [`crate::graphql::build`] finishes it.
 pub fn schema(tutorial: Arc<Tutorial>) -> SchemaBuilder<Query, Mutation, Subscription> {
@@ -165,7 +165,7 @@ mod tests {
         domain::{Domain, Identity},
         domains::tutorial::Directory,
         event::Event,
-        graphql::{self, Engine, Outlet},
+        graphql::{self, Engine, EventPublisher},
         hub::{Hub, SendQueue, window::Bounds},
         telemetry::{Metrics, Otlp, Refusals},
     };
@@ -196,7 +196,7 @@ mod tests {
         fn new(acknowledges: bool) -> Self {
             let tutorial = Tutorial::new(Directory::built_in(), Duration::from_secs(600));
             let meter = Metrics::new("pod", Otlp::default()).unwrap().meter();
-            let outlet = Outlet::new(
+            let event_publisher = EventPublisher::new(
                 Arc::new(Topic { acknowledges }),
                 tutorial.clone(),
                 "pod",
@@ -205,7 +205,7 @@ mod tests {
             );
             let (api, hub) =
                 (graphql::build(schema(tutorial.clone())), Hub::new("t", BOUNDS, SystemTime::now()));
-            let engine = Engine::new(api, outlet, hub.clone(), true, Refusals::new(&meter));
+            let engine = Engine::new(api, event_publisher, hub.clone(), true, Refusals::new(&meter));
             Self { tutorial, engine, hub }
         }
 

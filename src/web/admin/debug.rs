@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
-use super::super::Site;
+use crate::web::state::AppState;
 use crate::{audience::Viewer, auth::secret::Secret, hub::Answer};
 
 /// The most rows of an answer.
@@ -35,10 +35,10 @@ pub struct Asked {
 }
 
 /// Lets in who has the token. Compared in a time that does not depend on how much of it is right.
-pub async fn admit(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+pub async fn require_token(State(app): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-    let is_right = site.settings.debug_token.as_ref().is_some_and(|token| token.is(given));
+    let is_right = app.settings.debug_token.as_ref().is_some_and(|token| token.is(given));
     if !is_right {
         return (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response();
     }
@@ -46,15 +46,15 @@ pub async fn admit(State(site): State<Arc<Site>>, request: Request, next: Next) 
 }
 
 /// `GET /debug/connections`.
-pub async fn connections(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) -> Response {
-    let names = Names::new(&site, &asked);
-    let viewers: HashMap<_, _> = site
+pub async fn connections(State(app): State<Arc<AppState>>, Query(asked): Query<Asked>) -> Response {
+    let names = Names::new(&app, &asked);
+    let viewers: HashMap<_, _> = app
         .hub
         .viewers()
         .into_iter()
         .map(|(send_queue, viewer)| (Arc::as_ptr(&send_queue), viewer))
         .collect();
-    let (total, entries) = site.connections.entries(MAX_ROWS);
+    let (total, entries) = app.connections.entries(MAX_ROWS);
     let rows = entries.into_iter().map(|entry| {
         // Known from its watchers: a connection without any listens to nothing.
         let viewer = viewers.get(&Arc::as_ptr(&entry.send_queue));
@@ -72,18 +72,18 @@ pub async fn connections(State(site): State<Arc<Site>>, Query(asked): Query<Aske
 }
 
 /// `GET /debug/explain?event=<id>&user=<id>`; without a user, who was told.
-pub async fn explain(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) -> Response {
-    let names = Names::new(&site, &asked);
+pub async fn explain(State(app): State<Arc<AppState>>, Query(asked): Query<Asked>) -> Response {
+    let names = Names::new(&app, &asked);
     let Some(event) = &asked.event else {
         return (StatusCode::BAD_REQUEST, "name the event: ?event=ID&user=ID\n").into_response();
     };
-    let Some((relayed, record)) = site.hub.explain(event) else {
+    let Some((relayed, record)) = app.hub.explain(event) else {
         return answer(&json!({ "event": event, "answer": "NOT_IN_WINDOW" }));
     };
     let told = record.told.iter().filter(|(_, told)| **told == Answer::Told);
     let told: Vec<_> = told.take(MAX_ROWS).map(|(user, _)| names.show(user)).collect();
     let why = asked.user.as_deref().map(|user| {
-        let viewer: Option<Viewer> = site.auth.viewer(user);
+        let viewer: Option<Viewer> = app.auth.viewer(user);
         json!({
             "user": names.show(user),
             "interests": viewer.as_ref().map(|viewer| names.show_all(viewer.interests.keys())),
@@ -121,8 +121,8 @@ struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    const fn new(site: &'a Site, asked: &Asked) -> Self {
-        Self { reveal: asked.reveal, secret: site.settings.debug_token.as_ref() }
+    const fn new(app: &'a AppState, asked: &Asked) -> Self {
+        Self { reveal: asked.reveal, secret: app.settings.debug_token.as_ref() }
     }
 
     /// As it is, or as a hash that only who has the token can make: the same on every pod that has the same.

@@ -1,7 +1,5 @@
 //! [`End`]: why a connection ended, and what that means to metrics and to its client.
 
-use super::super::ws::protocol::Close;
-
 /// Why a connection ended. The first reason counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -12,7 +10,7 @@ pub enum End {
     /// The client did not answer our pings.
     Dead,
     /// The client broke the protocol, or was refused by it.
-    Refused(Close),
+    Refused(&'static str),
     /// A message over the limit.
     TooBig,
     /// Text that is not UTF-8, or a frame that is not one.
@@ -37,7 +35,7 @@ impl End {
             Self::Left => "left",
             Self::Lost => "lost",
             Self::Dead => "dead",
-            Self::Refused(close) => close.label(),
+            Self::Refused(label) => label,
             Self::TooBig => "too_big",
             Self::Malformed(_) => "malformed",
             Self::Expired => "expired",
@@ -56,22 +54,6 @@ impl End {
             Self::TooBig => "message",
             Self::Slow => "queue",
             _ => return None,
-        })
-    }
-
-    /// What a WebSocket's client is told, if there is anybody left to tell.
-    #[must_use]
-    pub fn close(&self) -> Option<Close> {
-        Some(match self {
-            Self::Left | Self::Lost | Self::Dead => return None,
-            Self::Refused(close) => close.clone(),
-            Self::TooBig => Close::TOO_BIG,
-            Self::Malformed(code) => Close::new(*code, "malformed frame"),
-            Self::Expired => Close::EXPIRED,
-            Self::Slow => Close::SLOW,
-            Self::Full => Close::FULL,
-            Self::Crowded => Close::CROWDED,
-            Self::Drained => Close::DRAINED,
         })
     }
 }

@@ -7,7 +7,7 @@ use opentelemetry::{
     metrics::{BoundCounter, BoundHistogram, Counter, Meter, UpDownCounter},
 };
 
-use super::{super::transport::Transport, End};
+use super::{end::End, transport::Transport};
 use crate::telemetry::{LATENCY_BUCKETS, Refusals};
 
 pub(super) struct Instruments {

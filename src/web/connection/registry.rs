@@ -10,7 +10,7 @@ use opentelemetry::{KeyValue, metrics::Meter};
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::super::transport::Transport;
+use super::transport::Transport;
 use crate::hub::{Delivery, SendQueue};
 
 /// Who is connected, for whoever asks from outside.

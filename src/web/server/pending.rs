@@ -109,13 +109,13 @@ impl Turns {
 }
 
 /// All the sockets that one listener has accepted and that are no connection.
-pub(super) struct Strangers {
+pub(super) struct PendingSockets {
     most: usize,
     turns: Mutex<Slab<Arc<Turns>>>,
     left: Notify,
 }
 
-impl Strangers {
+impl PendingSockets {
     /// None yet, and never more than `most`.
     pub(super) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, turns: Mutex::default(), left: Notify::new() })
@@ -144,7 +144,7 @@ impl Strangers {
         }
         let turns = Arc::new(Turns::new());
         let slot = all.insert(turns.clone());
-        Some(Place { strangers: self.clone(), slot, turns })
+        Some(Place { pending: self.clone(), slot, turns })
     }
 
     fn make_room(&self) {
@@ -170,15 +170,15 @@ impl Strangers {
 
 /// The place of one socket, free again when it is dropped.
 pub(super) struct Place {
-    strangers: Arc<Strangers>,
+    pending: Arc<PendingSockets>,
     slot: usize,
     pub(super) turns: Arc<Turns>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.strangers.turns().try_remove(self.slot);
-        self.strangers.left.notify_one();
+        self.pending.turns().try_remove(self.slot);
+        self.pending.left.notify_one();
     }
 }
 

@@ -22,19 +22,24 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{
-    super::{
-        Site,
-        refusal::{Refusal, json},
-        request,
-        serve::Peer,
-        stream::{self, Command, Handover, Rejected, Start, Stream},
-    },
-    EVENTS,
-};
+use super::EVENTS;
 use crate::{
-    auth::Pass,
+    auth::Session,
     graphql::error::{self, Code},
+    web::{
+        http::{
+            refusal::{Refusal, json},
+            request,
+        },
+        operations,
+        server::{HandoffRequest, Peer},
+        state::AppState,
+        transport::stream::{
+            self, Stream,
+            command::{Command, Rejected, Start},
+            response,
+        },
+    },
 };
 
 /// The header that names the reservation.
@@ -60,18 +65,18 @@ struct Reservation {
     user: Arc<str>,
     commands: mpsc::Sender<Command>,
     /// Until somebody reads it.
-    handover: Option<Handover>,
+    handoff: Option<HandoffRequest>,
 }
 
 /// Takes the reservation away when its connection ends.
 struct Seat {
-    site: Arc<Site>,
+    reservations: Arc<Reservations>,
     token: Arc<str>,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.site.reservations.lock().remove(&self.token);
+        self.reservations.lock().remove(&self.token);
     }
 }
 
@@ -82,19 +87,19 @@ impl Reservations {
     }
 
     /// The way to the connection, for the viewer whose it is.
-    fn find(&self, token: &str, pass: &Pass) -> Option<mpsc::Sender<Command>> {
+    fn find(&self, token: &str, session: &Session) -> Option<mpsc::Sender<Command>> {
         let reservations = self.lock();
         let reservation = reservations.get(token)?;
-        (reservation.user == pass.viewer.user).then(|| reservation.commands.clone())
+        (reservation.user == session.viewer.user).then(|| reservation.commands.clone())
     }
 
     /// The same, and the stream for its first reader. A reader without an `Authorization` is the viewer's `EventSource`, which
     /// can send none.
-    fn take(&self, token: &str, pass: Option<&Pass>) -> Option<Option<Handover>> {
+    fn take(&self, token: &str, session: Option<&Session>) -> Option<Option<HandoffRequest>> {
         let mut reservations = self.lock();
         let reservation = reservations.get_mut(token)?;
-        let is_theirs = pass.is_none_or(|pass| reservation.user == pass.viewer.user);
-        is_theirs.then(|| reservation.handover.take())
+        let is_theirs = session.is_none_or(|session| reservation.user == session.viewer.user);
+        is_theirs.then(|| reservation.handoff.take())
     }
 }
 
@@ -105,50 +110,65 @@ pub(in crate::web) fn token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
 }
 
 /// `PUT /graphql`: reserves a stream.
-pub(in crate::web) async fn reserve(site: Arc<Site>, request: Request) -> Result<Response, Refusal> {
-    let pass = site.admit(request.headers()).await?;
-    let guard = site.connections.enter(EVENTS.transport(), Peer::of(request.extensions()));
+pub(in crate::web) async fn reserve(
+    app: Arc<AppState>,
+    reservations: &Arc<Reservations>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let session = app.authenticate(request.headers()).await?;
+    let guard = app.connections.enter(EVENTS.transport(), Peer::of(request.extensions()));
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
     let token: Arc<str> = URL_SAFE_NO_PAD.encode(rand::random::<[u8; TOKEN_BYTES]>()).into();
     let (commands, receiver) = mpsc::channel(COMMANDS);
-    let (handover, line) = Handover::new();
-    let seat = Seat { site: site.clone(), token: token.clone() };
-    let user = pass.viewer.user.clone();
-    let reservation = Reservation { user, commands, handover: Some(handover) };
-    site.reservations.lock().insert(token.clone(), reservation);
-    Stream::new(site, guard, EVENTS, &pass).reserve(receiver, PATIENCE, Box::new(seat)).spawn(line);
+    let (handoff, socket) = HandoffRequest::new();
+    let seat = Seat { reservations: reservations.clone(), token: token.clone() };
+    let user = session.viewer.user.clone();
+    let reservation = Reservation { user, commands, handoff: Some(handoff) };
+    reservations.lock().insert(token.clone(), reservation);
+    Stream::new(app, guard, EVENTS, &session).reserve(receiver, PATIENCE, Box::new(seat)).spawn(socket);
     let headers = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-store")];
     Ok((StatusCode::CREATED, headers, token.to_string()).into_response())
 }
 
 /// `GET /graphql` with a token: the one stream.
-pub(in crate::web) async fn open(site: &Site, request: Request, token: &str) -> Result<Response, Refusal> {
+pub(in crate::web) async fn read(
+    app: &AppState,
+    reservations: &Reservations,
+    request: Request,
+    token: &str,
+) -> Result<Response, Refusal> {
     let headers = request.headers();
-    let pass = match headers.contains_key(AUTHORIZATION) {
-        true => Some(site.admit(headers).await?),
+    let session = match headers.contains_key(AUTHORIZATION) {
+        true => Some(app.authenticate(headers).await?),
         false => None,
     };
-    let handover = site.reservations.take(token, pass.as_ref()).ok_or_else(unknown)?;
-    let handover = handover.ok_or_else(|| {
+    let handoff = reservations.take(token, session.as_ref()).ok_or_else(unknown)?;
+    let handoff = handoff.ok_or_else(|| {
         Refusal::new(StatusCode::CONFLICT, Code::BadRequest, "the stream is being read already")
     })?;
-    Ok(stream::respond(EVENTS, handover))
+    Ok(response::respond(EVENTS, handoff))
 }
 
 /// `POST /graphql` with a token: an operation whose results go into the stream.
-pub(in crate::web) async fn submit(site: &Site, request: Request, token: &str) -> Result<Response, Refusal> {
-    let pass = site.admit(request.headers()).await?;
-    let commands = site.reservations.find(token, &pass).ok_or_else(unknown)?;
+pub(in crate::web) async fn submit(
+    app: &AppState,
+    reservations: &Reservations,
+    request: Request,
+    token: &str,
+) -> Result<Response, Refusal> {
+    let session = app.authenticate(request.headers()).await?;
+    let commands = reservations.find(token, &session).ok_or_else(unknown)?;
     let after = stream::last_event_id(request.headers()).map(str::to_owned);
     let request = request::read(request).await?;
     let id = request.extensions.get("operationId").cloned().and_then(|id| id.into_json().ok());
     let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;
-    let prepared = match site.engine.prepare(request) {
+    let prepared = match app.engine.prepare(request) {
         Ok(prepared) => prepared,
         Err(refusal) => return Ok(bad(&refusal)),
     };
     let (reply, answer) = oneshot::channel();
-    let start = Start { id, prepared, viewer: pass.viewer, after, reply };
+    let operation = operations::Start { prepared, viewer: session.viewer, after };
+    let start = Start { id, operation, reply };
     commands.send(Command::Start(Box::new(start))).await.map_err(|_| unknown())?;
     match answer.await {
         Ok(Ok(())) => Ok(StatusCode::ACCEPTED.into_response()),
@@ -167,9 +187,14 @@ pub(in crate::web) async fn submit(site: &Site, request: Request, token: &str) -
 }
 
 /// `DELETE /graphql`: ends an operation.
-pub(in crate::web) async fn stop(site: &Site, request: Request, token: &str) -> Result<Response, Refusal> {
-    let pass = site.admit(request.headers()).await?;
-    let commands = site.reservations.find(token, &pass).ok_or_else(unknown)?;
+pub(in crate::web) async fn stop(
+    app: &AppState,
+    reservations: &Reservations,
+    request: Request,
+    token: &str,
+) -> Result<Response, Refusal> {
+    let session = app.authenticate(request.headers()).await?;
+    let commands = reservations.find(token, &session).ok_or_else(unknown)?;
     let id = parameter(request.uri(), "operationId").map(Value::String);
     let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;
     commands.send(Command::Stop(id)).await.map_err(|_| unknown())?;

@@ -23,14 +23,15 @@ use self::{
     protocol::{Close, Dialect},
     socket::Socket,
 };
-use super::{
-    Site,
-    connection::{End, Guard},
-    refusal::Refusal,
-    serve::Peer,
-    transport::Transport,
+use crate::{
+    graphql::error::Code,
+    web::{
+        connection::{End, Guard, Transport},
+        http::refusal::Refusal,
+        server::Peer,
+        state::AppState,
+    },
 };
-use crate::graphql::error::Code;
 
 /// How long a peer may take to answer our close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,8 +43,8 @@ const MAX_MESSAGE_BYTES: usize = 128 << 10;
 const MAX_FIRST_MESSAGE_BYTES: usize = 16 << 10;
 
 /// Answers the handshake and drives the connection in a task of its own, which a drain waits for.
-pub(super) fn accept(site: &Arc<Site>, mut request: Request) -> Response {
-    if let Err(refusal) = site.admit_origin(request.headers()) {
+pub(in crate::web) fn accept(app: &Arc<AppState>, mut request: Request) -> Response {
+    if let Err(refusal) = app.check_origin(request.headers()) {
         return refusal.answer(None);
     }
     let authorization = request.headers().get(AUTHORIZATION);
@@ -58,11 +59,11 @@ pub(super) fn accept(site: &Arc<Site>, mut request: Request) -> Response {
         }
     };
     let response = handshake.response();
-    let (peer, tasks) = (Peer::of(request.extensions()), site.connections.tasks());
-    match site.connections.enter(Transport::WebSocket, peer) {
+    let (peer, tasks) = (Peer::of(request.extensions()), app.connections.tasks());
+    match app.connections.enter(Transport::WebSocket, peer) {
         Ok(guard) => {
-            let arrival = Arrival { site: site.clone(), guard, authorization };
-            tasks.spawn(arrival.open(handshake));
+            let arrival = Arrival { app: app.clone(), guard, authorization };
+            tasks.spawn(arrival.serve(handshake));
         }
         Err(end) => {
             tasks.spawn(turn_away(handshake, end, peer.cloned()));
@@ -75,7 +76,7 @@ pub(super) fn accept(site: &Arc<Site>, mut request: Request) -> Response {
 /// clients come back by the code. Meanwhile it keeps the place of a stranger, so that no more of them are turned away at once.
 async fn turn_away(handshake: Handshake, end: End, _place: Option<Peer>) {
     if let Some(mut socket) = upgraded(handshake).await {
-        goodbye(&mut socket, end.close().as_ref(), true).await;
+        goodbye(&mut socket, Close::of(&end).as_ref(), true).await;
     }
 }
 
@@ -90,24 +91,24 @@ async fn upgraded(handshake: Handshake) -> Option<Socket> {
 
 /// A client whose handshake is in order.
 struct Arrival {
-    site: Arc<Site>,
+    app: Arc<AppState>,
     guard: Guard,
     /// The `Authorization` header, for clients that cannot send a token with `connection_init`.
     authorization: Option<Box<str>>,
 }
 
 impl Arrival {
-    async fn open(self, handshake: Handshake) {
+    async fn serve(self, handshake: Handshake) {
         let dialect = handshake.subprotocol.and_then(Dialect::parse);
         let Some(mut socket) = upgraded(handshake).await else { return };
         let Some(dialect) = dialect else {
             let close = Close::BAD_SUBPROTOCOL;
             goodbye(&mut socket, Some(&close), true).await;
-            return self.guard.end(End::Refused(close));
+            return self.guard.end(End::Refused(close.label()));
         };
-        let Self { site, guard, authorization } = self;
-        let tasks = site.connections.tasks().clone();
-        let mut connection = Connection::new(site, socket, dialect, authorization, guard);
+        let Self { app, guard, authorization } = self;
+        let tasks = app.connections.tasks().clone();
+        let mut connection = Connection::new(app, socket, dialect, authorization, guard);
         // A task of its own: this one's is as large as its way here, and a connection lives long.
         tasks.spawn(async move {
             let end = connection.run().await;

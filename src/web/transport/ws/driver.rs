@@ -21,19 +21,18 @@ use tokio::{
 };
 
 use super::{
-    super::{
-        Site,
-        connection::{End, Guard, expiry},
-        running::{Progress, Running},
-    },
     frame::{self, Message},
-    operations::Label,
     protocol::{self, Close, Dialect, Protocol},
     socket::{ReadError, Socket},
 };
 use crate::{
-    auth::Pass,
+    auth::Session,
     hub::{Deliveries, Delivery, SendQueue},
+    web::{
+        connection::{End, Guard, expiry},
+        operations::{Progress, Running},
+        state::AppState,
+    },
 };
 
 /// How long a client may take to say who it is.
@@ -48,13 +47,29 @@ const WRITE_TIMEOUT: Duration = KEEP_ALIVE;
 /// How long it may take once the connection's moment in a drain has come: within what is left of the deadline.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// An operation on a WebSocket.
+pub(super) struct Label {
+    /// The client's id of it.
+    pub(super) id: Arc<str>,
+    /// The frame of a result up to its payload.
+    pub(super) head: Arc<str>,
+}
+
+/// A close that the protocol chose, rather than the one that follows from the [`End`].
+pub(super) struct Farewell {
+    pub(super) close: Close,
+    /// Whether the client answers it with a close of its own.
+    pub(super) expects_answer: bool,
+}
+
+/// One WebSocket, from its handshake to its close.
 pub(super) struct Connection {
-    pub(super) site: Arc<Site>,
+    pub(super) app: Arc<AppState>,
     guard: Guard,
     socket: Socket,
     pub(super) protocol: Protocol,
     pub(super) authorization: Option<Box<str>>,
-    pub(super) pass: Option<Pass>,
+    pub(super) session: Option<Session>,
     /// When the client must have said who it is; then, when its token expires.
     pub(super) deadline: Instant,
     next_ping: Instant,
@@ -62,7 +77,7 @@ pub(super) struct Connection {
     pub(super) running: Running<Label>,
     heard: bool,
     /// What the client is told at the end, if it is not what the end says.
-    pub(super) last_word: Option<Close>,
+    pub(super) farewell: Option<Farewell>,
 }
 
 /// What there is to do: each once, so that none keeps the others waiting.
@@ -77,28 +92,28 @@ struct Due {
 
 impl Connection {
     pub(super) fn new(
-        site: Arc<Site>,
+        app: Arc<AppState>,
         socket: Socket,
         dialect: Dialect,
         authorization: Option<Box<str>>,
         mut guard: Guard,
     ) -> Self {
         let now = Instant::now();
-        let send_queue = SendQueue::new(site.settings.queue_bytes);
+        let send_queue = SendQueue::new(app.settings.queue_bytes);
         guard.attach(send_queue.clone());
         Self {
-            protocol: Protocol::new(dialect, site.settings.max_watchers),
+            protocol: Protocol::new(dialect, app.settings.max_watchers),
             send_queue,
-            site,
+            app,
             guard,
             socket,
             authorization,
-            pass: None,
+            session: None,
             deadline: now + INIT_TIMEOUT,
             next_ping: now + KEEP_ALIVE,
             running: Running::new(),
             heard: true,
-            last_word: None,
+            farewell: None,
         }
     }
 
@@ -124,9 +139,9 @@ impl Connection {
         // Nothing more is dispatched to it while it is closed.
         self.running = Running::new();
         let expects_answer = !matches!(end, End::TooBig | End::Malformed(_));
-        match self.last_word.take() {
-            Some(answer) => (Some(answer), false),
-            None => (end.close(), expects_answer),
+        match self.farewell.take() {
+            Some(Farewell { close, expects_answer }) => (Some(close), expects_answer),
+            None => (Close::of(end), expects_answer),
         }
     }
 
@@ -208,7 +223,8 @@ impl Connection {
     async fn go_on(&mut self, progress: Progress<Label>) -> Result<(), End> {
         match progress {
             Progress::Missed(deliveries) => self.write_deliveries(deliveries.into()).await,
-            Progress::Finished(label, response) => self.finish(label, &response).await,
+            Progress::Finished(label, response) => self.finish(&label, &response).await,
+            Progress::Refused(label, refusal) => self.reject(&label.id, &refusal).await,
         }
     }
 
@@ -237,7 +253,8 @@ impl Connection {
             Err(ReadError::Frame(error)) => return Err(End::Malformed(error.code())),
             Ok(Message::Close(close)) => {
                 // The answer has the same code, and no words.
-                self.last_word = Some(Close::new(close.code, ""));
+                let close = Close::new(close.code, "");
+                self.farewell = Some(Farewell { close, expects_answer: false });
                 return Err(End::Left);
             }
             Ok(Message::Ping(payload)) => {
@@ -264,7 +281,7 @@ impl Connection {
     }
 
     async fn late(&mut self) -> Result<(), End> {
-        if self.pass.is_some() {
+        if self.session.is_some() {
             return Err(End::Expired);
         }
         self.deadline = expiry(None);

@@ -3,21 +3,22 @@
 //! It hands the plain [`TcpStream`] on to whoever upgrades, and to whoever writes a body that goes on, so nothing may be left
 //! around it. It never waits for one peer on behalf of another, unless all places are taken.
 
-mod strangers;
-mod wire;
+mod handoff;
+mod peer;
+mod pending;
+mod tracked;
 
 use std::{
     convert::Infallible,
     future, io,
     net::IpAddr,
     pin::{self, pin},
-    sync::Arc,
     time::Duration,
 };
 
 use axum::{
     Router,
-    http::{Extensions, Method, Request, Version, response},
+    http::{Method, Request},
     response::Response,
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -31,16 +32,19 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
-use self::strangers::{Place, Strangers};
-pub(super) use self::wire::Wire;
-use super::stream::{Handover, Line};
+pub(super) use self::tracked::TrackedSocket;
+use self::{handoff::PendingHandoff, pending::PendingSockets};
+pub use self::{
+    handoff::{HandoffRequest, SocketHandoff},
+    peer::Peer,
+};
 
 /// The largest head, in bytes: the largest token, and a document in the URL, fit thrice.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// Sockets that have not become a connection; the next wait until one leaves, or gives up its place because it is idle. A head
-/// and a body of each may be in memory, so this is what strangers can take.
-const MAX_STRANGERS: usize = 1_024;
+/// and a body of each may be in memory, so this is what pending sockets can take.
+const MAX_PENDING_SOCKETS: usize = 1_024;
 
 /// How long a request may go on once the pod drains. A drain waits for it no longer than
 /// [`CLOSE_TIMEOUT`](crate::pod::drain::CLOSE_TIMEOUT), and one straggler must not cut it off.
@@ -59,47 +63,25 @@ const USER_TIMEOUT: Duration = Duration::from_secs(25);
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(25)).with_interval(Duration::from_secs(5));
 
-/// What a handler may know of the socket that its request came by.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    address: IpAddr,
-    /// Kept as long as this is.
-    place: Arc<Place>,
-}
-
-impl Peer {
-    /// Who is behind the socket of a request, by its extensions.
-    #[must_use]
-    pub fn of(extensions: &Extensions) -> Option<&Self> {
-        extensions.get()
-    }
-
-    /// Whose it is: the peer's, or that of the balancer in front of it.
-    #[must_use]
-    pub const fn address(&self) -> IpAddr {
-        self.address
-    }
-}
-
 /// Serves until it is told to stop, and then until the requests under way are answered. Sockets of connections are their
 /// owners'.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    serve_some(listener, router, stop, MAX_STRANGERS).await;
+    serve_some(listener, router, stop, MAX_PENDING_SOCKETS).await;
 }
 
-async fn serve_some(listener: TcpListener, router: Router, stop: CancellationToken, strangers: usize) {
-    let (sockets, strangers) = (TaskTracker::new(), Strangers::new(strangers));
+async fn serve_some(listener: TcpListener, router: Router, stop: CancellationToken, pending: usize) {
+    let (sockets, pending) = (TaskTracker::new(), PendingSockets::new(pending));
     let accept = async {
         loop {
             let Some((stream, address)) = accept(&listener).await else { continue };
-            let peer = Peer { address, place: Arc::new(strangers.enter().await) };
+            let peer = Peer::new(address, pending.enter().await);
             sockets.spawn(drive(stream, peer, router.clone(), stop.clone()));
         }
     };
     select! {
         () = stop.cancelled() => {}
         () = accept => {}
-        () = strangers.watch() => {}
+        () = pending.watch() => {}
     }
     drop(listener);
     sockets.close();
@@ -124,13 +106,14 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
         tracing::debug!(%error, "socket without its options");
     }
     // Boxed, since a channel has room for many at once.
-    let (desk, mut streams) = mpsc::channel(1);
-    let turns = peer.place.turns.clone();
-    let service = service_fn(move |request| answer(request, peer.clone(), router.clone(), desk.clone()));
+    let (sender, mut handoffs) = mpsc::channel(1);
+    let turns = peer.place().turns.clone();
+    let service = service_fn(move |request| answer(request, peer.clone(), router.clone(), sender.clone()));
     let mut http = http1::Builder::new();
-    // Its own would count the time before a head to the head; ours is the strangers'.
+    // Its own would count the time before a head to the head; ours is the pending sockets'.
     http.header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
-    let mut served = http.serve_connection(Wire::new(stream, turns.clone()), service).with_upgrades();
+    let mut served =
+        http.serve_connection(TrackedSocket::new(stream, turns.clone()), service).with_upgrades();
     let mut patience = pin!(async {
         stop.cancelled().await;
         sleep(LAST_REQUEST).await;
@@ -139,10 +122,10 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
     let result = loop {
         select! {
             result = &mut served => break result,
-            Some(takeover) = streams.recv() => {
+            Some(handoff) = handoffs.recv() => {
                 // An answer before, to a client that pipelines and does not read, is lost with hyper's buffer.
                 if let Some(parts) = served.into_parts() {
-                    takeover.give(parts.io.into_inner());
+                    handoff.complete(parts.io.into_inner());
                 }
                 return;
             }
@@ -174,40 +157,29 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A response that is a stream, and whose socket is wanted for it.
-struct Takeover {
-    handover: Handover,
-    head: response::Parts,
-    version: Version,
-}
-
-impl Takeover {
-    fn give(self, stream: TcpStream) {
-        let Self { handover, head, version } = self;
-        handover.give(Line::new(stream, version, head.status, head.headers));
-    }
-}
-
 /// The router's answer. One that is a stream is not given to hyper, which would keep buffers as long as it lasts.
 async fn answer(
     mut request: Request<Incoming>,
     peer: Peer,
     mut router: Router,
-    desk: mpsc::Sender<Box<Takeover>>,
+    handoffs: mpsc::Sender<Box<PendingHandoff>>,
 ) -> Result<Response, Infallible> {
     let (version, has_body) = (request.version(), request.method() != Method::HEAD);
-    let turns = peer.place.turns.clone();
+    let turns = peer.place().turns.clone();
     turns.asked();
     request.extensions_mut().insert(peer);
-    let mut response = router.call(request).await?;
-    match response.extensions_mut().remove::<Handover>() {
-        Some(handover) if has_body => {
-            let (head, _) = response.into_parts();
+    let response = router.call(request).await?;
+    let response = match has_body {
+        true => HandoffRequest::take(response, version),
+        false => Err(response),
+    };
+    match response {
+        Ok(handoff) => {
             // There is room for the one answer that a socket waits for.
-            let _ = desk.send(Box::new(Takeover { handover, head, version })).await;
+            let _ = handoffs.send(Box::new(handoff)).await;
             future::pending().await
         }
-        _ => {
+        Err(response) => {
             turns.answered();
             Ok(response)
         }
@@ -233,13 +205,13 @@ mod tests {
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
     /// A server with so many places, and how to connect to it.
-    async fn server(strangers: usize) -> impl AsyncFn() -> TcpStream {
+    async fn server(pending: usize) -> impl AsyncFn() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new()
             .route("/", get(async || "answer"))
             .route("/slow", get(async || sleep(Duration::from_secs(60)).await));
-        TaskTracker::new().spawn(serve_some(listener, router, CancellationToken::new(), strangers));
+        TaskTracker::new().spawn(serve_some(listener, router, CancellationToken::new(), pending));
         async move || TcpStream::connect(address).await.unwrap()
     }
 

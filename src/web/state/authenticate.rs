@@ -5,17 +5,17 @@ use axum::http::{
     header::{AUTHORIZATION, ORIGIN},
 };
 
-use super::{Site, refusal::Refusal};
-use crate::{auth::Pass, graphql::error::Code};
+use super::{super::http::refusal::Refusal, AppState};
+use crate::{auth::Session, graphql::error::Code};
 
-impl Site {
+impl AppState {
     /// Who asks, by the request's `Authorization`.
     ///
     /// # Errors
     /// 401, or 503 if tokens cannot be checked.
-    pub(super) async fn admit(&self, headers: &HeaderMap) -> Result<Pass, Refusal> {
+    pub(in crate::web) async fn authenticate(&self, headers: &HeaderMap) -> Result<Session, Refusal> {
         let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        Ok(self.auth.admit(authorization).await?)
+        Ok(self.auth.authenticate(authorization).await?)
     }
 
     /// Whether the page that sends the request, if it is one, may.
@@ -28,7 +28,7 @@ impl Site {
     ///
     /// # Errors
     /// 403.
-    pub(super) fn admit_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(in crate::web) fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         match headers.get(ORIGIN) {
             Some(origin) if !self.settings.origins.allow(origin.as_bytes(), headers) => {
                 Err(Refusal::new(StatusCode::FORBIDDEN, Code::Forbidden, "this origin is not allowed"))

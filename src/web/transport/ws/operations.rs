@@ -2,27 +2,19 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Response as GraphQLResponse, parser::types::OperationType};
+use async_graphql::Response as GraphQLResponse;
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::{
-        connection::{End, expiry},
-        request,
-    },
     MAX_MESSAGE_BYTES,
-    driver::Connection,
+    driver::{Connection, Farewell, Label},
     protocol::{self, Action, Close},
 };
-use crate::graphql::error::is_refusal;
-
-/// What an operation is called on a WebSocket.
-pub(super) struct Label {
-    /// The client's id of it.
-    id: Arc<str>,
-    /// The frame of a result up to its payload.
-    pub(super) head: Arc<str>,
-}
+use crate::web::{
+    connection::{End, expiry},
+    http::request,
+    operations::Start,
+};
 
 impl Connection {
     pub(super) async fn act(&mut self, action: Action) -> Result<(), End> {
@@ -30,7 +22,7 @@ impl Connection {
             Action::Nothing => Ok(()),
             Action::Write(frame) => self.write([frame]).await,
             Action::Refuse(frame) => {
-                self.site.connections.refuse("watchers");
+                self.app.connections.refuse("watchers");
                 self.write([frame]).await
             }
             Action::Authenticate { payload } => self.authenticate(payload).await,
@@ -44,9 +36,9 @@ impl Connection {
                 self.write([reply]).await?;
                 self.start(id, head, request).await
             }
-            Action::Close(close) => Err(End::Refused(close)),
+            Action::Close(close) => Err(self.refuse(close)),
             Action::Terminate => {
-                self.last_word = Some(Close::NORMAL);
+                self.farewell = Some(Farewell { close: Close::NORMAL, expects_answer: false });
                 Err(End::Left)
             }
         }
@@ -55,12 +47,12 @@ impl Connection {
     async fn authenticate(&mut self, payload: Option<Map<String, Value>>) -> Result<(), End> {
         let authorization = self.authorization.take();
         let token = protocol::token(payload.as_ref()).or(authorization.as_deref());
-        match self.site.auth.admit(token).await {
-            Ok(pass) => {
-                self.deadline = expiry(pass.expires);
-                self.pass = Some(pass);
+        match self.app.auth.authenticate(token).await {
+            Ok(session) => {
+                self.deadline = expiry(session.expires);
+                self.session = Some(session);
                 self.socket().set_limit(MAX_MESSAGE_BYTES);
-                let cursor = json!({"cursor": self.site.engine.cursor()});
+                let cursor = json!({"cursor": self.app.engine.cursor()});
                 let frames = self.protocol.admitted(Some(&cursor));
                 self.write(frames).await
             }
@@ -68,7 +60,7 @@ impl Connection {
                 tracing::debug!(reason = error.reason(), "connection refused");
                 let (frame, close) = self.protocol.refused(&error.to_string());
                 self.write(frame).await?;
-                Err(End::Refused(close))
+                Err(self.refuse(close))
             }
         }
     }
@@ -77,39 +69,39 @@ impl Connection {
         let protocol::Request { query, operation_name, variables, extensions } = request;
         let (variables, extensions) = (variables.unwrap_or_default(), extensions.unwrap_or_default());
         let request = request::build(query, operation_name, variables, extensions);
-        let Some(pass) = &self.pass else { return Err(End::Lost) };
-        let viewer = pass.viewer.clone();
-        let prepared = match self.site.engine.prepare(request) {
+        let Some(session) = &self.session else { return Err(End::Lost) };
+        let viewer = session.viewer.clone();
+        let prepared = match self.app.engine.prepare(request) {
             Ok(prepared) => prepared,
             Err(refusal) => return self.reject(&id, &refusal).await,
         };
-        let label = Label { id: id.clone(), head };
-        if prepared.kind != OperationType::Subscription {
-            self.running.execute(self.site.clone(), prepared, viewer, label);
-            return Ok(());
+        let label = Label { id, head };
+        let (send_queue, start) = (self.send_queue.clone(), Start { prepared, viewer, after: None });
+        match self.running.start(&self.app, start, send_queue, label).await {
+            Ok(_) => Ok(()),
+            Err((label, refusal)) => self.reject(&label.id, &refusal).await,
         }
-        let send_queue = self.send_queue.clone();
-        match self.running.watch(&self.site, prepared, viewer, send_queue, None, label).await {
-            Ok(()) => Ok(()),
-            Err(refusal) => self.reject(&id, &refusal).await,
-        }
+    }
+
+    /// Keeps the close that the protocol chose, and returns the end that goes with it.
+    fn refuse(&mut self, close: Close) -> End {
+        let label = close.label();
+        self.farewell = Some(Farewell { close, expects_answer: true });
+        End::Refused(label)
     }
 
     fn stop(&mut self, id: &str) {
         self.running.stop(|label| &*label.id == id);
     }
 
-    async fn reject(&mut self, id: &str, refusal: &GraphQLResponse) -> Result<(), End> {
+    pub(super) async fn reject(&mut self, id: &str, refusal: &GraphQLResponse) -> Result<(), End> {
         let Ok(errors) = serde_json::to_value(&refusal.errors) else { return Err(End::Lost) };
         let frame = self.protocol.rejected(id, &errors);
         self.write(frame).await
     }
 
-    /// A query or mutation has ended: its result, and that there will be no other.
-    pub(super) async fn finish(&mut self, label: Label, response: &GraphQLResponse) -> Result<(), End> {
-        if is_refusal(response) {
-            return self.reject(&label.id, response).await;
-        }
+    /// Writes the result of a query or mutation, and that there will be no other.
+    pub(super) async fn finish(&mut self, label: &Label, response: &GraphQLResponse) -> Result<(), End> {
         let Ok(result) = serde_json::to_string(response) else { return Err(End::Lost) };
         let result = [&label.head, &*result, protocol::TAIL].concat();
         let frames = [result].into_iter().chain(self.protocol.completed(&label.id));

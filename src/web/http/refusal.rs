@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{connection::End, negotiate::Form};
+use super::{super::connection::End, negotiate::Form};
 use crate::{
     auth::AuthError,
     graphql::error::{Body, Code, Error},
@@ -97,12 +97,12 @@ impl From<AuthError> for Refusal {
 }
 
 /// A GraphQL response as one JSON body.
-pub(super) fn json(status: StatusCode, form: Option<Form>, body: &Body<'_>) -> Response {
+pub(in crate::web) fn json(status: StatusCode, form: Option<Form>, body: &Body<'_>) -> Response {
     (status, headers(form), Json(body)).into_response()
 }
 
 /// The headers of every answer that is one JSON body.
-pub(super) const fn headers(form: Option<Form>) -> [(HeaderName, &'static str); 3] {
+pub(in crate::web) const fn headers(form: Option<Form>) -> [(HeaderName, &'static str); 3] {
     let media_type = match form {
         Some(Form::GraphqlResponseJson) => "application/graphql-response+json; charset=utf-8",
         _ => "application/json; charset=utf-8",

@@ -13,15 +13,15 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::strangers::Turns;
+use super::pending::Turns;
 
 /// A socket that is served.
-pub(in crate::web) struct Wire {
+pub(in crate::web) struct TrackedSocket {
     io: TokioIo<TcpStream>,
     turns: Arc<Turns>,
 }
 
-impl Wire {
+impl TrackedSocket {
     pub(super) fn new(stream: TcpStream, turns: Arc<Turns>) -> Self {
         Self { io: TokioIo::new(stream), turns }
     }
@@ -36,7 +36,7 @@ impl Wire {
     }
 }
 
-impl Read for Wire {
+impl Read for TrackedSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -49,7 +49,7 @@ impl Read for Wire {
     }
 }
 
-impl Write for Wire {
+impl Write for TrackedSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let length = ready!(self.io().poll_write(cx, bytes))?;
         self.turns.wrote();

@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use crate::web::connection::End;
+
 /// How the server ends a WebSocket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
@@ -42,6 +44,22 @@ impl Close {
     pub(super) const INIT_TIMEOUT: Self = Self::new(4408, "Connection initialisation timeout");
     /// A second `connection_init`.
     pub(super) const SECOND_INIT: Self = Self::new(4429, "Too many initialisation requests");
+
+    /// Returns the close of a connection that ended for this reason; `None` if nothing can be sent any more, or if the
+    /// protocol has chosen a close of its own.
+    #[must_use]
+    pub fn of(end: &End) -> Option<Self> {
+        Some(match end {
+            End::Left | End::Lost | End::Dead | End::Refused(_) => return None,
+            End::TooBig => Self::TOO_BIG,
+            End::Malformed(code) => Self::new(*code, "malformed frame"),
+            End::Expired => Self::EXPIRED,
+            End::Slow => Self::SLOW,
+            End::Full => Self::FULL,
+            End::Crowded => Self::CROWDED,
+            End::Drained => Self::DRAINED,
+        })
+    }
 
     /// A close with a fixed reason.
     #[must_use]

@@ -21,7 +21,8 @@ use sha1::{Digest as _, Sha1};
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-use super::{super::serve::Wire, socket::Socket};
+use super::socket::Socket;
+use crate::web::server::TrackedSocket;
 
 /// What a server appends to the key, to show that it knows WebSockets (RFC 6455, 1.3).
 const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -144,7 +145,7 @@ impl Handshake {
 
 /// The TCP socket under the upgraded connection, and what was read of it already.
 fn raw(upgraded: Upgraded) -> Option<(TcpStream, bytes::Bytes)> {
-    let parts = upgraded.downcast::<Wire>().ok()?;
+    let parts = upgraded.downcast::<TrackedSocket>().ok()?;
     Some((parts.io.into_inner(), parts.read_buf))
 }
 

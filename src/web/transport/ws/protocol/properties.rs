@@ -75,7 +75,7 @@ impl Driver {
         }
         assert_eq!(self.protocol.operations, self.running);
         assert!(self.running.len() <= Self::MAX_OPERATIONS);
-        assert!(self.admitted || self.running.is_empty(), "nothing runs for a stranger");
+        assert!(self.admitted || self.running.is_empty(), "nothing runs before the viewer is known");
     }
 
     fn act(&mut self, action: Action) {

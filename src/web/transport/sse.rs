@@ -7,10 +7,11 @@ pub mod reservation;
 
 use std::time::Duration;
 
-use super::{stream::Format, transport::Transport};
+use super::stream::format::Format;
+use crate::web::connection::Transport;
 
 /// Results as events.
-pub(super) const EVENTS: &dyn Format = &Events;
+pub(in crate::web) const EVENTS: &dyn Format = &Events;
 
 /// Under the 15 s after which the most impatient of common proxies give up an idle connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);

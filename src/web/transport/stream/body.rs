@@ -1,25 +1,25 @@
 //! The socket under a response whose body goes on: chunks straight to the kernel.
 //!
 //! An idle one holds no buffer. What the kernel does not take is kept until it does, and meanwhile nothing more is made for this
-//! client. A line that is dropped without [`finish`](Line::finish) is cut, so that its client knows that this was not the
+//! client. A body writer that is dropped without [`finish`](BodyWriter::finish) is cut, so that its client knows that this was not the
 //! end; it never ends in good order by chance.
 
 use std::{
-    fmt,
     future::poll_fn,
     io::{self, ErrorKind, Write as _},
     mem,
-    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::SystemTime,
 };
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderValue, Version, header};
 use bytes::{Buf as _, BytesMut};
 use httpdate::HttpDate;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::oneshot};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-/// What a client says on a line is read and thrown away, this much at a time, in bytes.
+use crate::web::server::SocketHandoff;
+
+/// What a client says on a body writer is read and thrown away, this much at a time, in bytes.
 const DISCARDED: usize = 1_024;
 
 /// The end of a body in chunked encoding.
@@ -27,7 +27,7 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// A way for the chunks of one body.
 #[derive(Debug)]
-pub(in crate::web) struct Line {
+pub(super) struct BodyWriter {
     stream: TcpStream,
     /// What the kernel did not take.
     unwritten: BytesMut,
@@ -37,9 +37,9 @@ pub(in crate::web) struct Line {
     has_moved: bool,
 }
 
-/// What can be done about a line.
+/// What can be done about a body writer.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::web) enum Ready {
+pub(super) enum Ready {
     /// The kernel has taken all there was: there is room for a chunk.
     Room,
     /// The client has closed its end.
@@ -48,39 +48,11 @@ pub(in crate::web) enum Ready {
     Lost,
 }
 
-/// In a response: its body is written to the socket by whoever holds the other end.
-#[derive(Clone)]
-pub(in crate::web) struct Handover(Arc<Mutex<Option<oneshot::Sender<Line>>>>);
-
-impl Handover {
-    /// For a response, and where its line will come out; if the client has left before, none does.
-    pub(in crate::web) fn new() -> (Self, oneshot::Receiver<Line>) {
-        let (sender, receiver) = oneshot::channel();
-        (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
-    }
-
-    /// Hands the socket over.
-    pub(in crate::web) fn give(self, line: Line) {
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Whoever waited may have ended meanwhile; the line is cut then.
-        sender.map(|sender| sender.send(line));
-    }
-}
-
-impl fmt::Debug for Handover {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Handover")
-    }
-}
-
-impl Line {
+impl BodyWriter {
     /// A body behind this head, which goes out with the first chunk. The socket serves no other request after it.
-    pub(in crate::web) fn new(
-        stream: TcpStream,
-        version: Version,
-        status: StatusCode,
-        mut headers: HeaderMap,
-    ) -> Self {
+    pub(super) fn new(handoff: SocketHandoff) -> Self {
+        let SocketHandoff { socket: stream, version, head } = handoff;
+        let (status, mut headers) = (head.status, head.headers);
         let is_chunked = version == Version::HTTP_11;
         headers.remove(header::CONTENT_LENGTH);
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -99,7 +71,7 @@ impl Line {
     }
 
     /// Waits until the client is gone or, if there is something to write, until there is room for it. Cancel-safe.
-    pub(in crate::web) async fn ready(&mut self, wants_room: bool) -> Ready {
+    pub(super) async fn ready(&mut self, wants_room: bool) -> Ready {
         poll_fn(|task| {
             match self.poll_gone(task) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ready::Left),
@@ -117,7 +89,7 @@ impl Line {
 
     /// Writes a chunk that is not empty, or keeps what the kernel does not take. That the client is gone is
     /// [`ready`](Self::ready)'s to find.
-    pub(in crate::web) fn send(&mut self, chunk: &[u8]) {
+    pub(super) fn send(&mut self, chunk: &[u8]) {
         self.unwritten.reserve(chunk.len() + 20);
         if self.is_chunked {
             let mut size = [0; 20];
@@ -139,7 +111,7 @@ impl Line {
     ///
     /// # Errors
     /// If the client is gone.
-    pub(in crate::web) async fn flush(&mut self) -> io::Result<()> {
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
         poll_fn(|task| self.poll_flush(task)).await
     }
 
@@ -147,7 +119,7 @@ impl Line {
     ///
     /// # Errors
     /// If the client is gone.
-    pub(in crate::web) async fn finish(&mut self) -> io::Result<()> {
+    pub(super) async fn finish(&mut self) -> io::Result<()> {
         if self.is_chunked {
             self.unwritten.extend_from_slice(LAST_CHUNK);
         }
@@ -156,12 +128,12 @@ impl Line {
     }
 
     /// Whether there is something that the kernel did not take.
-    pub(in crate::web) fn is_blocked(&self) -> bool {
+    pub(super) fn is_blocked(&self) -> bool {
         !self.unwritten.is_empty()
     }
 
     /// Whether the kernel took something since this was asked last.
-    pub(in crate::web) fn has_moved(&mut self) -> bool {
+    pub(super) fn has_moved(&mut self) -> bool {
         mem::take(&mut self.has_moved)
     }
 
@@ -205,11 +177,12 @@ mod tests {
 
     use super::*;
 
-    async fn line(version: Version) -> (Line, TcpStream) {
+    async fn writer(version: Version) -> (BodyWriter, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        (Line::new(stream, version, StatusCode::OK, HeaderMap::new()), client)
+        let head = axum::response::Response::new(()).into_parts().0;
+        (BodyWriter::new(SocketHandoff { socket: stream, version, head }), client)
     }
 
     async fn read(mut client: TcpStream) -> (String, String) {
@@ -222,14 +195,14 @@ mod tests {
     #[tokio::test]
     async fn a_line_that_is_dropped_is_cut_and_one_that_is_finished_is_not() {
         for (is_finished, end) in [(false, ""), (true, "0\r\n\r\n")] {
-            let (mut line, client) = line(Version::HTTP_11).await;
-            line.send(b"one");
-            assert_eq!(line.ready(true).await, Ready::Room);
-            line.send(&[b'x'; 26]);
+            let (mut writer, client) = writer(Version::HTTP_11).await;
+            writer.send(b"one");
+            assert_eq!(writer.ready(true).await, Ready::Room);
+            writer.send(&[b'x'; 26]);
             if is_finished {
-                line.finish().await.unwrap();
+                writer.finish().await.unwrap();
             }
-            drop(line);
+            drop(writer);
             let (head, body) = read(client).await;
             assert!(head.starts_with("HTTP/1.1 200 OK\r\ndate: "), "{head}");
             assert!(head.ends_with("\r\ntransfer-encoding: chunked"), "{head}");
@@ -239,9 +212,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_old_client_gets_no_chunks() {
-        let (mut line, client) = line(Version::HTTP_10).await;
-        line.send(b"one");
-        line.finish().await.unwrap();
+        let (mut writer, client) = writer(Version::HTTP_10).await;
+        writer.send(b"one");
+        writer.finish().await.unwrap();
         let (head, body) = read(client).await;
         assert!(!head.contains("transfer-encoding"), "{head}");
         assert_eq!(body, "one");
@@ -249,24 +222,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_is_gone_is_noticed_whatever_it_said_before() {
-        let (mut line, mut client) = line(Version::HTTP_11).await;
+        let (mut writer, mut client) = writer(Version::HTTP_11).await;
         client.write_all(&[b'x'; 5_000]).await.unwrap();
         drop(client);
-        assert_eq!(line.ready(false).await, Ready::Left);
+        assert_eq!(writer.ready(false).await, Ready::Left);
     }
 
     #[tokio::test]
     async fn a_client_that_does_not_read_leaves_no_room_until_it_does() {
-        let (mut line, mut client) = line(Version::HTTP_11).await;
-        while !line.is_blocked() || line.has_moved() {
-            line.send(&[0; 1 << 16]);
+        let (mut writer, mut client) = writer(Version::HTTP_11).await;
+        while !writer.is_blocked() || writer.has_moved() {
+            writer.send(&[0; 1 << 16]);
         }
-        assert!(!line.has_moved());
+        assert!(!writer.has_moved());
         let mut heard = vec![0; 1 << 24];
         let room = async {
-            while !line.has_moved() {
+            while !writer.has_moved() {
                 tokio::select! {
-                    ready = line.ready(true) => assert_eq!(ready, Ready::Room),
+                    ready = writer.ready(true) => assert_eq!(ready, Ready::Room),
                     _ = client.read(&mut heard) => {}
                 }
             }

@@ -1,4 +1,7 @@
-//! [`Running`]: the operations of one connection, whatever its transport, and what they come to.
+//! [`Running`]: the operations that run on one connection, whatever its transport.
+//!
+//! It decides for every transport how an operation starts (a subscription watches, anything else runs as a job) and how it
+//! ends (with a result, or refused).
 //!
 //! An operation ends when it is taken out, whichever way that goes; nothing of it may be written after that, which its number
 //! tells: none is used twice. What an idle connection does not need is in boxes, made when there is something to do.
@@ -9,14 +12,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use async_graphql::Response;
+use async_graphql::{Response, parser::types::OperationType};
 use futures_util::future::BoxFuture;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::Site;
+use super::state::AppState;
 use crate::{
     audience::Viewer,
-    graphql::{Prepared, Watched},
+    graphql::{Prepared, Watched, error::is_refusal},
     hub::{Delivery, Replay, SendQueue, Step, Watching},
 };
 
@@ -77,8 +80,20 @@ type Finished = (u64, Box<Response>);
 pub(super) enum Progress<L> {
     /// Some of what a watcher missed, or a notice that it is lost: to be written before what waits in the send queue.
     Missed(Vec<Delivery>),
-    /// A query or mutation has ended, with this result.
+    /// A query or mutation has ended with this result.
     Finished(L, Box<Response>),
+    /// A query or mutation was refused: it has no result.
+    Refused(L, Box<Response>),
+}
+
+/// An operation to start.
+pub(super) struct Start {
+    /// What to run.
+    pub(super) prepared: Prepared,
+    /// The viewer that it runs for.
+    pub(super) viewer: Arc<Viewer>,
+    /// The cursor to resume from; `None`: the document's own, if it has one.
+    pub(super) after: Option<String>,
 }
 
 impl<L> Running<L> {
@@ -107,43 +122,44 @@ impl<L> Running<L> {
         self.find(number).map(|at| &self.runs[at].label)
     }
 
-    /// Runs a subscription, from this cursor on if there is one.
+    /// Starts an operation. Returns its label if it is a subscription, which is accepted now; a query or mutation comes back
+    /// by [`poll`](Self::poll).
     ///
     /// # Errors
-    /// The response that refuses it.
-    pub(super) async fn watch(
+    /// The label, and the response that refuses the subscription.
+    pub(super) async fn start(
         &mut self,
-        site: &Site,
-        prepared: Prepared,
-        viewer: Arc<Viewer>,
+        app: &Arc<AppState>,
+        start: Start,
         send_queue: Arc<SendQueue>,
-        after: Option<&str>,
         label: L,
-    ) -> Result<(), Box<Response>> {
-        let work = match site.engine.watch(prepared, viewer, send_queue, self.next_number, after).await? {
-            Watched::Live(watching) => Work::Watching(watching),
-            Watched::Behind(replay) => {
-                self.behind.push_back(Turn::new(replay));
-                Work::Behind
-            }
-        };
-        self.admit(label, work);
-        Ok(())
-    }
-
-    /// Runs a query or a mutation.
-    pub(super) fn execute(&mut self, site: Arc<Site>, prepared: Prepared, viewer: Arc<Viewer>, label: L) {
+    ) -> Result<Option<&mut L>, (L, Box<Response>)> {
+        let Start { prepared, viewer, after } = start;
         let number = self.next_number;
-        let job = async move { (number, Box::new(site.engine.execute(prepared, viewer).await)) };
-        let job = self.jobs.get_or_insert_with(JoinSet::new).spawn(job);
-        self.admit(label, Work::Job(job));
+        if prepared.kind != OperationType::Subscription {
+            let app = app.clone();
+            let job = async move { (number, Box::new(app.engine.execute(prepared, viewer).await)) };
+            let job = self.jobs.get_or_insert_with(JoinSet::new).spawn(job);
+            self.add(label, Work::Job(job));
+            return Ok(None);
+        }
+        match app.engine.watch(prepared, viewer, send_queue, number, after.as_deref()).await {
+            Ok(Watched::Live(watching)) => Ok(Some(self.add(label, Work::Watching(watching)))),
+            Ok(Watched::Behind(replay)) => {
+                self.behind.push_back(Turn::new(replay));
+                Ok(Some(self.add(label, Work::Behind)))
+            }
+            Err(refusal) => Err((label, refusal)),
+        }
     }
 
-    fn admit(&mut self, label: L, work: Work) {
+    fn add(&mut self, label: L, work: Work) -> &mut L {
         // Most connections have one operation all their life.
         self.runs.reserve_exact(usize::from(self.runs.is_empty()));
-        self.runs.push(Run { number: self.next_number, label, work });
+        let number = self.next_number;
         self.next_number += 1;
+        self.runs.push(Run { number, label, work });
+        &mut self.runs.last_mut().expect("it was pushed").label
     }
 
     /// Ends those that are called so.
@@ -158,7 +174,9 @@ impl<L> Running<L> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, may_replay: bool) -> Poll<Progress<L>> {
         // First, since each of them ends, while a replay may be long.
         if let Poll::Ready((label, response)) = self.poll_jobs(cx) {
-            return Poll::Ready(Progress::Finished(label, response));
+            let is_refused = is_refusal(&response);
+            let end = if is_refused { Progress::Refused } else { Progress::Finished };
+            return Poll::Ready(end(label, response));
         }
         while let Some(turn) = self.behind.front_mut().filter(|_| may_replay) {
             let (replay, step) = ready!(turn.step.as_mut().poll(cx));

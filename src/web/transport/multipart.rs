@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use super::{stream::Format, transport::Transport};
+use super::stream::format::Format;
+use crate::web::connection::Transport;
 
 /// Results as parts.
-pub(super) const PARTS: &dyn Format = &Parts;
+pub(in crate::web) const PARTS: &dyn Format = &Parts;
 
 /// As Apollo's router does.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);

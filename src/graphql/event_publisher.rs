@@ -29,7 +29,7 @@ use crate::{
 const ACKNOWLEDGED: &str = "acknowledged";
 
 /// Where mutations publish. One a pod, in the data of each of its requests.
-pub struct Outlet {
+pub struct EventPublisher {
     publisher: Arc<dyn Publish>,
     domain: Arc<dyn Domain>,
     /// The pod's name.
@@ -40,8 +40,8 @@ pub struct Outlet {
     duration: Histogram<f64>,
 }
 
-impl Outlet {
-    /// The outlet of the pod named `pod` to the topic of that name.
+impl EventPublisher {
+    /// The event publisher of the pod named `pod` to the topic of that name.
     pub fn new(
         publisher: Arc<dyn Publish>,
         domain: Arc<dyn Domain>,
@@ -97,15 +97,16 @@ impl Outlet {
 pub async fn publish<T: Serialize + Sync>(ctx: &Context<'_>, kind: &str, data: &T) -> Result<(), Error> {
     let author = viewer(ctx)?.user.clone();
     let internal = |text: &'static str| Error::new(Code::Internal, text);
-    let outlet = ctx.data_opt::<Arc<Outlet>>().ok_or_else(|| internal("this request cannot publish"))?;
+    let event_publisher =
+        ctx.data_opt::<Arc<EventPublisher>>().ok_or_else(|| internal("this request cannot publish"))?;
     let data = serde_json::to_vec(data).map_err(|_| internal("the data has no JSON form"))?;
-    let mut event = Event::new(outlet.source.clone(), kind, Some(author), data.into());
-    outlet.publish(&mut event).await.map_err(|error| {
+    let mut event = Event::new(event_publisher.source.clone(), kind, Some(author), data.into());
+    event_publisher.publish(&mut event).await.map_err(|error| {
         tracing::warn!(error = %error, cause = error.source().map(tracing::field::debug), "publishing failed");
         Error::new(Code::PublishFailed, "the event could not be published; try again")
     })?;
-    match outlet.domain.read(&event) {
-        Ok(fact) => outlet.domain.apply(&event, &fact),
+    match event_publisher.domain.read(&event) {
+        Ok(fact) => event_publisher.domain.apply(&event, &fact),
         Err(error) => tracing::error!(kind, %error, "the domain does not read what it published"),
     }
     Ok(())

@@ -19,18 +19,19 @@ use tokio::{
 };
 
 use super::{
-    super::{
-        Site,
-        connection::{End, Guard, expiry},
-        running::{Progress, Running},
-    },
-    Format,
-    commands::{Command, Label},
-    line::{Line, Ready},
+    body::{BodyWriter, Ready},
+    command::{Command, Label, Rejected},
+    format::Format,
 };
 use crate::{
-    auth::Pass,
+    auth::Session,
     hub::{Delivery, SendQueue},
+    web::{
+        connection::{End, Guard, expiry},
+        operations::{Progress, Running},
+        server::SocketHandoff,
+        state::AppState,
+    },
 };
 
 /// How long a client may take nothing of what waits for it before it counts as dead, in whole keep-alives.
@@ -48,7 +49,7 @@ const LAST_WORD: Duration = Duration::from_millis(100);
 
 /// One connection whose body is being made.
 pub(in crate::web) struct Stream {
-    pub(super) site: Arc<Site>,
+    pub(super) app: Arc<AppState>,
     guard: Guard,
     pub(super) format: &'static dyn Format,
     pub(super) send_queue: Arc<SendQueue>,
@@ -57,7 +58,7 @@ pub(in crate::web) struct Stream {
     /// Whatever must last as long as the connection.
     seat: Option<Box<dyn Send>>,
     /// Where the body goes, once its head is on the way.
-    line: Option<Line>,
+    writer: Option<BodyWriter>,
     /// What goes into the next chunk before what waits in the send queue.
     pub(super) chunk: Vec<u8>,
     /// Whether something waits in the send queue.
@@ -75,23 +76,23 @@ pub(in crate::web) struct Stream {
 
 impl Stream {
     pub(in crate::web) fn new(
-        site: Arc<Site>,
+        app: Arc<AppState>,
         mut guard: Guard,
         format: &'static dyn Format,
-        pass: &Pass,
+        session: &Session,
     ) -> Self {
-        let send_queue = SendQueue::new(site.settings.queue_bytes);
+        let send_queue = SendQueue::new(app.settings.queue_bytes);
         guard.attach(send_queue.clone());
-        let expires = expiry(pass.expires);
+        let expires = expiry(session.expires);
         Self {
             send_queue,
-            site,
+            app,
             guard,
             format,
             running: Running::new(),
             commands: None,
             seat: None,
-            line: None,
+            writer: None,
             chunk: Vec::new(),
             is_due: false,
             stalled: Duration::ZERO,
@@ -126,11 +127,11 @@ impl Stream {
         self.guard.end(end);
     }
 
-    /// Runs in a task of its own, which a drain waits for, and writes to the line as soon as there is one.
-    pub(in crate::web) fn spawn(mut self, line: oneshot::Receiver<Line>) {
-        let tasks = self.site.connections.tasks().clone();
+    /// Runs in a task of its own, which a drain waits for, and writes to the body writer as soon as there is one.
+    pub(in crate::web) fn spawn(mut self, socket: oneshot::Receiver<SocketHandoff>) {
+        let tasks = self.app.connections.tasks().clone();
         tasks.spawn(async move {
-            let end = self.serve(line).await;
+            let end = self.serve(socket).await;
             if matches!(end, End::Drained | End::Expired)
                 && Box::pin(timeout(CLOSE_TIMEOUT, self.close(&end))).await.is_err()
             {
@@ -141,26 +142,26 @@ impl Stream {
     }
 
     /// Writes what waits until the connection ends, and says why it did.
-    async fn serve(&mut self, line: oneshot::Receiver<Line>) -> End {
+    async fn serve(&mut self, socket: oneshot::Receiver<SocketHandoff>) -> End {
         let period = self.format.keep_alive_period();
         let mut keep_alive = interval_at(Instant::now() + period, period);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut arriving = Some(line);
+        let mut arriving = Some(socket);
         let deadline = sleep_until(self.deadline);
         pin!(deadline);
         loop {
             let is_due = self.is_due || !self.chunk.is_empty();
-            let is_writing = is_due || self.line.as_ref().is_some_and(Line::is_blocked);
+            let is_writing = is_due || self.writer.as_ref().is_some_and(BodyWriter::is_blocked);
             // The results of queries and mutations wait for room, or they would pile up for a client that asks and does not read.
-            let may_finish = self.chunk.len() < self.site.settings.queue_bytes;
+            let may_finish = self.chunk.len() < self.app.settings.queue_bytes;
             select! {
                 () = self.guard.drained() => return End::Drained,
-                Some(line) = arrival(&mut arriving) => match line {
-                    Ok(line) => self.open(line),
+                Some(socket) = arrival(&mut arriving) => match socket {
+                    Ok(handoff) => self.attach(handoff),
                     Err(_) => return End::Left,
                 },
-                // Also if there is nothing new to write: a replay waits until the line is through.
-                ready = ready(&mut self.line, is_writing) => match ready {
+                // Also if there is nothing new to write: a replay waits until the body writer is through.
+                ready = ready(&mut self.writer, is_writing) => match ready {
                     Ready::Room => self.write(),
                     Ready::Left => return End::Left,
                     Ready::Lost => return End::Lost,
@@ -169,7 +170,7 @@ impl Stream {
                 () = self.send_queue.overflow(), if self.is_due => return End::Slow,
                 progress = poll_fn(|cx| self.running.poll(cx, !is_writing)), if may_finish => self.go_on(progress),
                 Some(command) = next_command(&mut self.commands) => Box::pin(self.act(command)).await,
-                _ = keep_alive.tick(), if self.line.is_some() => {
+                _ = keep_alive.tick(), if self.writer.is_some() => {
                     if !self.keep_alive(is_writing) {
                         return End::Dead;
                     }
@@ -183,8 +184,8 @@ impl Stream {
     }
 
     /// The client reads from now on.
-    fn open(&mut self, line: Line) {
-        (self.line, self.deadline) = (Some(line), self.expires);
+    fn attach(&mut self, handoff: SocketHandoff) {
+        (self.writer, self.deadline) = (Some(BodyWriter::new(handoff)), self.expires);
         self.write();
     }
 
@@ -196,11 +197,11 @@ impl Stream {
         self.running = Running::new();
         let has_words = *end == End::Expired && self.format.expired(&mut self.chunk);
         self.write();
-        let Some(line) = &mut self.line else { return };
+        let Some(writer) = &mut self.writer else { return };
         // A client that is gone needs no end.
         if has_words {
-            let _ = line.finish().await;
-        } else if line.flush().await.is_ok() {
+            let _ = writer.finish().await;
+        } else if writer.flush().await.is_ok() {
             sleep(LAST_WORD).await;
         }
     }
@@ -211,10 +212,10 @@ impl Stream {
         self.encode(&deliveries);
         (self.is_due, self.stalled) = (false, Duration::ZERO);
         let chunk = mem::take(&mut self.chunk);
-        if let Some(line) = &mut self.line
+        if let Some(writer) = &mut self.writer
             && !chunk.is_empty()
         {
-            line.send(&chunk);
+            writer.send(&chunk);
         }
     }
 
@@ -231,7 +232,8 @@ impl Stream {
     fn go_on(&mut self, progress: Progress<Label>) {
         match progress {
             Progress::Missed(deliveries) => self.encode(&deliveries),
-            Progress::Finished(label, response) => self.finish(label, response),
+            Progress::Finished(label, response) => self.finish(label, &response),
+            Progress::Refused(mut label, refusal) => label.reply(Err(Rejected::Refused(refusal))),
         }
     }
 
@@ -239,7 +241,7 @@ impl Stream {
     fn keep_alive(&mut self, is_writing: bool) -> bool {
         let period = self.format.keep_alive_period();
         if is_writing {
-            let has_moved = self.line.as_mut().is_some_and(Line::has_moved);
+            let has_moved = self.writer.as_mut().is_some_and(BodyWriter::has_moved);
             self.stalled = if has_moved { Duration::ZERO } else { self.stalled + period };
             return self.stalled < WRITE_TIMEOUT;
         }
@@ -256,7 +258,7 @@ impl Stream {
             return false;
         }
         self.since_cursor = Duration::ZERO;
-        let cursor = self.site.engine.cursor();
+        let cursor = self.app.engine.cursor();
         let has_moved = cursor != self.cursor;
         self.cursor = cursor;
         has_moved
@@ -265,17 +267,17 @@ impl Stream {
 
 /// The line when it comes, once; that it does not come is an error.
 async fn arrival(
-    line: &mut Option<oneshot::Receiver<Line>>,
-) -> Option<Result<Line, oneshot::error::RecvError>> {
-    let arrived = line.as_mut()?.await;
-    *line = None;
+    socket: &mut Option<oneshot::Receiver<SocketHandoff>>,
+) -> Option<Result<SocketHandoff, oneshot::error::RecvError>> {
+    let arrived = socket.as_mut()?.await;
+    *socket = None;
     Some(arrived)
 }
 
-/// Whether there is room for a chunk, or nobody left to read it. Nothing happens before there is a line.
-async fn ready(line: &mut Option<Line>, is_due: bool) -> Ready {
-    match line {
-        Some(line) => line.ready(is_due).await,
+/// Whether there is room for a chunk, or nobody left to read it. Nothing happens before there is a body writer.
+async fn ready(writer: &mut Option<BodyWriter>, is_due: bool) -> Ready {
+    match writer {
+        Some(writer) => writer.ready(is_due).await,
         None => future::pending().await,
     }
 }

@@ -1,0 +1,153 @@
+//! GraphQL over plain HTTP: queries by GET and POST, mutations by POST, and the way into every transport of many results.
+//!
+//! Every refusal is a GraphQL error body with a code, whatever the status.
+
+use std::sync::Arc;
+
+use async_graphql::parser::types::OperationType;
+use async_graphql_axum::GraphQLResponse;
+use axum::{
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, header::ALLOW},
+    response::{IntoResponse as _, Response},
+};
+
+use super::{
+    http::{
+        negotiate::{Accept, Form},
+        refusal::{Refusal, headers, json},
+        request,
+    },
+    server::Peer,
+    state::AppState,
+    transport::{
+        multipart::PARTS,
+        sse::{
+            EVENTS,
+            reservation::{self, Reservations},
+        },
+        stream::{self, Caller, format::Format, response},
+        ws,
+    },
+};
+use crate::graphql::error::{Body, Code};
+
+/// How to subscribe, for those who did not.
+const TRANSPORTS: &str = "a subscription needs a transport for many results: at this address, a WebSocket with the subprotocol \
+                          graphql-transport-ws (or the older graphql-ws), or a request with `Accept: text/event-stream` or \
+                          `Accept: multipart/mixed;subscriptionSpec=\"1.0\"`";
+
+/// State of the endpoint: the pod's, and the reservations of graphql-sse.
+#[derive(Clone)]
+pub struct Endpoint {
+    app: Arc<AppState>,
+    reservations: Arc<Reservations>,
+}
+
+impl Endpoint {
+    /// Creates the state of an endpoint without reservations.
+    #[must_use]
+    pub fn new(app: Arc<AppState>) -> Self {
+        Self { app, reservations: Arc::default() }
+    }
+}
+
+/// Every method on `/graphql`: an operation, a reservation of graphql-sse, or the handshake of a WebSocket.
+pub async fn graphql(State(endpoint): State<Endpoint>, request: Request) -> Response {
+    let app = &endpoint.app;
+    if ws::handshake::is_wanted(request.headers()) {
+        return ws::accept(app, request);
+    }
+    let accept = Accept::read(request.headers());
+    run(&endpoint, request, &accept).await.unwrap_or_else(|refusal| {
+        if let Some(limit) = refusal.limit() {
+            app.connections.refuse(limit);
+        }
+        refusal.answer(accept.result())
+    })
+}
+
+async fn run(endpoint: &Endpoint, request: Request, accept: &Accept) -> Result<Response, Refusal> {
+    let Endpoint { app, reservations } = endpoint;
+    app.check_origin(request.headers())?;
+    let reserved = reservation::token(request.headers(), request.uri());
+    match (request.method(), reserved) {
+        (&Method::PUT, _) => reservation::reserve(app.clone(), reservations, request).await,
+        (&Method::DELETE, token) => {
+            reservation::stop(app, reservations, request, &token.unwrap_or_default()).await
+        }
+        (&Method::POST, Some(token)) => reservation::submit(app, reservations, request, &token).await,
+        (&Method::GET, Some(token)) if accept.stream() == Some(Form::EventStream) => {
+            reservation::read(app, reservations, request, &token).await
+        }
+        (&Method::GET | &Method::HEAD | &Method::POST, _) => execute(app.clone(), request, accept).await,
+        _ => {
+            let text = "send the request by GET or POST";
+            let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
+            Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, text).with(ALLOW, allow))
+        }
+    }
+}
+
+async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Result<Response, Refusal> {
+    let form = accept.result().ok_or_else(not_acceptable)?;
+    let session = app.authenticate(request.headers()).await?;
+    let may_change = request.method() == Method::POST;
+    let after = stream::last_event_id(request.headers()).map(str::to_owned);
+    let peer = Peer::of(request.extensions()).cloned();
+    let prepared = match app.engine.prepare(request::read(request).await?) {
+        Ok(prepared) => prepared,
+        Err(response) => return Ok(result(form, *response)),
+    };
+    match prepared.kind {
+        OperationType::Subscription => {
+            let format = accept.stream().and_then(format).ok_or_else(|| Refusal::bad(TRANSPORTS))?;
+            stream::subscribe(app, format, prepared, Caller { session, after, peer }).await
+        }
+        OperationType::Mutation if !may_change => {
+            let text = "send mutations by POST";
+            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, text);
+            Err(refusal.with(ALLOW, HeaderValue::from_static("POST")))
+        }
+        _ => Ok(result(form, app.engine.execute(prepared, session.viewer).await)),
+    }
+}
+
+fn not_acceptable() -> Refusal {
+    let text = "accept `application/graphql-response+json` or `application/json`";
+    Refusal::new(StatusCode::NOT_ACCEPTABLE, Code::BadRequest, text)
+}
+
+/// Returns the format of a stream; `None` if the form holds one result only.
+const fn format(form: Form) -> Option<&'static dyn Format> {
+    match form {
+        Form::EventStream => Some(EVENTS),
+        Form::Multipart => Some(PARTS),
+        Form::Json | Form::GraphqlResponseJson => None,
+    }
+}
+
+/// One result. With the older media type everything that was understood is a 200, since clients cannot tell our other
+/// statuses from a proxy's. A stream's client cannot read a status, so only what cannot be parsed has one.
+fn result(form: Form, result: async_graphql::Response) -> Response {
+    let body = Body::from(&result);
+    match (body.refusal(), form, format(form)) {
+        (Some(Code::ParseFailed | Code::BadRequest), _, Some(_)) => {
+            json(StatusCode::BAD_REQUEST, None, &body)
+        }
+        (_, _, Some(format)) => response::once(format, &result),
+        (Some(refusal), Form::GraphqlResponseJson, _) => json(status(refusal), Some(form), &body),
+        (Some(_), ..) => json(StatusCode::OK, Some(form), &body),
+        (None, ..) => (headers(Some(form)), GraphQLResponse::from(result)).into_response(),
+    }
+}
+
+/// The status of a request that was understood and not run.
+const fn status(code: Code) -> StatusCode {
+    match code {
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::Forbidden => StatusCode::FORBIDDEN,
+        Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}

@@ -1,0 +1,37 @@
+//! [`Peer`]: what a handler may know of the socket that its request came by.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::http::Extensions;
+
+use super::pending::Place;
+
+/// The other end of a socket, with the socket's place among the pending ones.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    address: IpAddr,
+    /// Held for as long as this value: a request under way keeps its place.
+    place: Arc<Place>,
+}
+
+impl Peer {
+    pub(super) fn new(address: IpAddr, place: Place) -> Self {
+        Self { address, place: Arc::new(place) }
+    }
+
+    /// Returns the peer of a request, which the server puts into its extensions.
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        extensions.get()
+    }
+
+    /// Returns the address of the peer, or that of the balancer in front of it.
+    #[must_use]
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+}

@@ -1,0 +1,57 @@
+//! Responses whose body is a stream: the head, and a body that holds the one result there is.
+
+use std::convert::Infallible;
+
+use async_graphql::Response as GraphQLResponse;
+use axum::{
+    body::{Body, Bytes},
+    http::{
+        HeaderName, HeaderValue,
+        header::{CACHE_CONTROL, CONTENT_TYPE, VARY},
+    },
+    response::{IntoResponse, Response},
+};
+use futures_util::stream;
+
+use super::format::Format;
+use crate::{graphql::error, web::server::HandoffRequest};
+
+/// Answers with the one result that there is.
+pub(in crate::web) fn once(format: &'static dyn Format, response: &GraphQLResponse) -> Response {
+    let mut chunk = Vec::new();
+    format.begin(&mut chunk, None);
+    write_result(format, &mut chunk, None, response);
+    format.complete(&mut chunk, None);
+    head(format, chunk.into())
+}
+
+/// The head of a stream, whose body is written by whoever waits for the body writer.
+pub(in crate::web) fn respond(format: &'static dyn Format, handoff: HandoffRequest) -> Response {
+    // Nobody reads it, but a body of a known length would be announced as such.
+    let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
+    let mut response = head(format, body);
+    response.extensions_mut().insert(handoff);
+    response
+}
+
+fn head(format: &'static dyn Format, body: Body) -> Response {
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static(format.content_type())),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (VARY, HeaderValue::from_static("accept, authorization")),
+        // nginx, and those who learnt it from there, would hold results back to fill a buffer.
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, body).into_response()
+}
+
+/// A query's or mutation's result, or a refusal. A result without a JSON form cannot be: ours are made of JSON values.
+pub(super) fn write_result(
+    format: &dyn Format,
+    chunk: &mut Vec<u8>,
+    id: Option<&str>,
+    response: &GraphQLResponse,
+) {
+    let text = serde_json::to_string(&error::Body::from(response)).unwrap_or_default();
+    format.next(chunk, id, None, &text);
+}
