@@ -1,5 +1,8 @@
-//! Another domain on the same library: chat rooms. `cargo run --example chat` serves it on port 3000 to the users
-//! `ann`, `bob` and `cat` (`Authorization: Bearer ann`); with `--self-test` two pods prove that it works.
+//! Another domain on the same library: chat rooms. `cargo run --example chat` serves it on port
+//! 3000 to the users `ann`, `bob` and `cat` (`Authorization: Bearer ann`). With `--self-test` two
+//! pods prove that it works.
+//!
+//! The example shows all that a domain implements. It must never depend on the tutorial's domain.
 
 #[path = "chat/self_test.rs"]
 mod self_test;
@@ -18,7 +21,7 @@ use pubsub_relay::{
     broker::memory::Topic,
     domain::{Domain, Fact, Identity, Unreadable},
     event::Event,
-    graphql::{self, Error, error::Code, mutation::publish, subscription::payloads},
+    graphql::{self, Error, error::Code, event_publisher::publish, subscription::payloads},
     pod::{self, Broker, Pod},
     shutdown::Signals,
     telemetry, web,
@@ -29,10 +32,10 @@ const MEMBERS: [(&str, &[&str]); 2] = [("tea", &["ann", "bob"]), ("code", &["bob
 const MESSAGE_POSTED: &str = "message.posted.v1";
 const WINDOW: Duration = Duration::from_secs(600);
 const TEXT_BYTES: RangeInclusive<usize> = 1..=1_000;
-/// How many messages of a room are kept.
+/// Number of messages kept per room; beyond it the oldest is dropped.
 const KEPT: usize = 100;
 
-/// What the topic carries; the rest of a [`Message`] is in the event around it.
+/// Payload on the topic; the other fields of a [`Message`] come from the event's envelope.
 #[derive(Serialize, Deserialize)]
 struct Posted {
     room: String,
@@ -47,7 +50,8 @@ struct Message {
     text: String,
 }
 
-/// Rooms, each with its messages by id: UUIDv7s, so that all pods have them in one order, and a repeat changes nothing.
+/// Messages of each room by id. The ids are UUIDv7, so all pods have the same order and a repeated
+/// event changes nothing.
 #[derive(Default)]
 struct Chat(Mutex<HashMap<String, BTreeMap<String, Message>>>);
 
@@ -91,7 +95,7 @@ impl Domain for Chat {
     }
 }
 
-/// Refuses whoever is not in the room.
+/// Refuses a viewer that is not a member of the room.
 fn enter(ctx: &Context<'_>, room: &str) -> Result<(), Error> {
     let is_member = graphql::viewer(ctx)?.interests.keys().contains(&key(room));
     if is_member { Ok(()) } else { Err(Error::new(Code::Forbidden, "you are not in this room")) }

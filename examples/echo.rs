@@ -1,6 +1,10 @@
-//! A server that echoes every message: the WebSocket stack alone, for the Autobahn cases (`ci/autobahn`).
+//! Server that echoes every message: the WebSocket stack alone, for the Autobahn cases
+//! (`ci/autobahn`).
+//!
+//! The cases need an echo, which the relay itself never gives. It must never be reachable from
+//! another machine.
 
-#![expect(clippy::print_stdout, reason = "it says where it listens")]
+#![expect(clippy::print_stdout, reason = "it prints its address")]
 
 use axum::{
     Router,
@@ -20,7 +24,7 @@ use pubsub_relay::web::{
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The largest message of the cases.
+/// Size limit of a message in bytes: that of the largest case.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 #[tokio::main]
@@ -43,14 +47,15 @@ async fn handshake(mut request: Request, tasks: TaskTracker) -> Response {
         if let Ok(mut socket) = handshake.socket(MAX_MESSAGE_BYTES).await
             && let Some(close) = echo(&mut socket).await
         {
-            // An error says that the peer did not wait for it.
+            // An error means that the peer did not wait for the close frame.
             let _ = socket.close(&close, false).await;
         }
     });
     response
 }
 
-/// Echoes until the end, and says how to close, if there is anybody left.
+/// Echoes messages until the connection ends. Returns the close to send, or `None` if the
+/// connection is lost.
 async fn echo(socket: &mut Socket) -> Option<Close> {
     loop {
         let written = match socket.message().await {

@@ -1,4 +1,7 @@
-//! The example proves itself: what is said on one pod is heard on the other, by those in the room and nobody else.
+//! Self-test of the example: a message posted on one pod arrives on the other, for members of the
+//! room only.
+//!
+//! CI runs it, so the example always works. It must never need anything but two free ports.
 
 use std::time::Duration;
 
@@ -14,7 +17,8 @@ use tokio_tungstenite::{
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// The whole takes less than a second; a message that never comes must not hang the run.
+/// Limit of the whole run, which takes less than a second: a message that never comes must not hang
+/// it.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(topic: &Topic) -> anyhow::Result<()> {
@@ -30,14 +34,14 @@ async fn converse(topic: &Topic) -> anyhow::Result<()> {
     }
     post(&here, "bob", "tea", "one").await?;
     post(&here, "cat", "code", "two").await?;
-    // The first that each is told shows what they were not told before it.
-    ensure!(told(&mut ann).await? == json!({ "author": "bob", "text": "one" }), "ann is in the room");
-    ensure!(told(&mut bob).await? == json!({ "author": "cat", "text": "two" }), "bob knows what he said");
+    // The first message of each watcher proves that no other message came before it.
+    ensure!(receive(&mut ann).await? == json!({ "author": "bob", "text": "one" }), "ann is in the room");
+    ensure!(receive(&mut bob).await? == json!({ "author": "cat", "text": "two" }), "bob knows what he said");
     let listed = run_as(&there, "ann", r#"{ messages(room: "tea") { text } }"#).await?;
     ensure!(listed["data"]["messages"] == json!([{ "text": "one" }]), "every pod has the state");
     post(&here, "bob", "code", "three").await?;
     ensure!(
-        told(&mut cat).await? == json!({ "author": "bob", "text": "three" }),
+        receive(&mut cat).await? == json!({ "author": "bob", "text": "three" }),
         "cat is not in the first room"
     );
     let refused = run_as(&here, "cat", r#"mutation { postMessage(room: "tea", text: "four") }"#).await?;
@@ -75,7 +79,7 @@ async fn watch(pod: &Pod, user: &str) -> anyhow::Result<Socket> {
     Ok(socket)
 }
 
-async fn told(socket: &mut Socket) -> anyhow::Result<Value> {
+async fn receive(socket: &mut Socket) -> anyhow::Result<Value> {
     Ok(next(socket).await?["payload"]["data"]["messagePosted"].take())
 }
 
