@@ -1,7 +1,8 @@
-//! Bundles the page at `/` (the npm project in `page/`) for `src/web/page.rs`, if npm is there to do it.
+//! Bundles the page at `/` (the npm project in `page/`) for `src/web/page.rs`, if npm is installed.
 //!
-//! The crate must build on a machine that has neither npm nor a network: then the pod serves a plain page instead, and cargo warns.
-//! It never writes outside `OUT_DIR`, and runs again only when the page's own files have changed.
+//! The crate must also build on a machine without npm or without a network. There the pod serves a
+//! plain page instead, and cargo prints a warning. The script runs again only when the page's own
+//! files change. It must never write outside `OUT_DIR`.
 
 use std::{
     env, fs, io,
@@ -9,7 +10,7 @@ use std::{
     process::Command,
 };
 
-/// What the bundle is made from, in `page/`.
+/// Source files of the bundle, in `page/`.
 const SOURCES: [&str; 8] = [
     ".npmrc",
     "build.js",
@@ -41,12 +42,13 @@ fn main() -> io::Result<()> {
     fs::write(out.join("page.rs"), listing(&bundle)?)
 }
 
-#[expect(clippy::disallowed_methods, reason = "cargo's own word, not a setting of the relay")]
+#[expect(clippy::disallowed_methods, reason = "a variable that cargo sets, not a setting of the relay")]
 fn out() -> PathBuf {
     env::var_os("OUT_DIR").expect("cargo sets it").into()
 }
 
-/// Installs exactly what the lock file says, without letting any of it run a script, and bundles it.
+/// Installs exactly the packages of the lock file, without running their scripts, and bundles the
+/// page.
 fn build(project: &Path, bundle: &Path) -> Result<(), String> {
     copy(project).map_err(|error| error.to_string())?;
     let install =
@@ -62,7 +64,7 @@ fn copy(project: &Path) -> io::Result<()> {
         .try_for_each(|source| fs::copy(Path::new("page").join(source), project.join(source)).map(|_| ()))
 }
 
-/// Runs it to its end. What it prints is not for cargo, which would read it.
+/// Runs a command to its end. Its output is captured because cargo would read it as instructions.
 fn run(command: &mut Command) -> Result<(), String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|error| format!("{name} cannot be run: {error}"))?;
@@ -75,7 +77,7 @@ fn run(command: &mut Command) -> Result<(), String> {
     Err(format!("{name} failed: {first}"))
 }
 
-/// The bundle's files as a Rust expression: name, content.
+/// Returns a Rust expression that lists the bundle's files: name, content.
 fn listing(bundle: &Path) -> io::Result<String> {
     let mut paths: Vec<_> =
         fs::read_dir(bundle)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;

@@ -1,7 +1,9 @@
-// Bundles the page: `node build.js OUT` writes what the pod serves below /page/, each file compressed, into OUT.
+// Bundles the page: `node build.js OUT` writes the files that the pod serves below /page/ into OUT,
+// each of them compressed.
 //
-// One bundle and Monaco's three workers, under names that stay, so that in a rollout an old page gets a new pod's files rather than
-// none. `licences.txt` has the licence of every package of which something is in the bundles.
+// It makes one bundle and Monaco's three workers. Their names never change: during a rollout a page
+// of an old pod then gets the files of a new pod instead of a 404. `licences.txt` holds the licence
+// of every package that is part of the bundles.
 
 import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -20,7 +22,7 @@ const SHARED = {
   write: false,
   metafile: true,
   outdir: OUT,
-  legalComments: 'none', // all of them are in licences.txt
+  legalComments: 'none', // licences.txt has all of them
   assetNames: '[name]',
   loader: { '.ttf': 'file' },
   define: { 'process.env.NODE_ENV': '"production"' },
@@ -50,7 +52,7 @@ for (const [name, contents] of files) {
   await writeFile(path.join(OUT, name), gzipSync(contents, { level: constants.Z_BEST_COMPRESSION }));
 }
 
-/** The licence texts of the packages that these outputs were made from. */
+/** Returns the licence texts of the packages that these outputs were made from. */
 async function licences(outputs) {
   const inputs = outputs.flatMap((output) => Object.entries(output.inputs));
   const packages = new Set(inputs.filter(([, { bytesInOutput }]) => bytesInOutput).map(([input]) => folder(input)));
@@ -59,7 +61,10 @@ async function licences(outputs) {
   return ['The page is made of these packages, each under its licence.\n', ...texts].join(`\n${'-'.repeat(80)}\n\n`);
 }
 
-/** The folder of the package that a bundled file belongs to; undefined for our own. */
+/**
+ * Returns the folder of the package that a bundled file belongs to, or undefined for a file of
+ * ours.
+ */
 function folder(input) {
   return /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(input)?.[0];
 }
@@ -69,6 +74,6 @@ async function licence(folder) {
   const names = (await readdir(path.join(HERE, folder))).filter((name) => /^(licen[sc]e|notice|thirdparty)/i.test(name)).sort();
   const texts = await Promise.all(names.map((name) => readFile(path.join(HERE, folder, name), 'utf8')));
   const title = `${about.name} ${about.version}: ${about.license ?? 'see below'}\n`;
-  // Some say under which licence they are, and leave its well-known text out.
+  // Some packages name their licence but do not include its well-known text.
   return [title, ...(texts.length ? texts : [`${about.author?.name ?? about.author ?? about.homepage ?? ''}\n`])].join('\n');
 }

@@ -1,13 +1,13 @@
-// How GraphiQL reaches the pod: queries and mutations over HTTP, subscriptions over a WebSocket. Both show the token that stands
-// in the headers editor; it goes nowhere else.
+// Connects GraphiQL with the pod: queries and mutations over HTTP, subscriptions over a WebSocket.
+// Both send the token of the headers editor. The token must never go anywhere else.
 
 import { getOperationAST, parse } from 'graphql';
 import { createClient } from 'graphql-ws';
 
-/** The pod refuses the token: asking again with the same one changes nothing. */
+/** Close code of a refused token: another attempt with the same token changes nothing. */
 const FORBIDDEN = 4403;
 
-/** A GraphiQL fetcher for the GraphQL endpoint at this URL. */
+/** Returns a GraphiQL fetcher for the GraphQL endpoint at this URL. */
 export function fetcherOf(url) {
   return ({ operationName, ...request }, { headers = {} } = {}) => {
     const operation = chosen(request.query, operationName);
@@ -17,8 +17,9 @@ export function fetcherOf(url) {
 }
 
 /**
- * The operation to run; undefined if only the pod can say what is wrong. GraphiQL reads a document a moment after it has changed, so
- * that just after a change of tabs it still names the other tab's.
+ * Returns the operation to run, or undefined if only the pod can report what is wrong. GraphiQL
+ * parses a document a moment after a change. Right after a change of tabs it therefore still passes
+ * the operation name of the other tab.
  */
 function chosen(query, name) {
   try {
@@ -44,7 +45,7 @@ function watch(url, request, headers) {
       const client = createClient({
         url: url.replace(/^http/, 'ws'),
         connectionParams: headers,
-        // A pod that drains sends its watchers to another.
+        // A draining pod sends its watchers to another pod.
         retryAttempts: Infinity,
         shouldRetry: (cause) => cause instanceof CloseEvent && cause.code !== FORBIDDEN,
       });
@@ -54,7 +55,7 @@ function watch(url, request, headers) {
   };
 }
 
-/** GraphiQL shows errors and plain values; a CloseEvent is neither. */
+/** Turns a CloseEvent into an error, because GraphiQL shows only errors and plain values. */
 function readable(cause) {
   return cause instanceof CloseEvent ? new Error(`the pod ended the connection: ${cause.code} ${cause.reason}`) : cause;
 }

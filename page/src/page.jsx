@@ -1,6 +1,6 @@
-// The page: GraphiQL around our fetcher. The pod says in `data-tabs` what it opens with.
+// The page: GraphiQL with our fetcher. The pod passes the initial tabs in `data-tabs`.
 
-// Not `graphiql/style.css`, half a megabyte for fonts and for what esbuild finds by itself.
+// Not `graphiql/style.css`: half a megabyte of fonts and of styles that esbuild finds by itself.
 import '@graphiql/react/style.css';
 import '@graphiql/plugin-doc-explorer/style.css';
 import '@graphiql/plugin-history/style.css';
@@ -15,10 +15,10 @@ import { fetcherOf } from './fetcher.js';
 
 const root = document.getElementById('page');
 const tabs = JSON.parse(root.dataset.tabs);
-// Relative, for a pod that a proxy serves below a path.
+// Relative, so that the page works below a path of a proxy.
 const endpoint = new URL('graphql', document.baseURI).href;
 
-/** How long nothing must have been typed for a token to be whole, in milliseconds. */
+/** Time without typing after which a token counts as complete, in milliseconds. */
 const TYPED = 700;
 
 const WORKERS = { graphql: 'graphql.worker.js', json: 'json.worker.js' };
@@ -30,7 +30,8 @@ globalThis.MonacoEnvironment = {
 function Page() {
   const [fetcher, setFetcher] = useState(() => fetcherOf(endpoint));
   const typing = useRef();
-  // The schema, too, is shown to those with a token only: GraphiQL asks for it again when its fetcher is another one.
+  // The pod shows its schema only with a token. GraphiQL loads the schema again when its fetcher
+  // changes.
   const askAgain = () => {
     clearTimeout(typing.current);
     typing.current = setTimeout(() => setFetcher(() => fetcherOf(endpoint)), TYPED);
@@ -42,7 +43,8 @@ function Page() {
       defaultHeaders={tabs[0].headers}
       defaultEditorToolsVisibility="headers"
       onEditHeaders={askAgain}
-      // Tokens are kept as long as the browser's tab, and each tab has its own: two of them are two users.
+      // A token is kept as long as the browser's tab. Each tab has its own, so two tabs can be two
+      // users.
       storage={sessionStorage}
       shouldPersistHeaders
       showPersistHeadersSettings={false}
@@ -52,7 +54,7 @@ function Page() {
       </GraphiQL.Logo>
       <GraphiQL.Footer>
         <p className="footer">
-          Authors are not told of their own changes: watch in one browser tab, change in another, as another user. The token
+          Authors do not receive their own changes: watch in one browser tab, change in another, as another user. The token
           stands under <em>Headers</em>. <a href="page/licences.txt">Licences</a>
         </p>
       </GraphiQL.Footer>
