@@ -1,7 +1,8 @@
-//! [`DeliveryLog`]: what became of the last events, for whoever asks why somebody was, or was not, told.
+//! [`DeliveryLog`]: what became of the last events, so that `/debug` can answer why a user did or
+//! did not receive one.
 //!
-//! Kept only while it is switched on, and bounded: what is noted of an event is lost before the event itself. It decides
-//! nothing about deliveries.
+//! The log is kept only while it is switched on, and it is bounded: it may drop the record of an
+//! event that the window still has. It must never decide about deliveries.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,65 +15,72 @@ use serde::Serialize;
 use super::{Relayed, watcher::Watcher};
 use crate::audience::Viewer;
 
-/// How many events are followed, and how many users of each and of all together are noted.
+/// Most events in the log. Beyond it the oldest events are removed.
 const MAX_EVENTS: usize = 10_000;
-const MAX_TOLD: usize = 1_000;
-const MAX_NOTES: usize = 200_000;
 
-/// Why a user was told of an event, or was not.
+/// Most users that are recorded for one event. Further users are not recorded.
+const MAX_USERS: usize = 1_000;
+
+/// Most users that are recorded for all events together. Beyond it the oldest events are removed.
+const MAX_ANSWERS: usize = 200_000;
+
+/// Why a user received an event, or did not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Answer {
-    /// It was put into the queue of a connection of theirs, live or by a replay.
+    /// The event was put into the send queue of a connection of the user, live or by a replay.
     Told,
-    /// It was for them, and the queue of their connection was full, which ended the connection.
+    /// The event was for the user, but the send queue of the connection was full, which ended the
+    /// connection.
     QueueFull,
-    /// They are its author.
+    /// The user is the event's author.
     Author,
-    /// They listen to none of its keys.
+    /// The user listens to none of the event's keys.
     NoCommonKey,
-    /// It was published before this pod began, or so long ago that it may have come before: only who resumes from before it
-    /// is told.
+    /// The event was published before this pod began, or so long ago that it may have come before.
+    /// Only a client that resumes from before the event receives it.
     BeforeStart,
-    /// They had no watcher here that this event has a result for.
+    /// The user had no watcher on this pod that the event has a result for.
     NotConnected,
-    /// So many were told that not all are noted.
+    /// So many users received the event that not all are recorded.
     NotRecorded,
 }
 
-/// What became of the last events of one pod.
+/// Delivery log of one pod.
 #[derive(Default)]
-pub(super) struct DeliveryLog(Mutex<Book>);
+pub(super) struct DeliveryLog(Mutex<Records>);
 
 #[derive(Default)]
-struct Book {
-    delivery_log: HashMap<Arc<str>, DeliveryRecord>,
+struct Records {
+    by_event: HashMap<Arc<str>, DeliveryRecord>,
+    /// Event ids, oldest first.
     order: VecDeque<Arc<str>>,
-    notes: usize,
+    /// Number of users in all records together.
+    answers: usize,
 }
 
-/// What became of one event.
+/// Delivery record of one event.
 #[derive(Clone)]
 pub struct DeliveryRecord {
-    /// The event, as long as the window has it.
+    /// Event, as long as the window has it.
     relayed: Weak<Relayed>,
-    /// When it came through the feed.
+    /// Time at which the event came through the feed.
     pub received: SystemTime,
-    /// Whether it was told live at all.
+    /// Whether the event was news, and so delivered live.
     pub is_news: bool,
-    /// How many watchers it was for.
+    /// Number of watchers that the event was for.
     pub matched: usize,
-    /// How often it came again, and was dropped.
+    /// Number of times that the event came again and was dropped.
     pub repeats: u64,
-    /// Who was told, or would have been but for a full queue.
+    /// Users that received the event, or would have but for a full send queue.
     pub told: HashMap<Arc<str>, Answer>,
-    /// Not all of them are noted.
+    /// Whether some of these users are not recorded.
     pub is_cut: bool,
 }
 
 impl DeliveryLog {
     pub(super) fn begin(&self, relayed: &Arc<Relayed>, is_news: bool, matched: usize) {
-        let mut book = self.book();
+        let mut records = self.records();
         let id = relayed.event.id.clone();
         let record = DeliveryRecord {
             relayed: Arc::downgrade(relayed),
@@ -83,69 +91,70 @@ impl DeliveryLog {
             told: HashMap::new(),
             is_cut: false,
         };
-        match book.delivery_log.insert(id.clone(), record) {
-            Some(forgotten) => book.notes -= forgotten.told.len(),
-            None => book.order.push_back(id),
+        match records.by_event.insert(id.clone(), record) {
+            Some(replaced) => records.answers -= replaced.told.len(),
+            None => records.order.push_back(id),
         }
-        while book.order.len() > MAX_EVENTS || book.notes > MAX_NOTES {
-            let Some(oldest) = book.order.pop_front() else { return };
-            book.notes -= book.delivery_log.remove(&oldest).map_or(0, |record| record.told.len());
+        while records.order.len() > MAX_EVENTS || records.answers > MAX_ANSWERS {
+            let Some(oldest) = records.order.pop_front() else { return };
+            records.answers -= records.by_event.remove(&oldest).map_or(0, |record| record.told.len());
         }
     }
 
-    /// Notes that these watchers' queues have got it, or could not take it.
+    /// Records that the send queues of these watchers have the event, or were full.
     pub(super) fn dispatched(&self, relayed: &Relayed, watchers: &[Arc<Watcher>]) {
-        let mut book = self.book();
+        let mut records = self.records();
         for watcher in watchers {
             let answer = if watcher.send_queue.overflowed() { Answer::QueueFull } else { Answer::Told };
-            book.note(&relayed.event.id, &watcher.viewer.user, answer);
+            records.add(&relayed.event.id, &watcher.viewer.user, answer);
         }
     }
 
-    /// Notes that a replay brought it to this user.
+    /// Records that a replay delivered the event to this user.
     pub(super) fn replayed(&self, relayed: &Relayed, user: &Arc<str>) {
-        self.book().note(&relayed.event.id, user, Answer::Told);
+        self.records().add(&relayed.event.id, user, Answer::Told);
     }
 
-    /// Notes that it came again.
+    /// Records that the event came again.
     pub(super) fn repeat(&self, id: &str) {
-        if let Some(record) = self.book().delivery_log.get_mut(id) {
+        if let Some(record) = self.records().by_event.get_mut(id) {
             record.repeats += 1;
         }
     }
 
-    /// The event and what became of it, if the window still has it.
+    /// Returns the event and its record, if the window still has the event.
     pub(super) fn find(&self, id: &str) -> Option<(Arc<Relayed>, DeliveryRecord)> {
-        let book = self.book();
-        let record = book.delivery_log.get(id)?;
+        let records = self.records();
+        let record = records.by_event.get(id)?;
         Some((record.relayed.upgrade()?, record.clone()))
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        // Nothing panics while it is held.
+    fn records(&self) -> MutexGuard<'_, Records> {
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Book {
-    fn note(&mut self, id: &str, user: &Arc<str>, answer: Answer) {
-        let Some(record) = self.delivery_log.get_mut(id) else { return };
-        if let Some(noted) = record.told.get_mut(user) {
-            // Told on one connection is told.
-            if *noted != Answer::Told {
-                *noted = answer;
+impl Records {
+    fn add(&mut self, id: &str, user: &Arc<str>, answer: Answer) {
+        let Some(record) = self.by_event.get_mut(id) else { return };
+        if let Some(known) = record.told.get_mut(user) {
+            // A delivery on one connection outweighs a full queue of another.
+            if *known != Answer::Told {
+                *known = answer;
             }
-        } else if record.told.len() >= MAX_TOLD {
+        } else if record.told.len() >= MAX_USERS {
             record.is_cut = true;
         } else {
             record.told.insert(user.clone(), answer);
-            self.notes += 1;
+            self.answers += 1;
         }
     }
 }
 
 impl DeliveryRecord {
-    /// Why this user was told of the event, or was not. The viewer is what is known of them now, if anything is.
+    /// Returns why this user received the event, or did not. `viewer` holds the user's present
+    /// interests, if the user is known.
     #[must_use]
     pub fn answer(&self, relayed: &Relayed, user: &str, viewer: Option<&Viewer>) -> Answer {
         if relayed.audience.excludes(user) {
@@ -226,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_a_repeat_and_an_event_from_before_are_told_apart() {
+    async fn record_distinguishes_each_reason() {
         let hub = hub();
         let _watching = [watch(&hub, "reads", 1 << 16), watch(&hub, "sleeps", 1)];
         dispatch(&hub, true).await;
@@ -248,13 +257,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_noted_is_bounded() {
+    async fn delivery_log_is_bounded() {
         let hub = hub();
-        let _watching: Vec<_> = (0..=MAX_TOLD).map(|n| watch(&hub, &n.to_string(), 1 << 16)).collect();
+        let _watching: Vec<_> = (0..=MAX_USERS).map(|n| watch(&hub, &n.to_string(), 1 << 16)).collect();
         let id = dispatch(&hub, true).await;
         let (_, record) = hub.explain(&id).unwrap();
-        assert_eq!((record.told.len(), record.is_cut, record.matched), (MAX_TOLD, true, MAX_TOLD + 1));
-        let untold = (0..=MAX_TOLD).map(|n| n.to_string()).find(|user| !record.told.contains_key(&**user));
-        assert_eq!(answer(&hub, &id, &untold.unwrap(), "k"), Answer::NotRecorded);
+        assert_eq!((record.told.len(), record.is_cut, record.matched), (MAX_USERS, true, MAX_USERS + 1));
+        let unrecorded =
+            (0..=MAX_USERS).map(|n| n.to_string()).find(|user| !record.told.contains_key(&**user));
+        assert_eq!(answer(&hub, &id, &unrecorded.unwrap(), "k"), Answer::NotRecorded);
     }
 }

@@ -1,6 +1,7 @@
-//! The inverted index from field and key to watchers.
+//! Inverted index from field and key to watchers.
 //!
-//! Plain data without a lock or a clock; [`crate::hub::Hub`] guards it.
+//! It finds the watchers of an event without visiting the others. It is plain data without a lock
+//! or a clock; [`crate::hub::Hub`] guards it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,21 +14,24 @@ use slab::Slab;
 use super::watcher::Watcher;
 use crate::audience::{Audience, Key};
 
-/// Which watchers listen to what. A watcher stands in every key of its viewer's interests, under its field.
+/// Index of the watchers. A watcher is listed under its field, at every key of its viewer's
+/// interests.
 #[derive(Default)]
 pub struct Index {
     watchers: Slab<Entry>,
-    /// How many look-ups there were.
-    turn: u64,
-    /// In the order of slots, which is nearly that of memory: an event that visits thousands of connections, far more than
-    /// a cache holds, costs a tenth less than in the order of hashes.
+    /// Number of look-ups so far.
+    lookups: u64,
+    /// Slots by field and key, in ascending order, which is nearly the order of memory. An event
+    /// that visits thousands of connections, far more than a cache holds, costs a tenth less than
+    /// in hash order.
     fields: HashMap<Arc<str>, HashMap<Key, BTreeSet<usize>>>,
 }
 
 struct Entry {
     watcher: Arc<Watcher>,
-    /// The last look-up that found it, so that it is found once however many keys it listens to.
-    found: u64,
+    /// Number of the last look-up that found the watcher, so that one look-up finds it only once,
+    /// however many of its keys match.
+    last_found: u64,
 }
 
 impl Index {
@@ -42,11 +46,11 @@ impl Index {
                 keys.entry(key.clone()).or_default().insert(slot);
             }
         }
-        entry.insert(Entry { watcher: Arc::new(watcher), found: 0 });
+        entry.insert(Entry { watcher: Arc::new(watcher), last_found: 0 });
         slot
     }
 
-    /// Removes the watcher in that slot, and every key that nobody listens to any more.
+    /// Removes the watcher in that slot, and every key that has no watcher left.
     pub fn remove(&mut self, slot: usize) {
         let Some(Entry { watcher, .. }) = self.watchers.try_remove(slot) else { return };
         watcher.send_queue.leave();
@@ -64,15 +68,16 @@ impl Index {
         }
     }
 
-    /// The watchers of `field` whom the audience includes, each once, key by key in the order of their slots.
+    /// Returns the watchers of `field` that the audience includes, each once: key by key, and in
+    /// the order of their slots.
     #[must_use]
     pub fn matching(&mut self, field: &str, audience: &Audience) -> Vec<Arc<Watcher>> {
         let Some(keys) = self.fields.get(field) else { return Vec::new() };
-        self.turn += 1;
+        self.lookups += 1;
         let mut matching = Vec::new();
         for &slot in audience.keys().iter().filter_map(|key| keys.get(key)).flatten() {
             let Some(entry) = self.watchers.get_mut(slot) else { continue };
-            if mem::replace(&mut entry.found, self.turn) < self.turn
+            if mem::replace(&mut entry.last_found, self.lookups) < self.lookups
                 && !audience.excludes(&entry.watcher.viewer.user)
             {
                 matching.push(entry.watcher.clone());
@@ -81,24 +86,24 @@ impl Index {
         matching
     }
 
-    /// Every watcher, in no particular order.
+    /// Returns every watcher, in no particular order.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Watcher>> {
         self.watchers.iter().map(|(_, entry)| &entry.watcher)
     }
 
-    /// How many watchers there are.
+    /// Returns the number of watchers.
     #[must_use]
     pub fn len(&self) -> usize {
         self.watchers.len()
     }
 
-    /// Whether there is no watcher.
+    /// Returns whether there is no watcher.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.watchers.is_empty()
     }
 
-    /// How many keys have listeners, over all fields.
+    /// Returns the number of keys that have watchers, over all fields.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.fields.values().map(HashMap::len).sum()

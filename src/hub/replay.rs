@@ -1,7 +1,7 @@
-//! What a watcher missed, at its own pace, and then live.
+//! Replay of what a watcher missed, at the pace of its client, and then the change to live events.
 //!
-//! A replay holds no more than a portion of the window at a time, and no lock while it renders or while its client reads: a
-//! thousand of them cost the live events of others nothing but the processor's time.
+//! A replay holds only one batch of the window at a time, and no lock while it renders or while its
+//! client reads. A thousand replays cost the live events of others only processor time.
 
 use std::{
     collections::VecDeque,
@@ -14,22 +14,24 @@ use tokio::task::yield_now;
 use super::{Delivery, Hub, Relayed, Rendered, State, WINDOW_EXCEEDED, Watch, Watching, window::Progress};
 use crate::cursor::Cursor;
 
-/// A watcher that has not caught up with the feed.
+/// Replay of one watcher that has not caught up with the feed.
 pub struct Replay {
     hub: Hub,
     watch: Watch,
     after: Cursor,
     progress: Option<Progress>,
-    /// What of the last portion is still to be rendered, and what is.
+    /// Events of the last batch that are not rendered yet.
     pending: VecDeque<Arc<Relayed>>,
+    /// Deliveries of the last batch that are rendered and not yet returned.
     rendered: Vec<Delivery>,
 }
 
-/// What a replay has come to.
+/// Result of one step of a replay.
 pub enum Step {
-    /// The next of what was missed, in order. There is more to come.
+    /// Next missed events, in order. More are to come.
     Deliveries(Vec<Delivery>),
-    /// Nothing is to come any more: the watcher is in the hub. If the window does not reach back, first this notice, then live.
+    /// The replay is over and the watcher is in the hub. If the window does not reach back to the
+    /// cursor, the client first gets this gap notice, then live events.
     Live(Watching, Option<Delivery>),
 }
 
@@ -38,13 +40,14 @@ impl Replay {
         Self { hub, watch, after, progress: None, pending: VecDeque::new(), rendered: Vec::new() }
     }
 
-    /// The watcher's number.
+    /// Returns the watcher's number.
     #[must_use]
     pub const fn watcher(&self) -> u64 {
         self.watch.id
     }
 
-    /// Goes one step. Waits first until the feed has caught up. Cancel-safe; not to be called again after [`Step::Live`].
+    /// Runs one step. Waits until the feed has caught up before it reads the window. Cancel-safe.
+    /// Must not be called again after [`Step::Live`].
     pub async fn step(&mut self) -> Step {
         loop {
             while let Some(relayed) = self.pending.front() {
@@ -61,33 +64,33 @@ impl Replay {
                 return Step::Deliveries(mem::take(&mut self.rendered));
             }
             let mut caught_up = self.hub.0.caught_up.subscribe();
-            // An error says that the hub is gone, which it cannot be: we hold it.
+            // An error would mean that the hub is gone, but this replay holds the hub.
             let _ = caught_up.wait_for(|is_caught_up| *is_caught_up).await;
-            match self.portion() {
-                Ok(portion) => self.pending = portion.into(),
+            match self.next_batch() {
+                Ok(batch) => self.pending = batch.into(),
                 Err(end) => return end,
             }
-            // However little of a long window is for this viewer, others get their turn.
+            // Other tasks get their turn, even if a long window holds little for this viewer.
             yield_now().await;
         }
     }
 
-    /// The next portion, those in it that are for the viewer; or the end, decided in the same breath, so that nothing
-    /// comes between.
-    fn portion(&mut self) -> Result<Vec<Arc<Relayed>>, Step> {
+    /// Returns the events of the next batch that are for the viewer. At the end of the window it
+    /// adds the watcher to the hub under the same lock, so that no event comes between.
+    fn next_batch(&mut self) -> Result<Vec<Arc<Relayed>>, Step> {
         let Self { hub, watch, after, progress, .. } = self;
         let mut state = hub.state();
-        let portion = match progress {
+        let batch = match progress {
             Some(progress) => state.window.next(progress),
             None => state.window.replay(after).and_then(|begun| state.window.next(progress.insert(begun))),
         };
-        match portion {
-            Ok(portion) if portion.is_empty() => Err(Step::Live(hub.enter(&mut state, watch.clone()), None)),
-            Ok(mut portion) => {
-                portion.retain(|relayed| {
+        match batch {
+            Ok(batch) if batch.is_empty() => Err(Step::Live(hub.enter(&mut state, watch.clone()), None)),
+            Ok(mut batch) => {
+                batch.retain(|relayed| {
                     *relayed.field == *watch.field && relayed.audience.includes(&watch.viewer)
                 });
-                Ok(portion)
+                Ok(batch)
             }
             Err(_) => Err(Self::gap(hub, &mut state, watch)),
         }

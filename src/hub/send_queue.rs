@@ -1,7 +1,8 @@
-//! [`SendQueue`]: the bounded outgoing queue of one connection.
+//! [`SendQueue`]: the bounded send queue of one connection.
 //!
-//! The dispatcher pushes and never waits; the connection takes whatever is there at once, so that frames which waited
-//! together are written together. A queue that overflows frees its memory and says so: it never skips an event silently.
+//! The dispatcher pushes and never waits. The connection takes everything that waits at once, so
+//! that frames which waited together are written together. A queue that overflows frees its memory
+//! and reports the overflow: it never skips an event silently.
 
 use std::{
     future::poll_fn,
@@ -19,48 +20,50 @@ use smallvec::SmallVec;
 use super::Relayed;
 use crate::telemetry::traces::Trace;
 
-/// What an entry costs besides its payload, in bytes: the entry itself and the frame around the payload.
+/// Cost of an entry besides its payload, in bytes: the entry itself and the frame around the
+/// payload.
 const OVERHEAD: usize = mem::size_of::<Delivery>() + 64;
 
 /// One result on its way to one watcher.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// Which of the connection's watchers it is for.
+    /// Number of the watcher, which is unique on its connection.
     pub watcher: u64,
-    /// What it is told: all that a delivery adds to an event is this pointer and that number.
+    /// Result for the watcher. A delivery adds only this pointer and the number above to an event.
     pub result: Arc<Rendered>,
 }
 
-/// What was queued together. One alone, as a client has that keeps up, needs no memory besides.
+/// Deliveries that were queued together. One delivery, as for a client that keeps up, needs no heap
+/// memory.
 pub type Deliveries = SmallVec<[Delivery; 1]>;
 
-/// What an operation makes of an event, shared by all the watchers that are told of it.
+/// Result that an operation renders from an event, shared by all watchers that receive it.
 #[derive(Debug)]
 pub struct Rendered {
-    /// The JSON of the execution result.
+    /// JSON of the execution result.
     pub payload: Arc<str>,
-    /// What the client resumes from once it has this.
+    /// Cursor from which the client resumes once it has this result.
     pub cursor: Arc<str>,
-    /// When the topic took the event; `None` for what is no live event.
+    /// Time at which the topic took the event; `None` for a replayed result and for a gap notice.
     pub published: Option<SystemTime>,
-    /// The trace that the deliveries belong to, if it is sampled.
+    /// Trace that the deliveries belong to, if it is sampled.
     pub trace: Option<Box<Trace>>,
 }
 
 impl Rendered {
-    /// A live event.
+    /// Creates the result of a live event.
     pub(super) fn live(relayed: &Relayed, payload: Arc<str>) -> Self {
         let trace = Trace::of_current_span();
         Self { payload, cursor: relayed.cursor.clone(), published: relayed.event.published, trace }
     }
 
-    /// What is no live event.
+    /// Creates a replayed result or a gap notice.
     pub(super) const fn old(payload: Arc<str>, cursor: Arc<str>) -> Self {
         Self { payload, cursor, published: None, trace: None }
     }
 }
 
-/// The outgoing queue of one connection, bounded in bytes.
+/// Send queue of one connection, bounded in bytes.
 #[derive(Debug)]
 pub struct SendQueue {
     queue: Mutex<Queue>,
@@ -73,27 +76,31 @@ struct Queue {
     deliveries: Deliveries,
     bytes: usize,
     overflowed: bool,
-    /// The connection, if it waits, and whether for an overflow only. Woken once: what is pushed while it wakes up costs
-    /// no more than its place in the queue.
+    /// Waker of the connection, if it waits. It is woken once: what is pushed while it wakes up
+    /// costs no more than its place in the queue.
     waiter: Option<Waker>,
+    /// Whether the connection waits for an overflow only.
     only_overflow: bool,
 }
 
 impl SendQueue {
-    /// An empty send queue that holds at most `limit` bytes, or one delivery that is larger.
+    /// Creates an empty send queue that holds at most `limit` bytes, or one delivery that is
+    /// larger. A delivery that would exceed `limit` makes the queue overflow.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { queue: Mutex::default(), limit, watchers: AtomicUsize::new(0) })
     }
 
-    /// Queues the delivery, or overflows: then the queue is emptied and takes nothing any more.
+    /// Queues the delivery. If the queue would exceed its limit, it overflows instead: it is
+    /// emptied and accepts no further delivery.
     pub fn push(&self, delivery: Delivery) {
         let mut queue = self.queue();
         if queue.overflowed {
             return;
         }
         queue.bytes += delivery.result.payload.len() + OVERHEAD;
-        // One alone always fits: a client that has read everything is not slow, however large the event.
+        // A single delivery always fits: a client that has read everything is not slow, however
+        // large the event.
         if queue.bytes > self.limit && !queue.deliveries.is_empty() {
             queue.overflowed = true;
             (queue.deliveries, queue.bytes) = (Deliveries::new(), 0);
@@ -107,27 +114,28 @@ impl SendQueue {
         }
     }
 
-    /// All that waits, now.
+    /// Takes all deliveries that wait now.
     pub fn take(&self) -> Deliveries {
         let mut queue = self.queue();
         queue.bytes = 0;
         mem::take(&mut queue.deliveries)
     }
 
-    /// Waits until something is queued or the queue has overflowed. Cancel-safe; for one waiter at a time.
+    /// Waits until something is queued or the queue has overflowed. Cancel-safe; for one waiter at
+    /// a time.
     pub async fn changed(&self) {
         poll_fn(|cx| self.poll_changed(cx)).await;
     }
 
-    /// The same as [`changed`](Self::changed), without a future that would take room.
+    /// Polls for the same as [`changed`](Self::changed), without a future that would need memory.
     pub fn poll_changed(&self, cx: &Context<'_>) -> Poll<()> {
         let mut queue = self.queue();
         let is_due = !queue.deliveries.is_empty() || queue.overflowed;
         queue.wait_unless(is_due, false, cx)
     }
 
-    /// Waits until the queue has overflowed, while the connection is busy writing. Cancel-safe, and instead of
-    /// [`changed`](Self::changed).
+    /// Waits until the queue has overflowed, while the connection is busy writing. Cancel-safe. It
+    /// replaces [`changed`](Self::changed): only one of the two may wait at a time.
     pub async fn overflow(&self) {
         poll_fn(|cx| {
             let mut queue = self.queue();
@@ -137,19 +145,19 @@ impl SendQueue {
         .await;
     }
 
-    /// Whether the queue has overflowed: its connection is too slow and must end.
+    /// Returns whether the queue has overflowed: its connection is too slow and must end.
     #[must_use]
     pub fn overflowed(&self) -> bool {
         self.queue().overflowed
     }
 
-    /// What waits, in bytes.
+    /// Returns the bytes that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.queue().bytes
     }
 
-    /// How many watchers in the hub it serves.
+    /// Returns the number of watchers in the hub that the queue serves.
     #[must_use]
     pub fn watchers(&self) -> usize {
         self.watchers.load(Ordering::Relaxed)
@@ -164,7 +172,7 @@ impl SendQueue {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Nothing panics while it is held.
+        // No code panics while it holds the lock.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -192,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waited_together_is_taken_together_in_order() {
+    async fn take_returns_queued_deliveries_in_order() {
         let send_queue = SendQueue::new(10_000);
         send_queue.push(delivery(1));
         send_queue.push(delivery(2));
@@ -204,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_send_queue_frees_its_memory_and_says_so() {
+    async fn full_send_queue_frees_memory_and_overflows() {
         let send_queue = SendQueue::new(1_000);
         send_queue.push(delivery(800));
         assert!(!send_queue.overflowed());
@@ -213,11 +221,11 @@ mod tests {
         send_queue.changed().await;
         assert!(send_queue.take().is_empty());
         send_queue.push(delivery(1));
-        assert!(send_queue.take().is_empty(), "it takes nothing any more");
+        assert!(send_queue.take().is_empty(), "it accepts nothing after an overflow");
     }
 
     #[tokio::test]
-    async fn an_event_larger_than_the_limit_is_no_slowness() {
+    async fn single_event_above_limit_does_not_overflow() {
         let send_queue = SendQueue::new(1_000);
         for _ in 0..3 {
             send_queue.push(delivery(5_000));
@@ -226,11 +234,11 @@ mod tests {
         }
         send_queue.push(delivery(5_000));
         send_queue.push(delivery(1));
-        assert!(send_queue.overflowed(), "with another one behind it, it is full");
+        assert!(send_queue.overflowed(), "a second delivery overflows it");
     }
 
     #[tokio::test]
-    async fn taking_makes_room() {
+    async fn take_frees_room() {
         let send_queue = SendQueue::new(1_000);
         for _ in 0..10 {
             send_queue.push(delivery(800));

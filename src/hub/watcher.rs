@@ -1,26 +1,28 @@
-//! One running GraphQL subscription operation on a connection, as the hub sees it.
+//! Watcher: one running GraphQL subscription on a connection, as the hub sees it.
+//!
+//! The hub needs no more of a connection than its send queue. A watcher never waits for a socket.
 
 use std::{fmt, sync::Arc};
 
 use super::{Delivery, Hub, Render, Rendered, SendQueue};
 use crate::audience::Viewer;
 
-/// What a watcher is made of.
+/// Parts of a watcher.
 #[derive(Clone)]
 pub struct Watch {
-    /// Tells the watchers of one connection apart; never used twice on it.
+    /// Number of the watcher, unique within its connection and never used twice there.
     pub id: u64,
-    /// The subscription root field that it watches.
+    /// Subscription root field that it watches.
     pub field: Arc<str>,
-    /// Whose interests decide.
+    /// Viewer whose interests decide which events it receives.
     pub viewer: Arc<Viewer>,
-    /// Renders events; shared by all the watchers of the same operation.
+    /// Renderer of the events, shared by all watchers of the same operation.
     pub operation: Arc<dyn Render>,
-    /// Its connection's outgoing queue.
+    /// Send queue of its connection.
     pub send_queue: Arc<SendQueue>,
 }
 
-/// A watcher in the index.
+/// Watcher in the index.
 pub struct Watcher {
     id: u64,
     pub(super) field: Arc<str>,
@@ -34,7 +36,8 @@ impl Watcher {
         Self { id, field, viewer, operation, send_queue }
     }
 
-    /// The same for the watchers that share an operation, and for no others while they live.
+    /// Returns a pointer that is equal for watchers that share an operation, and distinct from
+    /// every other live watcher's.
     pub(super) fn operation_address(&self) -> *const () {
         Arc::as_ptr(&self.operation).cast()
     }
@@ -44,7 +47,7 @@ impl Watcher {
     }
 }
 
-/// Keeps a watcher in the hub; dropped, the watcher has left.
+/// Guard of a watcher in the hub: dropping it removes the watcher.
 pub struct Watching {
     hub: Hub,
     slot: usize,

@@ -1,8 +1,9 @@
 //! [`Window`]: the recent events that a pod keeps for replay.
 //!
-//! Kept in the one order that all pods agree on (published time, then id), so that a position found on one pod means the
-//! same on another; and in the order of arrival as well, so that an event that comes late is not missed by a replay that is
-//! past its place. Bounded in time and in bytes. Plain data without a lock; [`crate::hub::Hub`] guards it.
+//! Events are kept in the one order that all pods agree on (published time, then id), so that a
+//! position means the same on every pod. They are also kept in order of arrival, so that a replay
+//! does not miss an event that arrives after the replay has passed its position. The window is
+//! bounded in time and in bytes. It is plain data without a lock; [`crate::hub::Hub`] guards it.
 
 use std::{
     collections::BTreeMap,
@@ -14,105 +15,116 @@ use std::{
 use super::Relayed;
 use crate::cursor::Cursor;
 
-/// What an event costs besides its data and its keys, in bytes: its texts and its places here, roughly.
+/// Approximate cost of an event besides its data and its keys, in bytes: its texts and its entries
+/// in the window.
 const OVERHEAD: usize = 1_024;
 
-/// What a key costs besides its text, in bytes.
-const KEY: usize = 32;
+/// Cost of a key besides its text, in bytes.
+const KEY_OVERHEAD: usize = 32;
 
-/// How far back from a cursor a replay has to reach: pods see the events of different authors in different order, and what the
-/// one that wrote the cursor had not seen yet may stand before it.
+/// How far before its cursor a replay must reach: 5 s, else the client gets a gap notice. Pods
+/// receive the events of different authors in different order. Events that the pod which wrote the
+/// cursor had not received yet may stand before the cursor.
 pub const MARGIN: Duration = Duration::from_secs(5);
 
-/// How far back it begins, if the window has as much. What was on its way to a pod when its stream broke comes again after ten
-/// seconds, while what other authors wrote goes on, and cursors with it. What the client has already is repeated.
+/// How far before its cursor a replay begins: 15 s, or less if the window has less. Messages that
+/// were on their way to a pod when its stream broke come again after ten seconds. Meanwhile other
+/// authors' events, and cursors with them, go on. The client gets the events that it already has a
+/// second time.
 pub const REPEAT: Duration = Duration::from_secs(15);
 
-/// How many events a replay looks at at once, and how many bytes of data it takes up: what one step of one client may cost.
-const PORTION: (usize, usize) = (256, 64 << 10);
+/// Limit of one step of a replay: at most 256 events. A step also ends with the event that exceeds
+/// 64 KiB of data.
+const MAX_BATCH: (usize, usize) = (256, 64 << 10);
 
-/// How much a window keeps.
+/// Bounds of a window.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// How far back it reaches.
+    /// How far back the window reaches from the newest event. Older events are removed.
     pub span: Duration,
-    /// What its events may take, in bytes.
+    /// Bytes that the events may take. Beyond this size the oldest events are removed.
     pub bytes: usize,
 }
 
-/// The recent events of one pod.
+/// Replay window of one pod.
 pub struct Window {
     bounds: Bounds,
     by_position: BTreeMap<Cursor, (u64, Arc<Relayed>)>,
     by_arrival: BTreeMap<u64, Cursor>,
     arrivals: u64,
     bytes: usize,
-    /// Nothing published from this moment on is missing.
+    /// No event published at or after this moment is missing.
     complete_since: SystemTime,
-    /// The last arrival that is gone again; a replay that was not past it has lost it.
-    last_gone: u64,
-    /// The position of the newest event, of whatever kind, that came through the feed.
+    /// Highest arrival number that was removed. A replay that had not passed it has lost it.
+    last_removed: u64,
+    /// Position of the newest event, of whatever kind, that came through the feed.
     head: Cursor,
 }
 
-/// Where a replay has come to.
+/// Progress of a replay.
 #[derive(Clone, Debug)]
 pub struct Progress {
-    /// What was published before is no business of the client's, however late it arrives.
+    /// Events published before this moment are not replayed, however late they arrive.
     from: SystemTime,
-    /// What was published from here on must not be missing.
+    /// No event published at or after this moment may be missing.
     needs: SystemTime,
-    /// Events up to this arrival are replayed by position, later ones by arrival.
+    /// Number of the last arrival when the replay began. Events up to it are replayed by position,
+    /// later ones by arrival.
     began: u64,
-    /// Where it is among the first; `None` when it is through with them.
+    /// Position reached among the events replayed by position; `None` when all of them are done.
     position: Option<Cursor>,
-    /// Where it is among the others.
+    /// Arrival reached among the later events.
     arrival: u64,
 }
 
-/// The position is no longer within the window: what was missed cannot be told.
+/// The window no longer holds all events since the position, so the missed events cannot be
+/// replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfReach;
 
 impl Window {
-    /// An empty window that misses nothing published since `complete_since`.
+    /// Creates an empty window that misses no event published since `complete_since`.
     #[must_use]
     pub fn new(bounds: Bounds, complete_since: SystemTime) -> Self {
         let head = Cursor { published: complete_since, event: Arc::default() };
         let (by_position, by_arrival) = (BTreeMap::new(), BTreeMap::new());
-        Self { bounds, by_position, by_arrival, arrivals: 0, bytes: 0, complete_since, last_gone: 0, head }
+        Self { bounds, by_position, by_arrival, arrivals: 0, bytes: 0, complete_since, last_removed: 0, head }
     }
 
-    /// Notes that the feed has come as far as this.
+    /// Records that the feed has reached this position.
     pub fn advance(&mut self, position: &Cursor) {
         if self.head < *position {
             self.head = position.clone();
         }
     }
 
-    /// Notes that nothing published since this moment is missing, and that what was before may be.
+    /// Records that no event published since this moment is missing, but that earlier events may
+    /// be.
     pub fn begin_at(&mut self, published: SystemTime) {
-        // A cursor of this moment is good, and its replay needs a margin before it. What lies in that margin and was lost
-        // is no loss to a cursor from after it; and cursors from before do not get this far.
+        // A cursor of this moment is valid, and its replay needs the margin before it. An event
+        // that was lost within that margin is no loss for a cursor from after it. Cursors from
+        // before the moment fail this check.
         let begin = published.checked_sub(MARGIN).unwrap_or(SystemTime::UNIX_EPOCH);
         self.complete_since = self.complete_since.max(begin);
     }
 
-    /// Notes that what was published before this position may be missing, for replays that have begun as well.
+    /// Records that events published before this position may be missing, for replays that have
+    /// begun as well.
     pub fn lose(&mut self, position: &Cursor) {
         self.begin_at(position.published);
         self.advance(position);
         self.arrivals += 1;
-        self.last_gone = self.arrivals;
+        self.last_removed = self.arrivals;
     }
 
-    /// The newest position.
+    /// Returns the newest position.
     #[must_use]
     pub const fn head(&self) -> &Cursor {
         &self.head
     }
 
-    /// Keeps the event, unless it is there already, and lets go of what is too old or too much.
+    /// Inserts the event unless it is already there, and removes events that are too old or exceed
+    /// the bound in bytes.
     pub fn insert(&mut self, relayed: Arc<Relayed>) {
         let position = relayed.position.clone();
         self.advance(&position);
@@ -131,17 +143,17 @@ impl Window {
             let (position, (arrival, relayed)) = oldest.remove_entry();
             self.by_arrival.remove(&arrival);
             self.bytes -= size(&relayed);
-            self.last_gone = self.last_gone.max(arrival);
-            // What stood at the same moment may be gone with it.
+            self.last_removed = self.last_removed.max(arrival);
+            // Other events of the same moment may have been removed with it.
             self.complete_since = self.complete_since.max(position.published + Duration::from_nanos(1));
         }
         self.complete_since = self.complete_since.max(horizon);
     }
 
-    /// Begins a replay of what came after the cursor.
+    /// Begins a replay of the events after the cursor.
     ///
     /// # Errors
-    /// [`OutOfReach`] if the window does not reach back that far, margin included.
+    /// [`OutOfReach`] if the window does not reach back to the cursor less the margin ([`MARGIN`]).
     pub fn replay(&self, after: &Cursor) -> Result<Progress, OutOfReach> {
         let [needs, from] = [MARGIN, REPEAT]
             .map(|margin| after.published.checked_sub(margin).unwrap_or(SystemTime::UNIX_EPOCH));
@@ -152,7 +164,8 @@ impl Window {
         Ok(Progress { from, needs, began: self.arrivals, position, arrival: self.arrivals })
     }
 
-    /// The next events of a replay, a few hundred at most; none when it has caught up with the feed.
+    /// Returns the next events of a replay, a few hundred at most; none when the replay has caught
+    /// up with the feed.
     ///
     /// # Errors
     /// [`OutOfReach`] if the window has moved past the replay.
@@ -164,38 +177,37 @@ impl Window {
             let later = self.by_position.range((Bound::Excluded(position), Bound::Unbounded));
             let old =
                 later.filter(|(_, (arrival, _))| *arrival <= progress.began).map(|(_, (_, relayed))| relayed);
-            let old = portion(old);
+            let old = batch(old);
             progress.position = old.last().map(|last| last.position.clone());
             if !old.is_empty() {
                 return Ok(old);
             }
         }
-        if self.last_gone > progress.arrival {
+        if self.last_removed > progress.arrival {
             return Err(OutOfReach);
         }
         let later = self.by_arrival.range(progress.arrival + 1..);
         let new = later.filter(|(_, position)| position.published >= progress.from);
-        let new = portion(
-            new.filter_map(|(_, position)| self.by_position.get(position)).map(|(_, relayed)| relayed),
-        );
+        let new =
+            batch(new.filter_map(|(_, position)| self.by_position.get(position)).map(|(_, relayed)| relayed));
         let last = new.last().and_then(|last| self.by_position.get(&last.position));
         progress.arrival = last.map_or(self.arrivals, |(arrival, _)| *arrival);
         Ok(new)
     }
 
-    /// How many events there are.
+    /// Returns the number of events.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_position.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no event.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_position.is_empty()
     }
 
-    /// From the oldest to the newest of them.
+    /// Returns the time from the oldest to the newest event.
     #[must_use]
     pub fn span(&self) -> Duration {
         let oldest = self.by_position.first_key_value().map(|(oldest, _)| oldest.published);
@@ -203,7 +215,7 @@ impl Window {
         newest.zip(oldest).and_then(|(newest, oldest)| newest.duration_since(oldest).ok()).unwrap_or_default()
     }
 
-    /// What they take, in bytes.
+    /// Returns the bytes that the events take.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.bytes
@@ -211,13 +223,13 @@ impl Window {
 }
 
 fn size(relayed: &Relayed) -> usize {
-    let keys: usize = relayed.audience.keys().iter().map(|key| key.len() + KEY).sum();
-    // The data, and about as much again for what it was decoded to.
+    let keys: usize = relayed.audience.keys().iter().map(|key| key.len() + KEY_OVERHEAD).sum();
+    // The decoded payload takes about as much as the data.
     2 * relayed.event.data.len() + keys + OVERHEAD
 }
 
-fn portion<'a>(events: impl Iterator<Item = &'a Arc<Relayed>>) -> Vec<Arc<Relayed>> {
-    let (most, mut bytes) = PORTION;
+fn batch<'a>(events: impl Iterator<Item = &'a Arc<Relayed>>) -> Vec<Arc<Relayed>> {
+    let (most, mut bytes) = MAX_BATCH;
     let mut taken = Vec::new();
     for relayed in events.take(most) {
         taken.push(relayed.clone());
@@ -266,16 +278,16 @@ mod tests {
     fn ids(window: &Window, progress: &mut Progress) -> Vec<String> {
         let mut ids = Vec::new();
         loop {
-            let portion = window.next(progress).unwrap();
-            if portion.is_empty() {
+            let batch = window.next(progress).unwrap();
+            if batch.is_empty() {
                 return ids;
             }
-            ids.extend(portion.iter().map(|relayed| relayed.event.id.to_string()));
+            ids.extend(batch.iter().map(|relayed| relayed.event.id.to_string()));
         }
     }
 
     #[test]
-    fn a_replay_is_in_order_of_publication_with_a_margin() {
+    fn replay_follows_publication_order_with_margin() {
         let mut window = window(600);
         for (second, id) in [(4, "a"), (22, "c"), (6, "b"), (30, "d")] {
             window.insert(relayed(second, id));
@@ -284,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_arrives_late_during_a_replay_is_not_missed() {
+    fn replay_includes_late_arrivals() {
         let mut window = window(600);
         window.insert(relayed(20, "a"));
         window.insert(relayed(30, "c"));
@@ -298,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeat_never_enters_twice() {
+    fn window_drops_repeats() {
         let mut window = window(600);
         window.insert(relayed(20, "a"));
         window.insert(relayed(20, "a"));
@@ -306,11 +318,11 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_older_than_the_window_is_out_of_reach() {
+    fn cursor_older_than_window_is_out_of_reach() {
         let mut window = window(100);
         window.insert(relayed(50, "a"));
         assert!(window.replay(&after(5, "")).is_ok());
-        assert_eq!(window.replay(&after(4, "")).unwrap_err(), OutOfReach, "the margin would be");
+        assert_eq!(window.replay(&after(4, "")).unwrap_err(), OutOfReach, "the margin would be missing");
         window.insert(relayed(151, "b"));
         assert_eq!(window.len(), 1);
         assert!(window.replay(&after(56, "")).is_ok());
@@ -318,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_replay_could_repeat_and_the_window_has_no_more_is_no_gap() {
+    fn missing_repeats_are_no_gap() {
         let mut window = window(100);
         for second in [50, 60, 64] {
             window.insert(relayed(second, &second.to_string()));
@@ -333,13 +345,13 @@ mod tests {
     }
 
     #[test]
-    fn after_a_loss_only_what_came_later_can_be_resumed() {
+    fn loss_leaves_only_later_cursors_resumable() {
         let mut window = window(600);
         window.insert(relayed(20, "a"));
         let mut through = window.replay(&after(20, "a")).unwrap();
         assert_eq!(ids(&window, &mut through), ["a"], "the margin repeats it");
         window.lose(&after(100, "heartbeat"));
-        assert_eq!(window.next(&mut through).err(), Some(OutOfReach), "it was not live yet");
+        assert_eq!(window.next(&mut through).err(), Some(OutOfReach), "the replay was not live yet");
         assert_eq!(window.replay(&after(99, "")).unwrap_err(), OutOfReach);
         assert_eq!(*window.head(), after(100, "heartbeat"));
         let mut progress = window.replay(window.head()).unwrap();
@@ -348,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_that_the_window_overtakes_says_so() {
+    fn window_reports_replay_that_it_overtakes() {
         let mut window = window(600);
         window.bounds.bytes = 3 * (200 + OVERHEAD);
         for second in 10..13 {
@@ -359,15 +371,16 @@ mod tests {
         assert_eq!(ids(&window, &mut through), ["10", "11", "12"]);
         window.insert(relayed(13, "13"));
         assert_eq!(window.next(&mut waiting).err(), Some(OutOfReach));
-        assert_eq!(ids(&window, &mut through), ["13"], "what it had seen was no loss to it");
+        assert_eq!(ids(&window, &mut through), ["13"], "it had passed the removed event");
         assert_eq!(window.bytes(), 3 * (200 + OVERHEAD));
     }
 
     proptest! {
-        /// Two pods get the same events, each in an order of its own that is off by less than the margin. A client that
-        /// leaves one pod at any moment and resumes on the other misses nothing and is told nothing older than a replay repeats.
+        /// Two pods get the same events, each in an order of its own that is off by less than the
+        /// margin. A client that leaves one pod at any moment and resumes on the other misses
+        /// nothing. It gets no event older than a replay repeats.
         #[test]
-        fn resuming_on_another_pod_misses_nothing(
+        fn client_misses_nothing_on_another_pod(
             delays in prop::collection::vec((0u64..4, 0u64..4), 1..60),
             left in any::<prop::sample::Index>(),
             resumed in any::<prop::sample::Index>(),
@@ -398,10 +411,10 @@ mod tests {
             let horizon = cursor.published - REPEAT;
             for id in &got {
                 let event = &events[id.parse::<usize>().unwrap()];
-                prop_assert!(event.position.published >= horizon, "{} is no business of the client's", id);
+                prop_assert!(event.position.published >= horizon, "{} is older than a replay repeats", id);
             }
             let distinct: std::collections::HashSet<_> = got.iter().collect();
-            prop_assert_eq!(distinct.len(), got.len(), "nothing comes twice on one connection");
+            prop_assert_eq!(distinct.len(), got.len(), "no event comes twice on one connection");
         }
     }
 }
