@@ -16,17 +16,21 @@ struct Metric {
     labels: BTreeSet<String>,
 }
 
-/// The tables of `docs/TELEMETRY.md`: by Prometheus' name. The other name is checked on the way.
+/// Returns the metrics of `docs/TELEMETRY.md`, by Prometheus' name. Checks that the other name fits,
+/// and that each metric has a row and a list item with its meaning.
 fn documented() -> BTreeMap<String, Metric> {
     let document = include_str!("../../docs/TELEMETRY.md");
     let (_, section) = document.split_once("## Metrics").unwrap();
     let (section, _) = section.split_once("### Limits").unwrap();
+    let lines = section.lines().filter_map(|line| line.strip_prefix("- `")?.split_once("`: "));
+    let mut meanings: BTreeMap<_, _> = lines.collect();
     let rows = section.lines().filter(|line| line.starts_with("| `"));
     let metrics = rows.map(|row| {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        let [_, name, other, kind, unit, labels, meaning, _, _] = cells[..] else { panic!("{row}") };
-        assert!(!meaning.is_empty(), "{row}");
+        let [_, name, other, kind, labels, _] = cells[..] else { panic!("{row}") };
+        let (kind, unit) = kind.split_once(", ").unwrap_or_else(|| panic!("{row}"));
         let name = name.trim_matches('`');
+        assert!(meanings.remove(name).is_some_and(|meaning| !meaning.is_empty()), "{row}");
         let suffix = match unit {
             "1" => "",
             "s" => "_seconds",
@@ -39,7 +43,9 @@ fn documented() -> BTreeMap<String, Metric> {
         let labels = labels.split('`').skip(1).step_by(2).map(str::to_owned).collect();
         (name.to_owned(), Metric { kind: kind.to_owned(), labels })
     });
-    metrics.collect()
+    let metrics = metrics.collect();
+    assert!(meanings.is_empty(), "metrics without a row: {meanings:?}");
+    metrics
 }
 
 /// The same of a scrape.
