@@ -1,10 +1,13 @@
-//! Heartbeats: who is alive, how far behind the topic this pod is, whether its feed hears, and which feeds are orphans.
+//! Heartbeats: which pods are alive, how far this pod lags behind the topic, whether its feed
+//! brings anything, and which feeds are orphans.
 //!
-//! Every pod says on the topic that it is there, when its feed opens and then again and again. Nothing else is needed to
-//! know the membership: no store, no second protocol. Heartbeats are for pods: none reaches a client, a window or a domain.
+//! Every pod publishes a heartbeat on the topic when its feed opens, and then again at every
+//! interval. The membership needs nothing else: no store and no second protocol. Heartbeats are for
+//! pods: none may reach a client, a replay window or a domain.
 //!
-//! [`Membership::hear`] and its kin are called by the relay for all that the feed brings; [`Membership::run`] is the task that
-//! heartbeats, and asks for a new feed when nothing comes back.
+//! The relay calls [`Membership::hear`] and the methods beside it for everything that the feed
+//! brings. [`Membership::run`] is the task that publishes heartbeats and asks for a new feed when
+//! nothing comes back.
 
 mod catch_up;
 mod heartbeat;
@@ -36,39 +39,42 @@ use crate::{
     event::{Event, HEARTBEAT},
 };
 
-/// After a heartbeat that the topic did not take.
+/// Longest pause after a heartbeat that the topic did not take.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The least time that a new feed has to bring its first heartbeat, however short the interval: a broker that is busy with all
-/// pods at once is not dead.
+/// Least time that a new feed has to bring its first heartbeat, however short the interval. A
+/// broker that all pods keep busy at once is slow, not dead.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What became of a heartbeat, as metrics say it.
+/// Outcomes of publishing a heartbeat, as labels of metrics.
 const ACKNOWLEDGED: &str = "acknowledged";
 const FAILED: &str = "failed";
 
-/// Own heartbeats on their way that are remembered, for the lag.
-const ON_THE_WAY: usize = 16;
+/// Most own heartbeats in flight that are remembered, for the lag. At the limit a new one replaces
+/// the youngest.
+const MAX_IN_FLIGHT: usize = 16;
 
-/// How this pod takes part.
+/// Settings of this pod's part in the membership.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The pod's name.
     pub pod: Arc<str>,
-    /// Between two heartbeats, in a membership that is not large.
+    /// Longest time between two heartbeats of a pod, for up to 50 pods. In a larger membership the
+    /// time grows with the number of pods.
     pub interval: Duration,
-    /// How long a pod must have been silent for its feeds to be orphans.
+    /// How long a pod must have been silent for its feeds to be orphans: at least three of its
+    /// intervals, even if this is shorter.
     pub orphan_after: Duration,
 }
 
-/// What one pod knows of all. Clones are the same.
+/// View that one pod has of all pods. Clones share the same view.
 #[derive(Clone)]
 pub struct Membership(Arc<Shared>);
 
 struct Shared {
     settings: Settings,
     state: Mutex<State>,
-    /// The present generation of the feed, while it is open.
+    /// Present generation of the feed, while it is open.
     generation: watch::Sender<Option<Arc<str>>>,
     heartbeats: Counter<u64>,
     silences: Counter<u64>,
@@ -77,35 +83,36 @@ struct Shared {
 struct State {
     members: Members,
     catch_up: CatchUp,
-    on_the_way: VecDeque<OnTheWay>,
+    in_flight: VecDeque<InFlight>,
     lag: Option<Duration>,
-    /// Why the last heartbeat was not taken by the topic.
+    /// Why the topic did not take the last heartbeat; `None` if it did.
     failure: Option<String>,
 }
 
-/// An own heartbeat that has not come back.
-struct OnTheWay {
+/// Heartbeat of this pod that has not come back.
+struct InFlight {
     id: Arc<str>,
     since: Instant,
-    /// By the pod's clock.
+    /// Time of sending, by the pod's clock.
     sent: SystemTime,
-    /// Since when it should be back: the topic had taken it then, or something came that was published before it.
+    /// Time since which the heartbeat should be back. It begins when the topic takes the heartbeat.
+    /// It begins anew with each event that comes and was published before the heartbeat.
     awaited: Option<Instant>,
 }
 
-/// What an event is to the membership.
+/// Kind of an event, as the membership sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// A heartbeat: it has done its work.
+    /// A heartbeat, which the membership has processed.
     Heartbeat,
-    /// It says that it is a heartbeat, and is none.
+    /// An event of the heartbeats' kind that holds no valid heartbeat.
     Garbage,
-    /// Something else: for the relay.
+    /// Any other event, which is the relay's to process.
     Event,
 }
 
 impl Membership {
-    /// A membership of which nothing is known yet.
+    /// Creates a membership in which no pod is known yet, and registers its metrics.
     #[must_use]
     pub fn new(settings: Settings, meter: &Meter) -> Self {
         let counter = |name, description| meter.u64_counter(name).with_description(description).build();
@@ -113,7 +120,7 @@ impl Membership {
             state: Mutex::new(State {
                 members: Members::new(),
                 catch_up: CatchUp::new(settings.interval),
-                on_the_way: VecDeque::new(),
+                in_flight: VecDeque::new(),
                 lag: None,
                 failure: None,
             }),
@@ -151,27 +158,29 @@ impl Membership {
             .build();
     }
 
-    /// The name of this pod.
+    /// Returns the name of this pod.
     #[must_use]
     pub fn pod(&self) -> &str {
         &self.0.settings.pod
     }
 
-    /// Pods that live, and their connections.
+    /// Returns the number of live pods and of their connections.
     #[must_use]
     pub fn size(&self) -> Size {
         self.state().members.size()
     }
 
-    /// How long the last own heartbeat took to come back, or how long one has been missing, if that is longer.
+    /// Returns how long the last own heartbeat took to come back, or how long one has been missing,
+    /// if that is longer.
     #[must_use]
     pub fn lag(&self) -> Option<Duration> {
         let state = self.state();
-        let missing = state.on_the_way.front().map(|heartbeat| heartbeat.since.elapsed());
+        let missing = state.in_flight.front().map(|heartbeat| heartbeat.since.elapsed());
         state.lag.max(missing)
     }
 
-    /// What is still awaited of a feed that is open; `None` if it has caught up.
+    /// Returns what an open feed still waits for, in words for `/readyz`; `None` if the feed has
+    /// caught up.
     #[must_use]
     pub fn awaits(&self) -> Option<String> {
         let state = self.state();
@@ -184,8 +193,8 @@ impl Membership {
         })
     }
 
-    /// Whether a feed of this pod that was created at this time has nobody any more. Never before this pod itself has
-    /// listened for long enough to know.
+    /// Returns whether a feed that the pod `pod` created at this time belongs to no live pod any
+    /// more. Never `true` before this pod itself has been caught up for long enough to judge that.
     #[must_use]
     pub fn is_orphan(&self, pod: &str, created: SystemTime) -> bool {
         let Settings { pod: own, interval, orphan_after } = &self.0.settings;
@@ -195,7 +204,8 @@ impl Membership {
         has_listened && *pod != **own && state.members.is_orphan(pod, created, patience)
     }
 
-    /// Follows the feed's state. Whether the pod has to catch up anew.
+    /// Follows the feed's state. Returns whether the feed has another generation or none now, and
+    /// so the pod has to catch up anew.
     pub fn follow(&self, feed: &FeedState) -> bool {
         let generation = match feed {
             FeedState::Open(generation) => Some(generation.clone()),
@@ -209,19 +219,19 @@ impl Membership {
             Some(generation) => state.catch_up.begin(generation.clone(), Instant::now()),
             None => state.catch_up.end(),
         }
-        // What was on its way to the last life is no measure for this one.
-        state.on_the_way.clear();
+        // Heartbeats in flight to the last generation are no measure for this one.
+        state.in_flight.clear();
         self.0.generation.send_replace(generation);
         true
     }
 
-    /// Looks at what the feed has brought, repeats included.
+    /// Processes an event that the feed has brought, repeats included.
     pub fn hear(&self, event: &Event) -> Heard {
         let now = Instant::now();
         let mut state = self.state();
-        // A backlog is no silence: as long as older events come, a heartbeat is behind them.
-        let is_behind = |own: &&mut OnTheWay| event.published.is_some_and(|published| published < own.sent);
-        for own in state.on_the_way.iter_mut().filter(is_behind) {
+        // A backlog is not silence: while older events come, the heartbeat is still behind them.
+        let is_behind = |own: &&mut InFlight| event.published.is_some_and(|published| published < own.sent);
+        for own in state.in_flight.iter_mut().filter(is_behind) {
             own.awaited = own.awaited.map(|_| now);
         }
         if *event.kind != *HEARTBEAT {
@@ -234,44 +244,48 @@ impl Membership {
         };
         state.members.hear(&heartbeat, published);
         state.catch_up.hear(event, Some(&heartbeat.feed), now);
-        if let Some(own) = state.on_the_way.iter().position(|own| own.id == event.id) {
-            // They share a lane: what was sent before and is not here yet is not going to be.
-            let returned = state.on_the_way.drain(..=own).next_back();
+        if let Some(own) = state.in_flight.iter().position(|own| own.id == event.id) {
+            // Heartbeats share an ordering key: an earlier one that is not back yet will not come
+            // any more.
+            let returned = state.in_flight.drain(..=own).next_back();
             state.lag = returned.map(|own| now - own.since);
         }
         Heard::Heartbeat
     }
 
-    /// When to ask [`settle`](Self::settle), if nothing comes before.
+    /// Returns when to call [`settle`](Self::settle), if no event comes before.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         self.state().catch_up.due()
     }
 
-    /// Whether the feed has caught up just now, and what that says of the events before.
+    /// Checks whether the feed has caught up just now. If so, returns what that proves about the
+    /// events before.
     pub fn settle(&self) -> Option<History> {
         self.state().catch_up.settle(Instant::now())
     }
 
-    /// Heartbeats, and asks for a new feed when nothing comes back. Runs until it is dropped, cancel-safe.
+    /// Publishes heartbeats, and asks for a new feed when nothing comes back. Runs until it is
+    /// dropped. Cancel-safe.
     pub async fn run(&self, publisher: &dyn Publish, reopen: &Reopen, connections: impl Fn() -> usize) {
-        tokio::join!(self.beat(publisher, connections), self.listen(reopen));
+        tokio::join!(self.publish_heartbeats(publisher, connections), self.watch_for_silence(reopen));
     }
 
-    async fn beat(&self, publisher: &dyn Publish, connections: impl Fn() -> usize) {
+    async fn publish_heartbeats(&self, publisher: &dyn Publish, connections: impl Fn() -> usize) {
         let mut generations = self.0.generation.subscribe();
         loop {
-            let Some(generation) = open(&mut generations).await else { return };
+            let Some(generation) = open_generation(&mut generations).await else { return };
             let interval = self.state().members.interval(self.0.settings.interval);
             let heartbeat = Heartbeat::new(self.0.settings.pod.clone(), generation, connections(), interval);
             let pause = match self.publish(&heartbeat.event(), publisher).await {
-                // Never longer than announced, and not in step with the others that started with us.
+                // Never longer than announced, and not in step with pods that started at the same
+                // time.
                 Ok(()) => interval.mul_f64(rand::random_range(0.8..1.0)),
                 Err(_) => RETRY.min(interval),
             };
             select! {
                 () = sleep(pause) => {}
-                // A new life wants its first heartbeat at once.
+                // A new generation needs its first heartbeat at once.
                 _ = generations.changed() => {}
             }
         }
@@ -280,10 +294,10 @@ impl Membership {
     async fn publish(&self, event: &Event, publisher: &dyn Publish) -> Result<(), ()> {
         {
             let mut state = self.state();
-            if state.on_the_way.len() == ON_THE_WAY {
-                state.on_the_way.pop_back();
+            if state.in_flight.len() == MAX_IN_FLIGHT {
+                state.in_flight.pop_back();
             }
-            state.on_the_way.push_back(OnTheWay {
+            state.in_flight.push_back(InFlight {
                 id: event.id.clone(),
                 since: Instant::now(),
                 sent: SystemTime::now(),
@@ -297,14 +311,14 @@ impl Membership {
         state.failure = outcome.as_ref().err().map(ToString::to_string);
         match &outcome {
             Ok(()) => {
-                if let Some(own) = state.on_the_way.iter_mut().find(|own| own.id == event.id) {
+                if let Some(own) = state.in_flight.iter_mut().find(|own| own.id == event.id) {
                     own.awaited = Some(Instant::now());
                 }
             }
-            // It may be on its way all the same.
+            // The topic may have taken it all the same.
             Err(PublishError::TimedOut) => {}
-            // It is not, and says nothing of the feed.
-            Err(_) => state.on_the_way.retain(|own| own.id != event.id),
+            // The topic did not take it, so its absence proves nothing about the feed.
+            Err(_) => state.in_flight.retain(|own| own.id != event.id),
         }
         outcome.map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "heartbeat not published")
@@ -312,10 +326,10 @@ impl Membership {
     }
 
     /// Asks for a new feed whenever the present one is silent.
-    async fn listen(&self, reopen: &Reopen) {
+    async fn watch_for_silence(&self, reopen: &Reopen) {
         let mut generations = self.0.generation.subscribe();
         loop {
-            let Some(generation) = open(&mut generations).await else { return };
+            let Some(generation) = open_generation(&mut generations).await else { return };
             let Some(silent) = self.silent_at() else { continue };
             select! {
                 () = sleep_until(silent) => {}
@@ -325,32 +339,34 @@ impl Membership {
                 tracing::warn!(feed = &*generation, "feed is silent");
                 self.0.silences.add(1, &[]);
                 reopen.ask(&generation);
-                // An error says that the pod is gone.
+                // An error means that the pod is gone.
                 let _ = generations.changed().await;
             }
         }
     }
 
-    /// When the feed counts as silent, if nothing comes before: three intervals after anything came through it, or after
-    /// the topic took a heartbeat of ours that did not come back, though what is younger does.
+    /// Returns when the feed counts as silent, if nothing comes before. That is three intervals
+    /// after the last event came through it. It is sooner if younger events come, but not an own
+    /// heartbeat that the topic took three intervals ago. A new feed has [`FIRST_PATIENCE`] at
+    /// least.
     fn silent_at(&self) -> Option<Instant> {
         let state = self.state();
         let base = self.0.settings.interval;
         let (heard, is_proven) = state.catch_up.heard()?;
         let patience = if is_proven { base * PATIENCE } else { (base * PATIENCE).max(FIRST_PATIENCE) };
-        let own = state.on_the_way.iter().find_map(|own| own.awaited);
+        let own = state.in_flight.iter().find_map(|own| own.awaited);
         let own_patience = patience.max(state.members.interval(base) * PATIENCE);
         Some(own.map_or(heard + patience, |awaited| (awaited + own_patience).min(heard + patience)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code under the lock panics halfway through a change.
+        // No code panics under the lock halfway through a change.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The present generation of the feed, waiting for one; `None` if there will be none.
-async fn open(generations: &mut watch::Receiver<Option<Arc<str>>>) -> Option<Arc<str>> {
+/// Waits for an open feed and returns its generation; `None` if there will be none.
+async fn open_generation(generations: &mut watch::Receiver<Option<Arc<str>>>) -> Option<Arc<str>> {
     generations.wait_for(Option::is_some).await.ok()?.clone()
 }
 

@@ -1,23 +1,30 @@
-//! [`CatchUp`]: what a feed has brought in its present life, and what that proves.
+//! [`CatchUp`]: decides, from the heartbeats received, whether the feed has caught up and whether
+//! events were lost.
 //!
-//! Pure: it is told what came and when, and answers whether the pod has caught up with the topic, and whether something
-//! between two lives of its feed was lost.
+//! It is pure: its caller passes each event with the time of its arrival. It must never read a
+//! clock or do I/O.
 //!
-//! **The barrier.** The pod publishes a heartbeat when its feed opens, and has caught up once that heartbeat has come back and
-//! nothing older than it has come for [`SETTLE`]. All heartbeats share one lane, and a lane keeps its order: what was published
-//! before in *that* lane has certainly come. Other lanes have an order of their own, so for them the barrier is as good as
-//! the wait: a backlog comes without a pause, and each old event begins the wait anew. An event that comes later still is
-//! told to those who watch, like any other, and lies within the margin that cursors have.
+//! **The barrier.** The pod publishes a heartbeat when its feed opens. The feed has caught up once
+//! that heartbeat has come back and nothing older than it has come for [`SETTLE`]. All heartbeats
+//! share one ordering key, and the topic keeps the order of a key. So everything that was published
+//! before with *that* key has certainly come. Other keys have an order of their own, so for them
+//! the barrier is only as good as the wait. A backlog comes without a pause, and each old event
+//! begins the wait anew. An event that comes later still is delivered to the watchers like any
+//! other, and lies within the margin of cursors.
 //!
-//! **What was lost.** A feed that is opened anew begins before the last heartbeat that was heard, so that this heartbeat must come
-//! once more, and before our own new one, which was published later in the same lane. If it comes, then the topic is the
-//! same one and still has all that it took since then, for it forgets the oldest first. If ours comes and that one does
-//! not, the topic has lost it (a topic made anew, an emulator restarted empty, an absence longer than its retention), and
-//! with it whatever it took since. Since seeking a feed is exact in what comes and not in when, the verdict waits one
-//! interval more; an old heartbeat that comes even later has cost its watchers a needless notice, and never a silent loss.
+//! **Losses.** A feed that is opened anew begins before the last heartbeat received. So this
+//! heartbeat must come once more. It must come before the pod's own new heartbeat, which was
+//! published later with the same key. If it comes, the topic is the same one and still has
+//! everything that it took since then, because it forgets the oldest first. If the own heartbeat
+//! comes and the last one does not, the topic has lost the last one and with it whatever it took
+//! since. Causes are a topic made anew, an emulator restarted empty, or an absence longer than the
+//! topic's retention. A seek is exact in what comes, but not in when it comes, so the verdict waits
+//! one interval more. If the last heartbeat comes even later, watchers have got a needless gap
+//! notice, but never a silent loss.
 //!
-//! **The first life** has no heartbeat to look for. But whoever gave out a cursor had caught up then, so that a heartbeat of its
-//! own stood on the topic before: if nothing as old as the cursor has come, its history is not here.
+//! **The first generation** has no earlier heartbeat to look for. But every pod that gave out a
+//! cursor had caught up then, so a heartbeat of its own was on the topic before. If nothing as old
+//! as the cursor has come, the history of the cursor is not on this pod.
 
 use std::{
     sync::Arc,
@@ -28,35 +35,35 @@ use tokio::time::Instant;
 
 use crate::event::Event;
 
-/// How long nothing older than our first heartbeat must have come.
+/// How long nothing older than the pod's own first heartbeat must have come.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// What one pod's feed has shown.
+/// Evidence that one pod's feed has brought so far.
 #[derive(Debug)]
 pub(super) struct CatchUp {
-    /// How long a heartbeat that is missing may be late.
+    /// How late a missing heartbeat may come. After that time it counts as lost.
     grace: Duration,
-    /// The newest heartbeat of any pod.
+    /// Newest heartbeat of any pod: its time of publishing and its id.
     newest: Option<(SystemTime, Arc<str>)>,
-    /// The oldest event of any kind.
+    /// Time of publishing of the oldest event, of any kind.
     oldest: Option<SystemTime>,
     has_caught_up_before: bool,
     generation: Option<Generation>,
 }
 
-/// One life of the feed.
+/// One generation of the feed.
 #[derive(Debug)]
 struct Generation {
     feed: Arc<str>,
-    /// The heartbeat that must come again, until it has.
+    /// Id of the heartbeat that must come again, until it has come.
     awaited: Option<Arc<str>>,
     barrier: Option<Barrier>,
     caught_up: Option<Instant>,
-    /// When anything came last; at first, when the life began.
+    /// Time at which the last event came; at first, the time at which the generation began.
     heard: Instant,
 }
 
-/// Our own first heartbeat of this life has come back.
+/// Return of the pod's own first heartbeat of this generation.
 #[derive(Debug)]
 struct Barrier {
     event: Event,
@@ -64,21 +71,21 @@ struct Barrier {
     settles: Instant,
 }
 
-/// The feed has caught up: what is known of the events before.
+/// What a feed that has caught up proves about the events before.
 #[derive(Debug, PartialEq, Eq)]
 pub enum History {
-    /// Nothing was lost since the last life.
+    /// Nothing was lost since the last generation.
     Whole,
-    /// The first life.
+    /// This is the first generation of the feed.
     First {
-        /// Nothing published since this moment is missing.
+        /// No event published since this moment is missing.
         since: SystemTime,
-        /// When our own first heartbeat was published, by the topic's clock.
+        /// Time of publishing of the pod's own first heartbeat, by the topic's clock.
         own: SystemTime,
-        /// When it came back.
+        /// Time at which that heartbeat came back.
         came: Instant,
     },
-    /// What was published before this event may be lost.
+    /// Events published before this event may be lost.
     Lost(Event),
 }
 
@@ -87,18 +94,19 @@ impl CatchUp {
         Self { grace, newest: None, oldest: None, has_caught_up_before: false, generation: None }
     }
 
-    /// The feed has a new life.
+    /// Begins a new generation of the feed.
     pub(super) fn begin(&mut self, feed: Arc<str>, now: Instant) {
         let awaited = self.newest.as_ref().map(|(_, id)| id.clone());
         self.generation = Some(Generation { feed, awaited, barrier: None, caught_up: None, heard: now });
     }
 
-    /// The feed is not open.
+    /// Ends the generation: the feed is not open.
     pub(super) fn end(&mut self) {
         self.generation = None;
     }
 
-    /// Something came, repeats included. `feed` is the one that a heartbeat names, for heartbeats.
+    /// Processes an event, repeats included. `feed` is the feed that a heartbeat names; `None` for
+    /// other events.
     pub(super) fn hear(&mut self, event: &Event, feed: Option<&str>, now: Instant) {
         let Some(published) = event.published else { return };
         self.oldest = Some(self.oldest.map_or(published, |oldest| oldest.min(published)));
@@ -117,7 +125,7 @@ impl CatchUp {
         }
     }
 
-    /// When to ask [`settle`](Self::settle), if nothing comes before.
+    /// Returns when to call [`settle`](Self::settle), if no event comes before.
     pub(super) fn due(&self) -> Option<Instant> {
         let generation = self.generation.as_ref().filter(|generation| generation.caught_up.is_none())?;
         let barrier = generation.barrier.as_ref()?;
@@ -127,7 +135,8 @@ impl CatchUp {
         })
     }
 
-    /// Whether the feed has caught up just now, and what that says of the events before.
+    /// Checks whether the feed has caught up just now. If so, returns what that proves about the
+    /// events before.
     pub(super) fn settle(&mut self, now: Instant) -> Option<History> {
         if self.due()? > now {
             return None;
@@ -143,12 +152,12 @@ impl CatchUp {
         })
     }
 
-    /// Since when the feed has been caught up without a break.
+    /// Returns since when the feed has been caught up without a break.
     pub(super) fn caught_up(&self) -> Option<Instant> {
         self.generation.as_ref()?.caught_up
     }
 
-    /// When anything came last, and whether our own first heartbeat was among it.
+    /// Returns when the last event came, and whether the pod's own first heartbeat has come.
     pub(super) fn heard(&self) -> Option<(Instant, bool)> {
         self.generation.as_ref().map(|generation| (generation.heard, generation.barrier.is_some()))
     }

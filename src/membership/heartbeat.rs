@@ -1,6 +1,7 @@
-//! [`Heartbeat`]: what a pod says of itself on the topic, and its form there.
+//! [`Heartbeat`]: what a pod reports of itself on the topic, and its JSON form there.
 //!
-//! Anyone who may publish can send one: what does not read as a heartbeat is refused here, never believed and never fatal.
+//! Every publisher on the topic can send one, so [`Heartbeat::read`] refuses data that is out of
+//! bounds. Invalid data must never be believed, and must never be fatal.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,45 +9,46 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, HEARTBEAT};
 
-/// The longest name of a feed, in bytes: Pub/Sub's own bound.
+/// Longest name of a feed, in bytes: Pub/Sub's own bound. A heartbeat with a longer one is refused.
 const MAX_FEED: usize = 255;
 
-/// The longest name of a pod, in bytes: as `RELAY_POD` has it.
+/// Longest name of a pod, in bytes, as in `RELAY_POD`. A heartbeat with a longer one is refused.
 const MAX_POD: usize = 63;
 
-/// More connections than any pod holds.
+/// Most connections that are believed: more than any pod holds.
 const MAX_CONNECTIONS: u64 = 10_000_000;
 
-/// The longest interval that is believed, in seconds: a dead pod must not pass for a living one for longer.
+/// Longest interval that is believed, in seconds. It bounds the time for which a dead pod counts as
+/// live.
 const MAX_INTERVAL: f64 = 3_600.0;
 
-/// "I am here."
+/// Heartbeat of one pod.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// The pod's name.
+    /// Name of the pod.
     pub pod: Arc<str>,
-    /// Its feed's name, which is new for each generation of the feed.
+    /// Name of the pod's feed, which is new for each generation of the feed.
     pub feed: Arc<str>,
-    /// How many connections it holds.
+    /// Number of connections that the pod holds.
     pub connections: u64,
-    /// The longest time until its next heartbeat, in seconds.
+    /// Longest time until the pod's next heartbeat, in seconds.
     interval: f64,
 }
 
 impl Heartbeat {
-    /// A heartbeat of this moment.
+    /// Creates a heartbeat. `interval` is the longest time until the next one.
     #[must_use]
     pub fn new(pod: Arc<str>, feed: Arc<str>, connections: usize, interval: Duration) -> Self {
         Self { pod, feed, connections: connections as u64, interval: interval.as_secs_f64() }
     }
 
-    /// The longest time until the pod's next heartbeat.
+    /// Returns the longest time until the pod's next heartbeat.
     #[must_use]
     pub fn interval(&self) -> Duration {
         Duration::from_secs_f64(self.interval)
     }
 
-    /// The event that carries it.
+    /// Returns a new event that carries the heartbeat.
     #[must_use]
     pub fn event(&self) -> Event {
         let data = serde_json::to_vec(self).expect("names and numbers have a JSON form");
@@ -73,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_heartbeat_survives_the_topic() {
+    fn heartbeat_survives_round_trip() {
         let heartbeat =
             Heartbeat::new("pod-1".into(), "events.pod-1.1f".into(), 7, Duration::from_millis(1_500));
         let event = heartbeat.event();
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_no_heartbeat() {
+    fn garbage_is_not_read() {
         let long = "x".repeat(256);
         for data in [
             "",

@@ -1,7 +1,7 @@
-//! [`Members`]: the pods that live, as their heartbeats tell.
+//! [`Members`]: the pods that are alive, as their heartbeats show.
 //!
-//! Pure, and by the topic's clock alone: a pod whose own clock is wrong must neither die in the eyes of others nor think
-//! them dead.
+//! It is pure, and uses the topic's clock alone: a pod whose own clock is wrong must never count as
+//! dead for that, nor take other pods for dead.
 
 use std::{
     collections::HashMap,
@@ -13,36 +13,39 @@ use serde::Serialize;
 
 use super::Heartbeat;
 
-/// A pod is alive for this many of its intervals after a heartbeat.
+/// Number of its own intervals for which a pod counts as alive after a heartbeat.
 pub(super) const PATIENCE: u32 = 3;
 
-/// Pods that are known at most: as many as a topic has feeds. Heartbeats of more are not noted.
+/// Most pods that are remembered: as many as a topic has feeds. Heartbeats of further pods are
+/// ignored.
 const MAX_PODS: usize = 10_000;
 
-/// Up to this many pods, each heartbeats at the interval of the settings. Beyond, the interval grows with the membership, so that a
-/// pod never hears more heartbeats in that time than these.
+/// Largest membership in which each pod sends heartbeats at the interval of the settings. Beyond it
+/// the interval grows with the membership, so that a pod never receives more than this many
+/// heartbeats in the settings' interval.
 const FREQUENT: usize = 50;
 
-/// How large the membership is.
+/// Size of the membership.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Size {
-    /// Pods that live.
+    /// Number of live pods.
     pub pods: u64,
-    /// The connections that they hold together.
+    /// Number of connections of all live pods.
     pub connections: u64,
 }
 
-/// Who sent heartbeats lately.
+/// Pods that sent heartbeats lately.
 #[derive(Debug)]
 pub(super) struct Members {
-    pods: HashMap<Arc<str>, Sign>,
-    /// The newest time that the topic gave to a heartbeat: now, as far as anybody can tell.
+    pods: HashMap<Arc<str>, LastHeartbeat>,
+    /// Newest time that the topic gave to a heartbeat. It stands for the present time, for want of
+    /// a better clock.
     now: SystemTime,
 }
 
-/// The last sign of life of one pod.
+/// Last heartbeat of one pod.
 #[derive(Debug)]
-struct Sign {
+struct LastHeartbeat {
     published: SystemTime,
     interval: Duration,
     connections: u64,
@@ -57,44 +60,47 @@ impl Members {
         self.now = self.now.max(published);
         if !self.pods.contains_key(&heartbeat.pod) {
             let now = self.now;
-            self.pods.retain(|_, sign| sign.is_alive(now));
+            self.pods.retain(|_, last| last.is_alive(now));
             if self.pods.len() >= MAX_PODS {
                 return;
             }
         }
-        let sign = Sign { published, interval: heartbeat.interval(), connections: heartbeat.connections };
-        let known = self.pods.entry(heartbeat.pod.clone()).or_insert(Sign { published, ..sign });
+        let last =
+            LastHeartbeat { published, interval: heartbeat.interval(), connections: heartbeat.connections };
+        let known = self.pods.entry(heartbeat.pod.clone()).or_insert(LastHeartbeat { published, ..last });
         if known.published <= published {
-            *known = sign;
+            *known = last;
         }
     }
 
     pub(super) fn size(&self) -> Size {
-        let living = self.pods.values().filter(|sign| sign.is_alive(self.now));
-        living.fold(Size::default(), |size, sign| Size {
+        let living = self.pods.values().filter(|last| last.is_alive(self.now));
+        living.fold(Size::default(), |size, last| Size {
             pods: size.pods + 1,
-            connections: size.connections + sign.connections,
+            connections: size.connections + last.connections,
         })
     }
 
-    /// How long a pod lets pass between two heartbeats.
+    /// Returns the longest time between two heartbeats of a pod.
     pub(super) fn interval(&self, base: Duration) -> Duration {
         let pods = usize::try_from(self.size().pods).unwrap_or(usize::MAX);
         base.mul_f64((pods as f64 / FREQUENT as f64).max(1.0))
     }
 
-    /// Whether the pod of a feed that was created at this time has been silent for so long that it must be dead: by its
-    /// last heartbeat, or, if none is known, by the feed's age. Only for one who has listened for that long itself.
+    /// Returns whether the pod of a feed must be dead. The feed must have been created at least
+    /// `after` ago. The pod's last heartbeat, if one is known, must be at least `after` and three
+    /// of the pod's intervals old. Only valid on a pod that has itself received heartbeats for that
+    /// long.
     pub(super) fn is_orphan(&self, pod: &str, created: SystemTime, after: Duration) -> bool {
         let is_past = |time: SystemTime, patience| {
             self.now.duration_since(time).is_ok_and(|silence| silence >= patience)
         };
-        let is_silent = |sign: &Sign| is_past(sign.published, after.max(sign.interval * PATIENCE));
+        let is_silent = |last: &LastHeartbeat| is_past(last.published, after.max(last.interval * PATIENCE));
         is_past(created, after) && self.pods.get(pod).is_none_or(is_silent)
     }
 }
 
-impl Sign {
+impl LastHeartbeat {
     fn is_alive(&self, now: SystemTime) -> bool {
         now.duration_since(self.published).is_ok_and(|silence| silence <= self.interval * PATIENCE)
     }
@@ -116,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_alive_for_three_of_its_intervals() {
+    fn pod_stays_alive_for_three_intervals() {
         let mut members = Members::new();
         hear(&mut members, "a", 0, 5);
         hear(&mut members, "b", 30, 7);
@@ -124,11 +130,11 @@ mod tests {
         hear(&mut members, "b", 31, 8);
         assert_eq!(members.size(), Size { pods: 1, connections: 8 });
         hear(&mut members, "b", 25, 99);
-        assert_eq!(members.size().connections, 8, "what comes late is no news");
+        assert_eq!(members.size().connections, 8, "a late heartbeat changes nothing");
     }
 
     #[test]
-    fn the_interval_grows_with_the_membership_and_its_cost_does_not() {
+    fn interval_grows_with_membership_at_constant_cost() {
         let mut members = Members::new();
         for pods in 1..=400 {
             hear(&mut members, &format!("pod-{pods}"), 0, 0);
@@ -140,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn an_orphan_is_old_and_its_pod_silent() {
+    fn orphan_is_old_and_its_pod_silent() {
         let after = Duration::from_secs(180);
         let mut members = Members::new();
         hear(&mut members, "living", 100, 0);
@@ -148,13 +154,16 @@ mod tests {
         hear(&mut members, "living", 285, 0);
         assert!(members.is_orphan("dead", at(0), after));
         assert!(members.is_orphan("unheard-of", at(0), after));
-        assert!(!members.is_orphan("unheard-of", at(200), after), "its pod may not have sent_heartbeats yet");
+        assert!(
+            !members.is_orphan("unheard-of", at(200), after),
+            "its pod may not have sent a heartbeat yet"
+        );
         assert!(!members.is_orphan("living", at(0), after));
         assert!(!members.is_orphan("of-a-clock-ahead", at(9_999), after));
     }
 
     #[test]
-    fn a_slow_heartbeat_is_no_death() {
+    fn slow_heartbeat_keeps_pod_alive() {
         let mut members = Members::new();
         let slow = Heartbeat::new("slow".into(), "f".into(), 0, Duration::from_secs(100));
         members.hear(&slow, at(0));
@@ -163,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_names_is_not_noted() {
+    fn members_are_bounded() {
         let mut members = Members::new();
         for pod in 0..MAX_PODS + 10 {
             hear(&mut members, &pod.to_string(), 0, 0);

@@ -1,4 +1,4 @@
-//! A pod and its heartbeats, on the in-memory broker and on a feed that goes silent; time is paused.
+//! Pods and their heartbeats, on the memory broker and on a feed that goes silent; time is paused.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +16,7 @@ fn membership(pod: &str) -> Membership {
     Membership::new(settings, &NoopMeterProvider::new().meter("test"))
 }
 
-/// What the relay does with a feed, for the membership's part.
+/// Runs the part of the relay that concerns the membership.
 async fn relay(membership: Membership, mut feed: Box<dyn Feed>) {
     let mut state = feed.state();
     membership.follow(&state.borrow_and_update());
@@ -34,21 +34,21 @@ async fn relay(membership: Membership, mut feed: Box<dyn Feed>) {
     }
 }
 
-/// A pod with this many connections.
+/// Starts a pod with this many connections.
 fn pod(tasks: &mut JoinSet<()>, name: &str, topic: &Topic, connections: usize) -> Membership {
     let (membership, feed) = (membership(name), Box::new(topic.open_feed()));
-    let (reopen, publisher, pulsing) = (feed.reopen(), topic.clone(), membership.clone());
+    let (reopen, publisher, running) = (feed.reopen(), topic.clone(), membership.clone());
     tasks.spawn(relay(membership.clone(), feed));
-    tasks.spawn(async move { pulsing.run(&publisher, &reopen, || connections).await });
+    tasks.spawn(async move { running.run(&publisher, &reopen, || connections).await });
     membership
 }
 
 #[tokio::test(start_paused = true)]
-async fn pods_know_of_each_other() {
+async fn pods_discover_each_other() {
     let topic = Topic::new(TEN * 60, 1 << 20);
     let mut tasks = JoinSet::new();
     let one = pod(&mut tasks, "one", &topic, 3);
-    assert!(one.awaits().is_some(), "not before its heartbeat is back");
+    assert!(one.awaits().is_some(), "its heartbeat is not back yet");
     let two = pod(&mut tasks, "two", &topic, 4);
     sleep(Duration::from_secs(1)).await;
     assert_eq!((one.awaits(), two.awaits()), (None, None));
@@ -63,7 +63,7 @@ async fn pods_know_of_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn garbage_that_calls_itself_a_heartbeat_is_told_apart() {
+async fn invalid_heartbeat_counts_as_garbage() {
     let membership = membership("pod");
     let mut event = Event::new("/elsewhere".into(), HEARTBEAT, None, "{}".into());
     event.published = Some(SystemTime::now());
@@ -73,7 +73,7 @@ async fn garbage_that_calls_itself_a_heartbeat_is_told_apart() {
     assert_eq!(membership.size(), Size::default());
 }
 
-/// A topic that takes nothing.
+/// Topic that refuses every event.
 struct Refusing;
 
 #[async_trait]
@@ -86,7 +86,7 @@ impl Publish for Refusing {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_heartbeat_that_the_topic_refused_is_no_lag_of_the_feed() {
+async fn refused_heartbeat_adds_no_lag() {
     let membership = membership("pod");
     membership.follow(&FeedState::Open("first".into()));
     timeout(TEN, membership.run(&Refusing, &Reopen::default(), || 0)).await.unwrap_err();
@@ -98,15 +98,15 @@ async fn a_heartbeat_that_the_topic_refused_is_no_lag_of_the_feed() {
     );
 }
 
-/// A feed whose lives a test makes, and a topic that brings back what was published as long as it is not cut.
-struct Fragile {
+/// Feed whose generations the test controls.
+struct ScriptedFeed {
     events: mpsc::Receiver<Event>,
     state: watch::Sender<FeedState>,
     reopen: Reopen,
 }
 
 #[async_trait]
-impl Feed for Fragile {
+impl Feed for ScriptedFeed {
     async fn next(&mut self) -> Option<Received> {
         let event = self.events.recv().await?;
         Some(Received { event: Ok(event), message_id: String::new(), ack: crate::broker::Ack::none() })
@@ -127,13 +127,14 @@ impl Feed for Fragile {
     async fn close(&mut self) {}
 }
 
-struct Loop {
+/// Topic that brings back what was published, as long as it is not cut.
+struct Loopback {
     events: mpsc::Sender<Event>,
     is_cut: Arc<AtomicBool>,
 }
 
 #[async_trait]
-impl Publish for Loop {
+impl Publish for Loopback {
     async fn publish(&self, event: &Event) -> Result<(), PublishError> {
         let mut event = event.clone();
         event.published = Some(SystemTime::now());
@@ -147,14 +148,14 @@ impl Publish for Loop {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_feed_with_a_long_backlog_is_not_silent() {
+async fn feed_with_backlog_is_not_silent() {
     let (membership, reopen, mut tasks) = (membership("pod"), Reopen::default(), JoinSet::new());
     let (events, mut taken) = mpsc::channel(16);
-    let topic = Loop { events, is_cut: Arc::default() };
-    let (pulsing, asked) = (membership.clone(), reopen.clone());
+    let topic = Loopback { events, is_cut: Arc::default() };
+    let (running, asked) = (membership.clone(), reopen.clone());
     membership.follow(&FeedState::Open("first".into()));
-    tasks.spawn(async move { pulsing.run(&topic, &asked, || 0).await });
-    // Its heartbeats stand behind minutes of old events
+    tasks.spawn(async move { running.run(&topic, &asked, || 0).await });
+    // The pod's heartbeats wait behind minutes of old events.
     let backlog = async {
         for _ in 0..120 {
             let mut old = Event::new("/test".into(), "k", None, "{}".into());
@@ -165,10 +166,10 @@ async fn a_feed_with_a_long_backlog_is_not_silent() {
         }
     };
     select! {
-        () = reopen.asked("first") => panic!("it was given up"),
+        () = reopen.asked("first") => panic!("the feed was given up"),
         () = backlog => {}
     }
-    // With nothing old before them they are missing
+    // Behind new events they are missing.
     let mut new = Event::new("/test".into(), "k", None, "{}".into());
     new.published = Some(SystemTime::now() + TEN * 60);
     let fresh = async {
@@ -180,27 +181,24 @@ async fn a_feed_with_a_long_backlog_is_not_silent() {
     select! {
         () = reopen.asked("first") => {}
         () = fresh => {}
-        () = sleep(TEN * 4) => panic!("it was not given up"),
+        () = sleep(TEN * 4) => panic!("the feed was not given up"),
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_feed_is_given_up_after_three_intervals_and_the_pod_waits_for_the_next() {
+async fn silent_feed_is_replaced_after_three_intervals() {
     let (events, received) = mpsc::channel(16);
     let (state, reopen, is_cut) =
         (watch::Sender::new(FeedState::Opening(None)), Reopen::default(), Arc::default());
-    let feed = Fragile { events: received, state: state.clone(), reopen: reopen.clone() };
-    let topic = Loop { events, is_cut: Arc::clone(&is_cut) };
+    let feed = ScriptedFeed { events: received, state: state.clone(), reopen: reopen.clone() };
+    let topic = Loopback { events, is_cut: Arc::clone(&is_cut) };
     let (membership, mut tasks) = (membership("pod"), JoinSet::new());
     tasks.spawn(relay(membership.clone(), Box::new(feed)));
-    let (pulsing, asked) = (membership.clone(), reopen.clone());
-    tasks.spawn(async move { pulsing.run(&topic, &asked, || 0).await });
+    let (running, asked) = (membership.clone(), reopen.clone());
+    tasks.spawn(async move { running.run(&topic, &asked, || 0).await });
 
     state.send_replace(FeedState::Open("first".into()));
-    assert!(
-        timeout(TEN * 10, reopen.asked("first")).await.is_err(),
-        "a feed that brings heartbeats is let be"
-    );
+    assert!(timeout(TEN * 10, reopen.asked("first")).await.is_err(), "a feed that brings heartbeats is kept");
     assert_eq!(membership.awaits(), None);
 
     is_cut.store(true, Ordering::Relaxed);
@@ -210,7 +208,7 @@ async fn a_silent_feed_is_given_up_after_three_intervals_and_the_pod_waits_for_t
     state.send_replace(FeedState::Opening(Some("silent".to_owned())));
     state.send_replace(FeedState::Open("second".into()));
     sleep(TEN).await;
-    assert!(membership.awaits().is_some(), "the second is as dead");
+    assert!(membership.awaits().is_some(), "the second feed brings nothing either");
     assert!(membership.lag().is_some_and(|lag| lag >= TEN / 2), "{:?}", membership.lag());
     reopen.asked("second").await;
 

@@ -1,4 +1,4 @@
-//! What a feed brings, in all orders that matter.
+//! Events of a feed, in all orders that matter.
 
 use super::*;
 use crate::membership::Heartbeat;
@@ -36,26 +36,26 @@ impl Topic {
 }
 
 #[test]
-fn a_feed_has_caught_up_when_its_own_first_heartbeat_is_back_and_nothing_old_follows() {
+fn feed_catches_up_at_its_own_first_heartbeat() {
     let mut topic = Topic::new();
     let mut catch_up = CatchUp::new(GRACE);
     catch_up.begin("new".into(), topic.start);
     let (others, old) = (topic.heartbeat("other"), topic.event());
     catch_up.hear(&others, Some("other"), topic.after(10));
-    assert_eq!(catch_up.due(), None, "another pod's heartbeat says nothing of our feed");
+    assert_eq!(catch_up.due(), None, "another pod's heartbeat proves nothing about this feed");
     let own = topic.heartbeat("new");
     catch_up.hear(&own, Some("new"), topic.after(20));
     assert_eq!(catch_up.due(), Some(topic.after(220)));
     catch_up.hear(&old, None, topic.after(200));
-    assert_eq!(catch_up.settle(topic.after(220)), None, "another lane is still catching up");
+    assert_eq!(catch_up.settle(topic.after(220)), None, "another ordering key is still catching up");
     catch_up.hear(&topic.event(), None, topic.after(300));
     let (since, own) = (others.published.unwrap(), own.published.unwrap());
     let history = History::First { since, own, came: topic.after(20) };
     assert_eq!(catch_up.settle(topic.after(400)), Some(history));
-    assert_eq!(catch_up.settle(topic.after(500)), None, "said once");
+    assert_eq!(catch_up.settle(topic.after(500)), None, "it returns the history once");
 }
 
-/// A feed that has caught up, and the last heartbeat that it brought.
+/// Returns a feed that has caught up, and the last heartbeat that it brought.
 fn settled(topic: &mut Topic) -> (CatchUp, Event) {
     let mut catch_up = CatchUp::new(GRACE);
     catch_up.begin("old".into(), topic.start);
@@ -66,7 +66,7 @@ fn settled(topic: &mut Topic) -> (CatchUp, Event) {
 }
 
 #[test]
-fn nothing_is_lost_if_the_last_heartbeat_comes_again_before_our_own() {
+fn repeated_last_heartbeat_proves_no_loss() {
     let mut topic = Topic::new();
     let (mut catch_up, last) = settled(&mut topic);
     catch_up.begin("new".into(), topic.after(1_000));
@@ -77,7 +77,7 @@ fn nothing_is_lost_if_the_last_heartbeat_comes_again_before_our_own() {
 }
 
 #[test]
-fn something_is_lost_if_our_own_comes_and_the_last_does_not() {
+fn missing_last_heartbeat_proves_a_loss() {
     let mut topic = Topic::new();
     let (mut catch_up, _) = settled(&mut topic);
     catch_up.begin("new".into(), topic.after(1_000));
@@ -88,7 +88,7 @@ fn something_is_lost_if_our_own_comes_and_the_last_does_not() {
 }
 
 #[test]
-fn the_last_heartbeat_may_be_late() {
+fn last_heartbeat_may_be_late() {
     let mut topic = Topic::new();
     let (mut catch_up, last) = settled(&mut topic);
     catch_up.begin("new".into(), topic.after(1_000));
@@ -99,7 +99,7 @@ fn the_last_heartbeat_may_be_late() {
 }
 
 #[test]
-fn a_life_that_never_caught_up_is_held_to_what_it_heard() {
+fn interrupted_generation_still_proves_a_loss() {
     let mut topic = Topic::new();
     let mut catch_up = CatchUp::new(GRACE);
     catch_up.begin("first".into(), topic.start);
