@@ -40,7 +40,7 @@ fn allocations(watchers: usize) -> f64 {
 }
 
 #[test]
-fn a_delivery_allocates_nothing() {
+fn delivery_allocates_nothing() {
     let (few, many) = (allocations(100), allocations(1_100));
     let each = (many - few) / 1_000.0;
     let event = few - 100.0 * each;

@@ -11,7 +11,7 @@ use std::{
 };
 
 #[test]
-fn stock_clients_are_served_as_they_expect() {
+fn relay_serves_stock_clients_as_they_expect() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     if !has_npm() {
         assert!(!is_ci(), "npm is missing: install Node 20 or later");

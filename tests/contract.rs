@@ -48,21 +48,21 @@ macro_rules! contract {
 }
 
 contract! {
-    what_is_published_reaches_every_feed_exactly_as_sent,
-    one_authors_events_arrive_in_order_whoever_else_publishes,
-    a_feed_opened_later_hears_what_is_retained,
-    an_event_that_was_not_acknowledged_comes_again,
-    an_event_without_data_is_invalid,
-    an_event_that_no_reader_would_take_is_invalid,
-    an_oversize_event_is_invalid_and_holds_up_nobody,
-    a_closed_feed_ends_and_leaves_nothing_behind,
-    waiting_for_the_next_event_can_be_given_up_at_any_moment,
-    garbage_is_handed_out_as_such_and_the_feed_goes_on,
-    a_feed_that_was_deleted_comes_back_and_hears_what_it_missed,
-    a_feed_that_is_asked_for_a_new_generation_has_one_and_hears_everything,
+    published_event_reaches_every_feed_unchanged,
+    events_of_one_author_arrive_in_order,
+    late_feed_receives_retained_events,
+    unacknowledged_event_comes_again,
+    event_without_data_is_invalid,
+    unreadable_event_is_invalid,
+    oversize_event_is_invalid_and_blocks_no_other,
+    closed_feed_ends_and_leaves_nothing,
+    wait_for_next_event_can_be_cancelled,
+    feed_hands_out_garbage_and_goes_on,
+    deleted_feed_reopens_and_receives_missed_events,
+    reopened_feed_has_new_generation_and_misses_nothing,
 }
 
-async fn what_is_published_reaches_every_feed_exactly_as_sent(broker: Broker) {
+async fn published_event_reaches_every_feed_unchanged(broker: Broker) {
     let (mut one, mut two) = (broker.open_feed("one").await, broker.open_feed("two").await);
     let publisher = broker.publisher().await;
     let mut traced = event(Some("1"), r#"{"name":"Grüße 👋"}"#);
@@ -84,7 +84,7 @@ async fn what_is_published_reaches_every_feed_exactly_as_sent(broker: Broker) {
     }
 }
 
-async fn one_authors_events_arrive_in_order_whoever_else_publishes(broker: Broker) {
+async fn events_of_one_author_arrive_in_order(broker: Broker) {
     const EVENTS: usize = 200;
     let mut feed = broker.open_feed("reader").await;
     let publisher = broker.publisher().await;
@@ -114,7 +114,7 @@ async fn one_authors_events_arrive_in_order_whoever_else_publishes(broker: Broke
     }
 }
 
-async fn a_feed_opened_later_hears_what_is_retained(broker: Broker) {
+async fn late_feed_receives_retained_events(broker: Broker) {
     let mut early = broker.open_feed("early").await;
     let publisher = broker.publisher().await;
     for n in 0..10 {
@@ -127,7 +127,7 @@ async fn a_feed_opened_later_hears_what_is_retained(broker: Broker) {
     assert_eq!(receive(&mut *late, 1).await[0].data, "live");
 }
 
-async fn an_event_that_was_not_acknowledged_comes_again(broker: Broker) {
+async fn unacknowledged_event_comes_again(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
         // It needs no acknowledgement: what it hands over stays within the process and cannot be lost on the way
         return;
@@ -146,7 +146,7 @@ async fn an_event_that_was_not_acknowledged_comes_again(broker: Broker) {
     again.ack.ack();
 }
 
-async fn an_event_without_data_is_invalid(broker: Broker) {
+async fn event_without_data_is_invalid(broker: Broker) {
     let mut feed = broker.open_feed("reader").await;
     let publisher = broker.publisher().await;
     let empty = event(Some("1"), "");
@@ -158,7 +158,7 @@ async fn an_event_without_data_is_invalid(broker: Broker) {
     assert_eq!(receive(&mut *feed, 1).await[0].id, good.id);
 }
 
-async fn an_event_that_no_reader_would_take_is_invalid(broker: Broker) {
+async fn unreadable_event_is_invalid(broker: Broker) {
     let publisher = broker.publisher().await;
     let unnamed = Event { id: "".into(), ..event(Some("1"), "{}") };
     let long = Event { author: Some("x".repeat(2_000).into()), ..event(None, "{}") };
@@ -168,7 +168,7 @@ async fn an_event_that_no_reader_would_take_is_invalid(broker: Broker) {
     }
 }
 
-async fn an_oversize_event_is_invalid_and_holds_up_nobody(broker: Broker) {
+async fn oversize_event_is_invalid_and_blocks_no_other(broker: Broker) {
     let mut feed = broker.open_feed("reader").await;
     let publisher = broker.publisher().await;
     let oversize = Event { data: vec![b'x'; MAX_DATA_BYTES + 1].into(), ..event(Some("1"), "") };
@@ -181,7 +181,7 @@ async fn an_oversize_event_is_invalid_and_holds_up_nobody(broker: Broker) {
     assert_eq!(lengths, [MAX_DATA_BYTES, 2]);
 }
 
-async fn a_closed_feed_ends_and_leaves_nothing_behind(broker: Broker) {
+async fn closed_feed_ends_and_leaves_nothing(broker: Broker) {
     let mut feed = broker.open_feed("reader").await;
     let mut other = broker.open_feed("other").await;
     let publisher = broker.publisher().await;
@@ -200,7 +200,7 @@ async fn a_closed_feed_ends_and_leaves_nothing_behind(broker: Broker) {
     }
 }
 
-async fn waiting_for_the_next_event_can_be_given_up_at_any_moment(broker: Broker) {
+async fn wait_for_next_event_can_be_cancelled(broker: Broker) {
     const EVENTS: usize = 50;
     let mut feed = broker.open_feed("reader").await;
     let publisher = broker.publisher().await;
@@ -225,7 +225,7 @@ async fn waiting_for_the_next_event_can_be_given_up_at_any_moment(broker: Broker
     assert!(timeout(Duration::from_millis(500), feed.next()).await.is_err(), "an event came twice");
 }
 
-async fn garbage_is_handed_out_as_such_and_the_feed_goes_on(broker: Broker) {
+async fn feed_hands_out_garbage_and_goes_on(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
         // There is no way to put anything but an event into it
         return;
@@ -262,7 +262,7 @@ async fn garbage_is_handed_out_as_such_and_the_feed_goes_on(broker: Broker) {
     assert_eq!(receive(&mut *feed, 1).await[0].id, own.id);
 }
 
-async fn a_feed_that_was_deleted_comes_back_and_hears_what_it_missed(broker: Broker) {
+async fn deleted_feed_reopens_and_receives_missed_events(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
         // Nobody else can delete a feed of it
         return;
@@ -290,7 +290,7 @@ async fn a_feed_that_was_deleted_comes_back_and_hears_what_it_missed(broker: Bro
     assert!(is_open(&feed.state().borrow()));
 }
 
-async fn a_feed_that_is_asked_for_a_new_generation_has_one_and_hears_everything(broker: Broker) {
+async fn reopened_feed_has_new_generation_and_misses_nothing(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
         // It is never lost sight of
         return;
@@ -322,7 +322,7 @@ async fn a_feed_that_is_asked_for_a_new_generation_has_one_and_hears_everything(
 }
 
 #[tokio::test]
-async fn the_emulator_of_this_machine_serves_and_is_gone_when_stopped() {
+async fn own_emulator_serves_until_it_is_stopped() {
     let emulator = match emulator::start().await {
         Ok(emulator) => emulator,
         Err(missing) => return emulator::skip("the emulator's own test", &missing),

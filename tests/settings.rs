@@ -30,7 +30,7 @@ fn settings() -> impl Iterator<Item = &'static Setting> {
 }
 
 #[test]
-fn help_lists_exactly_the_settings_that_exist() {
+fn help_lists_exactly_existing_settings() {
     let output = relay(&["--help"], &[("RELAY_JWT_SECRET", SECRET)]);
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stderr.is_empty());
@@ -56,7 +56,7 @@ fn help_lists_exactly_the_settings_that_exist() {
 }
 
 #[test]
-fn the_document_lists_exactly_the_settings_that_exist() {
+fn config_document_lists_exactly_existing_settings() {
     let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIG.md")).unwrap();
     let (tables, _) = document.split_once("## Exit codes").expect("exit codes come last");
     let rows: Vec<Vec<String>> = tables
@@ -78,7 +78,7 @@ fn the_document_lists_exactly_the_settings_that_exist() {
 }
 
 #[test]
-fn every_bad_setting_is_named_at_once() {
+fn relay_reports_every_bad_setting_at_once() {
     let variables = [
         ("RELAY_LISTEN", "localhost"),
         ("RELAY_ADMIN_LISTEN", ":9"),
@@ -109,7 +109,7 @@ fn every_bad_setting_is_named_at_once() {
 }
 
 #[test]
-fn a_secret_is_never_printed() {
+fn relay_never_prints_secrets() {
     // Each is wrong in its own way, one of them by holding the secret where a path belongs.
     let wrong = [
         vec![("RELAY_JWT_SECRET", SECRET), ("RELAY_LISTEN", "bad")],
@@ -126,13 +126,13 @@ fn a_secret_is_never_printed() {
 }
 
 #[test]
-fn demo_users_are_refused_with_a_real_project() {
+fn relay_refuses_demo_users_with_real_project() {
     let lines = refusal(&["--broker", "pubsub://shop-prod/relay"], &[]);
     assert!(matches!(&lines[..], [line] if line.starts_with("relay: RELAY_AUTH (--auth) ")), "{lines:#?}");
 }
 
 #[test]
-fn the_doctor_takes_only_what_it_can_check() {
+fn doctor_takes_only_arguments_that_it_can_check() {
     let lines = refusal(
         &[
             "doctor",
@@ -152,13 +152,13 @@ fn the_doctor_takes_only_what_it_can_check() {
 }
 
 #[test]
-fn an_unknown_flag_is_refused_like_a_bad_setting() {
+fn relay_refuses_unknown_flag_like_bad_setting() {
     let lines = refusal(&["--brokr", "memory:"], &[]);
     assert!(lines[0].contains("--brokr"), "{lines:#?}");
 }
 
 #[test]
-fn version_is_the_package_s() {
+fn version_is_that_of_package() {
     let output = relay(&["--version"], &[]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(text(&output.stdout), concat!("relay ", env!("CARGO_PKG_VERSION"), "\n"));

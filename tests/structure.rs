@@ -219,7 +219,7 @@ fn imports_run_one_way() {
 }
 
 #[test]
-fn the_table_allows_no_more_than_is_used() {
+fn table_allows_only_used_imports() {
     let rooms = rooms();
     let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for source in sources() {
@@ -231,7 +231,7 @@ fn the_table_allows_no_more_than_is_used() {
 }
 
 #[test]
-fn the_table_has_no_circle() {
+fn table_has_no_circle() {
     let mut table = table();
     while !table.is_empty() {
         let before = table.len();
@@ -242,7 +242,7 @@ fn the_table_has_no_circle() {
 }
 
 #[test]
-fn nobody_but_main_imports_config() {
+fn only_main_imports_config() {
     let rooms = rooms();
     for source in sources() {
         let is_config = known(&source, &rooms).contains("config");
@@ -271,7 +271,7 @@ fn foreign_crates_stay_in_their_rooms() {
 }
 
 #[test]
-fn nobody_but_config_reads_the_environment() {
+fn only_config_reads_environment() {
     for source in sources().iter().filter(|source| source.room() != "config") {
         for call in ["env::var(", "env::var_os(", "env::vars(", "env::vars_os(", "env::{var"] {
             assert!(!source.code.contains(call), "{}: {call}", source.path);
@@ -280,7 +280,7 @@ fn nobody_but_config_reads_the_environment() {
 }
 
 #[test]
-fn each_file_says_first_what_it_is() {
+fn each_file_opens_with_its_doc() {
     for path in ["src", "tests", "examples", "benches"].map(|name| root().join(name)) {
         for path in path.is_dir().then(|| files(&path)).into_iter().flatten() {
             let text = fs::read_to_string(&path).unwrap();
@@ -290,7 +290,7 @@ fn each_file_says_first_what_it_is() {
 }
 
 #[test]
-fn every_alert_has_a_paragraph_in_the_runbook() {
+fn each_alert_has_paragraph_in_runbook() {
     let (terraform, runbook) = (read("terraform/monitoring.tf"), read("docs/OPERATIONS.md"));
     let rules = read("k8s/components/monitoring/rules.yaml");
     let (_, alerts) = terraform.split_once("  alerts = {\n").expect("the file defines alerts");
@@ -322,7 +322,7 @@ fn seconds_after(path: &str, key: &str) -> String {
 }
 
 #[test]
-fn the_drains_table_says_what_is_configured() {
+fn drain_table_matches_configuration() {
     let table = drain_table();
     let [delay, spread, deadline, feed, publisher, telemetry, grace, balancer] = &*table else {
         panic!("the table has other rows: {table:?}");
@@ -360,7 +360,7 @@ fn the_drains_table_says_what_is_configured() {
 }
 
 #[test]
-fn what_is_read_is_code_only() {
+fn reader_sees_code_only() {
     let code = "use crate::{a, b::{c, d}, e::F}; // crate::no\n\
                 /* crate::no */ let s: &'static str = \"crate::no {\"; let q = '\"'; let r = r#\"crate::no \" \"#;\n\
                 fn x() { super::super::g::h(); mycrate::no; }\n\

@@ -90,7 +90,7 @@ async fn fault(fault: Fault, during: Duration, is_seen: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_line_is_cut_nothing_is_lost() {
+async fn cut_connections_to_broker_lose_nothing() {
     let _turn = at_a_time().await;
     let Some(topic) = Topic::fresh().await else { return };
     let scene = Scene::open(topic).await;
@@ -102,39 +102,39 @@ async fn when_the_line_is_cut_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_broker_refuses_nothing_that_it_took_is_lost() {
+async fn refusing_broker_loses_nothing_that_it_took() {
     let _turn = at_a_time().await;
     fault(Fault::Refuse, Duration::from_secs(8), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_broker_is_two_seconds_late_nothing_is_lost() {
+async fn late_broker_loses_nothing() {
     let _turn = at_a_time().await;
     fault(Fault::Delay(Duration::from_secs(2)), Duration::from_secs(8), false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_line_is_a_black_hole_it_is_noticed_and_nothing_is_lost() {
+async fn black_hole_is_noticed_and_loses_nothing() {
     let _turn = at_a_time().await;
     fault(Fault::BlackHole, Duration::from_secs(8), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
-async fn when_the_line_is_a_black_hole_for_a_minute_it_is_noticed_and_nothing_is_lost() {
+async fn minute_of_black_hole_loses_nothing() {
     let _turn = at_a_time().await;
     fault(Fault::BlackHole, Duration::from_secs(60), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
-async fn when_the_broker_refuses_for_a_minute_nothing_that_it_took_is_lost() {
+async fn minute_of_refusal_loses_nothing() {
     let _turn = at_a_time().await;
     fault(Fault::Refuse, Duration::from_secs(60), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_every_feed_is_deleted_under_its_pod_nothing_is_lost() {
+async fn deleted_feeds_lose_nothing() {
     let _turn = at_a_time().await;
     let Some(topic) = Topic::fresh().await else { return };
     let scene = Scene::open(topic).await;
@@ -150,7 +150,7 @@ async fn when_every_feed_is_deleted_under_its_pod_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_broker_comes_back_empty_whoever_misses_something_is_told_of_a_gap() {
+async fn clients_get_gap_after_broker_restarts_empty() {
     let _turn = at_a_time().await;
     let Some(topic) = Topic::fresh().await else { return };
     let (topic, emulator) = topic.anew().await;
@@ -183,7 +183,7 @@ async fn when_the_broker_comes_back_empty_whoever_misses_something_is_told_of_a_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_starts_before_broker_and_topic_is_ready_when_they_are_there() {
+async fn pod_becomes_ready_after_broker_and_topic_appear() {
     let _turn = at_a_time().await;
     let Some(topic) = Topic::fresh().await else { return };
     let proxy = Proxy::start(topic.host()).await;

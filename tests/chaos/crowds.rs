@@ -135,27 +135,27 @@ async fn return_at_once(others: usize, many: usize, tolerance: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_stop_reading_cost_the_others_nothing_and_resume() {
+async fn stuck_clients_resume_and_cost_others_nothing() {
     let _turn = alone().await;
     stuck(45, 5, 100, UNOPTIMISED).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
-async fn fifty_of_500_clients_that_stop_reading_cost_the_others_nothing_and_resume() {
+async fn fifty_stuck_of_500_cost_others_nothing() {
     let _turn = alone().await;
     stuck(450, 50, 100, PROMISED).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_that_come_back_at_once_do_not_delay_the_others() {
+async fn returning_clients_do_not_delay_others() {
     let _turn = alone().await;
     return_at_once(20, 100, UNOPTIMISED).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
-async fn a_thousand_that_come_back_at_once_do_not_delay_the_others() {
+async fn thousand_returning_clients_do_not_delay_others() {
     let _turn = alone().await;
     return_at_once(100, 1_000, PROMISED).await;
 }

@@ -110,7 +110,7 @@ impl Client {
 
 proptest! {
     #[test]
-    fn a_client_between_two_pods_misses_nothing_and_repeats_only_within_the_margin(
+    fn hopping_client_misses_nothing_and_repeats_within_margin(
         stories in stories(),
         stays in prop::collection::vec((0..2_usize, 0..12_usize, 0..12_usize), 0..8),
     ) {

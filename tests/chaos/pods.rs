@@ -142,40 +142,40 @@ async fn scale(size: Size) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_pods_are_replaced_and_nobody_misses_an_event() {
+async fn rolling_restart_loses_no_event() {
     let _turn = at_a_time().await;
     rolling(SHORT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
-async fn all_pods_are_replaced_and_nobody_of_400_misses_an_event() {
+async fn rolling_restart_under_400_clients_loses_no_event() {
     let _turn = at_a_time().await;
     rolling(LONG).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pods_are_killed_and_nobody_misses_an_event() {
+async fn killed_pods_lose_no_event() {
     let _turn = at_a_time().await;
     crash(SHORT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
-async fn pods_are_killed_and_nobody_of_400_misses_an_event() {
+async fn killed_pods_under_400_clients_lose_no_event() {
     let _turn = at_a_time().await;
     crash(LONG).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_pods_become_six_and_two_again_and_nobody_misses_an_event() {
+async fn scaling_pods_loses_no_event() {
     let _turn = at_a_time().await;
     scale(Size { drain_spread: 1, ..SHORT }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
-async fn two_pods_become_six_and_two_again_and_nobody_of_400_misses_an_event() {
+async fn scaling_pods_under_400_clients_loses_no_event() {
     let _turn = at_a_time().await;
     scale(LONG).await;
 }

@@ -31,20 +31,20 @@ async fn twice(clients: usize, events: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_broker_delivers_twice_and_shuffled_is_heard_once() {
+async fn client_receives_shuffled_repeats_once() {
     let _turn = at_a_time().await;
     twice(40, 400).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
-async fn what_the_broker_delivers_twice_and_shuffled_is_heard_once_by_400() {
+async fn crowd_of_400_receives_shuffled_repeats_once() {
     let _turn = at_a_time().await;
     twice(400, 4_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_returns_after_the_window_is_told_of_one_gap_and_goes_on() {
+async fn client_away_beyond_window_gets_one_gap() {
     let _turn = at_a_time().await;
     let Some(topic) = Topic::fresh().await else { return };
     let deployment = Deployment::start(&topic, 2, &[("RELAY_REPLAY_WINDOW", "10s")]).await;

@@ -31,7 +31,7 @@ fn subscribe(id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_no_message_ends_with_4400() {
+async fn invalid_message_ends_connection_with_4400() {
     let pod = Setup::new("pod").start().await;
     for text in ["", "nonsense", "[]", "{}", r#"{"type":"unheard_of"}"#, r#"{"type":"subscribe"}"#] {
         for is_admitted in [false, true] {
@@ -50,13 +50,13 @@ async fn what_is_no_message_ends_with_4400() {
 }
 
 #[tokio::test]
-async fn who_subscribes_before_the_ack_ends_with_4401() {
+async fn subscribe_before_ack_ends_connection_with_4401() {
     let pod = Setup::new("pod").start().await;
     assert_eq!(end_after(&pod, &[subscribe("1")]).await.code, 4401);
 }
 
 #[tokio::test]
-async fn a_bad_token_ends_with_4403_before_any_ack() {
+async fn bad_token_ends_connection_with_4403_before_ack() {
     let pod = Setup::new("pod").start().await;
     for message in [init("Bearer NOBODY"), init("Basic ZOLO"), init(""), json!({ "type": "connection_init" })]
     {
@@ -66,7 +66,7 @@ async fn a_bad_token_ends_with_4403_before_any_ack() {
 }
 
 #[tokio::test]
-async fn a_subprotocol_that_nobody_speaks_ends_with_4406() {
+async fn unknown_subprotocol_ends_connection_with_4406() {
     let pod = Setup::new("pod").start().await;
     for subprotocol in [None, Some("mqtt")] {
         let mut socket = Socket::open(pod.port(), subprotocol).await;
@@ -79,13 +79,13 @@ async fn a_subprotocol_that_nobody_speaks_ends_with_4406() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_ends_with_4408() {
+async fn silent_connection_ends_with_4408() {
     let pod = Setup::new("pod").start().await;
     assert_eq!(end_after(&pod, &[]).await.code, 4408);
 }
 
 #[tokio::test]
-async fn an_id_in_use_ends_with_4409() {
+async fn id_in_use_ends_connection_with_4409() {
     let pod = Setup::new("pod").start().await;
     let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     client.socket.send(subscribe("same")).await;
@@ -94,7 +94,7 @@ async fn an_id_in_use_ends_with_4409() {
 }
 
 #[tokio::test]
-async fn an_id_can_be_used_again_once_it_is_free() {
+async fn free_id_can_be_used_again() {
     let pod = Setup::new("pod").start().await;
     let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     for _ in 0..3 {
@@ -111,7 +111,7 @@ async fn an_id_can_be_used_again_once_it_is_free() {
 }
 
 #[tokio::test]
-async fn a_second_init_ends_with_4429() {
+async fn second_init_ends_connection_with_4429() {
     let pod = Setup::new("pod").start().await;
     let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     client.socket.send(init("Bearer ZOLO")).await;
@@ -119,7 +119,7 @@ async fn a_second_init_ends_with_4429() {
 }
 
 #[tokio::test]
-async fn a_frame_that_is_too_big_ends_with_1009() {
+async fn oversize_frame_ends_connection_with_1009() {
     let pod = Setup::new("pod").start().await;
     let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     client.socket.try_send_text("x".repeat(2 << 20)).await;
@@ -127,7 +127,7 @@ async fn a_frame_that_is_too_big_ends_with_1009() {
 }
 
 #[tokio::test]
-async fn who_has_not_said_who_it_is_may_say_less() {
+async fn first_message_has_smaller_size_limit() {
     let pod = Setup::new("pod").start().await;
     let padded = |bytes| json!({ "type": "connection_init", "payload": { "token": "Bearer ZOLO", "padding": "x".repeat(bytes) } });
     let mut socket = open(&pod, Dialect::Transport).await;
@@ -137,7 +137,7 @@ async fn who_has_not_said_who_it_is_may_say_less() {
 }
 
 #[tokio::test]
-async fn legacy_clients_are_told_of_a_bad_token_and_then_ended() {
+async fn bad_token_sends_legacy_client_error_then_close() {
     let pod = Setup::new("pod").start().await;
     let mut socket = open(&pod, Dialect::Legacy).await;
     socket.send(init("Bearer NOBODY")).await;
@@ -148,7 +148,7 @@ async fn legacy_clients_are_told_of_a_bad_token_and_then_ended() {
 }
 
 #[tokio::test]
-async fn one_connection_that_ends_costs_the_others_nothing() {
+async fn ending_connection_costs_others_nothing() {
     let pod = Setup::new("pod").start().await;
     let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO", "ZEWI"]).await;
     clients[0].socket.send_text("nonsense".to_owned()).await;
@@ -159,7 +159,7 @@ async fn one_connection_that_ends_costs_the_others_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_answers_no_ping_is_ended() {
+async fn client_without_pongs_counts_as_dead() {
     // Two pings of 25 s apart, and some
     const LIMIT: Duration = Duration::from_secs(80);
     let pod = Setup::new("pod").start().await;

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use crate::support::{Client, Dialect, Http, PATIENCE, Relay, Setup, Topic, environment, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_tells_the_story_and_takes_everything_with_it() {
+async fn cluster_serves_story_and_leaves_nothing() {
     // The emulator is the cluster's own; without one on the machine there is nothing to see
     if Topic::fresh().await.is_none() {
         return;

@@ -9,7 +9,7 @@ use crate::support::{Client, Dialect, Setup, eventually};
 const CONNECTIONS: usize = 2_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_2000_connections_half_of_them_ended_abruptly_nothing_is_left() {
+async fn pod_keeps_nothing_of_2000_ended_connections() {
     allow_open_files();
     let pod = Setup::new("pod").start().await;
     let connect = |_| async {

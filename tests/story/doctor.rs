@@ -78,7 +78,7 @@ impl Drop for File {
 }
 
 #[tokio::test]
-async fn a_healthy_membership_has_nothing_wrong() {
+async fn doctor_finds_nothing_wrong_with_healthy_membership() {
     let Some(topic) = Topic::fresh().await else { return };
     topic.make(Some("600s")).await;
     let pods = ["sound1", "sound2"]
@@ -103,7 +103,7 @@ async fn a_healthy_membership_has_nothing_wrong() {
 }
 
 #[tokio::test]
-async fn a_missing_topic_is_found() {
+async fn doctor_finds_missing_topic() {
     let Some(topic) = Topic::fresh().await else { return };
     let opinion = Opinion::of(doctor(&[]).topic(&topic)).await;
     let line = opinion.only_wrong("topic");
@@ -111,7 +111,7 @@ async fn a_missing_topic_is_found() {
 }
 
 #[tokio::test]
-async fn a_topic_that_retains_too_little_is_found() {
+async fn doctor_finds_too_short_retention() {
     let Some(topic) = Topic::fresh().await else { return };
     topic.make(None).await;
     let opinion = Opinion::of(doctor(&[]).topic(&topic)).await;
@@ -128,7 +128,7 @@ async fn a_topic_that_retains_too_little_is_found() {
 }
 
 #[tokio::test]
-async fn an_emulator_that_is_away_is_found() {
+async fn doctor_finds_absent_emulator() {
     let host = format!("127.0.0.1:{}", free_ports(1));
     let setup = doctor(&[]).set("RELAY_BROKER", "pubsub://project/topic").set("PUBSUB_EMULATOR_HOST", &host);
     let opinion = Opinion::of(setup).await;
@@ -139,7 +139,7 @@ async fn an_emulator_that_is_away_is_found() {
 }
 
 #[tokio::test]
-async fn orphans_are_counted_and_the_living_are_none() {
+async fn doctor_counts_only_feeds_of_dead_pods() {
     let Some(topic) = Topic::fresh().await else { return };
     topic.make(Some("600s")).await;
     let pod = Setup::new("living").topic(&topic).set("RELAY_HEARTBEAT_INTERVAL", "1s").start().await;
@@ -159,7 +159,7 @@ async fn orphans_are_counted_and_the_living_are_none() {
 }
 
 #[tokio::test]
-async fn an_interrupted_doctor_leaves_nothing_behind() {
+async fn interrupted_doctor_leaves_nothing_behind() {
     let Some(topic) = Topic::fresh().await else { return };
     topic.make(Some("600s")).await;
     topic.make_orphan("dead").await;
@@ -176,7 +176,7 @@ async fn an_interrupted_doctor_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn keys_that_let_nobody_in_are_found() {
+async fn doctor_finds_unusable_keys() {
     let jwt = |source: &str| doctor(&[]).set("RELAY_AUTH", "jwt").set("RELAY_JWT_JWKS", source);
     for (content, problem) in [
         (r#"{"keys": "none"}"#, "not a JSON object with a list of keys"),
@@ -194,7 +194,7 @@ async fn keys_that_let_nobody_in_are_found() {
 }
 
 #[tokio::test]
-async fn a_drain_that_outlasts_the_grace_is_found() {
+async fn doctor_finds_drain_longer_than_grace() {
     let opinion = Opinion::of(doctor(&["--grace", "30s"])).await;
     let line = opinion.only_wrong("drain");
     assert!(
@@ -204,7 +204,7 @@ async fn a_drain_that_outlasts_the_grace_is_found() {
 }
 
 #[tokio::test]
-async fn what_no_pod_of_kubernetes_may_be_is_found() {
+async fn doctor_finds_settings_unfit_for_kubernetes() {
     let opinion = Opinion::of(doctor(&[]).set("POD_NAME", "relay-7d4f")).await;
     assert!(opinion.line("addresses").contains("Cure: RELAY_LISTEN=0.0.0.0:"), "{}", opinion.text);
     assert!(opinion.line("topic").contains("Cure: RELAY_BROKER=pubsub://"), "{}", opinion.text);
@@ -239,7 +239,7 @@ pub(crate) async fn head(socket: &mut TcpStream) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_balancer_that_cuts_is_found() {
+async fn doctor_finds_balancer_that_cuts_connections() {
     let (address, _tasks) = server(async |mut socket| {
         head(&mut socket).await;
         let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
@@ -255,7 +255,7 @@ async fn a_balancer_that_cuts_is_found() {
 }
 
 #[tokio::test]
-async fn a_way_that_leads_to_no_pod_is_found() {
+async fn doctor_finds_url_without_pod() {
     let url = format!("ws://127.0.0.1:{}/graphql", free_ports(1));
     let opinion = Opinion::of(doctor(&["--url", &url])).await;
     assert!(opinion.only_wrong("balancer").contains("cannot be reached"), "{}", opinion.text);
@@ -270,7 +270,7 @@ async fn a_way_that_leads_to_no_pod_is_found() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_nobody_knows_is_found() {
+async fn doctor_finds_untrusted_certificate() {
     let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -291,7 +291,7 @@ async fn a_certificate_that_nobody_knows_is_found() {
 }
 
 #[tokio::test]
-async fn pods_that_refuse_the_page_or_the_token_are_found() {
+async fn doctor_finds_refused_origin_and_token() {
     let pod = Setup::new("strict").set("RELAY_ALLOWED_ORIGINS", "https://app.example").start().await;
     let url = format!("ws://127.0.0.1:{}/graphql", pod.port());
     let visit = |origin| {
@@ -310,7 +310,7 @@ async fn pods_that_refuse_the_page_or_the_token_are_found() {
 
 /// The emulator, as if it had IAM and a clock: an hour late, and without two of the permissions.
 #[tokio::test]
-async fn missing_permissions_and_a_wrong_clock_are_found() {
+async fn doctor_finds_missing_permissions_and_wrong_clock() {
     let Some(topic) = Topic::fresh().await else { return };
     topic.make(Some("600s")).await;
     let emulator = topic.host().to_owned();

@@ -15,7 +15,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_is_stopped_sends_its_watchers_elsewhere_and_leaves_nothing() {
+async fn stopped_pod_closes_watchers_and_leaves_nothing() {
     let Some(topic) = Topic::fresh().await else { return };
     let mut pods = four_pods(&topic).await;
     let mut pod = pods.pop().unwrap();
@@ -40,7 +40,7 @@ async fn a_pod_that_is_stopped_sends_its_watchers_elsewhere_and_leaves_nothing()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_of_a_draining_pod_end_one_by_one_and_new_ones_are_welcome_until_then() {
+async fn draining_pod_accepts_connections_and_spreads_their_ends() {
     const CONNECTIONS: usize = 200;
     const SECONDS: usize = 5;
     let setup = Setup::new("pod").set("RELAY_DRAIN_DELAY", "3s");
@@ -74,7 +74,7 @@ async fn connections_of_a_draining_pod_end_one_by_one_and_new_ones_are_welcome_u
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_a_drain_at_once() {
+async fn second_signal_ends_drain_at_once() {
     let setup = Setup::new("pod").set("RELAY_DRAIN_DELAY", "10m").set("RELAY_DRAIN_DEADLINE", "1h");
     let mut pod = setup.start().await;
     pod.signal("TERM");
@@ -85,7 +85,7 @@ async fn a_second_signal_ends_a_drain_at_once() {
 }
 
 #[tokio::test]
-async fn a_deadline_cuts_a_longer_drain_off_and_the_log_says_so() {
+async fn deadline_ends_longer_drain_and_is_logged() {
     let mut pod =
         Setup::new("pod").set("RELAY_DRAIN_DEADLINE", "1s").set("RELAY_DRAIN_SPREAD", "30s").start().await;
     assert!(pod.said().contains("the drain's deadline cuts connections off"), "{}", pod.said());
@@ -97,7 +97,7 @@ async fn a_deadline_cuts_a_longer_drain_off_and_the_log_says_so() {
 }
 
 #[tokio::test]
-async fn a_request_that_never_comes_to_its_end_does_not_spoil_a_drain() {
+async fn drain_ends_despite_unfinished_request() {
     let mut pod = Setup::new("pod").start().await;
     let mut socket = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
     let head = "POST /graphql HTTP/1.1\r\nhost: a\r\nauthorization: Bearer ZOLO\r\n\
@@ -114,14 +114,14 @@ async fn a_request_that_never_comes_to_its_end_does_not_spoil_a_drain() {
 }
 
 #[tokio::test]
-async fn a_pod_that_serves_nobody_stops_at_once() {
+async fn pod_without_clients_stops_at_once() {
     let mut pod = Setup::new("pod").set("RELAY_DRAIN_SPREAD", "30s").start().await;
     pod.signal("INT");
     assert_eq!(pod.ended().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_does_not_read_does_not_spoil_a_drain() {
+async fn drain_ends_despite_stuck_client() {
     let setup = Setup::new("pod").set("RELAY_QUEUE_BYTES", "64MiB").set("RELAY_DRAIN_SPREAD", "1s");
     let mut pod = setup.set("RELAY_DRAIN_DEADLINE", "15s").start().await;
     let _stuck = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;

@@ -46,7 +46,7 @@ async fn watcher(pod: &Relay, machines: &Http, user: &str, nth: usize) -> Client
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_of_four_users_has_an_own_reason() {
+async fn explain_gives_each_user_its_own_reason() {
     let (pod, machines) = explaining().await;
     let mut clients = Vec::new();
     for (n, user) in ["ZOWI", "ZOLO", "ZELO"].into_iter().enumerate() {
@@ -96,7 +96,7 @@ async fn each_of_four_users_has_an_own_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_connected_is_shown_to_who_has_the_token_and_to_nobody_else() {
+async fn debug_routes_answer_only_with_debug_token() {
     let (pod, machines) = explaining().await;
     let _client = watcher(&pod, &machines, "ZEWI", 1).await;
     let redacted = ask(&machines, "/debug/connections").await;
@@ -122,7 +122,7 @@ async fn who_is_connected_is_shown_to_who_has_the_token_and_to_nobody_else() {
 }
 
 #[tokio::test]
-async fn without_a_token_there_is_nothing_to_ask_and_without_an_address_no_start() {
+async fn debug_routes_need_token_and_admin_address() {
     let admin = free_ports(1);
     let _pod = Setup::new("pod").set("RELAY_ADMIN_LISTEN", format!("127.0.0.1:{admin}")).launch();
     let machines = Http::new(admin);

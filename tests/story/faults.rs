@@ -11,7 +11,7 @@ use crate::support::{Client, Dialect, Message, PATIENCE, Topic, four_pods, watch
 const RECOVERY: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_one_pod_of_four_is_killed_under_traffic_the_others_miss_nothing() {
+async fn other_pods_miss_nothing_when_one_is_killed() {
     const EVENTS: usize = 200;
     let Some(topic) = Topic::fresh().await else { return };
     let mut pods = four_pods(&topic).await;
@@ -47,7 +47,7 @@ async fn when_one_pod_of_four_is_killed_under_traffic_the_others_miss_nothing() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_whose_feed_was_deleted_is_back_in_ten_seconds_and_missed_nothing() {
+async fn deleted_feed_reopens_within_ten_seconds_without_loss() {
     const EVENTS: usize = 20;
     let Some(topic) = Topic::fresh().await else { return };
     let mut pods = four_pods(&topic).await;
@@ -73,7 +73,7 @@ async fn a_pod_whose_feed_was_deleted_is_back_in_ten_seconds_and_missed_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_comes_later_answers_queries_like_the_others() {
+async fn late_pod_answers_queries_like_others() {
     let Some(topic) = Topic::fresh().await else { return };
     let first = crate::support::Setup::new("first").topic(&topic).start().await;
     for n in 0..5 {

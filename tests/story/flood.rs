@@ -33,7 +33,7 @@ const MOST_ADDED: Duration = Duration::from_millis(100);
 const BREATH: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_ten_kinds_costs_the_watchers_nothing() {
+async fn flood_of_ten_kinds_costs_watchers_nothing() {
     let pod = Setup::new("pod").start().await;
     let mut clients = watchers_on(&pod, Dialect::Transport, &["ZEWI"; WATCHERS]).await;
     let mut added = Vec::new();

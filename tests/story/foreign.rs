@@ -29,7 +29,7 @@ fn poison() -> Vec<(Message, &'static str)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_events_of_a_foreign_publisher_reach_exactly_their_audiences_between_poison() {
+async fn foreign_events_reach_exactly_their_audiences_between_poison() {
     let Some(topic) = Topic::fresh().await else { return };
     let pods = four_pods(&topic).await;
     let mut clients: Vec<_> =
@@ -73,7 +73,7 @@ async fn a_hundred_events_of_a_foreign_publisher_reach_exactly_their_audiences_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_comes_twice_is_told_once() {
+async fn repeated_event_is_delivered_once() {
     let Some(topic) = Topic::fresh().await else { return };
     let pods = four_pods(&topic).await;
     let mut clients = watchers_on(&pods[1], Dialect::Transport, &["ZOLO"]).await;

@@ -12,7 +12,7 @@ async fn connect(pod: &Relay) -> Client {
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_not_in_order_is_refused_with_a_reason() {
+async fn pod_refuses_bad_handshake_with_reason() {
     let pod = Setup::new("pod").start().await;
     for (name, value, status) in [
         ("sec-websocket-version", "8", 426),
@@ -29,7 +29,7 @@ async fn a_handshake_that_is_not_in_order_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
-async fn a_ping_is_answered_with_its_own_bytes_also_between_two_fragments() {
+async fn pong_echoes_ping_even_between_fragments() {
     let pod = Setup::new("pod").start().await;
     let mut socket = connect(&pod).await.socket;
     socket.send_frame(TEXT, br#"{"type":"ping","payload":{"a":""#, false).await;
@@ -44,7 +44,7 @@ async fn a_ping_is_answered_with_its_own_bytes_also_between_two_fragments() {
 }
 
 #[tokio::test]
-async fn what_is_no_websocket_ends_with_its_code_and_costs_the_others_nothing() {
+async fn broken_frame_ends_only_its_own_connection() {
     let pod = Setup::new("pod").start().await;
     let mut other = connect(&pod).await;
     other.watch().await;
@@ -65,7 +65,7 @@ async fn what_is_no_websocket_ends_with_its_code_and_costs_the_others_nothing() 
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_answered_with_its_own_code() {
+async fn pod_echoes_close_code_of_client() {
     let pod = Setup::new("pod").start().await;
     for code in [1000, 1001, 4999] {
         assert_eq!(connect(&pod).await.socket.close_with(code).await, code);

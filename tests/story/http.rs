@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn without_a_good_token_the_answer_is_401_in_graphql() {
+async fn request_without_good_token_gets_401() {
     let pod = Setup::new("pod").start().await;
     for authorization in [None, Some("Bearer NOBODY"), Some("Basic Wk9XSQ=="), Some("Bearer ")] {
         let answer = pod.http.graphql_with(authorization, "{ templates { id } }", Value::Null).await;
@@ -28,7 +28,7 @@ async fn without_a_good_token_the_answer_is_401_in_graphql() {
 }
 
 #[tokio::test]
-async fn a_query_may_come_by_get_and_a_mutation_may_not() {
+async fn query_may_use_get_but_mutation_may_not() {
     let pod = Setup::new("pod").start().await;
     let answer = pod.http.graphql_get("ZOWI", "{ locations { id name orgId } }").await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -42,7 +42,7 @@ async fn a_query_may_come_by_get_and_a_mutation_may_not() {
 }
 
 #[tokio::test]
-async fn a_plain_request_that_subscribes_is_told_so() {
+async fn plain_subscription_request_gets_error() {
     let pod = Setup::new("pod").start().await;
     let answer = pod.http.graphql("ZOWI", "subscription { templateAdded { id } }", Value::Null).await;
     assert!((400..500).contains(&answer.status), "{answer:?}");
@@ -51,7 +51,7 @@ async fn a_plain_request_that_subscribes_is_told_so() {
 }
 
 #[tokio::test]
-async fn what_asks_for_too_much_is_refused_and_the_pod_serves_on() {
+async fn pod_refuses_excessive_documents_and_serves_on() {
     let pod = Setup::new("pod").start().await;
     let nested = format!(
         "{{ __schema {{ types {{ fields {{ type {{ {} name {} }} }} }} }} }}",
@@ -74,7 +74,7 @@ async fn what_asks_for_too_much_is_refused_and_the_pod_serves_on() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large_is_refused() {
+async fn pod_refuses_oversize_body() {
     let pod = Setup::new("pod").start().await;
     let answer = pod.http.graphql("ZOWI", &" ".repeat(1 << 20), Value::Null).await;
     assert_eq!(answer.status, 413, "{answer:?}");
@@ -82,7 +82,7 @@ async fn a_body_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn bad_input_is_named_and_nothing_is_stored() {
+async fn bad_input_gets_error_and_stores_nothing() {
     let pod = Setup::new("pod").start().await;
     let many: Vec<String> = (0..1_001).map(|n| n.to_string()).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
@@ -98,7 +98,7 @@ async fn bad_input_is_named_and_nothing_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_written_is_read_at_once_on_that_pod_and_soon_on_all_others() {
+async fn write_is_visible_at_once_here_soon_everywhere() {
     let Some(topic) = Topic::fresh().await else { return };
     let pods = four_pods(&topic).await;
     let id = pods[0].add_template("ZOWI", "first name", Some(&["3", "3", "99"])).await;
@@ -130,7 +130,7 @@ async fn read_everywhere(pods: &[Relay], name: &str) {
 }
 
 #[tokio::test]
-async fn an_edit_is_no_addition_to_those_who_watch() {
+async fn edit_does_not_notify_watchers_of_additions() {
     let pod = Setup::new("pod").start().await;
     let id = pod.add_template("ZOWI", "old", Some(&["3"])).await;
     let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;
@@ -143,7 +143,7 @@ async fn an_edit_is_no_addition_to_those_who_watch() {
 }
 
 #[tokio::test]
-async fn a_compressed_body_is_refused() {
+async fn pod_refuses_compressed_body() {
     let pod = Setup::new("pod").start().await;
     let request = post(&pod, "ZOWI", "{ locations { id } }").header("content-encoding", "gzip");
     assert_eq!(request.send().await.unwrap().status(), 415);
@@ -152,7 +152,7 @@ async fn a_compressed_body_is_refused() {
 }
 
 #[tokio::test]
-async fn a_large_answer_is_compressed_and_a_small_one_or_a_stream_is_not() {
+async fn pod_compresses_only_large_plain_answers() {
     let pod = Setup::new("pod").start().await;
     let encoding = async |query: &str, accept: &str| {
         let request = post(&pod, "ZOWI", query).header("accept-encoding", "gzip").header("accept", accept);
@@ -168,7 +168,7 @@ async fn a_large_answer_is_compressed_and_a_small_one_or_a_stream_is_not() {
 }
 
 #[tokio::test]
-async fn while_the_keys_cannot_be_had_a_client_is_told_to_come_back() {
+async fn client_gets_503_while_keys_are_missing() {
     let nobody = free_ports(1);
     let setup = Setup::new("pod").set("RELAY_AUTH", "jwt");
     let pod = setup.set("RELAY_JWT_JWKS", format!("http://127.0.0.1:{nobody}/keys")).launch();
@@ -183,7 +183,7 @@ async fn while_the_keys_cannot_be_had_a_client_is_told_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_gets_no_answer_to_a_plain_request() {
+async fn foreign_origin_gets_no_answer_over_http() {
     let pod = Setup::new("pod").set("RELAY_ALLOWED_ORIGINS", "https://shop.example").start().await;
     for (origin, status) in [("https://evil.example", 403), ("null", 403), ("https://shop.example", 200)] {
         for method in [Method::GET, Method::POST] {
@@ -197,7 +197,7 @@ async fn a_page_of_another_origin_gets_no_answer_to_a_plain_request() {
 }
 
 #[tokio::test]
-async fn a_head_of_64_kib_is_too_large() {
+async fn head_of_64_kib_is_too_large() {
     let pod = Setup::new("pod").start().await;
     let mut socket = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
     let mut head = b"GET /graphql HTTP/1.1\r\nhost: a\r\nx: ".to_vec();
@@ -210,7 +210,7 @@ async fn a_head_of_64_kib_is_too_large() {
 }
 
 #[tokio::test]
-async fn strangers_take_their_own_places_only_and_the_next_waits() {
+async fn pending_sockets_have_places_of_their_own() {
     const MOST: usize = 1_024;
     crate::crowd::allow_open_files();
     let pod = Setup::new("pod").start().await;

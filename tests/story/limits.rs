@@ -12,7 +12,7 @@ use tokio::{
 use crate::support::{Client, Dialect, End, PATIENCE, Relay, Setup, Socket, watchers_on};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_read_is_ended_and_the_others_miss_nothing() {
+async fn slow_client_ends_without_loss_for_others() {
     // More than the sockets between them can hold: 300 events of some 70 KB
     const EVENTS: usize = 300;
     let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "8MiB").start().await;
@@ -43,7 +43,7 @@ async fn who_does_not_read_is_ended_and_the_others_miss_nothing() {
 }
 
 #[tokio::test]
-async fn one_watcher_too_many_is_refused_and_the_others_stay() {
+async fn excess_watcher_is_refused_and_others_stay() {
     let pod = Setup::new("pod").set("RELAY_MAX_WATCHERS", "2").start().await;
     let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     client.watch().await;
@@ -60,7 +60,7 @@ async fn one_watcher_too_many_is_refused_and_the_others_stay() {
 }
 
 #[tokio::test]
-async fn a_full_pod_refuses_and_has_room_again_when_somebody_leaves() {
+async fn full_pod_refuses_until_connection_leaves() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS", "1").start().await;
     let client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     turned_away(&pod, "too many connections").await;
@@ -81,7 +81,7 @@ async fn turned_away(pod: &Relay, reason: &str) {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_gets_no_socket_and_no_answer() {
+async fn foreign_origin_gets_no_socket_and_no_preflight() {
     let pod = Setup::new("pod").set("RELAY_ALLOWED_ORIGINS", "https://shop.example").start().await;
     for (origin, status) in [("https://evil.example", 403), ("null", 403), ("https://shop.example", 101)] {
         assert_eq!(pod.http.upgrade(Some(origin)).await.status, status, "{origin}");
@@ -94,7 +94,7 @@ async fn a_page_of_another_origin_gets_no_socket_and_no_answer() {
 }
 
 #[tokio::test]
-async fn queries_and_mutations_come_through_a_socket_too() {
+async fn queries_and_mutations_run_over_socket_too() {
     let pod = Setup::new("pod").start().await;
     for (dialect, next) in [(Dialect::Transport, "next"), (Dialect::Legacy, "data")] {
         let mut client = Client::connect(pod.port(), dialect, "ZOWI").await;
@@ -114,7 +114,7 @@ async fn queries_and_mutations_come_through_a_socket_too() {
 }
 
 #[tokio::test]
-async fn one_address_cannot_take_the_places_of_all() {
+async fn one_address_cannot_take_all_places() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS_PER_ADDRESS", "1").start().await;
     let client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     turned_away(&pod, "too many connections from this address").await;
@@ -126,7 +126,7 @@ async fn one_address_cannot_take_the_places_of_all() {
 }
 
 #[tokio::test]
-async fn the_schema_can_be_kept_from_clients() {
+async fn introspection_can_be_switched_off() {
     let pod = Setup::new("pod").set("RELAY_INTROSPECTION", "off").start().await;
     let answer = pod.http.graphql("ZOWI", "{ __schema { types { name } } }", Value::Null).await;
     assert_eq!(answer.code(), "GRAPHQL_VALIDATION_FAILED", "{answer:?}");
@@ -135,7 +135,7 @@ async fn the_schema_can_be_kept_from_clients() {
 }
 
 #[tokio::test]
-async fn a_head_that_never_ends_is_cut_off_and_one_that_is_too_large_refused() {
+async fn pod_cuts_endless_head_and_refuses_large_one() {
     let pod = Setup::new("pod").start().await;
     let mut slow = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
     slow.write_all(b"GET /graphql HTTP/1.1\r\nhost: a\r\nx: ").await.unwrap();
@@ -156,7 +156,7 @@ async fn a_head_that_never_ends_is_cut_off_and_one_that_is_too_large_refused() {
 }
 
 #[tokio::test]
-async fn even_a_short_and_small_window_brings_what_was_missed_within_it() {
+async fn small_window_replays_what_it_still_covers() {
     let setup = Setup::new("pod").set("RELAY_REPLAY_WINDOW", "3s").set("RELAY_REPLAY_BYTES", "4KiB");
     let pod = setup.set("RELAY_QUEUE_BYTES", "1KiB").set("RELAY_HEARTBEAT_INTERVAL", "500ms").start().await;
     // Longer than the window, after which a new pod's own beginning does not matter any more.

@@ -46,7 +46,7 @@ async fn without_a_websocket(pod: &Relay) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_line_has_a_payload_a_token_or_a_clients_address() {
+async fn log_has_no_payload_token_or_client_address() {
     let Some(topic) = Topic::fresh().await else { return };
     for format in ["json", "text"] {
         let pod = Setup::new("pod").topic(&topic).set("RELAY_LOG", "info,pubsub_relay=debug");

@@ -133,7 +133,7 @@ fn by_the_story(author: bool, told: bool) -> BTreeMap<String, f64> {
 
 /// On the in-memory broker, which repeats nothing, so that every count is exact.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tutorials_story_moves_exactly_the_counters_that_it_should() {
+async fn tutorial_story_moves_exactly_expected_counters() {
     const BYTES: &str = r#"relay_delivered_bytes_total{transport="ws"}"#;
     let cluster = Setup::cluster().set("JAVA_HOME", "/nowhere").start().await;
     let pods: Vec<_> = (cluster.port()..cluster.port() + 4).map(Http::new).collect();
@@ -181,7 +181,7 @@ async fn the_tutorials_story_moves_exactly_the_counters_that_it_should() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_document_lists_exactly_the_metrics_that_a_pod_shows() {
+async fn telemetry_document_lists_exactly_shown_metrics() {
     let Some(topic) = Topic::fresh().await else { return };
     let pod = Setup::new("pod").topic(&topic).start().await;
     let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;
@@ -204,7 +204,7 @@ async fn the_document_lists_exactly_the_metrics_that_a_pod_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_limit_that_is_hit_is_counted_by_its_name() {
+async fn each_limit_counts_its_refusals_by_name() {
     let pod =
         Setup::new("pod").set("RELAY_MAX_WATCHERS", "1").set("RELAY_MAX_CONNECTIONS", "1").start().await;
     let nested = (0..30).fold("name".to_owned(), |inner, _| format!("ofType {{ {inner} }}"));
@@ -242,7 +242,7 @@ async fn every_limit_that_is_hit_is_counted_by_its_name() {
 }
 
 #[tokio::test]
-async fn an_address_for_machines_is_closed_to_clients_and_the_other_way_round() {
+async fn admin_and_client_addresses_share_no_route() {
     let admin = free_ports(1);
     let setup = Setup::new("pod").set("RELAY_ADMIN_LISTEN", format!("127.0.0.1:{admin}"));
     let pod = setup.launch();

@@ -29,7 +29,7 @@ async fn until_membership(pod: &Relay, pods: u64, connections: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_feed_of_a_pod_that_was_killed_is_deleted_and_no_other() {
+async fn janitor_deletes_only_feed_of_killed_pod() {
     let Some(topic) = Topic::fresh().await else { return };
     let mut pods = three(&topic).await;
     let clients = watchers_on(&pods[0], Dialect::Transport, &["ZOLO", "ZEWI"]).await;
@@ -59,7 +59,7 @@ async fn the_feed_of_a_pod_that_was_killed_is_deleted_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_starts_again_deletes_the_feed_of_its_earlier_life() {
+async fn restarted_pod_deletes_its_earlier_feed() {
     let Some(topic) = Topic::fresh().await else { return };
     // The janitor would not for minutes
     let again = || Setup::new("pod").topic(&topic);
@@ -78,7 +78,7 @@ async fn a_pod_that_starts_again_deletes_the_feed_of_its_earlier_life() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_janitor_deletes_twenty_at_a_time() {
+async fn janitor_deletes_twenty_feeds_at_once() {
     let Some(topic) = Topic::fresh().await else { return };
     let pod = lively("pod", &topic).start().await;
     for n in 0..25 {
@@ -125,7 +125,7 @@ async fn watched(topic: &Topic) -> (Relay, Client, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_topic_is_deleted_the_pod_comes_back_and_tells_the_gap() {
+async fn pod_reports_gap_after_topic_is_deleted() {
     let Some(topic) = Topic::fresh().await else { return };
     let (mut pod, mut client, cursor) = watched(&topic).await;
     topic.drop().await;
@@ -133,7 +133,7 @@ async fn when_the_topic_is_deleted_the_pod_comes_back_and_tells_the_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_broker_starts_anew_and_empty_the_pod_comes_back_and_tells_the_gap() {
+async fn pod_reports_gap_after_broker_restarts_empty() {
     let Some(topic) = Topic::fresh().await else { return };
     let host = format!("127.0.0.1:{}", free_ports(1));
     let bridge = Bridge::open(&host, topic.host()).await;

@@ -10,7 +10,7 @@ fn name(part: &Value) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tutorials_story_and_its_sequel_on_another_pod() {
+async fn tutorial_story_continues_on_another_pod() {
     let Some(topic) = Topic::fresh().await else { return };
     let pods = four_pods(&topic).await;
     let mut streams = Vec::new();
@@ -49,7 +49,7 @@ async fn heartbeats_begin_at_once_and_go_on() {
 }
 
 #[tokio::test]
-async fn one_result_is_a_part_and_then_the_closing_boundary() {
+async fn single_result_is_part_then_closing_boundary() {
     let pod = Setup::new("pod").start().await;
     let accept = r#"multipart/mixed;subscriptionSpec="1.0""#;
     for (query, pointer) in
@@ -64,7 +64,7 @@ async fn one_result_is_a_part_and_then_the_closing_boundary() {
 }
 
 #[tokio::test]
-async fn a_draining_pod_cuts_the_body_before_its_closing_boundary() {
+async fn draining_pod_cuts_body_before_closing_boundary() {
     let mut pod = Setup::new("pod").start().await;
     let mut stream = Streamed::watch(PARTS, &pod, "ZOLO").await;
     pod.add_template("ZOWI", "last words", Some(&["3"])).await;
@@ -76,7 +76,7 @@ async fn a_draining_pod_cuts_the_body_before_its_closing_boundary() {
 }
 
 #[tokio::test]
-async fn who_leaves_is_forgotten() {
+async fn leaving_client_frees_its_watcher() {
     let pod = Setup::new("pod").start().await;
     drop(Streamed::watch(PARTS, &pod, "ZOLO").await);
     pod.until_metric("relay_watchers", 0.0).await;
@@ -84,7 +84,7 @@ async fn who_leaves_is_forgotten() {
 }
 
 #[tokio::test]
-async fn an_expired_token_is_an_error_of_the_transport_here_and_a_cut_for_events() {
+async fn expired_token_sends_error_in_parts_only() {
     const SECRET: &str = "thirty-two bytes are just enough";
     let pod = Setup::new("pod").set("RELAY_AUTH", "jwt").set("RELAY_JWT_SECRET", SECRET).start().await;
     let claims = || json!({ "sub": "4", "exp": get_current_timestamp() + 3 });

@@ -23,7 +23,7 @@ fn name(data: &Value) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tutorials_story_and_its_sequel_on_another_pod() {
+async fn tutorial_story_continues_on_another_pod() {
     let Some(topic) = Topic::fresh().await else { return };
     let pods = four_pods(&topic).await;
     let mut streams = Vec::new();
@@ -55,7 +55,7 @@ async fn the_tutorials_story_and_its_sequel_on_another_pod() {
 }
 
 #[tokio::test]
-async fn the_head_comes_at_once_and_says_where_the_client_stands() {
+async fn head_comes_at_once_with_cursor() {
     let pod = Setup::new("pod").start().await;
     pod.add_template("ZOLO", "before", None).await;
     let mut stream = Streamed::open(EVENTS, post(&pod, "ZOLO", WATCH)).await;
@@ -75,7 +75,7 @@ async fn the_head_comes_at_once_and_says_where_the_client_stands() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_told_nothing_hears_that_the_pod_lives() {
+async fn idle_stream_carries_keep_alive_comments() {
     let pod = Setup::new("pod").start().await;
     let mut stream = Streamed::watch(EVENTS, &pod, "ZOLO").await;
     assert_eq!(stream.block().await.unwrap(), ":");
@@ -84,7 +84,7 @@ async fn a_client_that_is_told_nothing_hears_that_the_pod_lives() {
 }
 
 #[tokio::test]
-async fn one_result_is_a_stream_too() {
+async fn single_result_is_stream_too() {
     let pod = Setup::new("pod").start().await;
     let mutation = r#"mutation { addTemplate(templateInput: { name: "by sse" }) { success } }"#;
     for (query, pointer) in [
@@ -108,7 +108,7 @@ async fn one_result_is_a_stream_too() {
 }
 
 #[tokio::test]
-async fn what_is_no_operation_is_refused_by_a_status() {
+async fn pod_refuses_invalid_operation_by_status() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS", "1").start().await;
     for (user, query, status) in [("NOBODY", WATCH, 401), ("ZOLO", "subscription {", 400), ("ZOLO", "", 400)]
     {
@@ -124,7 +124,7 @@ async fn what_is_no_operation_is_refused_by_a_status() {
 }
 
 #[tokio::test]
-async fn who_leaves_is_forgotten() {
+async fn leaving_client_frees_its_watcher() {
     let pod = Setup::new("pod").start().await;
     let stream = Streamed::watch(EVENTS, &pod, "ZOLO").await;
     drop(stream);
@@ -133,7 +133,7 @@ async fn who_leaves_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_draining_pod_cuts_the_stream_and_never_says_complete() {
+async fn draining_pod_cuts_stream_without_complete() {
     let mut pod = Setup::new("pod").start().await;
     let mut stream = Streamed::watch(EVENTS, &pod, "ZOLO").await;
     pod.add_template("ZOWI", "last words", Some(&["3"])).await;
@@ -144,7 +144,7 @@ async fn a_draining_pod_cuts_the_stream_and_never_says_complete() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_read_is_cut_off_and_costs_the_others_nothing() {
+async fn slow_client_is_cut_and_costs_others_nothing() {
     // More than the sockets between them can hold: 300 events of some 70 KB
     const EVENTS_SENT: usize = 300;
     let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "1MiB").start().await;
@@ -178,7 +178,7 @@ async fn who_does_not_read_is_cut_off_and_costs_the_others_nothing() {
 }
 
 #[tokio::test]
-async fn who_was_away_for_too_long_is_told_of_the_gap() {
+async fn client_away_too_long_gets_gap() {
     let pod = Setup::new("pod").set("RELAY_REPLAY_BYTES", "1MiB").start().await;
     let mut stream = Streamed::watch(EVENTS, &pod, "ZOLO").await;
     pod.add_template("ZOWI", "first", Some(&["3"])).await;
@@ -261,7 +261,7 @@ async fn one_stream_carries_many_operations() {
 }
 
 #[tokio::test]
-async fn an_event_source_reads_a_reservation_by_its_url() {
+async fn event_source_reads_reservation_by_url() {
     let pod = Setup::new("pod").start().await;
     let token = reserve(&pod, "ZOLO").await;
     let url = format!("http://127.0.0.1:{}/graphql?token={token}", pod.port());
@@ -274,7 +274,7 @@ async fn an_event_source_reads_a_reservation_by_its_url() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn results_wait_for_a_client_that_does_not_read() {
+async fn results_wait_until_client_reads() {
     let pod = Setup::new("pod").set("RELAY_MAX_WATCHERS", "2").set("RELAY_QUEUE_BYTES", "1KiB").start().await;
     add_large(&pod, 1).await;
     let token = reserve(&pod, "ZOLO").await;
@@ -300,7 +300,7 @@ async fn results_wait_for_a_client_that_does_not_read() {
 }
 
 #[tokio::test]
-async fn a_reservation_that_nobody_reads_takes_a_place_and_ends_soon() {
+async fn unread_reservation_takes_place_and_ends_soon() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS", "1").start().await;
     let token = reserve(&pod, "ZOLO").await;
     assert_eq!(request(&pod, Method::PUT, "ZOLO").send().await.unwrap().status(), 503);
@@ -341,7 +341,7 @@ pub(crate) async fn add_large(pod: &Relay, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_goes_on_as_soon_as_the_client_has_read_what_came_before() {
+async fn replay_continues_as_soon_as_client_reads() {
     const EVENTS: usize = 40;
     let pod = Setup::new("pod").start().await;
     let cursor = pod.http.graphql("ZOLO", "{ __typename }", json!({})).await.json();
@@ -361,7 +361,7 @@ async fn a_replay_goes_on_as_soon_as_the_client_has_read_what_came_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_client_that_stops_to_read_nothing_is_left_not_even_its_socket() {
+async fn stuck_client_releases_its_socket() {
     // Longer than the 24 s for which it may take nothing, found at the next of the signs of life
     const LIMIT: Duration = Duration::from_secs(90);
     let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "64MiB").start().await;

@@ -28,7 +28,7 @@ fn lines(output: &Output) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_bad_setting_is_named_at_once() {
+async fn pod_reports_every_bad_setting_at_once() {
     let setup = Setup::new("pod")
         .set("RELAY_BROKER", "http://127.0.0.1")
         .set("RELAY_QUEUE_BYTES", "lots")
@@ -41,14 +41,14 @@ async fn every_bad_setting_is_named_at_once() {
 }
 
 #[tokio::test]
-async fn demo_users_are_refused_with_a_real_project() {
+async fn pod_refuses_demo_users_with_real_project() {
     let output = Setup::new("pod").set("RELAY_BROKER", "pubsub://production/templates").run().await;
     assert_eq!(output.status.code(), Some(64), "{output:?}");
     assert!(lines(&output).iter().any(|line| line.contains("RELAY_AUTH")), "{output:?}");
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_one_clear_line() {
+async fn port_in_use_gives_one_clear_line() {
     let setup = Setup::new("pod").set("RELAY_LOG", "error");
     let taken = std::net::TcpListener::bind(("127.0.0.1", setup.port())).unwrap();
     let output = setup.run().await;
@@ -59,7 +59,7 @@ async fn a_port_in_use_is_one_clear_line() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_directory_is_said() {
+async fn pod_reports_fault_in_directory() {
     let user = |id: &str, location: &str| {
         format!(
             r#"{{"id": "{id}", "email": "u{id}@example.com", "type": "U{id}", "locationId": "{location}"}}"#
@@ -102,7 +102,7 @@ impl Drop for Scratch {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_is_stopped_while_it_starts_leaves_nothing() {
+async fn pod_stopped_during_start_leaves_nothing() {
     let Some(topic) = Topic::fresh().await else { return };
     // Takes the question, and never answers it.
     let issuer = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -118,7 +118,7 @@ async fn a_pod_that_is_stopped_while_it_starts_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_without_its_broker_is_up_and_not_ready_until_the_broker_comes() {
+async fn pod_is_alive_but_unready_without_broker() {
     let Some(topic) = Topic::fresh().await else { return };
     let host = format!("127.0.0.1:{}", free_ports(1));
     let mut pod = Setup::new("pod").topic(&topic.seen_at(&host)).launch();
@@ -151,7 +151,7 @@ async fn a_pod_without_its_broker_is_up_and_not_ready_until_the_broker_comes() {
 
 /// An emulator, on which pods make their topic, but here they cannot.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_without_its_topic_is_up_and_not_ready_until_the_topic_comes() {
+async fn pod_is_alive_but_unready_without_topic() {
     let Some(topic) = Topic::fresh().await else { return };
     let (emulator, is_made) = (topic.host().to_owned(), Arc::new(AtomicBool::new(false)));
     let there = is_made.clone();

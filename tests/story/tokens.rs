@@ -28,7 +28,7 @@ async fn status(pod: &Relay, token: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_good_token_is_let_in_and_every_other_is_not() {
+async fn pod_accepts_only_good_tokens() {
     let pod = pod().await;
     let now = get_current_timestamp();
     assert_eq!(status(&pod, &token("3", now + 60, SECRET)).await, 200);
@@ -41,7 +41,7 @@ async fn a_good_token_is_let_in_and_every_other_is_not() {
 }
 
 #[tokio::test]
-async fn a_connection_ends_with_4403_when_its_token_expires() {
+async fn expiring_token_ends_connection_with_4403() {
     let pod = pod().await;
     for dialect in [Dialect::Transport, Dialect::Legacy] {
         // Two to three seconds of life, and a tenth of it at most
@@ -58,7 +58,7 @@ async fn a_connection_ends_with_4403_when_its_token_expires() {
 }
 
 #[tokio::test]
-async fn an_expired_token_is_not_acknowledged() {
+async fn expired_token_gets_no_ack() {
     let pod = pod().await;
     let token = token("4", get_current_timestamp() - LEEWAY - 5, SECRET);
     let mut socket = Socket::open(pod.port(), Some(Dialect::Transport.subprotocol())).await;

@@ -94,7 +94,7 @@ fn assert_conventions(publish: &Value, process: &Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mutation_over_a_websocket_is_in_its_clients_trace() {
+async fn mutation_over_websocket_joins_clients_trace() {
     let Some(collector) = Collector::start().await else { return };
     let setup = Setup::new("pod").set("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
     let pod = setup.set("OTEL_BSP_SCHEDULE_DELAY", "200").start().await;
@@ -117,7 +117,7 @@ async fn a_mutation_over_a_websocket_is_in_its_clients_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_without_a_collector_does_not_break_the_trace() {
+async fn pod_without_collector_keeps_trace_whole() {
     let (Some(topic), Some(collector)) = (Topic::fresh().await, Collector::start().await) else { return };
     let (author, other) =
         tokio::join!(Setup::new("pod1").topic(&topic).start(), traced("pod2", &topic, &collector).start());
@@ -148,7 +148,7 @@ async fn spans_go_by_grpc_too() {
 }
 
 #[tokio::test]
-async fn a_collector_that_never_answers_does_not_hold_up_the_end() {
+async fn silent_collector_does_not_delay_exit() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut pod = Setup::new("pod1")
         .set("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", silent.local_addr().unwrap()))
@@ -163,7 +163,7 @@ async fn a_collector_that_never_answers_does_not_hold_up_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_costs_nothing_but_spans() {
+async fn absent_collector_costs_only_spans() {
     let nobody = format!("http://127.0.0.1:{}", crate::support::free_ports(1));
     let pod = Setup::new("pod1")
         .set("OTEL_EXPORTER_OTLP_ENDPOINT", nobody)

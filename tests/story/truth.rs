@@ -33,7 +33,7 @@ async fn publish_all(pods: &[Relay], author: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_template_reaches_exactly_those_it_is_for_once_and_in_its_authors_order() {
+async fn template_reaches_exactly_its_audience_once_in_order() {
     let Some(topic) = Topic::fresh().await else { return };
     let pods = four_pods(&topic).await;
     let mut clients: Vec<_> =

@@ -7,7 +7,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn zowis_template_for_location_3_reaches_zolo_and_zewi_and_nobody_else() {
+async fn only_zolo_and_zewi_receive_zowis_template() {
     let Some(topic) = Topic::fresh().await else { return };
     let pods = four_pods(&topic).await;
     for dialect in [Dialect::Transport, Dialect::Legacy] {
@@ -39,7 +39,7 @@ async fn tell(topic: &Topic, pods: &[Relay], dialect: Dialect) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_broker_nobody_outside_the_authors_pod_hears() {
+async fn pods_without_broker_receive_only_own_events() {
     let pods = join_all((1..=4).map(|n| Setup::new(&format!("pod{n}")).start())).await;
     let mut watchers: Vec<Vec<Client>> =
         join_all(pods.iter().map(|pod| watchers_on(pod, Dialect::Transport, &["ZOLO", "ZEWI"]))).await;
