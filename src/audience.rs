@@ -1,14 +1,16 @@
-//! Whom an event is for: the rule between an [`Audience`] and a [`Viewer`]'s interests.
+//! Audience of an event: the rule between an [`Audience`] and a [`Viewer`]'s interests.
 //!
-//! Pure: no I/O, no clock, nothing else of ours. [`crate::hub`] answers the same rule for many watchers at once through
-//! an index, and is tested against [`Audience::includes`].
+//! The rule decides which user receives which event. [`crate::hub`] applies it to many watchers at
+//! once through an index, and is tested against [`Audience::includes`]. It must never do I/O, read
+//! a clock or import anything else of the crate.
 
 use std::sync::Arc;
 
-/// Something that an event can be about and that a viewer can listen to, such as `location:3`. Compared as text.
+/// Text that an event can concern and a viewer can listen to, such as `location:3`. Keys are
+/// compared as text.
 pub type Key = Arc<str>;
 
-/// Whom an event is for: everyone who listens to one of its keys, but its author.
+/// Audience of an event: every viewer who listens to one of its keys, except its author.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audience {
     keys: Vec<Key>,
@@ -16,47 +18,50 @@ pub struct Audience {
 }
 
 impl Audience {
-    /// The audience of these keys, without the user `except`. Repeated keys count once; no keys means nobody.
+    /// Creates the audience of these keys, without the user `except`. Repeated keys count once.
+    /// Without keys, no viewer is included.
     pub fn new(keys: impl IntoIterator<Item = Key>, except: Option<Arc<str>>) -> Self {
         Self { keys: distinct(keys), except }
     }
 
-    /// For nobody: an event that only changes state.
+    /// Creates the audience that includes no viewer, for an event that only changes state.
     #[must_use]
-    pub fn nobody() -> Self {
+    pub fn none() -> Self {
         Self::default()
     }
 
-    /// The distinct keys, sorted.
+    /// Returns the distinct keys, sorted.
     #[must_use]
     pub fn keys(&self) -> &[Key] {
         &self.keys
     }
 
-    /// Whether this user is the author, whom the event is not for whatever they listen to.
+    /// Returns whether this user is the author. The author is excluded, whatever keys they listen
+    /// to.
     #[must_use]
     pub fn excludes(&self, user: &str) -> bool {
         self.except.as_deref() == Some(user)
     }
 
-    /// The rule: the viewer is not the author, and listens to at least one of the keys.
+    /// Returns whether the audience includes the viewer: the viewer is not the author, and listens
+    /// to at least one of the keys.
     #[must_use]
     pub fn includes(&self, viewer: &Viewer) -> bool {
         !self.excludes(&viewer.user) && self.keys.iter().any(|key| viewer.interests.contains(key))
     }
 }
 
-/// The keys that a viewer listens to.
+/// Interests of a viewer: the keys that the viewer listens to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interests(Vec<Key>);
 
 impl Interests {
-    /// These keys; repeated ones count once.
+    /// Creates the interests of these keys. Repeated keys count once.
     pub fn new(keys: impl IntoIterator<Item = Key>) -> Self {
         Self(distinct(keys))
     }
 
-    /// The distinct keys, sorted.
+    /// Returns the distinct keys, sorted.
     #[must_use]
     pub fn keys(&self) -> &[Key] {
         &self.0
@@ -67,12 +72,12 @@ impl Interests {
     }
 }
 
-/// The authenticated user behind a request or a connection.
+/// Authenticated user behind a request or a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Viewer {
-    /// The user's id, as events name it in [`crate::event::Event::author`].
+    /// Id of the user, as events name it in [`crate::event::Event::author`].
     pub user: Arc<str>,
-    /// What the user listens to.
+    /// Keys that the user listens to.
     pub interests: Interests,
 }
 
@@ -96,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_key_is_enough_and_its_absence_is_decisive() {
+    fn audience_needs_one_shared_key() {
         assert!(audience(&["a", "b"], None).includes(&viewer("1", &["b", "c"])));
         assert!(!audience(&["a"], None).includes(&viewer("1", &["b"])));
         assert!(!audience(&[], None).includes(&viewer("1", &["b"])));
@@ -104,13 +109,13 @@ mod tests {
     }
 
     #[test]
-    fn the_author_is_never_told() {
+    fn audience_excludes_author() {
         assert!(!audience(&["a"], Some("1")).includes(&viewer("1", &["a"])));
         assert!(audience(&["a"], Some("1")).includes(&viewer("2", &["a"])));
     }
 
     #[test]
-    fn repeated_keys_count_once() {
+    fn audience_counts_repeated_keys_once() {
         assert_eq!(audience(&["b", "a", "b"], None).keys(), audience(&["a", "b"], None).keys());
     }
 }

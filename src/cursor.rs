@@ -1,7 +1,8 @@
 //! [`Cursor`]: an opaque position in the stream of events, the same on every pod.
 //!
-//! Pure. A cursor says when an event was published, by the topic's clock, and which one it was; any pod of the same topic
-//! finds its place by it. It is checked, not signed: it gives nobody anything that the audience rule does not.
+//! A cursor holds when an event was published, by the topic's clock, and which event it was. Any
+//! pod of the same topic finds its place by it. A cursor is checked, not signed: it must never give
+//! a client more than the audience rule does. This file is pure.
 
 use std::{
     sync::Arc,
@@ -11,31 +12,34 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use thiserror::Error;
 
-/// The first byte; readers accept what the release before and after write.
+/// First byte of a cursor. Readers must accept what the release before and the release after write.
 const VERSION: u8 = 1;
 
-/// The longest text of a cursor, in bytes: an event's id has 256 at most.
-const MAX_TEXT: usize = 400;
+/// Longest text of a cursor, in bytes: the id of an event has 256 bytes at most. Longer text is
+/// refused.
+const MAX_TEXT_BYTES: usize = 400;
 
-/// Bytes before the event's id: version, check, time.
-const HEAD: usize = 1 + 4 + 8;
+/// Number of bytes before the event's id: version, check, time.
+const HEAD_BYTES: usize = 1 + 4 + 8;
 
-/// A position in the stream of events: right after the event that it names. Ordered as the events are.
+/// Position in the stream of events: right after the event that it names. Cursors are ordered as
+/// their events are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cursor {
-    /// When the event was published, by the topic's clock.
+    /// Time at which the event was published, by the topic's clock.
     pub published: SystemTime,
-    /// The event's id; empty for a position that is no event's.
+    /// Id of the event; empty for a position that belongs to no event.
     pub event: Arc<str>,
 }
 
-/// The text is no cursor of this topic.
+/// The text is not a cursor of this topic.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("not a cursor of this service")]
 pub struct BadCursor;
 
 impl Cursor {
-    /// The cursor as clients keep it: some 70 characters for ids of ours. `topic` is the topic's name.
+    /// Returns the cursor as text for clients: about 70 characters for ids of the relay's own
+    /// events. `topic` is the topic's name.
     #[must_use]
     pub fn encode(&self, topic: &str) -> String {
         let since = self.published.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -48,13 +52,13 @@ impl Cursor {
     /// Reads a cursor of the same topic.
     ///
     /// # Errors
-    /// [`BadCursor`] for anything that [`encode`](Self::encode) did not write for this topic.
+    /// [`BadCursor`] for any text that [`encode`](Self::encode) did not write for this topic.
     pub fn decode(text: &str, topic: &str) -> Result<Self, BadCursor> {
-        if text.len() > MAX_TEXT {
+        if text.len() > MAX_TEXT_BYTES {
             return Err(BadCursor);
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadCursor)?;
-        let (head, event) = bytes.split_first_chunk::<HEAD>().ok_or(BadCursor)?;
+        let (head, event) = bytes.split_first_chunk::<HEAD_BYTES>().ok_or(BadCursor)?;
         let (&[version, a, b, c, d], nanos) = head.split_first_chunk::<5>().ok_or(BadCursor)?;
         if version != VERSION || check(topic, nanos, event) != [a, b, c, d] {
             return Err(BadCursor);
@@ -66,7 +70,8 @@ impl Cursor {
     }
 }
 
-/// Tells a cursor from other text, and one topic's from another's: FNV-1a, folded to 32 bits.
+/// Returns the check bytes, by which a cursor differs from other text, and the cursors of one topic
+/// from those of another: FNV-1a, folded to 32 bits.
 fn check(topic: &str, nanos: &[u8], event: &[u8]) -> [u8; 4] {
     let bytes = topic.bytes().chain([0]).chain(nanos.iter().copied()).chain(event.iter().copied());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -87,31 +92,31 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_of_another_topic_is_bad() {
+    fn cursor_of_another_topic_is_bad() {
         let text = cursor(1, "a").encode("projects/p/topics/t");
         assert_eq!(Cursor::decode(&text, "projects/p/topics/other"), Err(BadCursor));
     }
 
     #[test]
-    fn what_we_write_today_is_read_for_ever() {
+    fn text_form_never_changes() {
         let text = cursor(1_764_000_000_123_456_789, "019ab3c4-0000-7000-8000-000000000001").encode("t");
         assert_eq!(text, "AbJneJkYevynbyXNFTAxOWFiM2M0LTAwMDAtNzAwMC04MDAwLTAwMDAwMDAwMDAwMQ");
     }
 
     proptest! {
         #[test]
-        fn every_cursor_survives_its_text(nanos in any::<u64>(), event in ".{0,60}", topic in "[a-z/]{1,20}") {
+        fn cursor_survives_round_trip(nanos in any::<u64>(), event in ".{0,60}", topic in "[a-z/]{1,20}") {
             let cursor = cursor(nanos, &event);
             prop_assert_eq!(Cursor::decode(&cursor.encode(&topic), &topic), Ok(cursor));
         }
 
         #[test]
-        fn no_text_panics_and_none_passes_by_chance(text in prop_oneof![".{0,500}", "[A-Za-z0-9_-]{0,100}"]) {
+        fn arbitrary_text_is_bad_and_never_panics(text in prop_oneof![".{0,500}", "[A-Za-z0-9_-]{0,100}"]) {
             prop_assert_eq!(Cursor::decode(&text, "t"), Err(BadCursor));
         }
 
         #[test]
-        fn a_changed_character_is_noticed(nanos in any::<u64>(), at in any::<prop::sample::Index>(), with in "[A-Za-z0-9_-]") {
+        fn changed_character_makes_cursor_bad(nanos in any::<u64>(), at in any::<prop::sample::Index>(), with in "[A-Za-z0-9_-]") {
             let text = cursor(nanos, "event").encode("t");
             let at = at.index(text.len() - 1);
             let mut forged = text.clone();
@@ -122,7 +127,7 @@ mod tests {
         }
 
         #[test]
-        fn cursors_are_ordered_as_published_and_then_by_id(a in (0u64..4, "[ab]"), b in (0u64..4, "[ab]")) {
+        fn cursors_order_by_time_then_id(a in (0u64..4, "[ab]"), b in (0u64..4, "[ab]")) {
             prop_assert_eq!(cursor(a.0, &a.1).cmp(&cursor(b.0, &b.1)), a.cmp(&b));
         }
     }

@@ -1,7 +1,8 @@
-//! [`Event`]: the one value that flows, from a mutation to the topic and from the topic to the sockets.
+//! [`Event`]: the one value that flows from a mutation to the topic, and from the topic to the
+//! sockets.
 //!
-//! It is the envelope only: what the bytes in it mean is the domain's business ([`crate::domain::Domain`]).
-//! It must never hold anything of Google's or of GraphQL's.
+//! It is only the envelope: the meaning of its data belongs to the domain
+//! ([`crate::domain::Domain`]). It must never hold a type of Google's or of GraphQL's.
 
 pub mod cloudevent;
 
@@ -10,35 +11,39 @@ use std::{any::Any, sync::Arc, time::SystemTime};
 use bytes::Bytes;
 use uuid::Uuid;
 
-/// An event's data as the domain decoded it, for the resolvers that take it by its type.
+/// Data of an event as the domain decoded it. Resolvers take it by its type.
 pub type Payload = Arc<dyn Any + Send + Sync>;
 
-/// The kind of the events by which pods know of each other ([`crate::membership`]). No domain reads them.
+/// Kind of the events by which pods discover each other ([`crate::membership`]). No domain reads
+/// them.
 pub const HEARTBEAT: &str = "relay.heartbeat.v1";
 
 /// One thing that happened, as every pod sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Unique over all pods and publishers; two events with one id are the same event. Ours are UUIDv7.
+    /// Id, unique over all pods and publishers: two events with one id are the same event. The
+    /// relay's own ids are UUIDv7.
     pub id: Arc<str>,
-    /// Who published it, as a URI reference (`/pods/<pod>` for ours).
+    /// Publisher of the event, as a URI reference (`/pods/<pod>` for a pod of the relay).
     pub source: Arc<str>,
     /// What happened, with the version of its data: `template.added.v1`.
     pub kind: Arc<str>,
-    /// When it happened, by the publisher's clock.
+    /// Time at which it happened, by the publisher's clock.
     pub time: SystemTime,
-    /// The id of the user who made it happen, whom it is therefore not for. Foreign publishers may leave it out.
+    /// Id of the user who caused the event, and who therefore does not receive it. Foreign
+    /// publishers may omit it.
     pub author: Option<Arc<str>>,
-    /// The payload, as the domain wrote it.
+    /// Payload, as the domain wrote it.
     pub data: Bytes,
-    /// The W3C `traceparent` of the span that published it.
+    /// W3C `traceparent` of the span that published the event.
     pub trace: Option<Arc<str>>,
-    /// When the topic took it, by the topic's clock: the same on every pod. `None` until it came back from there.
+    /// Time at which the topic took the event, by the topic's clock: the same on every pod. `None`
+    /// until the event has come back from the topic.
     pub published: Option<SystemTime>,
 }
 
 impl Event {
-    /// A new event of this moment, with a fresh id, not yet published.
+    /// Creates an event of this moment, with a new id, not yet published.
     #[must_use]
     pub fn new(source: Arc<str>, kind: &str, author: Option<Arc<str>>, data: Bytes) -> Self {
         Self {

@@ -1,7 +1,9 @@
-//! Events as CloudEvents 1.0 in Pub/Sub's binary mode: attributes beside the data, both ways.
+//! Events as CloudEvents 1.0 in Pub/Sub's binary mode: attributes beside the data, in both
+//! directions.
 //!
-//! Other programs and other releases publish to the topic too, so that [`decode`] asks for no more than CloudEvents
-//! does and passes over attributes it does not know. It must never panic, whatever arrives, and never looks at the data.
+//! Other programs and other releases publish to the topic too. So [`decode`] requires no more than
+//! CloudEvents does, and ignores unknown attributes. It must never panic, whatever arrives, and
+//! must never read the data.
 
 use std::{
     collections::BTreeMap,
@@ -20,22 +22,24 @@ const TYPE: &str = "ce-type";
 const TIME: &str = "ce-time";
 const AUTHOR: &str = "ce-author";
 const CONTENT_TYPE: &str = "content-type";
-/// The name under which Google's own clients carry a `traceparent`.
+/// Name under which Google's own clients carry a `traceparent`.
 const TRACE: &str = "googclient_traceparent";
 
-/// The longest id, type and author, in bytes: they are kept for a whole window and compared for every event.
+/// Longest id, type and author, in bytes: they are kept for a whole window and compared for every
+/// event.
 const MAX_NAME_BYTES: usize = 256;
 
-/// The longest source, in bytes: what Pub/Sub takes as an attribute's value.
+/// Longest source, in bytes: Pub/Sub's limit for the value of an attribute.
 const MAX_SOURCE_BYTES: usize = 1_024;
 
-/// 10000-01-01, in seconds since 1970, where RFC 3339 ends.
+/// 10000-01-01 in seconds since 1970: the end of RFC 3339.
 const YEAR_10000: u64 = 253_402_300_800;
 
-/// Why a message holds no event. It is acknowledged, counted with [`Undecodable::reason`] and logged with its message id.
+/// Why a message holds no event. Such a message is acknowledged, counted with
+/// [`Undecodable::reason`] and logged with its message id.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Undecodable {
-    /// It does not say that it is a CloudEvent in binary mode.
+    /// The message is not marked as a CloudEvent in binary mode.
     #[error("no ce-specversion attribute")]
     NotCloudEvent,
     /// It is a CloudEvent of another major version than 1.
@@ -62,7 +66,7 @@ pub enum Undecodable {
 }
 
 impl Undecodable {
-    /// The cause as a metric's label. Stable.
+    /// Returns the cause as a metric's label. The labels are stable.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -78,13 +82,14 @@ impl Undecodable {
     }
 }
 
-/// The attributes of the message that carries the event; its data is [`Event::data`] as it is.
+/// Returns the attributes of the message that carries the event; its data is [`Event::data`]
+/// unchanged.
 ///
-/// Never an empty value: what is empty, a time that RFC 3339 cannot say and a malformed trace are left out. Bounds are
-/// [`check`]'s business.
+/// No value is empty: it omits what is empty, a time outside RFC 3339 and a malformed trace. It
+/// does not check bounds; [`check`] does.
 #[must_use]
 pub fn encode(event: &Event) -> BTreeMap<String, String> {
-    let time = is_sayable(event.time).then(|| humantime::format_rfc3339_nanos(event.time).to_string());
+    let time = is_representable(event.time).then(|| humantime::format_rfc3339_nanos(event.time).to_string());
     [
         (SPEC_VERSION, "1.0"),
         (ID, &event.id),
@@ -101,13 +106,15 @@ pub fn encode(event: &Event) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// The event in a message, given the message's attributes by name, its data and the topic's time of it.
+/// Returns the event in a message. Takes the message's attributes by name, its data, and the time
+/// at which the topic took it.
 ///
-/// An empty attribute is an absent one. Without a `ce-time` the event happened when it was published (1970 if that is
-/// not known either). A malformed trace is dropped, since it says nothing about the event.
+/// An empty attribute counts as absent. Without a `ce-time` the event happened when it was
+/// published, or in 1970 if that time is unknown too. A malformed trace is dropped, since it says
+/// nothing about the event.
 ///
 /// # Errors
-/// [`Undecodable`] names the first attribute that stands in the way.
+/// [`Undecodable`] names the first attribute that cannot be accepted.
 pub fn decode<'a>(
     attribute: impl Fn(&str) -> Option<&'a str>,
     data: Bytes,
@@ -141,10 +148,10 @@ pub fn decode<'a>(
     })
 }
 
-/// Whether every reader will take the event, once published.
+/// Checks whether every reader will accept the event once it is published.
 ///
 /// # Errors
-/// What [`decode`] would say there. Such an event is not worth publishing.
+/// The error that [`decode`] would return. Such an event must not be published.
 pub fn check(event: &Event) -> Result<(), Undecodable> {
     let is_name = |text: &str, limit| !text.is_empty() && is_bounded(text, limit);
     if !is_name(&event.id, MAX_NAME_BYTES) {
@@ -160,24 +167,27 @@ pub fn check(event: &Event) -> Result<(), Undecodable> {
     }
 }
 
-/// CloudEvents forbids control characters, and so nothing of ours need fear them in a header or a log line.
+/// Returns whether the value is at most `limit` bytes long and has no control characters.
+/// CloudEvents forbids them, so headers and log lines need no further check.
 fn is_bounded(value: &str, limit: usize) -> bool {
     value.len() <= limit && !value.chars().any(char::is_control)
 }
 
-/// Structured mode is named apart, or its envelope would be taken for the payload.
+/// Returns whether the content type is JSON. Excludes structured mode, since its envelope would be
+/// taken for the payload.
 fn is_json(content_type: &str) -> bool {
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     media_type == "application/json"
         || (media_type.ends_with("+json") && !media_type.starts_with("application/cloudevents"))
 }
 
-/// Whether RFC 3339 has a text for it, without which formatting panics.
-fn is_sayable(time: SystemTime) -> bool {
+/// Returns whether RFC 3339 can express the time. Formatting any other time panics.
+fn is_representable(time: SystemTime) -> bool {
     time.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since.as_secs() < YEAR_10000)
 }
 
-/// RFC 3339 with any offset: `humantime` reads UTC only, and Python's `isoformat` may write another.
+/// Parses an RFC 3339 time with any offset. `humantime` reads UTC only, but Python's `isoformat`,
+/// for one, may write another offset.
 fn parse_time(text: &str) -> Option<SystemTime> {
     let text = text.to_ascii_uppercase();
     let (local, east, offset) = if let Some(local) = text.strip_suffix('Z') {
@@ -187,12 +197,13 @@ fn parse_time(text: &str) -> Option<SystemTime> {
         let (sign, offset) = offset.split_at_checked(1)?;
         (local, sign_is_east(sign)?, parse_offset(offset)?)
     };
-    // One zone only: humantime does not look at all that stands behind the seconds
+    // A second zone is refused here, since `humantime` ignores everything behind the seconds.
     if local.contains(['Z', '+']) {
         return None;
     }
     let time = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
-    if east { time.checked_sub(offset) } else { time.checked_add(offset) }.filter(|time| is_sayable(*time))
+    if east { time.checked_sub(offset) } else { time.checked_add(offset) }
+        .filter(|time| is_representable(*time))
 }
 
 fn sign_is_east(sign: &str) -> Option<bool> {
@@ -203,7 +214,7 @@ fn sign_is_east(sign: &str) -> Option<bool> {
     }
 }
 
-/// `HH:MM`.
+/// Parses an offset of the form `HH:MM`.
 fn parse_offset(text: &str) -> Option<Duration> {
     let [h, i, b':', m, n] = *text.as_bytes() else { return None };
     let digit = |byte: u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
@@ -211,7 +222,8 @@ fn parse_offset(text: &str) -> Option<Duration> {
     (hours < 24 && minutes < 60).then(|| Duration::from_secs(hours * 3_600 + minutes * 60))
 }
 
-/// W3C Trace Context: `version-traceid-parentid-flags` in lower-case hex; a later version may go on after a dash.
+/// Returns whether the text is a `traceparent` of W3C Trace Context:
+/// `version-traceid-parentid-flags` in lower-case hex. A later version may continue after a dash.
 fn is_traceparent(text: &str) -> bool {
     let mut parts = text.split('-');
     let mut hex = |digits: usize| {
@@ -261,7 +273,7 @@ mod tests {
         decode(|name| attributes.get(name).map(String::as_str), Bytes::from_static(b"{}"), Some(published))
     }
 
-    /// The whole event with one attribute changed; `None` takes it away.
+    /// Reads the complete event with one attribute changed; `None` removes the attribute.
     fn read_with(name: &str, value: Option<&str>) -> Result<Event, Undecodable> {
         let mut attributes = whole();
         match value {
@@ -272,13 +284,13 @@ mod tests {
     }
 
     #[test]
-    fn the_attributes_are_the_ones_that_other_programs_know() {
+    fn attributes_have_stable_names() {
         let event = read(&whole()).unwrap();
         assert_eq!(encode(&event), whole());
     }
 
     #[test]
-    fn every_cause_has_its_own_reason() {
+    fn each_fault_has_its_own_reason() {
         let long = "x".repeat(MAX_SOURCE_BYTES + 1);
         let cases = [
             (SPEC_VERSION, None, "not_cloudevent"),
@@ -312,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_foreign_publisher_may_leave_out_or_write_otherwise_is_taken() {
+    fn foreign_publisher_may_omit_or_vary_attributes() {
         let bare =
             [SPEC_VERSION, ID, SOURCE, TYPE].map(|name| (name.to_owned(), whole()[name].clone())).into();
         let event = read(&bare).unwrap();
@@ -327,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_with_an_offset_is_the_same_moment() {
+    fn offset_time_is_the_same_moment() {
         let utc = read_with(TIME, Some("2026-01-02T03:04:05.5Z")).unwrap().time;
         for text in ["2026-01-02T05:34:05.5+02:30", "2026-01-01T22:04:05.5-05:00", "2026-01-02t03:04:05.5z"] {
             assert_eq!(read_with(TIME, Some(text)).unwrap().time, utc, "{text}");
@@ -335,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_trace_is_dropped_and_the_event_kept() {
+    fn malformed_trace_is_dropped_and_event_kept() {
         let wrong = [
             "",
             "00",
@@ -353,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_cannot_be_said_is_left_out() {
+    fn unrepresentable_time_is_omitted() {
         let mut event = read(&whole()).unwrap();
         for time in [
             SystemTime::UNIX_EPOCH - Duration::from_nanos(1),
@@ -365,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_no_reader_takes_is_found_before_it_is_published() {
+    fn check_finds_event_that_no_reader_takes() {
         let mut event = read(&whole()).unwrap();
         assert_eq!(check(&event), Ok(()));
         event.author = Some("x".repeat(MAX_NAME_BYTES + 1).into());
@@ -395,7 +407,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_decodes_to_the_same_event(event in events(), published in any::<Option<u32>>()) {
+        fn encoded_event_decodes_unchanged(event in events(), published in any::<Option<u32>>()) {
             let published =
                 published.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into()));
             let attributes = encode(&event);
@@ -407,7 +419,7 @@ mod tests {
         }
 
         #[test]
-        fn no_attributes_and_no_bytes_panic(
+        fn decode_never_panics(
             attributes in proptest::collection::btree_map(
                 prop::sample::select(whole().into_keys().collect::<Vec<_>>()),
                 prop_oneof![any::<String>(), "[0-9T:.+Zz-]{0,40}", Just("1.0".to_owned())],
@@ -422,15 +434,15 @@ mod tests {
         }
 
         #[test]
-        fn no_time_panics_and_every_one_taken_can_be_said(
+        fn parse_time_never_panics_and_results_format_back(
             text in prop_oneof![
                 "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9](\\.[0-9]{0,12})?(Z|[+-][0-2][0-9]:[0-5][0-9])",
                 "\\PC{0,40}",
             ],
         ) {
             if let Some(time) = parse_time(&text) {
-                let said = humantime::format_rfc3339_nanos(time).to_string();
-                prop_assert_eq!(parse_time(&said), Some(time));
+                let text = humantime::format_rfc3339_nanos(time).to_string();
+                prop_assert_eq!(parse_time(&text), Some(time));
             }
         }
     }
