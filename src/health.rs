@@ -1,7 +1,8 @@
-//! Whether this pod should get traffic (readiness) and whether it should live (liveness).
+//! Readiness (should this pod get traffic) and liveness (should its process keep running).
 //!
-//! A pod is ready when its feed brings its own heartbeats back and it is not draining; it is alive as long as it answers at
-//! all, since no outage of the broker is cured by a restart.
+//! A pod is ready when its feed brings its own heartbeats back and it is not draining. A pod is
+//! live as long as it answers at all: liveness must never depend on the broker, since no restart
+//! cures an outage of the broker.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -19,7 +20,7 @@ use crate::{
     membership::{Membership, Size},
 };
 
-/// The gates that readiness depends on. Clones look at the same gates.
+/// Gates that readiness depends on. Clones read the same gates.
 #[derive(Clone)]
 pub struct Health {
     feed: watch::Receiver<FeedState>,
@@ -27,21 +28,22 @@ pub struct Health {
     drain: CancellationToken,
 }
 
-/// Whether the pod is ready, and what keeps it from that, as `/readyz` answers it.
+/// Readiness of the pod and what prevents it, as `/readyz` returns it.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Readiness {
-    /// No gate is shut.
+    /// Whether all gates are open.
     pub ready: bool,
-    /// One line for each gate that is.
+    /// One line for each closed gate.
     pub reasons: Vec<String>,
-    /// The pods that live, this one among them once its heartbeats come back.
+    /// Live pods and their connections. This pod is among them once its heartbeats come back.
     pub membership: Size,
-    /// How many seconds this pod's last heartbeat took to come back; `None` before the first.
+    /// Seconds that this pod's last heartbeat took to come back; `None` before the first.
     pub lag: Option<f64>,
 }
 
 impl Health {
-    /// Readiness of a pod with this feed, which stops when `drain` is cancelled.
+    /// Creates the readiness of a pod with this feed. The pod is not ready once `drain` is
+    /// cancelled.
     #[must_use]
     pub const fn new(
         feed: watch::Receiver<FeedState>,
@@ -51,7 +53,7 @@ impl Health {
         Self { feed, membership, drain }
     }
 
-    /// Shows readiness and the feed's state as metrics.
+    /// Registers the metrics of readiness and of the feed's state.
     pub fn observe(&self, meter: &Meter) {
         let health = self.clone();
         meter
@@ -81,7 +83,7 @@ impl Health {
         }
     }
 
-    /// Looks at every gate.
+    /// Checks every gate.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
@@ -101,11 +103,12 @@ impl Health {
     }
 }
 
-/// Asks the pod at this address, from another process, whether it lives. For images without a shell: it needs no runtime,
-/// and answers within two seconds, since whoever asks has a limit of its own (the Dockerfile's is three).
+/// Asks the pod at this address, from another process, whether it is live. It is meant for images
+/// without a shell, so it needs no runtime. It waits one second for the connection and one for the
+/// answer, since its caller has a limit of its own (three seconds in the Dockerfile).
 ///
 /// # Errors
-/// If nobody answers in time, or not with 200.
+/// If no answer comes in time, or its status is not 200.
 pub fn ask(address: SocketAddr) -> io::Result<()> {
     let patience = Duration::from_secs(1);
     let mut pod = TcpStream::connect_timeout(&address, patience)?;
@@ -129,7 +132,7 @@ mod tests {
     use crate::membership;
 
     #[test]
-    fn each_shut_gate_is_named() {
+    fn readiness_names_each_closed_gate() {
         let (state, feed) = watch::channel(FeedState::Opening(Some("no such topic".to_owned())));
         let (drain, meter) =
             (CancellationToken::new(), MeterProvider::meter(&NoopMeterProvider::new(), "test"));

@@ -1,7 +1,7 @@
-//! The wish to stop, from outside: SIGTERM from Kubernetes, Ctrl-C from a person.
+//! Signals that ask the process to stop: SIGTERM from Kubernetes, Ctrl-C from a person.
 //!
-//! Whoever listens has every signal from then on; one that comes while nobody waits is kept. It must be listened to before
-//! anything is begun that a sudden end would leave behind.
+//! A listener receives every signal from its creation on, and keeps one that arrives while no task
+//! waits. It must be created before anything is started that a sudden end would leave behind.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-/// The signals that ask the process to stop.
+/// Signals that ask the process to stop.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -18,16 +18,14 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Listens from now on, inside a runtime; nothing ends the process at once any more.
-    ///
-    /// # Errors
-    /// If the process cannot listen to signals.
+    /// Listens from now on, so that neither signal ends the process at once any more. Must be
+    /// called inside a runtime.
     pub fn listen() -> io::Result<Self> {
         let [terminate, interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
         Ok(Self { terminate: terminate?, interrupt: interrupt? })
     }
 
-    /// Waits for the next one and names it. Cancel-safe.
+    /// Waits for the next signal and returns its name. Cancel-safe.
     pub async fn next(&mut self) -> &'static str {
         select! {
             _ = self.terminate.recv() => "SIGTERM",
