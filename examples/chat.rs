@@ -81,7 +81,7 @@ impl Domain for Chat {
         let audience = Audience::new([key(&room)], event.author.clone());
         let author = event.author.as_deref().map(str::to_owned);
         let message = Message { id: event.id.to_string().into(), room, author, text };
-        Ok(Fact { field: Some("messagePosted"), audience, payload: Arc::new(message) })
+        Ok(Fact { fields: vec!["messagePosted".into()], audience, payload: Arc::new(message) })
     }
 
     fn apply(&self, event: &Event, fact: &Fact) {
@@ -141,7 +141,7 @@ async fn start(name: &str, port: u16, topic: &Topic) -> anyhow::Result<Pod> {
     let listen = ([127, 0, 0, 1], port).into();
     let mut settings = pod::Settings::local(name, listen, Broker::Memory(topic.clone()));
     let query = "subscription Watch { messagePosted { room text } }";
-    settings.web.page = Some(vec![web::Tab { query, token: "ann" }]);
+    settings.web.page = Some(vec![web::Tab { query: query.into(), token: "ann".into() }]);
     Pod::start(settings, chat, api).await
 }
 

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::{
     audience::Viewer,
-    domain::{Domain, Identity},
+    domain::{Claims, Domain, Identity},
 };
 
 /// The longest authorization looked at, in bytes: twice what common proxies let through as one header.
@@ -186,7 +186,7 @@ impl Authenticator {
     /// What a user of this id listens to, as far as the domain knows one.
     #[must_use]
     pub fn viewer(&self, user: &str) -> Option<Viewer> {
-        self.domain.viewer(Identity::Subject(user))
+        self.domain.viewer(Identity::Claims(&Claims::of_subject(user)))
     }
 
     async fn check(&self, authorization: Option<&str>) -> Result<Session, AuthError> {
@@ -235,9 +235,14 @@ pub(crate) mod tests {
     impl Domain for TwoUsers {
         fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
             let user = match identity {
-                Identity::Demo("ZELO") | Identity::Subject("1") | Identity::Email("user-1@gmail.com") => "1",
-                Identity::Demo("ZEWI") | Identity::Subject("2") | Identity::Email("user-2@gmail.com") => "2",
-                _ => return None,
+                Identity::Demo("ZELO") => "1",
+                Identity::Demo("ZEWI") => "2",
+                Identity::Claims(claims) => match (claims.subject(), claims.email()) {
+                    (Some("1"), _) | (_, Some("user-1@gmail.com")) => "1",
+                    (Some("2"), _) | (_, Some("user-2@gmail.com")) => "2",
+                    _ => return None,
+                },
+                Identity::Demo(_) => return None,
             };
             Some(Viewer { user: user.into(), interests: Default::default() })
         }

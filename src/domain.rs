@@ -1,9 +1,11 @@
-//! What the relay asks of a domain: the one trait that `src/domain` implements and that a team's own domain implements
-//! instead.
+//! The port to a domain: the trait that a team implements for its own data.
 //!
-//! The relay carries envelopes; a [`Domain`] says whose token it is, what an event means, whom it is for, and which
-//! state it changes. Its GraphQL schema comes beside it (see [`crate::graphql::Api`]). Nothing here may name a domain.
+//! The relay carries envelopes. A [`Domain`] turns a token into a viewer, decodes an event, names its audience, and keeps
+//! the state behind queries. Its GraphQL schema comes beside it (see [`crate::graphql::Api`]). No domain is named here.
 
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::{
@@ -11,54 +13,159 @@ use crate::{
     event::{Event, Payload},
 };
 
-/// Whom a checked token names. The domain finds the user behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The holder of a checked token. The domain finds the user.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Identity<'a> {
     /// A demo token: a name that the domain gives to a user (`ZOWI`).
     Demo(&'a str),
-    /// The `sub` of a JWT: the user's id.
-    Subject(&'a str),
-    /// The `email` of a JWT.
-    Email(&'a str),
+    /// All claims of a JWT whose signature and lifetime were checked.
+    Claims(&'a Claims),
 }
 
-/// What one event means to the domain.
+/// The claims of a checked JWT.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claims(Map<String, Value>);
+
+impl Claims {
+    /// Wraps claims that were checked.
+    #[must_use]
+    pub const fn new(claims: Map<String, Value>) -> Self {
+        Self(claims)
+    }
+
+    /// Creates the claims of a token that holds nothing but this `sub`.
+    #[must_use]
+    pub fn of_subject(subject: &str) -> Self {
+        Self(Map::from_iter([("sub".to_owned(), subject.into())]))
+    }
+
+    /// Returns the claim of this name.
+    ///
+    /// ```
+    /// # use pubsub_relay::Claims;
+    /// let claims = Claims::of_subject("42");
+    /// assert_eq!(claims.get("sub").and_then(|sub| sub.as_str()), Some("42"));
+    /// ```
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// Returns `sub`, the issuer's id of the user.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.get("sub")?.as_str()
+    }
+
+    /// Returns `email`, unless the issuer states that it is not verified (`email_verified`, a boolean or its text).
+    #[must_use]
+    pub fn email(&self) -> Option<&str> {
+        let is_verified = match self.get("email_verified") {
+            None | Some(Value::Null) => true,
+            Some(Value::String(text)) => text == "true",
+            Some(value) => *value == Value::Bool(true),
+        };
+        self.get("email")?.as_str().filter(|_| is_verified)
+    }
+}
+
+/// An event as the domain decoded it.
 #[derive(Clone)]
 pub struct Fact {
-    /// The subscription root field whose watchers may be told (`templateAdded`); `None`: the event only changes state.
-    pub field: Option<&'static str>,
-    /// Whom among those watchers it is for.
+    /// Subscription root fields that deliver the event (`templateAdded`). Empty: the event only changes state.
+    pub fields: Vec<Arc<str>>,
+    /// The audience among the watchers of these fields.
     pub audience: Audience,
-    /// The decoded payload, which the field's resolver takes by its type ([`crate::graphql::subscription::payloads`]).
+    /// The decoded payload. A field's resolver takes it by its type ([`crate::graphql::subscription::payloads`]).
     pub payload: Payload,
 }
 
-/// Why an event means nothing to the domain. Neither stops the feed; each is counted apart.
+/// Why the domain has no fact for an event. Neither stops the feed; each has a counter of its own.
 #[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Unreadable {
-    /// Its type is not one of ours: another program's, or a newer release's. Ignored.
+    /// The type is unknown: another program's, or that of a newer release. The event is ignored.
     #[error("unknown event type")]
     UnknownType,
-    /// Its type is ours and its data is not what that type promises.
+    /// The type is known and the data does not fit it. The text must not quote the data: it is logged.
     #[error("malformed event data: {0}")]
     Malformed(String),
 }
 
 /// A domain behind the relay.
 ///
-/// Every method is called on the way of every event or connection: none may block or do I/O.
+/// Every method is called for every event or connection: none may block or do I/O.
 pub trait Domain: Send + Sync + 'static {
-    /// The user whom a checked token names, or `None` if there is no such user.
+    /// Returns the user that a checked token names, with the keys that this user listens to; `None` if there is no such user.
+    ///
+    /// ```
+    /// # use pubsub_relay::{Identity, Interests, Viewer};
+    /// fn viewer(identity: Identity<'_>) -> Option<Viewer> {
+    ///     let Identity::Demo("ann") = identity else { return None };
+    ///     Some(Viewer { user: "ann".into(), interests: Interests::new(["room:tea".into()]) })
+    /// }
+    /// # assert!(viewer(Identity::Demo("ann")).is_some());
+    /// ```
     fn viewer(&self, identity: Identity<'_>) -> Option<Viewer>;
 
-    /// What the event means. Should not panic whatever the data, since anyone who may publish can send anything: an event at
-    /// which it does counts as malformed.
+    /// Decodes an event. Every publisher of the topic can send any data, so this should not panic: an event at which it does
+    /// counts as malformed.
+    ///
+    /// ```
+    /// # use pubsub_relay::{Audience, Event, Fact, Unreadable};
+    /// fn read(event: &Event) -> Result<Fact, Unreadable> {
+    ///     if &*event.kind != "message.posted.v1" {
+    ///         return Err(Unreadable::UnknownType);
+    ///     }
+    ///     let text = String::from_utf8(event.data.to_vec())
+    ///         .map_err(|_| Unreadable::Malformed("the data is not UTF-8".to_owned()))?;
+    ///     let audience = Audience::new(["room:tea".into()], event.author.clone());
+    ///     Ok(Fact { fields: vec!["messagePosted".into()], audience, payload: std::sync::Arc::new(text) })
+    /// }
+    /// ```
     ///
     /// # Errors
-    /// [`Unreadable`] says which of the two counters takes it.
+    /// [`Unreadable`] names the counter that takes the event.
     fn read(&self, event: &Event) -> Result<Fact, Unreadable>;
 
-    /// Changes the state behind queries. Called once for each event of the feed in order of arrival, and once more,
-    /// earlier and with [`Event::published`] still `None`, on the pod whose own mutation published it.
+    /// Changes the state behind queries. It is called once for each event of the feed, in order of arrival. On the pod whose
+    /// mutation published the event it is called once more, earlier, with [`Event::published`] still `None`.
+    ///
+    /// ```
+    /// # use pubsub_relay::{Event, Fact};
+    /// # use std::{collections::BTreeMap, sync::Mutex};
+    /// # struct Chat(Mutex<BTreeMap<String, String>>);
+    /// # impl Chat {
+    /// fn apply(&self, event: &Event, fact: &Fact) {
+    ///     let Some(text) = fact.payload.downcast_ref::<String>() else { return };
+    ///     // A map by the event's id: a repeat changes nothing.
+    ///     self.0.lock().unwrap().insert(event.id.to_string(), text.clone());
+    /// }
+    /// # }
+    /// ```
     fn apply(&self, event: &Event, fact: &Fact);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn unverified_email_names_no_user() {
+        for (verified, email) in [
+            (json!(true), Some("a@b.c")),
+            (json!("true"), Some("a@b.c")),
+            (json!(null), Some("a@b.c")),
+            (json!(false), None),
+            (json!("false"), None),
+            (json!(1), None),
+        ] {
+            let claims = json!({ "email": "a@b.c", "email_verified": verified });
+            let Value::Object(claims) = claims else { unreachable!() };
+            assert_eq!(Claims::new(claims).email(), email, "{verified}");
+        }
+    }
 }

@@ -64,8 +64,8 @@ pub struct Relayed {
     /// Cursor as text, from which a client that has this event resumes. Usually the event's
     /// position.
     pub cursor: Arc<str>,
-    /// Subscription root field that the event concerns.
-    pub field: &'static str,
+    /// Subscription root fields that deliver the event; at least one.
+    pub fields: Vec<Arc<str>>,
     /// Audience of the event.
     pub audience: Audience,
     /// Decoded data of the event.
@@ -248,7 +248,7 @@ impl Hub {
     }
 
     /// Keeps the event for replay. If the event is news, puts it once into the send queue of every
-    /// watcher of its field that it is for. Returns the number of these watchers. Calls must not
+    /// watcher of its fields that it is for. Returns the number of these watchers. Calls must not
     /// overlap, or the order of events would be lost.
     pub async fn dispatch(&self, event: Event, fact: Fact, is_news: bool) -> usize {
         let Some((relayed, mut watchers)) = self.keep_and_match(event, fact, is_news) else { return 0 };
@@ -312,15 +312,18 @@ impl Hub {
     ) -> Option<(Arc<Relayed>, Vec<Arc<Watcher>>)> {
         let position = position(&event);
         let mut state = self.state();
-        let Some(field) = fact.field else {
+        let Fact { fields, audience, payload } = fact;
+        if fields.is_empty() {
             state.window.advance(&position);
             return None;
-        };
+        }
         let cursor = state.cursor(&position).encode(&self.0.topic).into();
-        let Fact { audience, payload, .. } = fact;
-        let relayed = Arc::new(Relayed { event, position, cursor, field, audience, payload });
+        let relayed = Arc::new(Relayed { event, position, cursor, fields, audience, payload });
         state.window.insert(relayed.clone());
-        let watchers = if is_news { state.index.matching(field, &relayed.audience) } else { Vec::new() };
+        let watchers = match is_news {
+            true => state.index.matching(&relayed.fields, &relayed.audience),
+            false => Vec::new(),
+        };
         if let Some(delivery_log) = self.0.delivery_log.get() {
             delivery_log.begin(&relayed, is_news, watchers.len());
         }
@@ -417,8 +420,33 @@ mod tests {
         event
     }
 
-    fn fact(field: &'static str, audience: &Audience) -> Fact {
-        Fact { field: Some(field), audience: audience.clone(), payload: Arc::new(()) }
+    fn fact(field: &str, audience: &Audience) -> Fact {
+        Fact { fields: vec![field.into()], audience: audience.clone(), payload: Arc::new(()) }
+    }
+
+    #[tokio::test]
+    async fn event_reaches_watchers_of_all_its_fields() {
+        let hub = hub();
+        let viewer = viewer("1", &["a".to_owned()]);
+        let watching: Vec<_> = ["f", "g", "h"]
+            .into_iter()
+            .map(|field| {
+                let send_queue = SendQueue::new(1 << 16);
+                let watch = Watch {
+                    id: 1,
+                    field: field.into(),
+                    viewer: viewer.clone(),
+                    operation: Arc::new(Echo),
+                    send_queue: send_queue.clone(),
+                };
+                (hub.watch(watch), send_queue)
+            })
+            .collect();
+        let audience = Audience::new(["a".into()], None);
+        let fact = Fact { fields: vec!["f".into(), "g".into()], audience, payload: Arc::new(()) };
+        assert_eq!(hub.dispatch(event(), fact, true).await, 2);
+        let delivered: Vec<_> = watching.iter().map(|(_, queue)| queue.take().len()).collect();
+        assert_eq!(delivered, [1, 1, 0]);
     }
 
     #[tokio::test]

@@ -55,3 +55,9 @@ pub mod relay;
 pub mod shutdown;
 pub mod telemetry;
 pub mod web;
+
+pub use self::{
+    audience::{Audience, Interests, Viewer},
+    domain::{Claims, Domain, Fact, Identity, Unreadable},
+    event::Event,
+};

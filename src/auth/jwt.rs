@@ -12,8 +12,7 @@ use jsonwebtoken::{
     Algorithm, DecodingKey, Validation, decode, decode_header,
     errors::{Error, ErrorKind},
 };
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     AuthError, Session, SetupError,
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::{
     audience::Viewer,
-    domain::{Domain, Identity},
+    domain::{Claims, Domain, Identity},
 };
 
 /// How far the clocks of issuer and pod may be apart: so long after its `exp`, and before its `nbf`, a token still lets in.
@@ -70,16 +69,6 @@ enum Ring {
     Jwks(Arc<Jwks>),
 }
 
-#[derive(Deserialize)]
-struct Claims {
-    /// Seconds since 1970, of which issuers may write fractions.
-    exp: Option<f64>,
-    sub: Option<String>,
-    email: Option<String>,
-    /// A boolean; some issuers write it as text.
-    email_verified: Option<Value>,
-}
-
 impl Verifier {
     pub(super) async fn open(settings: Settings) -> Result<Self, SetupError> {
         let ring = match settings.keys {
@@ -117,13 +106,18 @@ impl Verifier {
                 self.claims(token, &key.decoding, key.algorithm)?
             }
         };
-        let expires = claims.expires()?;
-        Ok(Session { viewer: Arc::new(claims.viewer(domain)?), expires: Some(expires) })
+        let expires = Some(expiry(&claims)?);
+        Ok(Session { viewer: Arc::new(viewer(&Claims::new(claims), domain)?), expires })
     }
 
-    fn claims(&self, token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Claims, AuthError> {
+    fn claims(
+        &self,
+        token: &str,
+        key: &DecodingKey,
+        algorithm: Algorithm,
+    ) -> Result<Map<String, Value>, AuthError> {
         let rules = Validation { algorithms: vec![algorithm], ..self.rules.clone() };
-        let data = decode::<Claims>(token, key, &rules).map_err(refusal)?;
+        let data = decode::<Map<String, Value>>(token, key, &rules).map_err(refusal)?;
         // "Critical" extensions must be understood or the token refused (RFC 7515, 4.1.11), and we know none.
         if data.header.crit.is_some() {
             return Err(AuthError::Malformed);
@@ -132,37 +126,27 @@ impl Verifier {
     }
 }
 
-impl Claims {
-    /// When a connection that is let in now must end: at the `exp`, or later by chance, lest tokens that were issued together
-    /// come back together; by a tenth of the life that is left at most, since the token is not good for longer.
-    fn expires(&self) -> Result<SystemTime, AuthError> {
-        let exp = self.exp.ok_or(AuthError::MissingExpiry)?;
-        if exp > LAST_EXPIRY {
-            return Err(AuthError::Malformed);
-        }
-        let since_1970 = Duration::try_from_secs_f64(exp).map_err(|_| AuthError::Malformed)?;
-        let exp = SystemTime::UNIX_EPOCH + since_1970;
-        let left = exp.duration_since(SystemTime::now()).unwrap_or_default();
-        Ok(exp + (left / 10).min(MAX_JITTER).mul_f64(rand::random_range(0.0..1.0)))
+/// Returns the moment when a connection with this token must end: at the `exp`, or later by chance, so that tokens which
+/// were issued together do not come back together. It is later by a tenth of the remaining life at most.
+fn expiry(claims: &Map<String, Value>) -> Result<SystemTime, AuthError> {
+    // Issuers may write fractions of a second.
+    let exp = claims.get("exp").and_then(Value::as_f64).ok_or(AuthError::MissingExpiry)?;
+    if exp > LAST_EXPIRY {
+        return Err(AuthError::Malformed);
     }
+    let since_1970 = Duration::try_from_secs_f64(exp).map_err(|_| AuthError::Malformed)?;
+    let exp = SystemTime::UNIX_EPOCH + since_1970;
+    let left = exp.duration_since(SystemTime::now()).unwrap_or_default();
+    Ok(exp + (left / 10).min(MAX_JITTER).mul_f64(rand::random_range(0.0..1.0)))
+}
 
-    /// The user whose id is `sub`, else the one whose e-mail is `email`: many issuers put an id of their own into `sub`.
-    fn viewer(&self, domain: &dyn Domain) -> Result<Viewer, AuthError> {
-        let by_id = self.sub.as_deref().and_then(|sub| domain.viewer(Identity::Subject(sub)));
-        if let Some(viewer) = by_id {
-            return Ok(viewer);
-        }
-        let email = self.email.as_deref().ok_or(AuthError::UnknownUser)?;
-        let verified = match &self.email_verified {
-            None => true,
-            Some(Value::String(text)) => text == "true",
-            Some(value) => *value == Value::Bool(true),
-        };
-        if !verified {
-            return Err(AuthError::UnverifiedEmail);
-        }
-        domain.viewer(Identity::Email(email)).ok_or(AuthError::UnknownUser)
-    }
+/// Returns the user that the claims name.
+fn viewer(claims: &Claims, domain: &dyn Domain) -> Result<Viewer, AuthError> {
+    let unknown = match (claims.get("email"), claims.email()) {
+        (Some(Value::String(_)), None) => AuthError::UnverifiedEmail,
+        _ => AuthError::UnknownUser,
+    };
+    domain.viewer(Identity::Claims(claims)).ok_or(unknown)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature that `map_err` wants")]

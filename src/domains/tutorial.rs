@@ -67,12 +67,12 @@ impl Domain for Tutorial {
         };
         let template =
             Template::parse(&event.data).map_err(|invalid| Unreadable::Malformed(invalid.to_string()))?;
-        let (field, audience) = if is_added {
-            (Some("templateAdded"), template.audience(event.author.clone()))
+        let (fields, audience) = if is_added {
+            (vec!["templateAdded".into()], template.audience(event.author.clone()))
         } else {
-            (None, Audience::nobody())
+            (Vec::new(), Audience::none())
         };
-        Ok(Fact { field, audience, payload: Arc::new(Arc::new(template)) })
+        Ok(Fact { fields, audience, payload: Arc::new(Arc::new(template)) })
     }
 
     fn apply(&self, event: &Event, fact: &Fact) {
@@ -89,6 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::Claims;
 
     fn tutorial() -> Arc<Tutorial> {
         Tutorial::new(Directory::built_in(), Duration::from_secs(600))
@@ -117,8 +118,9 @@ mod tests {
         let tutorial = tutorial();
         let data = r#"{"id":"t","name":"T","shareLocationIds":["3"]}"#;
         let fact = tutorial.read(&event(TEMPLATE_EDITED, None, data)).unwrap();
-        assert_eq!((fact.field, fact.audience), (None, Audience::nobody()));
-        assert_eq!(tutorial.read(&event(TEMPLATE_ADDED, None, data)).unwrap().field, Some("templateAdded"));
+        assert_eq!((fact.fields, fact.audience), (Vec::new(), Audience::none()));
+        let added = tutorial.read(&event(TEMPLATE_ADDED, None, data)).unwrap();
+        assert_eq!(added.fields, ["templateAdded".into()]);
     }
 
     #[test]
@@ -174,7 +176,7 @@ mod tests {
             let audience = tutorial.read(&event(TEMPLATE_ADDED, Some(&author.to_string()), &data)).unwrap().audience;
             let template = (author, shared);
             for user in &users {
-                let viewer = tutorial.viewer(Identity::Subject(&user.0.to_string())).unwrap();
+                let viewer = tutorial.viewer(Identity::Claims(&Claims::of_subject(&user.0.to_string()))).unwrap();
                 prop_assert_eq!(audience.includes(&viewer), template_filter(&template, user, &locations));
             }
         }

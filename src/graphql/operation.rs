@@ -346,13 +346,13 @@ mod tests {
         let mut event = Event::new("/test".into(), "number", None, Bytes::new());
         event.id = id.into();
         let position = Cursor { published: event.time, event: event.id.clone() };
-        let (cursor, field) = ("c".into(), "all");
+        let (cursor, fields) = ("c".into(), vec!["all".into()]);
         Relayed {
             event,
             position,
             cursor,
-            field,
-            audience: Audience::nobody(),
+            fields,
+            audience: Audience::none(),
             payload: Arc::new(Number(number)),
         }
     }

@@ -225,7 +225,8 @@ mod tests {
     async fn dispatch(hub: &Hub, is_news: bool) -> Arc<str> {
         let event = Event::new("/test".into(), "kind", None, Bytes::new());
         let (id, audience) = (event.id.clone(), Audience::new(["k".into()], Some("author".into())));
-        hub.dispatch(event, Fact { field: Some("f"), audience, payload: Arc::new(()) }, is_news).await;
+        hub.dispatch(event, Fact { fields: vec!["f".into()], audience, payload: Arc::new(()) }, is_news)
+            .await;
         id
     }
 

@@ -68,14 +68,14 @@ impl Index {
         }
     }
 
-    /// Returns the watchers of `field` that the audience includes, each once: key by key, and in
-    /// the order of their slots.
+    /// Returns the watchers of `fields` that the audience includes, each once: field by field, key
+    /// by key, and in the order of their slots.
     #[must_use]
-    pub fn matching(&mut self, field: &str, audience: &Audience) -> Vec<Arc<Watcher>> {
-        let Some(keys) = self.fields.get(field) else { return Vec::new() };
+    pub fn matching(&mut self, fields: &[Arc<str>], audience: &Audience) -> Vec<Arc<Watcher>> {
         self.lookups += 1;
         let mut matching = Vec::new();
-        for &slot in audience.keys().iter().filter_map(|key| keys.get(key)).flatten() {
+        let keys = fields.iter().filter_map(|field| self.fields.get(field));
+        for &slot in keys.flat_map(|keys| audience.keys().iter().filter_map(|key| keys.get(key))).flatten() {
             let Some(entry) = self.watchers.get_mut(slot) else { continue };
             if mem::replace(&mut entry.last_found, self.lookups) < self.lookups
                 && !audience.excludes(&entry.watcher.viewer.user)

@@ -88,7 +88,7 @@ impl Replay {
             Ok(batch) if batch.is_empty() => Err(Step::Live(hub.enter(&mut state, watch.clone()), None)),
             Ok(mut batch) => {
                 batch.retain(|relayed| {
-                    *relayed.field == *watch.field && relayed.audience.includes(&watch.viewer)
+                    relayed.fields.contains(&watch.field) && relayed.audience.includes(&watch.viewer)
                 });
                 Ok(batch)
             }

@@ -256,13 +256,13 @@ mod tests {
         let mut event = Event::new("/test".into(), "k", None, vec![b'x'; 100].into());
         (event.id, event.published) = (id.into(), Some(at(second)));
         let position = Cursor { published: at(second), event: id.into() };
-        let (field, cursor) = ("f", "".into());
+        let (fields, cursor) = (vec!["f".into()], "".into());
         Arc::new(Relayed {
             event,
             position,
             cursor,
-            field,
-            audience: Audience::nobody(),
+            fields,
+            audience: Audience::none(),
             payload: Arc::new(()),
         })
     }

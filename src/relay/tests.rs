@@ -1,4 +1,4 @@
-//! The loop, on a feed that a test makes; time is paused.
+//! The relay's loop, on a feed that the test controls; time is paused.
 
 use async_trait::async_trait;
 use opentelemetry::metrics::{MeterProvider as _, noop::NoopMeterProvider};
@@ -16,7 +16,7 @@ use crate::{
 const WINDOW: Duration = Duration::from_secs(600);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// All of whose events are for the key `a`; at one of them it panics.
+/// Domain in which every event is for the key `a`. It panics at the data `poison`.
 struct Anything;
 
 impl Domain for Anything {
@@ -26,7 +26,7 @@ impl Domain for Anything {
 
     fn read(&self, _: &Event) -> Result<Fact, Unreadable> {
         let audience = Audience::new(["a".into()], None);
-        Ok(Fact { field: Some("f"), audience, payload: Arc::new(()) })
+        Ok(Fact { fields: vec!["f".into()], audience, payload: Arc::new(()) })
     }
 
     fn apply(&self, event: &Event, _: &Fact) {
@@ -34,7 +34,7 @@ impl Domain for Anything {
     }
 }
 
-/// Tells the data of events.
+/// Renderer that returns the data of an event as text.
 struct Echo;
 
 #[async_trait]
@@ -52,14 +52,15 @@ impl Render for Echo {
     }
 }
 
-struct Fed {
+/// Feed that brings what the test sends.
+struct TestFeed {
     events: mpsc::Receiver<Event>,
     state: watch::Receiver<FeedState>,
     reaches_back: bool,
 }
 
 #[async_trait]
-impl Feed for Fed {
+impl Feed for TestFeed {
     async fn next(&mut self) -> Option<Received> {
         let event = self.events.recv().await?;
         Some(Received { event: Ok(event), message_id: String::new(), ack: Ack::none() })
@@ -80,7 +81,7 @@ impl Feed for Fed {
     async fn close(&mut self) {}
 }
 
-/// A pod's relay and hub, and the ends of its feed.
+/// Relay and hub of one pod, and the sending ends of its feed.
 struct Pod {
     hub: Hub,
     events: mpsc::Sender<Event>,
@@ -95,11 +96,11 @@ impl Pod {
         let (interval, orphan_after) = (SECOND * 10, SECOND * 180);
         let membership =
             Membership::new(membership::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
-        let memory = Memory { began, window: WINDOW };
-        let mut relay = Relay::new(Arc::new(Anything), hub.clone(), membership, memory, &meter);
+        let retention = Retention { began, window: WINDOW };
+        let mut relay = Relay::new(Arc::new(Anything), hub.clone(), membership, retention, &meter);
         let (events, received) = mpsc::channel(16);
         let state = watch::Sender::new(FeedState::Opening(None));
-        let mut feed = Fed { events: received, state: state.subscribe(), reaches_back };
+        let mut feed = TestFeed { events: received, state: state.subscribe(), reaches_back };
         let mut task = JoinSet::new();
         task.spawn(async move { relay.run(&mut feed).await });
         Self { hub, events, state, _relay: task }
@@ -131,7 +132,7 @@ impl Pod {
         Watch { id: 1, field: "f".into(), viewer: viewer.into(), operation, send_queue }
     }
 
-    /// What a client gets that comes back with this cursor.
+    /// Returns the payloads that a client gets when it resumes from this cursor.
     async fn resume(&self, cursor: &str) -> Vec<String> {
         let after = self.hub.read_cursor(cursor).unwrap();
         let mut replay = self.hub.resume(self.watch(&SendQueue::new(1 << 16)), after);
@@ -150,25 +151,26 @@ impl Pod {
     }
 }
 
-fn told(send_queue: &SendQueue) -> Vec<String> {
+/// Takes all deliveries and returns their payloads.
+fn payloads(send_queue: &SendQueue) -> Vec<String> {
     send_queue.take().iter().map(|delivery| delivery.result.payload.to_string()).collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cursor_of_the_first_moments_is_good_though_the_topic_is_younger() {
+async fn first_cursor_resumes_on_younger_topic() {
     let began = SystemTime::now();
     let pod = Pod::new(began, true);
     let cursor = pod.hub.cursor();
     pod.open("one").await;
     pod.event("early", began + SECOND / 10).await;
-    assert_eq!(pod.hub.cursor(), cursor, "it stands still");
+    assert_eq!(pod.hub.cursor(), cursor, "the cursor stands still");
     pod.heartbeat("one", began + SECOND / 5).await;
     assert_ne!(pod.hub.cursor(), cursor);
     assert_eq!(pod.resume(&cursor).await, ["early"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cursor_of_the_first_moments_is_a_gap_if_the_topic_retains_nothing() {
+async fn first_cursor_is_gap_without_retention() {
     let began = SystemTime::now();
     let pod = Pod::new(began, false);
     let cursor = pod.hub.cursor();
@@ -178,7 +180,7 @@ async fn a_cursor_of_the_first_moments_is_a_gap_if_the_topic_retains_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cursor_of_a_pod_that_began_long_before_is_a_gap_if_nothing_so_old_has_come() {
+async fn earlier_pods_cursor_is_gap_without_history() {
     let began = SystemTime::now();
     let pods = [began, began - SECOND / 2, began - SECOND * 2].map(|began| Pod::new(began, true));
     let [pod, together, earlier] = &pods;
@@ -189,7 +191,7 @@ async fn a_cursor_of_a_pod_that_began_long_before_is_a_gap_if_nothing_so_old_has
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_published_before_the_pod_began_is_no_news_however_late_it_comes() {
+async fn event_from_before_start_is_no_news() {
     let topic = SystemTime::now();
     // The pod's clock is right, fast, or slow.
     for began in [topic, topic + SECOND * 3_600, topic - SECOND * 3_600] {
@@ -199,12 +201,12 @@ async fn what_was_published_before_the_pod_began_is_no_news_however_late_it_come
         pod.heartbeat("one", topic + SECOND).await;
         pod.event("backlog", topic - SECOND * 60).await;
         pod.event("news", topic + SECOND * 2).await;
-        assert_eq!(told(&send_queue), ["news"]);
+        assert_eq!(payloads(&send_queue), ["news"]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_life_tells_nothing_twice_that_is_forgotten_and_all_that_never_came() {
+async fn new_generation_delivers_missed_events_only() {
     let topic = SystemTime::now();
     let (pod, send_queue) = (Pod::new(topic, true), SendQueue::new(1 << 16));
     let _watching = pod.hub.watch(pod.watch(&send_queue));
@@ -214,10 +216,10 @@ async fn a_new_life_tells_nothing_twice_that_is_forgotten_and_all_that_never_cam
     // Longer than ids are remembered.
     sleep(SECOND * 3_600).await;
     let last = pod.heartbeat("one", topic + SECOND * 3_600).await;
-    assert_eq!(told(&send_queue), ["old"]);
+    assert_eq!(payloads(&send_queue), ["old"]);
 
     pod.state.send_replace(FeedState::Opening(None));
-    // As long as the window reaches, and longer: the topic has it all.
+    // Longer than the window reaches, but the topic still has all events.
     sleep(SECOND * 900).await;
     pod.open("two").await;
     pod.event("forgets", topic + SECOND * 4_500).await;
@@ -225,11 +227,11 @@ async fn a_new_life_tells_nothing_twice_that_is_forgotten_and_all_that_never_cam
     pod.event("missed", topic + SECOND * 3_601).await;
     pod.events.send(last).await.unwrap();
     pod.heartbeat("two", topic + SECOND * 4_502).await;
-    assert_eq!(told(&send_queue), ["forgets", "missed"]);
+    assert_eq!(payloads(&send_queue), ["forgets", "missed"]);
 }
 
 #[test]
-fn a_repeat_is_known_for_the_window_and_no_longer() {
+fn repeat_is_recognized_within_window_only() {
     let mut seen = Seen::new(Duration::from_secs(10));
     let (id, start) = (Arc::from("a"), Instant::now());
     assert!(seen.insert(&id, start));
@@ -239,7 +241,7 @@ fn a_repeat_is_known_for_the_window_and_no_longer() {
 }
 
 #[test]
-fn the_memory_of_ids_is_bounded() {
+fn seen_ids_are_bounded() {
     let mut seen = Seen::new(Duration::from_secs(1_000));
     let now = Instant::now();
     for n in 0..=MAX_SEEN {
@@ -249,7 +251,7 @@ fn the_memory_of_ids_is_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_at_which_the_domain_panics_is_one_event_less() {
+async fn domain_panic_skips_one_event() {
     let pod = Pod::new(SystemTime::now(), true);
     pod.open("first").await;
     let send_queue = SendQueue::new(1 << 16);
@@ -257,6 +259,7 @@ async fn an_event_at_which_the_domain_panics_is_one_event_less() {
     for data in ["poison", "good"] {
         pod.event(data, SystemTime::now()).await;
     }
-    let told: Vec<_> = send_queue.take().iter().map(|told| told.result.payload.to_string()).collect();
-    assert_eq!(told, ["good"]);
+    let delivered: Vec<_> =
+        send_queue.take().iter().map(|delivery| delivery.result.payload.to_string()).collect();
+    assert_eq!(delivered, ["good"]);
 }

@@ -3,7 +3,7 @@
 //! It must run where there is no internet, and whatever it shows must be unable to reach anybody but this pod. It knows no
 //! secret: the token is what the person types.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use axum::{
     Router,
@@ -49,9 +49,9 @@ const ALWAYS: [(HeaderName, HeaderValue); 4] = [
 #[derive(Clone, Debug)]
 pub struct Tab {
     /// A GraphQL document.
-    pub query: &'static str,
+    pub query: Arc<str>,
     /// What stands in the place of the token: one that is no secret, or a word that says that one belongs there.
-    pub token: &'static str,
+    pub token: Arc<str>,
 }
 
 /// The routes of a page that opens with these tabs.
@@ -143,14 +143,16 @@ mod tests {
 
     use super::*;
 
-    const TABS: [Tab; 1] = [Tab { query: "{ a(b: \"<&>\") }", token: "ZOWI" }];
+    fn tabs() -> [Tab; 1] {
+        [Tab { query: "{ a(b: \"<&>\") }".into(), token: "ZOWI".into() }]
+    }
 
     async fn get(path: &str, known: Option<&HeaderValue>) -> Response {
         let mut request = Request::get(path);
         if let Some(tag) = known {
             request = request.header(IF_NONE_MATCH, tag);
         }
-        routes::<()>(&TABS).call(request.body(Body::empty()).unwrap()).await.unwrap()
+        routes::<()>(&tabs()).call(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     /// The page, and all that the bundle has.
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_query_cannot_leave_its_attribute() {
-        let attribute = attribute(&TABS);
+        let attribute = attribute(&tabs());
         assert!(!attribute.contains(['"', '<']), "{attribute}");
         assert!(attribute.contains("&lt;&amp;>") && attribute.contains("Bearer ZOWI"), "{attribute}");
     }

@@ -36,6 +36,7 @@ impl Seed {
 /// What the page opens with. A demo token is no secret; of others it only says where they belong.
 pub(crate) fn tabs(auth: &auth::Settings) -> Vec<Tab> {
     let is_demo = matches!(auth, auth::Settings::Demo);
-    let tab = |(user, query)| Tab { query, token: if is_demo { user } else { "TOKEN" } };
+    let token = |user: &str| if is_demo { user.into() } else { "TOKEN".into() };
+    let tab = |(user, query): (&str, &str)| Tab { query: query.into(), token: token(user) };
     EXAMPLES.map(tab).into()
 }

@@ -124,13 +124,16 @@ impl Directory {
         Ok(Self { locations, by_id, by_name, by_email })
     }
 
-    /// The user whom a token names. Demo names and ids are compared to the letter, e-mails without case.
+    /// Returns the user that a token names: by `sub`, else by `email`, since many issuers put an id of their own into `sub`.
+    /// Demo names and ids are compared to the letter, e-mails without case.
     #[must_use]
     pub fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
         let known = match identity {
             Identity::Demo(name) => self.by_name.get(name),
-            Identity::Subject(id) => self.by_id.get(id),
-            Identity::Email(email) => self.by_email.get(&email.to_lowercase()),
+            Identity::Claims(claims) => {
+                let by_email = || self.by_email.get(&claims.email()?.to_lowercase());
+                claims.subject().and_then(|id| self.by_id.get(id)).or_else(by_email)
+            }
         }?;
         Some(Viewer { user: known.user.clone(), interests: (*known.interests).clone() })
     }
@@ -228,6 +231,7 @@ impl Problems {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Claims;
 
     fn keys(directory: &Directory, identity: Identity<'_>) -> Option<(String, Vec<String>)> {
         let viewer = directory.viewer(identity)?;
@@ -257,12 +261,16 @@ mod tests {
     #[test]
     fn a_user_is_found_by_name_id_and_email() {
         let directory = Directory::built_in();
-        let user = |identity| keys(&directory, identity).map(|(user, _)| user);
+        let user = |identity: Identity<'_>| keys(&directory, identity).map(|(user, _)| user);
+        let by_claim = |name: &str, value: &str| {
+            let claims = Claims::new([(name.to_owned(), value.into())].into_iter().collect());
+            user(Identity::Claims(&claims))
+        };
         assert_eq!(user(Identity::Demo("zowi")), None, "names to the letter");
-        assert_eq!(user(Identity::Subject("3")).as_deref(), Some("3"));
-        assert_eq!(user(Identity::Subject("ZOWI")), None);
-        assert_eq!(user(Identity::Email("User-3@Gmail.com")).as_deref(), Some("3"));
-        assert_eq!(user(Identity::Email("")), None);
+        assert_eq!(by_claim("sub", "3").as_deref(), Some("3"));
+        assert_eq!(by_claim("sub", "ZOWI"), None);
+        assert_eq!(by_claim("email", "User-3@Gmail.com").as_deref(), Some("3"));
+        assert_eq!(by_claim("email", ""), None);
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub async fn explain(State(app): State<Arc<AppState>>, Query(asked): Query<Asked
     answer(&json!({
         "event": event,
         "kind": &*relayed.event.kind,
-        "field": relayed.field,
+        "fields": relayed.fields,
         "published": relayed.event.published.map(time),
         "received": time(record.received),
         "author": relayed.event.author.as_deref().map(|author| names.show(author)),
