@@ -1,7 +1,8 @@
-//! The topic of a single process: a log in memory, and for each feed a position in it.
+//! Memory broker: the topic of a single process, as a log in memory with a position for each feed.
 //!
-//! It lets the relay run with nothing beside it, and stands in for Pub/Sub in tests; what Pub/Sub refuses it refuses too.
-//! It must never lose an event silently: full of what a feed has not taken yet, it makes publishers wait and says so.
+//! It lets the relay run with nothing beside it, and replaces Pub/Sub in tests; it refuses what
+//! Pub/Sub refuses. It must never lose an event silently: when it is full of events that a feed has
+//! not taken yet, publishers wait and then get an error.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,7 +22,8 @@ use crate::{
     event::Event,
 };
 
-/// The topic. Clones are the same topic; it lives as long as one of them or one of its feeds.
+/// Topic in memory. Clones share the same topic, which exists as long as one of them or one of its
+/// feeds.
 #[derive(Clone)]
 pub struct Topic(Arc<Shared>);
 
@@ -29,23 +31,24 @@ struct Shared {
     retention: Duration,
     max_bytes: usize,
     log: Mutex<Log>,
-    /// Publishers pass one by one in the order of their calls, or a small event would overtake a large one that waits
-    /// for room.
+    /// Publishers pass one by one in the order of their calls. Else a small event would overtake a
+    /// large one that waits for room.
     turn: Semaphore,
-    /// The log has grown: wakes every feed.
+    /// Wakes every feed when the log has grown.
     grown: Notify,
-    /// A feed has moved on or ended: wakes the publisher whose turn it is, the only one that waits here.
+    /// Wakes the publisher in turn, the only one that waits here, when a feed has moved on or
+    /// ended.
     moved: Notify,
 }
 
 #[derive(Default)]
 struct Log {
     events: VecDeque<Entry>,
-    /// The position of the first of `events`; positions count from the topic's beginning.
+    /// Position of the first of `events`, counted from the topic's beginning.
     first: u64,
-    /// What `events` weigh together.
+    /// Bytes that `events` take together.
     bytes: usize,
-    /// The position that each open feed takes next, by the feed's number.
+    /// Position that each open feed takes next, by the feed's number.
     feeds: HashMap<u64, u64>,
     feeds_opened: u64,
     last_published: Option<SystemTime>,
@@ -58,8 +61,9 @@ struct Entry {
 }
 
 impl Topic {
-    /// An empty topic that keeps an event for `retention` and keeps `max_bytes` of them, beyond both of which it forgets
-    /// the oldest ones, but none that an open feed has yet to take.
+    /// Creates an empty topic that keeps events for `retention` and up to `max_bytes` bytes of
+    /// them. Beyond either bound it drops the oldest events, but none that an open feed has not
+    /// taken yet.
     #[must_use]
     pub fn new(retention: Duration, max_bytes: usize) -> Self {
         Self(Arc::new(Shared {
@@ -72,8 +76,9 @@ impl Topic {
         }))
     }
 
-    /// A feed that is open at once and begins with the oldest event kept, as one on Pub/Sub does that was sought back.
-    /// Until it is closed or dropped the topic keeps for it what it has not taken.
+    /// Opens a feed. It is open at once and begins with the oldest event kept, like a feed on
+    /// Pub/Sub that was sought back. Until the feed is closed or dropped, the topic keeps the
+    /// events that the feed has not taken.
     #[must_use]
     pub fn open_feed(&self) -> MemoryFeed {
         let mut log = self.0.log();
@@ -107,23 +112,23 @@ impl Publish for Topic {
     }
 
     async fn flush(&self) {
-        // Turns are taken in order, so that when this one comes all publishers before it are through
+        // Turns are taken in order, so all earlier publishers are done when this turn comes.
         drop(self.0.turn.acquire().await);
     }
 }
 
 impl Shared {
     fn log(&self) -> MutexGuard<'_, Log> {
-        // No code under the lock panics halfway through a change
+        // No code panics under the lock halfway through a change.
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there was room for the event.
+    /// Appends the event if there is room. Returns whether there was.
     fn append(&self, event: &Event) -> bool {
         let bytes = weight(event);
         let mut log = self.log();
         log.trim(self.retention, self.max_bytes.saturating_sub(bytes));
-        // One event alone always fits, however small the topic
+        // A single event always fits, however small the topic.
         if !log.events.is_empty() && log.bytes + bytes > self.max_bytes {
             return false;
         }
@@ -143,7 +148,8 @@ impl Shared {
 }
 
 impl Log {
-    /// Forgets the oldest events that are too old or too many bytes, up to the first that a feed has yet to take.
+    /// Drops the oldest events that are too old or too many bytes, up to the first that a feed has
+    /// not taken yet.
     fn trim(&mut self, retention: Duration, max_bytes: usize) {
         let taken_by_all = self.feeds.values().copied().min().unwrap_or(u64::MAX);
         while let Some(oldest) = self.events.front()
@@ -156,7 +162,8 @@ impl Log {
         }
     }
 
-    /// A time of publishing that no event had before, so that the order by it is total.
+    /// Returns a time of publishing later than every earlier one, so that the order by time is
+    /// total.
     fn stamp(&mut self) -> SystemTime {
         let now = SystemTime::now();
         let published = match self.last_published {
@@ -167,7 +174,7 @@ impl Log {
         published
     }
 
-    /// The next event of the feed, if there is one yet; the feed must be open.
+    /// Takes the next event of the feed, if there is one yet. The feed must be open.
     fn take(&mut self, feed: u64) -> Option<Event> {
         let position = self.feeds.get_mut(&feed)?;
         let index = usize::try_from(*position - self.first).ok()?;
@@ -177,7 +184,7 @@ impl Log {
     }
 }
 
-/// What the event weighs against the topic's bound, in bytes.
+/// Returns the bytes that the event counts against the topic's bound.
 fn weight(event: &Event) -> usize {
     let texts = [
         Some(&event.id),
@@ -191,9 +198,10 @@ fn weight(event: &Event) -> usize {
         + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
 }
 
-/// One reader of a [`Topic`]: takes every event once, in the order of publishing.
+/// Feed of a [`Topic`]: takes every event once, in the order of publishing.
 ///
-/// Its events need no acknowledgement, since a hand-over within the process cannot be lost. Dropped, it is closed.
+/// Its events need no acknowledgement, since an event cannot be lost within the process. Dropping
+/// the feed closes it.
 pub struct MemoryFeed {
     topic: Arc<Shared>,
     number: u64,
@@ -204,7 +212,7 @@ pub struct MemoryFeed {
 impl Feed for MemoryFeed {
     async fn next(&mut self) -> Option<Received> {
         loop {
-            // Before the look at the log, or a publish between the two would go unheard
+            // Before the look at the log, or a publish between the two would not wake this feed.
             let grown = self.topic.grown.notified();
             if *self.state.borrow() == FeedState::Closed {
                 return None;
@@ -223,7 +231,7 @@ impl Feed for MemoryFeed {
     }
 
     fn reopen(&self) -> Reopen {
-        // Nobody hears it: a log in the same process is not lost sight of.
+        // No task waits for a request to reopen: a log in the same process cannot fall silent.
         Reopen::default()
     }
 
@@ -256,7 +264,7 @@ mod tests {
         Event::new("/pods/test".into(), "test.v1", None, Bytes::from_static(data.as_bytes()))
     }
 
-    /// A topic with room for this many events of [`event`] with one byte of data.
+    /// Creates a topic with room for this many of [`event`], each with one byte of data.
     fn topic_of(events: usize) -> Topic {
         Topic::new(HOUR, events * weight(&event("x")))
     }
@@ -270,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn times_of_publishing_only_grow() {
+    async fn publish_times_strictly_increase() {
         let topic = topic_of(200);
         let mut feed = topic.open_feed();
         for _ in 0..100 {
@@ -283,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_too_old_is_forgotten_once_every_feed_has_taken_it() {
+    async fn topic_drops_old_events_that_feeds_took() {
         let topic = topic_of(100);
         let mut slow = topic.open_feed();
         topic.publish(&event("a")).await.unwrap();
@@ -294,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_much_is_forgotten_from_the_oldest_on() {
+    async fn full_topic_drops_oldest_events() {
         let topic = topic_of(2);
         for data in ["a", "b", "c"] {
             topic.publish(&event(data)).await.unwrap();
@@ -303,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_topic_makes_publishers_wait_and_then_refuses() {
+    async fn full_topic_delays_then_refuses_publishers() {
         let topic = topic_of(1);
         let mut feed = topic.open_feed();
         topic.publish(&event("a")).await.unwrap();
@@ -320,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn publishers_that_wait_keep_their_order() {
+    async fn waiting_publishers_keep_their_order() {
         let topic = topic_of(3);
         let mut feed = topic.open_feed();
         topic.publish(&event("x")).await.unwrap();
@@ -337,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_feed_that_is_closed_or_dropped_no_longer_holds_the_log() {
+    async fn closed_or_dropped_feed_releases_the_log() {
         let topic = topic_of(1);
         let (mut closed, dropped) = (topic.open_feed(), topic.open_feed());
         topic.publish(&event("a")).await.unwrap();
@@ -351,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_event_larger_than_the_topic_still_passes() {
+    async fn event_larger_than_topic_still_passes() {
         let topic = Topic::new(HOUR, 0);
         let mut feed = topic.open_feed();
         topic.publish(&event("a")).await.unwrap();
