@@ -1,4 +1,8 @@
-//! What an event and each of its deliveries allocate, which no machine's speed changes: a guard of the hot path.
+//! Number of allocations for an event and for each of its deliveries: a guard of the hot path.
+//!
+//! Unlike a duration, a count does not depend on the machine. The test is a binary of its own
+//! because it replaces the global allocator. It must never run other code in parallel with the
+//! measurement.
 //!
 //! A binary of its own, because it counts with a global allocator of its own.
 
@@ -12,13 +16,15 @@ use tokio::runtime::Builder;
 
 use self::watchers::{Watchers, event};
 
-/// Nothing: the queue of a send queue has room for one. The rest is for rounding.
+/// Limit of allocations per delivery: none, since a send queue has room for one result. The rest is
+/// for rounding.
 const MAX_PER_DELIVERY: f64 = 0.01;
 
-/// Decoding, the window, the look-up, one execution, its JSON.
+/// Limit of allocations per event: decoding, the window, the look-up, one execution, its JSON.
 const MAX_PER_EVENT: f64 = 120.0;
 
-/// How many times anything is allocated for one event that so many watchers are told of, once all is warm.
+/// Returns the number of allocations for one event that this many watchers receive, after a
+/// warm-up.
 fn allocations(watchers: usize) -> f64 {
     const EVENTS: u32 = 50;
     let head = r#"{"type":"next","id":"1","payload":"#;
@@ -26,7 +32,7 @@ fn allocations(watchers: usize) -> f64 {
     let mut pod = Watchers::new();
     runtime.block_on(pod.enter("ZOLO", watchers));
     let mut frames = Vec::new();
-    let mut tell = || {
+    let mut deliver = || {
         assert_eq!(runtime.block_on(pod.dispatch(event())), watchers);
         for delivery in pod.send_queues.iter().flat_map(|send_queue| send_queue.take()) {
             frames.clear();
@@ -34,8 +40,8 @@ fn allocations(watchers: usize) -> f64 {
             assert!(frames.ends_with(b"}"));
         }
     };
-    tell();
-    let counted = allocation_counter::measure(|| (0..EVENTS).for_each(|_| tell()));
+    deliver();
+    let counted = allocation_counter::measure(|| (0..EVENTS).for_each(|_| deliver()));
     counted.count_total as f64 / f64::from(EVENTS)
 }
 

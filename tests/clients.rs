@@ -1,6 +1,8 @@
-//! Stock clients against real pods: starts the Node project beside this file, which starts the pods.
+//! Stock clients against real pods: starts the Node project beside this file, which starts the
+//! pods.
 //!
-//! Without npm it says what it skips; with `CI=true` that is a failure.
+//! Only the real libraries show that they are served as they expect. Without npm the test prints
+//! what it skips; with `CI=true` it must never skip.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -29,7 +31,7 @@ fn relay_serves_stock_clients_as_they_expect() {
     assert!(tests.success(), "a client was not served as it expects: see above");
 }
 
-/// Installs what the lock file says, unless that is what is installed.
+/// Installs the packages of the lock file, unless they are installed already.
 fn install(project: &Path) {
     let (lock, installed) = (project.join("package-lock.json"), project.join("node_modules/.installed"));
     let wanted = fs::read(&lock).unwrap();
@@ -46,7 +48,7 @@ fn has_npm() -> bool {
     version.is_ok_and(|status| status.success())
 }
 
-#[expect(clippy::disallowed_methods, reason = "CI's own word, not a setting of the relay")]
+#[expect(clippy::disallowed_methods, reason = "a variable of the CI, not a setting of the relay")]
 fn is_ci() -> bool {
     std::env::var("CI").is_ok_and(|ci| ci == "true")
 }

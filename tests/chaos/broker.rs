@@ -1,25 +1,32 @@
-//! A broker that is cut off, refuses, is late, is silent, forgets everything, or is not there yet.
+//! Faults of the broker: cut connections, refusals, delays, a black hole, an empty restart, a late
+//! start.
+//!
+//! A pod cannot prevent such a fault, but it must keep its promises. No event that the topic
+//! acknowledged may ever be lost without a gap notice.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use crate::{
-    at_a_time,
     deployment::Deployment,
     oracle::{Ledger, Traffic},
     proxy::{Fault, Proxy},
     resuming::{Crowd, NARROW},
+    shared_turn,
     support::{EVERYWHERE, Topic, USERS, eventually},
 };
 
+/// Clients of each scenario.
 const CLIENTS: usize = 20;
+/// Mutations per second, over all authors.
 const EVENTS_PER_SECOND: u32 = 8;
 
-/// How soon all must be well again once the line is. Google's client waits up to 28 s before it connects anew.
+/// Time in which all must work again after a fault. Google's client waits up to 28 s before it
+/// reconnects.
 const RECOVERY: Duration = Duration::from_secs(60);
 
-/// Two pods whose line to the broker can break, clients of theirs, and load.
+/// Two pods whose connection to the broker can break, their clients, and load.
 struct Scene {
     topic: Topic,
     proxy: Proxy,
@@ -33,10 +40,10 @@ impl Scene {
     async fn open(topic: Topic) -> Self {
         let proxy = Proxy::start(topic.host()).await;
         let deployment = Deployment::start(&topic.seen_at(&proxy.host()), 2, &[]).await;
-        Self::people(topic, proxy, deployment).await
+        Self::with_clients(topic, proxy, deployment).await
     }
 
-    async fn people(topic: Topic, proxy: Proxy, deployment: Deployment) -> Self {
+    async fn with_clients(topic: Topic, proxy: Proxy, deployment: Deployment) -> Self {
         let crowd = Crowd::gather(&deployment.ports, &USERS, CLIENTS, NARROW).await;
         let ledger = Ledger::default();
         let traffic = Traffic::start(&ledger, &deployment.ports, EVENTS_PER_SECOND);
@@ -44,7 +51,7 @@ impl Scene {
         Self { topic, proxy, deployment, crowd, ledger, traffic }
     }
 
-    /// What the topic takes meanwhile from others, who have no fault.
+    /// Publishes for `during` as a foreign program, past the proxy and its fault.
     async fn others_publish(&self, during: Duration) {
         for _ in 0..during.as_secs() * 2 {
             self.ledger.publish(&self.topic, 1, &EVERYWHERE, |message| message).await;
@@ -53,15 +60,16 @@ impl Scene {
     }
 
     async fn until_a_pod_is_unready(&self) {
-        eventually("a pod that cannot hear the topic says so", RECOVERY, async || {
+        eventually("a pod without connection to the topic is unready", RECOVERY, async || {
             let answer = self.deployment.pods[0].http.get("/readyz").await;
             (answer.status == 503).then_some(())
         })
         .await;
     }
 
-    /// All is well again: every pod ready, every author's lane open, every client told of all. Returns how many mutations were
-    /// refused meanwhile, each by the right error and in time.
+    /// Waits until all works again and asserts that nothing was lost: every pod is ready, every
+    /// author can publish on every pod, every client has every event. Returns how many mutations
+    /// were refused during the fault, each with the right error and in time.
     async fn close(mut self, what: &str) -> usize {
         self.deployment.until_ready(RECOVERY).await;
         self.ledger.revive(&self.topic, &[&self.crowd]).await;
@@ -86,12 +94,12 @@ async fn fault(fault: Fault, during: Duration, is_seen: bool) {
     }
     scene.proxy.set(Fault::None);
     let refused = scene.close(&format!("{fault:?} for {during:?}")).await;
-    assert!(!is_seen || refused > 0, "a mutation was acknowledged that could not be published");
+    assert!(!is_seen || refused > 0, "a mutation was acknowledged but could not be published");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connections_to_broker_lose_nothing() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     let Some(topic) = Topic::fresh().await else { return };
     let scene = Scene::open(topic).await;
     for _ in 0..3 {
@@ -103,39 +111,39 @@ async fn cut_connections_to_broker_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusing_broker_loses_nothing_that_it_took() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     fault(Fault::Refuse, Duration::from_secs(8), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn late_broker_loses_nothing() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     fault(Fault::Delay(Duration::from_secs(2)), Duration::from_secs(8), false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn black_hole_is_noticed_and_loses_nothing() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     fault(Fault::BlackHole, Duration::from_secs(8), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn minute_of_black_hole_loses_nothing() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     fault(Fault::BlackHole, Duration::from_secs(60), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn minute_of_refusal_loses_nothing() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     fault(Fault::Refuse, Duration::from_secs(60), true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deleted_feeds_lose_nothing() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     let Some(topic) = Topic::fresh().await else { return };
     let scene = Scene::open(topic).await;
     for _ in 0..2 {
@@ -151,7 +159,7 @@ async fn deleted_feeds_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_get_gap_after_broker_restarts_empty() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     let Some(topic) = Topic::fresh().await else { return };
     let (topic, emulator) = topic.anew().await;
     let mut scene = Scene::open(topic).await;
@@ -172,19 +180,19 @@ async fn clients_get_gap_after_broker_restarts_empty() {
     let verdict = scene.ledger.settle(&scene.topic, &[&scene.crowd]).await;
     println!("broker restarted empty: {}, {} missing", verdict.summary(), verdict.missing.len());
     verdict.assert_truthful();
-    let is_told = verdict.gaps.iter().enumerate().all(|(client, gaps)| {
+    let is_reported = verdict.gaps.iter().enumerate().all(|(client, gaps)| {
         let misses = verdict
             .missing
             .iter()
             .any(|missing| missing.split([' ', ':']).nth(1) == Some(&*client.to_string()));
         *gaps == 1 || (!misses && *gaps == 0)
     });
-    assert!(is_told, "missing: {:?}, gap notices: {:?}", verdict.missing, verdict.gaps);
+    assert!(is_reported, "missing: {:?}, gap notices: {:?}", verdict.missing, verdict.gaps);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pod_becomes_ready_after_broker_and_topic_appear() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     let Some(topic) = Topic::fresh().await else { return };
     let proxy = Proxy::start(topic.host()).await;
     proxy.set(Fault::Refuse);
@@ -197,6 +205,6 @@ async fn pod_becomes_ready_after_broker_and_topic_appear() {
     sleep(Duration::from_secs(1)).await;
     proxy.set(Fault::None);
     deployment.until_ready(RECOVERY).await;
-    let scene = Scene::people(topic, proxy, deployment).await;
+    let scene = Scene::with_clients(topic, proxy, deployment).await;
     scene.close("broker later than its pods").await;
 }

@@ -1,48 +1,56 @@
-//! Clients that are stuck, or many at once, and what that costs the others: measured beside the undisturbed.
+//! Stuck clients, and many clients that return at once: what they cost the other clients.
+//!
+//! The cost is the p99 latency of the others, compared with undisturbed rounds on the same machine.
+//! A slow client must never delay another.
 
 use std::{collections::HashSet, time::Duration};
 
 use tokio::time::sleep;
 
 use crate::{
-    alone,
     deployment::Deployment,
+    exclusive_turn,
     oracle::{Ledger, Traffic},
-    resuming::{Crowd, Mood, NARROW, WIDE},
+    resuming::{Behaviour, Crowd, NARROW, WIDE},
     support::{Topic, eventually},
 };
 
-/// Rounds of undisturbed and disturbed, of which the medians count: what a machine does besides delays this round or that
-/// one, what the stuck and the many do to others, they do in every round.
+/// Rounds, each undisturbed first and disturbed then; the medians are compared. Other work of the
+/// machine delays single rounds, but the cost of stuck clients appears in every round.
 const ROUNDS: usize = 3;
 
-/// What the others may lose: a fifth, or this much.
+/// Promised limit of the delay of others: a fifth, or this much.
 const PROMISED: Duration = Duration::from_millis(20);
 
-/// The same where clients and an unoptimised pod share two cores with whatever else: what blocks would show, what is only
-/// busy does not.
+/// The same limit for an unoptimised pod that shares two cores with its clients and other tests. It
+/// finds a pod that blocks, not one that is only busy.
 const UNOPTIMISED: Duration = Duration::from_secs(2);
 
-/// Between two events of a measurement.
+/// Time between two events of a measurement.
 const PACE: Duration = Duration::from_millis(40);
 
 const MIB: u64 = 1 << 20;
+/// The pod's `RELAY_QUEUE_BYTES`.
 const QUEUE_BYTES: u64 = 256 << 10;
+/// The pod's `RELAY_REPLAY_BYTES`.
 const REPLAY_BYTES: u64 = 96 * MIB;
 
-/// The time below which 99 of 100 of these events came, from the begin of their publishing.
+/// Returns the p99 latency of the events from number `from` on: from the start of publishing to the
+/// arrival at each client.
 fn p99(ledger: &Ledger, crowd: &Crowd, from: usize) -> Duration {
     let mut latencies = Vec::new();
     for record in crowd.records() {
         let mut met = HashSet::new();
-        let news = record.heard.iter().filter(|heard| heard.number >= from && met.insert(heard.number));
-        latencies.extend(news.map(|heard| heard.at - ledger.began(heard.number)));
+        let news =
+            record.received.iter().filter(|received| received.number >= from && met.insert(received.number));
+        latencies.extend(news.map(|received| received.at - ledger.began(received.number)));
     }
     latencies.sort_unstable();
     latencies[latencies.len() * 99 / 100]
 }
 
-/// Fails unless the disturbed p99 is as promised, by medians.
+/// Asserts that the disturbed p99 is within the tolerance of the undisturbed one. It compares
+/// medians.
 fn assert_near(mut undisturbed: Vec<Duration>, mut disturbed: Vec<Duration>, tolerance: Duration) {
     undisturbed.sort_unstable();
     disturbed.sort_unstable();
@@ -52,22 +60,26 @@ fn assert_near(mut undisturbed: Vec<Duration>, mut disturbed: Vec<Duration>, tol
     assert!(after <= limit, "undisturbed {before:?}, disturbed {after:?}");
 }
 
-/// Publishes events of 100 KB each to location 3 and waits until the crowd has them, and returns its p99.
+/// Publishes events of 100 KB each to location 3, waits until the crowd has them, and returns its
+/// p99.
 async fn large_events(topic: &Topic, ledger: &Ledger, crowd: &Crowd, count: usize) -> Duration {
     let from = ledger.len();
     for _ in 0..count {
         ledger.publish(topic, 1, &["3"], |message| message.padded(100 << 10)).await;
         sleep(PACE).await;
     }
-    until_heard(ledger, crowd).await;
+    until_received(ledger, crowd).await;
     p99(ledger, crowd, from)
 }
 
-/// Until every client of the crowd has the last event so far. It must be for all of them.
-async fn until_heard(ledger: &Ledger, crowd: &Crowd) {
+/// Waits until every client of the crowd has the latest event, which must match all of them.
+async fn until_received(ledger: &Ledger, crowd: &Crowd) {
     let last = ledger.len() - 1;
-    eventually("all have heard the last event", Duration::from_secs(60), async || {
-        crowd.records().all(|record| record.heard.iter().any(|heard| heard.number == last)).then_some(())
+    eventually("all clients have the last event", Duration::from_secs(60), async || {
+        crowd
+            .records()
+            .all(|record| record.received.iter().any(|received| received.number == last))
+            .then_some(())
     })
     .await;
 }
@@ -84,21 +96,21 @@ async fn stuck(others: usize, slow: usize, events: usize, tolerance: Duration) {
     let mut memory = (u64::MAX, 0);
     for _ in 0..ROUNDS {
         undisturbed.push(large_events(&topic, &ledger, &others, events).await);
-        until_heard(&ledger, &slow).await;
+        until_received(&ledger, &slow).await;
         memory.0 = memory.0.min(pod.memory());
-        slow.set(Mood::Stuck);
+        slow.set(Behaviour::Stuck);
         disturbed.push(large_events(&topic, &ledger, &others, events).await);
         memory.1 = memory.1.max(pod.memory());
-        slow.set(Mood::Awake);
-        until_heard(&ledger, &slow).await;
+        slow.set(Behaviour::Reading);
+        until_received(&ledger, &slow).await;
     }
     let ended = pod.metric_of("relay_connection_ends_total", r#"reason="slow""#).await;
     let verdict = ledger.settle(&topic, &[&others, &slow]).await;
     let (before, after) = (memory.0 / MIB, memory.1 / MIB);
     println!("stuck: {before} MiB, with the stuck {after} MiB, {ended} ends; {}", verdict.summary());
-    assert!(ended >= 1.0, "nobody was slow");
+    assert!(ended >= 1.0, "no client was slow");
     verdict.assert_flawless();
-    // each stuck connection: its queue, and as much that is being written
+    // each stuck connection holds its queue, and as much again that is being written
     let stuck = u64::try_from(slow.records().count()).unwrap() * 2 * QUEUE_BYTES;
     assert!(memory.1 <= memory.0 + REPLAY_BYTES + stuck, "{before} MiB became {after} MiB");
     assert_near(undisturbed, disturbed, tolerance);
@@ -116,17 +128,17 @@ async fn return_at_once(others: usize, many: usize, tolerance: Duration) {
         sleep(during).await;
         traffic.stop().await;
         ledger.publish(&topic, 1, &["3"], |message| message).await;
-        until_heard(&ledger, &others).await;
+        until_received(&ledger, &others).await;
         p99(&ledger, &others, from)
     };
     let (mut undisturbed, mut disturbed) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         undisturbed.push(measured(Duration::from_secs(3)).await);
-        many.set(Mood::Asleep);
+        many.set(Behaviour::Away);
         measured(Duration::from_secs(3)).await;
-        many.set(Mood::Awake);
+        many.set(Behaviour::Reading);
         disturbed.push(measured(Duration::from_secs(3)).await);
-        until_heard(&ledger, &many).await;
+        until_received(&ledger, &many).await;
     }
     let verdict = ledger.settle(&topic, &[&others, &many]).await;
     println!("return at once: {}", verdict.summary());
@@ -136,26 +148,26 @@ async fn return_at_once(others: usize, many: usize, tolerance: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stuck_clients_resume_and_cost_others_nothing() {
-    let _turn = alone().await;
+    let _turn = exclusive_turn().await;
     stuck(45, 5, 100, UNOPTIMISED).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn fifty_stuck_of_500_cost_others_nothing() {
-    let _turn = alone().await;
+    let _turn = exclusive_turn().await;
     stuck(450, 50, 100, PROMISED).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn returning_clients_do_not_delay_others() {
-    let _turn = alone().await;
+    let _turn = exclusive_turn().await;
     return_at_once(20, 100, UNOPTIMISED).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn thousand_returning_clients_do_not_delay_others() {
-    let _turn = alone().await;
+    let _turn = exclusive_turn().await;
     return_at_once(100, 1_000, PROMISED).await;
 }

@@ -1,4 +1,7 @@
-//! [`Deployment`]: pods of one topic that come and go, as an orchestrator lets them, and the balancer before them.
+//! [`Deployment`]: pods of one topic that start and stop as under an orchestrator, with the list of
+//! ports that a balancer would use.
+//!
+//! Scenarios change the deployment while clients watch. A pod's name must never be used twice.
 
 use std::time::Duration;
 
@@ -9,10 +12,10 @@ use crate::{
     support::{Relay, Setup, Topic},
 };
 
-/// What every pod here is set to: the membership's times are short, so that they pass within a test.
+/// Settings of every pod here: the membership's times are short, so that they pass within a test.
 const SETTINGS: [(&str, &str); 2] = [("RELAY_HEARTBEAT_INTERVAL", "1s"), ("RELAY_ORPHAN_AFTER", "5s")];
 
-/// After what silence a pod counts as dead, as set here.
+/// Silence after which a pod counts as dead; the value of `RELAY_ORPHAN_AFTER` above.
 pub(crate) const ORPHAN_AFTER: Duration = Duration::from_secs(5);
 
 /// Pods on one topic.
@@ -21,17 +24,17 @@ pub(crate) struct Deployment {
     settings: Vec<(&'static str, String)>,
     pub(crate) pods: Vec<Relay>,
     pub(crate) ports: Ports,
-    /// How many pods there have been: a name is never used twice, as in Kubernetes.
-    born: usize,
+    /// Number of pods started so far. It makes names that are never used twice, as in Kubernetes.
+    started: usize,
 }
 
 impl Deployment {
-    /// So many pods, ready.
+    /// Starts this many pods and waits until they are ready.
     pub(crate) async fn start(topic: &Topic, pods: usize, settings: &[(&'static str, &str)]) -> Self {
         let settings =
             SETTINGS.iter().chain(settings).map(|(name, value)| (*name, (*value).to_owned())).collect();
         let mut deployment =
-            Self { topic: topic.clone(), settings, pods: Vec::new(), ports: Ports::default(), born: 0 };
+            Self { topic: topic.clone(), settings, pods: Vec::new(), ports: Ports::default(), started: 0 };
         let setups: Vec<_> = (0..pods).map(|_| deployment.setup()).collect();
         deployment.pods = join_all(setups.into_iter().map(Setup::start)).await;
         for pod in &deployment.pods {
@@ -40,7 +43,7 @@ impl Deployment {
         deployment
     }
 
-    /// So many pods, of which nobody knows whether they will ever be ready.
+    /// Starts this many pods without waiting until they are ready.
     pub(crate) fn launch(topic: &Topic, pods: usize) -> Self {
         let mut deployment = Self::new(topic, &[]);
         for _ in 0..pods {
@@ -54,16 +57,16 @@ impl Deployment {
     fn new(topic: &Topic, settings: &[(&'static str, &str)]) -> Self {
         let settings = SETTINGS.iter().chain(settings).map(|(name, value)| (*name, (*value).to_owned()));
         let (pods, ports) = (Vec::new(), Ports::default());
-        Self { topic: topic.clone(), settings: settings.collect(), pods, ports, born: 0 }
+        Self { topic: topic.clone(), settings: settings.collect(), pods, ports, started: 0 }
     }
 
     fn setup(&mut self) -> Setup {
-        self.born += 1;
-        let setup = Setup::new(&format!("pod{}", self.born)).topic(&self.topic);
+        self.started += 1;
+        let setup = Setup::new(&format!("pod{}", self.started)).topic(&self.topic);
         self.settings.iter().fold(setup, |setup, (name, value)| setup.set(name, value))
     }
 
-    /// One more pod, on a port of its own or on that of one that is gone.
+    /// Starts one more pod, on a free port or on the port of a pod that is gone.
     pub(crate) async fn add(&mut self, port: Option<u16>) {
         let setup = self.setup();
         let pod = match port {
@@ -74,7 +77,7 @@ impl Deployment {
         self.pods.push(pod);
     }
 
-    /// Takes the oldest pod out of the balancer.
+    /// Removes the oldest pod from the deployment and from the balancer's list, and returns it.
     pub(crate) fn retire(&mut self) -> Relay {
         let pod = self.pods.remove(0);
         self.ports.remove(pod.port());
@@ -87,7 +90,7 @@ impl Deployment {
         }
     }
 
-    /// The sum of a metric over all pods.
+    /// Returns the sum of a metric over all pods.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         join_all(self.pods.iter().map(|pod| pod.metric(name))).await.into_iter().sum()
     }

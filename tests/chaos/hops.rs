@@ -1,5 +1,8 @@
-//! Window and cursor against a naive log: a client that goes to and fro between two pods, which hear the same events in
-//! orders of their own.
+//! Property test of window and cursor: a client that moves between two pods, which receive the same
+//! events in different orders.
+//!
+//! A naive log is the oracle. The client must never miss an event, nor receive one twice on a
+//! connection.
 
 use std::{
     collections::BTreeSet,
@@ -20,27 +23,28 @@ use pubsub_relay::{
 
 const TOPIC: &str = "projects/p/topics/t";
 
-/// Two are published in each of these.
+/// Time of one step; two events are published in each.
 const STEP: Duration = Duration::from_millis(500);
 
-/// How long a pod may hear an event after the other, in steps: just under the margin.
+/// Number of steps by which one pod may receive an event after the other: just under the margin.
 const MAX_DELAY: usize = 9;
 
-/// What happens to one event.
+/// Fate of one event.
 #[derive(Clone, Debug)]
-struct Story {
-    /// After how many steps each of the pods hears it.
+struct Fate {
+    /// Steps from its publishing to its arrival on each of the two pods.
     delays: [usize; 2],
     is_for_client: bool,
 }
 
-/// One stay of the client: on which pod, after how many steps, and for how many.
+/// Stay of the client on a pod: the pod's index, the steps away before it, and its steps on the
+/// pod.
 type Stay = (usize, usize, usize);
 
-fn stories() -> impl Strategy<Value = Vec<Story>> {
+fn fates() -> impl Strategy<Value = Vec<Fate>> {
     let delays = [0..MAX_DELAY, 0..MAX_DELAY];
-    let story = (delays, any::<bool>()).prop_map(|(delays, is_for_client)| Story { delays, is_for_client });
-    prop::collection::vec(story, 1..80)
+    let fate = (delays, any::<bool>()).prop_map(|(delays, is_for_client)| Fate { delays, is_for_client });
+    prop::collection::vec(fate, 1..80)
 }
 
 fn published(number: usize) -> usize {
@@ -60,17 +64,17 @@ fn relayed(number: usize) -> Arc<Relayed> {
         event,
         position,
         cursor,
-        field: "f",
-        audience: Audience::nobody(),
+        fields: vec!["f".into()],
+        audience: Audience::none(),
         payload: Arc::new(()),
     })
 }
 
-/// A client that knows nothing but the text of its last cursor.
+/// Client whose only memory across connections is the text of its last cursor.
 struct Client {
     cursor: String,
-    had: BTreeSet<usize>,
-    /// What it heard on this connection, and from when on that may be.
+    received: BTreeSet<usize>,
+    /// Events received on this connection, and the earliest time that they may have.
     connection: BTreeSet<usize>,
     horizon: SystemTime,
 }
@@ -87,7 +91,7 @@ impl Client {
         &mut self,
         window: &Window,
         progress: &mut Progress,
-        stories: &[Story],
+        fates: &[Fate],
     ) -> Result<(), TestCaseError> {
         loop {
             let portion = window.next(progress).unwrap();
@@ -96,12 +100,12 @@ impl Client {
             }
             for relayed in portion {
                 let number: usize = relayed.event.id.parse().unwrap();
-                if !stories[number].is_for_client {
+                if !fates[number].is_for_client {
                     continue;
                 }
                 prop_assert!(self.connection.insert(number), "{number} twice on one connection");
                 prop_assert!(relayed.position.published >= self.horizon, "{number} is older than the margin");
-                self.had.insert(number);
+                self.received.insert(number);
                 self.cursor = relayed.cursor.to_string();
             }
         }
@@ -111,35 +115,35 @@ impl Client {
 proptest! {
     #[test]
     fn hopping_client_misses_nothing_and_repeats_within_margin(
-        stories in stories(),
+        fates in fates(),
         stays in prop::collection::vec((0..2_usize, 0..12_usize, 0..12_usize), 0..8),
     ) {
         let bounds = Bounds { span: Duration::from_secs(600), bytes: usize::MAX };
         let begin = at(0) - Duration::from_secs(60);
         let mut pods = [Window::new(bounds, begin), Window::new(bounds, begin)];
         let cursor = Cursor { published: at(0), event: "".into() }.encode(TOPIC);
-        let (had, connection) = (BTreeSet::new(), BTreeSet::new());
-        let mut client = Client { cursor, had, connection, horizon: begin };
+        let (received, connection) = (BTreeSet::new(), BTreeSet::new());
+        let mut client = Client { cursor, received, connection, horizon: begin };
         let mut step = 0;
-        let mut pass = |pods: &mut [Window; 2]| {
+        let mut advance = |pods: &mut [Window; 2]| {
             for (pod, window) in pods.iter_mut().enumerate() {
-                let now = (0..).zip(&stories).filter(|(n, story)| published(*n) + story.delays[pod] == step);
+                let now = (0..).zip(&fates).filter(|(n, fate)| published(*n) + fate.delays[pod] == step);
                 now.for_each(|(number, _)| window.insert(relayed(number)));
             }
             step += 1;
         };
-        // at last it stays for good
-        let end = (0, 0, published(stories.len()) + MAX_DELAY + 2);
+        // the last stay is longer than any delay
+        let end = (0, 0, published(fates.len()) + MAX_DELAY + 2);
         for (pod, away, stay) in stays.into_iter().chain([end] as [Stay; 1]) {
-            (0..away).for_each(|_| pass(&mut pods));
+            (0..away).for_each(|_| advance(&mut pods));
             let mut progress = client.resume(&pods[pod]);
             for _ in 0..stay {
-                client.read(&pods[pod], &mut progress, &stories)?;
-                pass(&mut pods);
+                client.read(&pods[pod], &mut progress, &fates)?;
+                advance(&mut pods);
             }
-            client.read(&pods[pod], &mut progress, &stories)?;
+            client.read(&pods[pod], &mut progress, &fates)?;
         }
-        let expected: BTreeSet<usize> = (0..).zip(&stories).filter(|(_, story)| story.is_for_client).map(|(n, _)| n).collect();
-        prop_assert_eq!(client.had, expected);
+        let expected: BTreeSet<usize> = (0..).zip(&fates).filter(|(_, fate)| fate.is_for_client).map(|(n, _)| n).collect();
+        prop_assert_eq!(client.received, expected);
     }
 }

@@ -1,15 +1,18 @@
-//! Chaos: pods restart, die and multiply, the broker fails in every way, clients are slow, asleep or many; and nobody
-//! misses an event, hears one twice on a connection, or hears one that is not for them, or else is told of a gap.
+//! Chaos tests: pods restart, die and multiply, the broker fails in every way, and clients are
+//! slow, absent or many. No client may miss an event without a gap notice, receive an event twice
+//! on a connection, or receive one that does not match it.
 //!
-//! Real processes, Google's emulator behind a proxy that breaks the line, clients that come back wherever they can. An
-//! oracle on the publishers' side knows what each client should have. Each scenario has a short form that runs always, and
-//! a long one, at the size of the promise: `cargo test --release --test chaos -- --ignored --test-threads 1 --nocapture`.
+//! They use real processes, Google's emulator behind a proxy that breaks connections, and clients
+//! that reconnect to any pod. An oracle on the publishers' side computes what each client must
+//! receive. Each scenario has a short form that always runs, and a long form at the promised size:
+//! `cargo test --release --test chaos -- --ignored --test-threads 1 --nocapture`. No scenario may
+//! share a topic with another.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
-#![expect(clippy::print_stdout, reason = "what was measured is for people to read")]
+#![expect(clippy::print_stdout, reason = "the measured figures are printed for readers")]
 
 #[path = "../support/mod.rs"]
-#[expect(dead_code, unused_imports, reason = "some of it is for the story only")]
+#[expect(dead_code, unused_imports, reason = "only the story binary uses some of it")]
 mod support;
 
 #[path = "../support/proxy.rs"]
@@ -27,14 +30,15 @@ mod repeats;
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+/// Lock that keeps measuring scenarios apart from all others.
 static TURN: RwLock<()> = RwLock::const_new(());
 
-/// For a scenario that may run beside others.
-async fn at_a_time() -> RwLockReadGuard<'static, ()> {
+/// Waits until no measuring scenario runs. The guard allows other scenarios in parallel.
+async fn shared_turn() -> RwLockReadGuard<'static, ()> {
     TURN.read().await
 }
 
-/// For a scenario that measures.
-async fn alone() -> RwLockWriteGuard<'static, ()> {
+/// Waits until no other scenario runs. A scenario that measures holds this guard.
+async fn exclusive_turn() -> RwLockWriteGuard<'static, ()> {
     TURN.write().await
 }

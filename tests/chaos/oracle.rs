@@ -1,6 +1,9 @@
-//! [`Ledger`]: what was published, as the publisher knows it, and the verdict on what clients heard of it.
+//! [`Ledger`]: list of all published templates, and the [`Verdict`] on what clients received of
+//! them.
 //!
-//! It knows nothing of cursors, windows and feeds: only who wrote what for whom, and whether the topic took it.
+//! It is the oracle of the chaos tests, so it is independent of the relay's logic: it records the
+//! author, the locations and whether the topic acknowledged. It must never look at cursors, windows
+//! or feeds.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -22,41 +25,42 @@ use crate::{
     support::{EVERYWHERE, Message, Relay, Topic, USERS, eventually, locations},
 };
 
-/// Longer than a pod gives a publish.
+/// Timeout of a mutation: longer than a pod's timeout of a publish.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a mutation may take that cannot be published: the five seconds of the promise, and one for a busy machine.
+/// Limit for the refusal of a mutation that cannot be published: the promised five seconds, and one
+/// for a busy machine.
 const REFUSED_WITHIN: Duration = Duration::from_secs(6);
 
-/// How long clients may take to hear the rest, when nothing is wrong any more.
+/// Time in which clients must receive the rest once no fault is left.
 const SETTLED: Duration = Duration::from_secs(60);
 
 const ADD: &str = "mutation Add($input: AddTemplateInput!) {
     addTemplate(templateInput: $input) { success }
 }";
 
-/// With whom the templates are shared, in turn.
+/// Locations that the templates are shared with, in turn.
 const SHARED: [&[&str]; 7] = [&["3"], &["1"], &["4"], &["2"], &["1", "3"], &["99"], &["3", "4"]];
 
-/// One template that was published.
+/// One published template.
 struct Entry {
     author: Option<&'static str>,
     shared: &'static [&'static str],
     began: Instant,
-    /// The topic has acknowledged it. If not, it may or may not have it.
+    /// Whether the topic acknowledged it. If false, the topic may still have it.
     taken: bool,
-    /// What the pod said instead, and how long after.
+    /// Error code that the pod returned instead, and the time until then.
     refusal: Option<(String, Duration)>,
 }
 
 impl Entry {
-    /// The rule, as naively as it can be written.
+    /// Returns whether the template matches this user, by the simplest form of the rule.
     fn is_for(&self, user: &str) -> bool {
         self.author != Some(user) && self.shared.iter().any(|location| locations(user).contains(location))
     }
 }
 
-/// All that was published, by number: the number is the template's name. Clones are the same ledger.
+/// All published templates by number; the number is the template's name. Clones share one list.
 #[derive(Clone, Default)]
 pub(crate) struct Ledger(Arc<Mutex<Vec<Entry>>>);
 
@@ -65,7 +69,7 @@ impl Ledger {
         self.0.lock().unwrap()
     }
 
-    /// Notes what is about to be published, and returns its number.
+    /// Records a template that is about to be published, and returns its number.
     fn begin(&self, author: Option<&'static str>, shared: &'static [&'static str]) -> usize {
         let mut entries = self.entries();
         entries.push(Entry { author, shared, began: Instant::now(), taken: false, refusal: None });
@@ -76,12 +80,13 @@ impl Ledger {
         self.entries()[number].began
     }
 
-    /// The numbers from this one on.
+    /// Returns the number that the next template gets.
     pub(crate) fn len(&self) -> usize {
         self.entries().len()
     }
 
-    /// Publishes as a foreign program, past all pods and proxies, messages made by `write`.
+    /// Publishes `count` messages, made by `write`, as a foreign program: past all pods and
+    /// proxies.
     pub(crate) async fn publish(
         &self,
         topic: &Topic,
@@ -101,7 +106,7 @@ impl Ledger {
         let mut messages = Vec::new();
         let mut numbers = Vec::new();
         for n in 0..count {
-            // the id of the user in the built-in directory
+            // the user's id in the built-in directory
             let (author, id) = [("ZELO", "1"), ("ZEWI", "2"), ("ZOWI", "3"), ("ZOLO", "4")][n % 4];
             let number = self.begin(Some(author), SHARED[n % SHARED.len()]);
             let message =
@@ -115,7 +120,8 @@ impl Ledger {
         }
     }
 
-    /// Every author adds a template on every pod: none has a lane that stays closed after what went wrong before.
+    /// Adds a template by every author on every pod. It fails if an earlier fault left an author's
+    /// publishing closed.
     pub(crate) async fn each_adds_on_each(&self, pods: &[Relay]) {
         for author in authors(self, &Ports::default()) {
             for pod in pods {
@@ -125,7 +131,8 @@ impl Ledger {
         }
     }
 
-    /// Whoever was refused was told why, in time. Returns how many.
+    /// Asserts that each refusal had the right error and came in time. Returns the number of
+    /// refusals.
     pub(crate) fn assert_refused_in_time(&self) -> usize {
         let refusals: Vec<_> = self.entries().iter().filter_map(|entry| entry.refusal.clone()).collect();
         let is_right =
@@ -134,8 +141,9 @@ impl Ledger {
         refusals.len()
     }
 
-    /// Waits until these clients have all that they should have and then proves that they have nothing else: a last
-    /// template for everybody comes after all that is on its way.
+    /// Waits until these clients have all their events and proves that they have no others. For the
+    /// proof it publishes a last template that matches every client and arrives after all earlier
+    /// ones.
     pub(crate) async fn settle(&self, topic: &Topic, crowds: &[&Crowd]) -> Verdict {
         self.publish(topic, 1, &EVERYWHERE, |message| message).await;
         let deadline = Instant::now() + SETTLED;
@@ -148,15 +156,17 @@ impl Ledger {
         }
     }
 
-    /// Waits until these clients have heard something published from now on: whatever was wrong is over for each.
+    /// Waits until each of these clients has received a template published from now on: then the
+    /// fault is over for each.
     pub(crate) async fn revive(&self, topic: &Topic, crowds: &[&Crowd]) {
         let first = self.len();
-        eventually("every client hears the topic again", SETTLED, async || {
+        eventually("every client receives events again", SETTLED, async || {
             self.publish(topic, 1, &EVERYWHERE, |message| message).await;
             sleep(Duration::from_millis(300)).await;
             let all = crowds.iter().flat_map(|crowd| crowd.records());
-            let mut hears = all.map(|record| record.heard.last().is_some_and(|heard| heard.number >= first));
-            hears.all(|hears| hears).then_some(())
+            let mut has_received =
+                all.map(|record| record.received.last().is_some_and(|received| received.number >= first));
+            has_received.all(|has_received| has_received).then_some(())
         })
         .await;
     }
@@ -173,26 +183,28 @@ impl Ledger {
     }
 }
 
-/// What is wrong, each with the client and the template it is about; and what is only to be known.
+/// Findings, each with its client and template, and figures without judgement.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
-    /// Acknowledged by the topic, for this client, never heard.
+    /// Templates that the topic acknowledged and that match the client, but never arrived.
     pub(crate) missing: Vec<String>,
-    /// Heard, and not for this client or not published at all.
+    /// Templates that arrived but do not match the client or were never published.
     pub(crate) foreign: Vec<String>,
-    /// Heard twice on one connection, or under two ids.
+    /// Templates that arrived twice on one connection, or under two event ids.
     pub(crate) duplicates: Vec<String>,
-    /// Heard before what the same author wrote earlier, on one connection.
+    /// Templates that arrived before an earlier one of the same author, on one connection.
     pub(crate) disorder: Vec<String>,
-    /// What no client should be told.
+    /// Messages that no client should receive.
     pub(crate) wrong: Vec<String>,
-    /// How many gap notices each client got.
+    /// Number of gap notices of each client.
     pub(crate) gaps: Vec<usize>,
-    /// How often all of them came back.
+    /// Number of connections that ended, over all clients.
     pub(crate) returns: usize,
-    /// What was heard, repeats included, and how much of it was a repeat.
-    pub(crate) heard: usize,
+    /// Number of received templates, including repeats.
+    pub(crate) received: usize,
+    /// Number of repeats among them.
     pub(crate) repeats: usize,
+    /// Number of templates that the topic acknowledged.
     pub(crate) taken: usize,
 }
 
@@ -202,20 +214,20 @@ impl Verdict {
         let mut had = BTreeSet::new();
         let mut on_connection = BTreeSet::new();
         let mut latest = BTreeMap::new();
-        for heard in &record.heard {
-            let what = format!("{client}: {heard:?}");
-            let Some(entry) = entries.get(heard.number).filter(|entry| entry.is_for(record.user)) else {
+        for received in &record.received {
+            let what = format!("{client}: {received:?}");
+            let Some(entry) = entries.get(received.number).filter(|entry| entry.is_for(record.user)) else {
                 self.foreign.push(what);
                 continue;
             };
-            let is_known = *ids.entry(heard.number).or_insert(heard.event) == heard.event;
-            if !on_connection.insert((heard.connection, heard.number)) || !is_known {
+            let is_known = *ids.entry(received.number).or_insert(received.event) == received.event;
+            if !on_connection.insert((received.connection, received.number)) || !is_known {
                 self.duplicates.push(what.clone());
             }
-            if latest.insert((heard.connection, entry.author), heard.number) > Some(heard.number) {
+            if latest.insert((received.connection, entry.author), received.number) > Some(received.number) {
                 self.disorder.push(what);
             }
-            self.repeats += usize::from(!had.insert(heard.number));
+            self.repeats += usize::from(!had.insert(received.number));
         }
         let missing = (0..)
             .zip(entries)
@@ -224,36 +236,38 @@ impl Verdict {
         self.wrong.extend(record.wrong.iter().map(|wrong| format!("{client}: {wrong}")));
         self.gaps.push(record.gaps);
         self.returns += record.ends.len();
-        self.heard += record.heard.len();
+        self.received += record.received.len();
     }
 
-    /// Every client heard all that it should, once a connection, in order, and nothing else; none was told of a gap.
+    /// Asserts that every client received exactly its templates, each once per connection, without
+    /// a gap notice.
     pub(crate) fn assert_flawless(&self) {
         self.assert_truthful();
         assert!(self.missing.is_empty(), "missing: {}", some(&self.missing));
         assert!(self.gaps.iter().all(|gaps| *gaps == 0), "gap notices: {:?}", self.gaps);
     }
 
-    /// Whatever is missing, nobody was told what was not for it, and nothing twice.
+    /// Asserts that no client received a template that does not match it, or one twice; templates
+    /// may be missing.
     pub(crate) fn assert_truthful(&self) {
         assert!(self.wrong.is_empty(), "wrong: {}", some(&self.wrong));
         assert!(self.foreign.is_empty(), "foreign: {}", some(&self.foreign));
         assert!(self.duplicates.is_empty(), "duplicates: {}", some(&self.duplicates));
-        assert!(self.heard > 0 && self.taken > 0, "nothing happened: {self:?}");
+        assert!(self.received > 0 && self.taken > 0, "nothing happened: {self:?}");
     }
 
-    /// On each connection what one author wrote came in the order of writing.
+    /// Asserts that on each connection the templates of one author arrived in the order of writing.
     pub(crate) fn assert_ordered(&self) {
         assert!(self.disorder.is_empty(), "out of order: {}", some(&self.disorder));
     }
 
-    /// One line for people.
+    /// Returns the figures as one line of text.
     pub(crate) fn summary(&self) -> String {
         format!(
             "{} clients, {} events, {} heard, {} returns, {} repeats, {} gap notices",
             self.gaps.len(),
             self.taken,
-            self.heard,
+            self.received,
             self.returns,
             self.repeats,
             self.gaps.iter().sum::<usize>()
@@ -261,7 +275,7 @@ impl Verdict {
     }
 }
 
-/// How many there are, and the first few.
+/// Returns the number of findings and the first five.
 fn some(all: &[String]) -> String {
     let mut text = all.len().to_string();
     for one in all.iter().take(5) {
@@ -270,7 +284,8 @@ fn some(all: &[String]) -> String {
     text
 }
 
-/// Users who add templates on any pod, each the one after the other, at a steady pace in all.
+/// Users that add templates on any pod at a steady total rate. Each waits for its answer before the
+/// next template.
 pub(crate) struct Traffic {
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -285,7 +300,7 @@ impl Traffic {
         Self { stop, tasks }
     }
 
-    /// Lets everybody finish.
+    /// Stops all authors after their current mutation.
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         while let Some(ended) = self.tasks.join_next().await {
@@ -320,12 +335,13 @@ impl Author {
             pace.tick().await;
             turn += 1;
             let Some(port) = self.ports.any() else { continue };
-            // what became of it is in the ledger
+            // the ledger has the outcome
             self.add(port, SHARED[turn % SHARED.len()]).await.ok();
         }
     }
 
-    /// Adds a template, and notes what became of it. An error if the topic is not known to have it.
+    /// Adds a template and records the outcome. Returns an error if the topic did not acknowledge
+    /// it.
     async fn add(&self, port: u16, shared: &'static [&'static str]) -> Result<(), Option<String>> {
         let number = self.ledger.begin(Some(self.name), shared);
         let answer = self.ask(port, number, shared).await.ok_or(None)?;
@@ -340,7 +356,7 @@ impl Author {
         Err(Some(code))
     }
 
-    /// `None` if the pod is gone before it answers.
+    /// Sends the mutation. Returns `None` if the pod is gone before it answers.
     async fn ask(&self, port: u16, number: usize, shared: &[&str]) -> Option<Value> {
         let input = json!({ "name": number.to_string(), "shareLocationIds": shared });
         let body = json!({ "query": ADD, "variables": { "input": input } });

@@ -1,35 +1,38 @@
 //! Pods that are replaced, killed and multiplied under load.
+//!
+//! This is what a rollout, a crash and an autoscaler do. No client may ever miss an event because
+//! of it.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use crate::{
-    at_a_time,
     deployment::{Deployment, ORPHAN_AFTER},
     oracle::{Ledger, Traffic},
     resuming::{Crowd, Ended, NARROW},
+    shared_turn,
     support::{Topic, USERS, eventually},
 };
 
-/// How large a scenario is.
+/// Size of a scenario.
 struct Size {
     clients: usize,
     events_per_second: u32,
-    /// Over how many seconds a drain is spread.
+    /// `RELAY_DRAIN_SPREAD` of the pods, in seconds.
     drain_spread: u32,
 }
 
 const SHORT: Size = Size { clients: 120, events_per_second: 20, drain_spread: 4 };
 const LONG: Size = Size { clients: 400, events_per_second: 50, drain_spread: 20 };
 
-/// Between one change of the deployment and the next.
+/// Time between two changes of the deployment.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The WebSocket close code of a drain.
+/// WebSocket close code of a drain.
 const DRAINED: u16 = 1012;
 
-/// What each scenario here has: clients of all users under load, and an end at which nobody may miss a thing.
+/// Clients of all users under load, and the pods that serve them.
 struct Scene {
     topic: Topic,
     deployment: Deployment,
@@ -60,7 +63,8 @@ impl Scene {
         verdict.assert_ordered();
     }
 
-    /// Stops the oldest pod as an orchestrator does, and returns its port and how its connections ended.
+    /// Stops the oldest pod as an orchestrator does. Returns its port and the ends of its
+    /// connections.
     async fn drain_one(&mut self) -> (u16, Vec<Ended>) {
         let mut pod = self.deployment.retire();
         pod.signal("TERM");
@@ -72,14 +76,14 @@ impl Scene {
     }
 }
 
-/// No second has more than three times the even share of the ends.
+/// Asserts that no second has more than three times the even share of the ends.
 fn assert_spread(ends: &[Ended], seconds: u32) {
     let first = ends.iter().map(|end| end.at).min().expect("the pod had connections");
     let mut counts = vec![0_u32; usize::try_from(seconds).unwrap() * 2];
     for end in ends {
         assert_eq!(end.code, DRAINED);
         let second = usize::try_from((end.at - first).as_secs()).unwrap();
-        // whatever is later still stands in the last
+        // the last slot holds all later ends
         let second = second.min(counts.len() - 1);
         counts[second] += 1;
     }
@@ -122,7 +126,7 @@ async fn crash(size: Size) {
         assert_eq!(
             topic.feeds_of(pod.name()).await.len(),
             1,
-            "a living pod's feed was taken: {}",
+            "the feed of a living pod was deleted: {}",
             pod.name()
         );
     }
@@ -143,39 +147,39 @@ async fn scale(size: Size) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rolling_restart_loses_no_event() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     rolling(SHORT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn rolling_restart_under_400_clients_loses_no_event() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     rolling(LONG).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_pods_lose_no_event() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     crash(SHORT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn killed_pods_under_400_clients_lose_no_event() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     crash(LONG).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scaling_pods_loses_no_event() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     scale(Size { drain_spread: 1, ..SHORT }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn scaling_pods_under_400_clients_loses_no_event() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     scale(LONG).await;
 }

@@ -1,14 +1,18 @@
-//! What the topic says twice is heard once, and what is too long ago is told as a gap.
+//! Repeats and long absences: a repeated event arrives once, and a client that was away too long
+//! gets a gap notice.
+//!
+//! Pub/Sub delivers at least once and in any order across authors. A repeat must never reach a
+//! client twice on one connection.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use crate::{
-    at_a_time,
     deployment::Deployment,
     oracle::{Ledger, Traffic},
-    resuming::{Crowd, Mood, NARROW},
+    resuming::{Behaviour, Crowd, NARROW},
+    shared_turn,
     support::{Topic, USERS},
 };
 
@@ -20,7 +24,7 @@ async fn twice(clients: usize, events: usize) {
     for round in 0..4 {
         ledger.publish_twice(&topic, events / 4).await;
         if round == 1 {
-            // in the middle, some resume on another pod
+            // half-way, some clients resume on another pod
             deployment.retire().kill();
         }
     }
@@ -32,37 +36,37 @@ async fn twice(clients: usize, events: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn client_receives_shuffled_repeats_once() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     twice(40, 400).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn crowd_of_400_receives_shuffled_repeats_once() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     twice(400, 4_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn client_away_beyond_window_gets_one_gap() {
-    let _turn = at_a_time().await;
+    let _turn = shared_turn().await;
     let Some(topic) = Topic::fresh().await else { return };
     let deployment = Deployment::start(&topic, 2, &[("RELAY_REPLAY_WINDOW", "10s")]).await;
-    let sleepers = Crowd::gather(&deployment.ports, &USERS, 8, NARROW).await;
+    let absent = Crowd::gather(&deployment.ports, &USERS, 8, NARROW).await;
     let others = Crowd::gather(&deployment.ports, &USERS, 8, NARROW).await;
     let ledger = Ledger::default();
     let traffic = Traffic::start(&ledger, &deployment.ports, 8);
     sleep(Duration::from_secs(1)).await;
-    sleepers.set(Mood::Asleep);
+    absent.set(Behaviour::Away);
     sleep(Duration::from_secs(16)).await;
-    sleepers.set(Mood::Awake);
+    absent.set(Behaviour::Reading);
     sleep(Duration::from_secs(2)).await;
     traffic.stop().await;
-    ledger.revive(&topic, &[&sleepers]).await;
+    ledger.revive(&topic, &[&absent]).await;
 
     let awake = ledger.settle(&topic, &[&others]).await;
     awake.assert_flawless();
-    let verdict = ledger.settle(&topic, &[&sleepers]).await;
+    let verdict = ledger.settle(&topic, &[&absent]).await;
     println!("asleep for longer than the window: {}", verdict.summary());
     verdict.assert_truthful();
     assert!(!verdict.missing.is_empty(), "nothing was missed");

@@ -16,7 +16,7 @@ async fn end_after(pod: &Relay, messages: &[Value]) -> End {
     for message in messages {
         socket.send(message.clone()).await;
     }
-    let (told, end) = socket.hear_out().await;
+    let (told, end) = socket.receive_to_end().await;
     assert!(told.is_empty(), "{told:?}");
     end
 }
@@ -38,15 +38,15 @@ async fn invalid_message_ends_connection_with_4400() {
             let mut socket = open(&pod, Dialect::Transport).await;
             if is_admitted {
                 socket.send(init("Bearer ZOLO")).await;
-                assert_eq!(socket.hear().await.unwrap()["type"], "connection_ack");
+                assert_eq!(socket.receive().await.unwrap()["type"], "connection_ack");
             }
             socket.send_text(text.to_owned()).await;
-            assert_eq!(socket.hear_out().await.1.code, 4400, "{text:?} {is_admitted}");
+            assert_eq!(socket.receive_to_end().await.1.code, 4400, "{text:?} {is_admitted}");
         }
     }
     let mut socket = open(&pod, Dialect::Transport).await;
     socket.send_binary(vec![0, 255]).await;
-    assert_eq!(socket.hear_out().await.1.code, 4400);
+    assert_eq!(socket.receive_to_end().await.1.code, 4400);
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn unknown_subprotocol_ends_connection_with_4406() {
     for subprotocol in [None, Some("mqtt")] {
         let mut socket = Socket::open(pod.port(), subprotocol).await;
         assert_eq!(socket.subprotocol, None);
-        assert_eq!(socket.hear_out().await.1.code, 4406, "{subprotocol:?}");
+        assert_eq!(socket.receive_to_end().await.1.code, 4406, "{subprotocol:?}");
     }
     let both = "mqtt, graphql-transport-ws, graphql-ws";
     let socket = Socket::open(pod.port(), Some(both)).await;
@@ -90,7 +90,7 @@ async fn id_in_use_ends_connection_with_4409() {
     let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     client.socket.send(subscribe("same")).await;
     client.socket.send(subscribe("same")).await;
-    assert_eq!(client.socket.hear_out().await.1.code, 4409);
+    assert_eq!(client.socket.receive_to_end().await.1.code, 4409);
 }
 
 #[tokio::test]
@@ -104,7 +104,7 @@ async fn free_id_can_be_used_again() {
     client.watch().await;
     // Whoever was answered this has been heard out on all before it
     client.start("barrier", "subscription { nonsense }").await;
-    assert_eq!(client.socket.hear().await.unwrap()["id"], "barrier");
+    assert_eq!(client.socket.receive().await.unwrap()["id"], "barrier");
     pod.until_metric("relay_watchers", 1.0).await;
     pod.add_template("ZOWI", "once", Some(&["3"])).await;
     assert_eq!(client.next().await, "once");
@@ -115,7 +115,7 @@ async fn second_init_ends_connection_with_4429() {
     let pod = Setup::new("pod").start().await;
     let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     client.socket.send(init("Bearer ZOLO")).await;
-    assert_eq!(client.socket.hear_out().await.1.code, 4429);
+    assert_eq!(client.socket.receive_to_end().await.1.code, 4429);
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn oversize_frame_ends_connection_with_1009() {
     let pod = Setup::new("pod").start().await;
     let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     client.socket.try_send_text("x".repeat(2 << 20)).await;
-    assert_eq!(client.socket.hear_out().await.1.code, 1009);
+    assert_eq!(client.socket.receive_to_end().await.1.code, 1009);
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn first_message_has_smaller_size_limit() {
     let padded = |bytes| json!({ "type": "connection_init", "payload": { "token": "Bearer ZOLO", "padding": "x".repeat(bytes) } });
     let mut socket = open(&pod, Dialect::Transport).await;
     socket.send(padded(15 << 10)).await;
-    assert_eq!(socket.hear().await.unwrap()["type"], "connection_ack");
+    assert_eq!(socket.receive().await.unwrap()["type"], "connection_ack");
     assert_eq!(end_after(&pod, &[padded(17 << 10)]).await.code, 1009);
 }
 
@@ -141,7 +141,7 @@ async fn bad_token_sends_legacy_client_error_then_close() {
     let pod = Setup::new("pod").start().await;
     let mut socket = open(&pod, Dialect::Legacy).await;
     socket.send(init("Bearer NOBODY")).await;
-    let (told, end) = socket.hear_out().await;
+    let (told, end) = socket.receive_to_end().await;
     let types: Vec<_> = told.iter().map(|message| &message["type"]).collect();
     assert_eq!(types, ["connection_error"], "{told:?}");
     assert_ne!(end.code, 1006, "it is ended in good order");
@@ -152,7 +152,7 @@ async fn ending_connection_costs_others_nothing() {
     let pod = Setup::new("pod").start().await;
     let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO", "ZEWI"]).await;
     clients[0].socket.send_text("nonsense".to_owned()).await;
-    assert_eq!(clients[0].socket.hear_out().await.1.code, 4400);
+    assert_eq!(clients[0].socket.receive_to_end().await.1.code, 4400);
     pod.until_metric("relay_watchers", 1.0).await;
     pod.add_template("ZOWI", "goes on", Some(&["3"])).await;
     assert_eq!(clients[1].next().await, "goes on");

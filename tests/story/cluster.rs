@@ -26,15 +26,15 @@ async fn cluster_serves_story_and_leaves_nothing() {
         .await;
     }
     for port in ports.clone() {
-        assert!(cluster.said().contains(&port.to_string()), "{}", cluster.said());
+        assert!(cluster.output().contains(&port.to_string()), "{}", cluster.output());
     }
 
     tell(&cluster).await;
 
     let children = descendants(cluster.pid());
-    assert!(!children.is_empty() || environment("PUBSUB_EMULATOR_HOST").is_some(), "{}", cluster.said());
+    assert!(!children.is_empty() || environment("PUBSUB_EMULATOR_HOST").is_some(), "{}", cluster.output());
     cluster.signal("INT");
-    assert_eq!(cluster.ended().await.code(), Some(0), "{}", cluster.said());
+    assert_eq!(cluster.ended().await.code(), Some(0), "{}", cluster.output());
     eventually("nothing that it started is left", PATIENCE, async || {
         children.iter().all(|pid| !is_running(*pid)).then_some(())
     })

@@ -171,7 +171,7 @@ async fn interrupted_doctor_leaves_nothing_behind() {
     .await;
     doctor.signal("INT");
     assert_eq!(doctor.ended().await.code(), Some(1));
-    assert!(doctor.said().contains("stopped before the end"), "{}", doctor.said());
+    assert!(doctor.output().contains("stopped before the end"), "{}", doctor.output());
     assert_eq!(topic.feeds_of("doctor").await, [""; 0]);
 }
 

@@ -25,7 +25,7 @@ async fn stopped_pod_closes_watchers_and_leaves_nothing() {
 
     pod.signal("TERM");
     for client in clients {
-        let (told, end) = { client }.socket.hear_out().await;
+        let (told, end) = { client }.socket.receive_to_end().await;
         assert_eq!(end.code, 1012);
         // A client that reads it does not come back
         assert!(told.iter().all(|message| message["type"] != "complete"), "{told:?}");
@@ -58,7 +58,7 @@ async fn draining_pod_accepts_connections_and_spreads_their_ends() {
 
     let began = Instant::now();
     let ends = join_all(clients.into_iter().map(async |mut client| {
-        let (told, end) = client.socket.hear_out().await;
+        let (told, end) = client.socket.receive_to_end().await;
         assert!(told.iter().all(|message| message["type"] != "complete"), "{told:?}");
         assert_eq!(end.code, 1012);
         began.elapsed().as_secs()
@@ -70,7 +70,7 @@ async fn draining_pod_accepts_connections_and_spreads_their_ends() {
         assert!(count <= 3 * even, "{count} of {CONNECTIONS} in second {second}");
     }
     assert_eq!(pod.ended().await.code(), Some(0));
-    assert!(pod.said().contains("pod drained"), "{}", pod.said());
+    assert!(pod.output().contains("pod drained"), "{}", pod.output());
 }
 
 #[tokio::test]
@@ -78,22 +78,22 @@ async fn second_signal_ends_drain_at_once() {
     let setup = Setup::new("pod").set("RELAY_DRAIN_DELAY", "10m").set("RELAY_DRAIN_DEADLINE", "1h");
     let mut pod = setup.start().await;
     pod.signal("TERM");
-    eventually("it drains", PATIENCE, async || pod.said().contains("draining").then_some(())).await;
+    eventually("it drains", PATIENCE, async || pod.output().contains("draining").then_some(())).await;
     pod.signal("INT");
     assert_eq!(pod.ended().await.code(), Some(1));
-    assert!(pod.said().contains("drain given up"), "{}", pod.said());
+    assert!(pod.output().contains("drain given up"), "{}", pod.output());
 }
 
 #[tokio::test]
 async fn deadline_ends_longer_drain_and_is_logged() {
     let mut pod =
         Setup::new("pod").set("RELAY_DRAIN_DEADLINE", "1s").set("RELAY_DRAIN_SPREAD", "30s").start().await;
-    assert!(pod.said().contains("the drain's deadline cuts connections off"), "{}", pod.said());
+    assert!(pod.output().contains("the drain's deadline cuts connections off"), "{}", pod.output());
     // That each of so many has its moment in the first of thirty seconds cannot be.
     let _clients = watchers_on(&pod, Dialect::Transport, &["ZOLO"; 20]).await;
     pod.signal("TERM");
     assert_eq!(pod.ended().await.code(), Some(1));
-    assert!(pod.said().contains("drain cut off"), "{}", pod.said());
+    assert!(pod.output().contains("drain cut off"), "{}", pod.output());
 }
 
 #[tokio::test]
@@ -109,8 +109,8 @@ async fn drain_ends_despite_unfinished_request() {
     assert!(heard[..length].starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&heard));
 
     pod.signal("TERM");
-    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.said());
-    assert!(pod.said().contains("pod drained"), "{}", pod.said());
+    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.output());
+    assert!(pod.output().contains("pod drained"), "{}", pod.output());
 }
 
 #[tokio::test]
@@ -129,5 +129,5 @@ async fn drain_ends_despite_stuck_client() {
     add_large(&pod, 200).await;
     assert!(pod.metric("relay_queue_size_bytes").await > 0.0, "it is not stuck");
     pod.signal("TERM");
-    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.said());
+    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.output());
 }

@@ -53,7 +53,7 @@ async fn explain_gives_each_user_its_own_reason() {
         clients.push(watcher(&pod, &machines, user, n + 1).await);
     }
     pod.add_template("ZOWI", "secret name", Some(&["3"])).await;
-    let told = clients[1].socket.hear().await.unwrap();
+    let told = clients[1].socket.receive().await.unwrap();
     let event = told["payload"]["extensions"]["eventId"].as_str().unwrap().to_owned();
 
     for (user, answer) in [
@@ -90,7 +90,7 @@ async fn explain_gives_each_user_its_own_reason() {
     let mut late = Client::connect(pod.port(), Dialect::Transport, "ZEWI").await;
     let document = format!("subscription {{ templateAdded(after: \"{}\") {{ id }} }}", cursor.unwrap());
     late.start("late", &document).await;
-    late.socket.hear().await.unwrap();
+    late.socket.receive().await.unwrap();
     let explained = ask(&machines, &format!("/debug/explain?event={event}&user={ZEWI}")).await;
     assert_eq!(explained["user"]["answer"], "TOLD", "{explained}");
 }
@@ -118,7 +118,7 @@ async fn debug_routes_answer_only_with_debug_token() {
     }
     let right = format!("Bearer {TOKEN}");
     assert_eq!(pod.http.get_with(&right, "/debug/connections").await.status, 404, "not where clients are");
-    assert!(!pod.said().contains(TOKEN));
+    assert!(!pod.output().contains(TOKEN));
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ async fn other_pods_miss_nothing_when_one_is_killed() {
         assert_eq!(heard, expected);
     }
     for orphan in orphans {
-        let (told, end) = { orphan }.socket.hear_out().await;
+        let (told, end) = { orphan }.socket.receive_to_end().await;
         assert!(told.len() < EVENTS, "the pod was killed too late to prove anything");
         assert_eq!(end.code, 1006);
     }

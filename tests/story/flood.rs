@@ -212,7 +212,7 @@ async fn floods_with_subscribes(port: u16) -> Option<()> {
             json!({ "id": (n % 150).to_string(), "type": "subscribe", "payload": { "query": query } });
         client.socket.try_send_text(message.to_string()).await;
     }
-    client.socket.hear_out().await;
+    client.socket.receive_to_end().await;
     Some(())
 }
 

@@ -62,7 +62,7 @@ async fn foreign_events_reach_exactly_their_audiences_between_poison() {
             assert!((counted - count).abs() < 0.5, "{reason} at {}: {counted}", pod.name());
         }
         assert_eq!(pod.http.get("/readyz").await.status, 200);
-        let said = pod.said();
+        let said = pod.output();
         let ids = said.lines().filter(|line| line.contains("message rejected")).map(|line| {
             let id = line.split_once("message_id=\"").and_then(|(_, rest)| rest.split_once('"'));
             id.unwrap_or_else(|| panic!("whose message? {line}")).0.to_owned()

@@ -34,13 +34,13 @@ async fn pong_echoes_ping_even_between_fragments() {
     let mut socket = connect(&pod).await.socket;
     socket.send_frame(TEXT, br#"{"type":"ping","payload":{"a":""#, false).await;
     socket.send_frame(OpCode::from(9), b"\x00 not text \xff", true).await;
-    assert_eq!(socket.hear_pong().await, b"\x00 not text \xff");
+    assert_eq!(socket.receive_pong().await, b"\x00 not text \xff");
     // A character cut in two, the second half in the third fragment
     socket.send_frame(MORE, b"\xc3", false).await;
     socket.send_frame(MORE, b"\xb6\"}}", true).await;
     // The last that is answered, so that all before it was understood
     socket.send(json!({ "id": "1", "type": "subscribe", "payload": { "query": "{ nothing }" } })).await;
-    assert_eq!(socket.hear().await.unwrap()["type"], "error");
+    assert_eq!(socket.receive().await.unwrap()["type"], "error");
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn broken_frame_ends_only_its_own_connection() {
     ] {
         let mut socket = connect(&pod).await.socket;
         socket.send_frame(opcode, payload, true).await;
-        assert_eq!(socket.hear_out().await.1.code, code, "{opcode:?}");
+        assert_eq!(socket.receive_to_end().await.1.code, code, "{opcode:?}");
     }
     pod.until_metric("relay_connections", 1.0).await;
     pod.add_template("ZOWI", "goes on", Some(&["3"])).await;
@@ -72,5 +72,5 @@ async fn pod_echoes_close_code_of_client() {
     }
     let mut legacy = Client::connect(pod.port(), Dialect::Legacy, "ZOLO").await.socket;
     legacy.send(json!({ "type": "connection_terminate" })).await;
-    assert_eq!(legacy.hear_out().await.1.code, 1000);
+    assert_eq!(legacy.receive_to_end().await.1.code, 1000);
 }

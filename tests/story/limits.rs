@@ -34,7 +34,7 @@ async fn slow_client_ends_without_loss_for_others() {
     let ends = pod.metric_of("relay_connection_ends_total", "reason=\"slow\"").await;
     assert!((ends - 1.0).abs() < 0.5, "{ends}");
     // What it did get is whole and in order; the code comes through only if it reads again in time
-    let (told, end) = slow.socket.hear_out().await;
+    let (told, end) = slow.socket.receive_to_end().await;
     let told: Vec<_> =
         told.iter().map(|message| &message["payload"]["data"]["templateAdded"]["name"]).collect();
     assert_eq!(told, names[..told.len()].iter().collect::<Vec<_>>());
@@ -49,7 +49,7 @@ async fn excess_watcher_is_refused_and_others_stay() {
     client.watch().await;
     client.start("second", "subscription { templateAdded { id } }").await;
     client.start("third", "subscription { templateAdded { id } }").await;
-    let refusal = client.socket.hear().await.unwrap();
+    let refusal = client.socket.receive().await.unwrap();
     assert_eq!((&refusal["type"], &refusal["id"]), (&json!("error"), &json!("third")), "{refusal}");
     assert_eq!(refusal["payload"][0]["extensions"]["code"], "LIMIT_REACHED", "{refusal}");
 
@@ -75,7 +75,7 @@ async fn turned_away(pod: &Relay, reason: &str) {
     for dialect in [Dialect::Transport, Dialect::Legacy] {
         let mut socket = Socket::open(pod.port(), Some(dialect.subprotocol())).await;
         assert_eq!(socket.subprotocol.as_deref(), Some(dialect.subprotocol()));
-        let (told, end) = socket.hear_out().await;
+        let (told, end) = socket.receive_to_end().await;
         assert_eq!((told, end), (vec![], End { code: 1013, reason: reason.to_owned() }));
     }
 }
@@ -100,15 +100,15 @@ async fn queries_and_mutations_run_over_socket_too() {
         let mut client = Client::connect(pod.port(), dialect, "ZOWI").await;
         let mutation = r#"mutation { addTemplate(templateInput: { name: "by socket" }) { success } }"#;
         client.start("m", mutation).await;
-        let mut result = client.socket.hear().await.unwrap();
+        let mut result = client.socket.receive().await.unwrap();
         assert!(result["payload"]["extensions"]["cursor"].is_string(), "{result}");
         result["payload"].as_object_mut().unwrap().remove("extensions");
         let payload = json!({ "data": { "addTemplate": { "success": true } } });
         assert_eq!(result, json!({ "type": next, "id": "m", "payload": payload }));
-        assert_eq!(client.socket.hear().await.unwrap(), json!({ "type": "complete", "id": "m" }));
+        assert_eq!(client.socket.receive().await.unwrap(), json!({ "type": "complete", "id": "m" }));
 
         client.start("bad", "{ nothing }").await;
-        let refusal: Value = client.socket.hear().await.unwrap();
+        let refusal: Value = client.socket.receive().await.unwrap();
         assert_eq!((&refusal["type"], &refusal["id"]), (&json!("error"), &json!("bad")), "{refusal}");
     }
 }
@@ -163,7 +163,7 @@ async fn small_window_replays_what_it_still_covers() {
     sleep(Duration::from_secs(4)).await;
     let mut client = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await.pop().unwrap();
     pod.add_template("ZOWI", "seen", Some(&["3"])).await;
-    let told = client.socket.hear().await.unwrap();
+    let told = client.socket.receive().await.unwrap();
     let document = format!(
         "subscription {{ templateAdded(after: {}) {{ name }} }}",
         told["payload"]["extensions"]["cursor"]
@@ -179,6 +179,6 @@ async fn small_window_replays_what_it_still_covers() {
     client.until_all(["later".to_owned()]).await;
     let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     client.start("watch", &document).await;
-    let told = client.socket.hear().await.unwrap();
+    let told = client.socket.receive().await.unwrap();
     assert_eq!(told["payload"]["extensions"]["gap"]["reason"], "WINDOW_EXCEEDED", "{told}");
 }

@@ -63,7 +63,7 @@ async fn log_has_no_payload_token_or_client_address() {
         let streams = without_a_websocket(&pod).await;
         pod.until_metric("relay_connections", 0.0).await;
         let said = eventually("all ends are told", PATIENCE, async || {
-            let said = pod.said();
+            let said = pod.output();
             (said.matches("connection ended").count() == USERS.len() + streams).then_some(said)
         })
         .await;

@@ -139,7 +139,7 @@ async fn tutorial_story_moves_exactly_expected_counters() {
     let pods: Vec<_> = (cluster.port()..cluster.port() + 4).map(Http::new).collect();
     until_sum(&pods, "relay_ready", 4.0).await;
     eventually("it says which broker it has", PATIENCE, async || {
-        cluster.said().contains("in-memory broker").then_some(())
+        cluster.output().contains("in-memory broker").then_some(())
     })
     .await;
     let mut clients = Vec::new();
@@ -237,7 +237,7 @@ async fn each_limit_counts_its_refusals_by_name() {
     assert_eq!(pod.http.upgrade(None).await.status, 101);
     refused("connections").await;
     client.start("second", "subscription { templateAdded { id } }").await;
-    assert_eq!(client.socket.hear().await.unwrap()["type"], "error");
+    assert_eq!(client.socket.receive().await.unwrap()["type"], "error");
     refused("watchers").await;
 }
 

@@ -98,7 +98,7 @@ async fn janitor_deletes_twenty_feeds_at_once() {
 
 /// Waits for the gap that the loss must bring, and for events after it.
 async fn tells_the_gap(pod: &mut Relay, topic: &Topic, client: &mut Client, cursor: &str) {
-    let notice = client.socket.hear().await.unwrap();
+    let notice = client.socket.receive().await.unwrap();
     assert_eq!(notice["payload"]["data"], json!({ "templateAdded": null }), "{notice}");
     assert_eq!(notice["payload"]["extensions"]["gap"]["reason"], "FEED_LOST", "{notice}");
     pod.until_ready(PATIENCE).await;
@@ -109,7 +109,7 @@ async fn tells_the_gap(pod: &mut Relay, topic: &Topic, client: &mut Client, curs
     let mut resuming = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     let query = format!("subscription {{ templateAdded(after: {}) {{ name }} }}", Value::from(cursor));
     resuming.start("watch", &query).await;
-    let notice = resuming.socket.hear().await.unwrap();
+    let notice = resuming.socket.receive().await.unwrap();
     assert_eq!(notice["payload"]["extensions"]["gap"]["reason"], "WINDOW_EXCEEDED", "{notice}");
 }
 
@@ -118,7 +118,7 @@ async fn watched(topic: &Topic) -> (Relay, Client, String) {
     let pod = lively("pod", topic).start().await;
     let mut client = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await.pop().unwrap();
     topic.publish([Message::template("before", &["3"])]).await;
-    let told = client.socket.hear().await.unwrap();
+    let told = client.socket.receive().await.unwrap();
     assert_eq!(told["payload"]["data"]["templateAdded"]["name"], "before", "{told}");
     let cursor = told["payload"]["extensions"]["cursor"].as_str().unwrap().to_owned();
     (pod, client, cursor)

@@ -112,7 +112,7 @@ async fn pod_stopped_during_start_leaves_nothing() {
     let _asked = timeout(PATIENCE, issuer.accept()).await.expect("it asks for keys").unwrap();
     pod.signal("TERM");
     let asked = Instant::now();
-    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.said());
+    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.output());
     assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     assert!(topic.feeds_of("pod").await.is_empty());
 }

@@ -37,7 +37,7 @@ async fn pod_accepts_only_good_tokens() {
     assert_eq!(status(&pod, &token("3", now + 60, "some other secret of 32 bytes...")).await, 401, "foreign");
     assert_eq!(status(&pod, &token("99", now + 60, SECRET)).await, 401, "no such user");
     assert_eq!(status(&pod, "ZOWI").await, 401, "a demo token");
-    assert!(!pod.said().contains(SECRET));
+    assert!(!pod.output().contains(SECRET));
 }
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn expiring_token_ends_connection_with_4403() {
         let connected = Instant::now();
         let mut client = Client::connect(pod.port(), dialect, &token).await;
         client.watch().await;
-        let (told, end) = client.socket.hear_out().await;
+        let (told, end) = client.socket.receive_to_end().await;
         assert!(told.iter().all(|message| message["type"] != "complete"), "{told:?}");
         assert_eq!(end.code, 4403, "{dialect:?}");
         assert!(connected.elapsed() < Duration::from_secs(6), "{:?}", connected.elapsed());
@@ -64,6 +64,6 @@ async fn expired_token_gets_no_ack() {
     let mut socket = Socket::open(pod.port(), Some(Dialect::Transport.subprotocol())).await;
     let payload = json!({ "Authorization": format!("Bearer {token}") });
     socket.send(json!({ "type": "connection_init", "payload": payload })).await;
-    let (told, end) = socket.hear_out().await;
+    let (told, end) = socket.receive_to_end().await;
     assert_eq!((told, end.code), (vec![], 4403));
 }

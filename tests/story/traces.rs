@@ -105,7 +105,7 @@ async fn mutation_over_websocket_joins_clients_trace() {
         "extensions": { "traceparent": format!("00-{TRACE}-{CLIENT}-01") },
     });
     client.socket.send(json!({ "id": "m", "type": "subscribe", "payload": payload })).await;
-    let result = client.socket.hear().await.unwrap();
+    let result = client.socket.receive().await.unwrap();
     assert_eq!(result["payload"]["data"]["addTemplate"]["success"], true, "{result}");
 
     let mutation = eventually("the span is sent", PATIENCE, async || {
@@ -141,7 +141,7 @@ async fn spans_go_by_grpc_too() {
         .await;
     add_in_trace(&pod, "traced by gRPC").await;
     eventually("the collector tells of the mutation", PATIENCE, async || {
-        let said = collector.said();
+        let said = collector.output();
         [TRACE, CLIENT, "mutation"].iter().all(|part| said.contains(part)).then_some(())
     })
     .await;
@@ -157,9 +157,9 @@ async fn silent_collector_does_not_delay_exit() {
     pod.add_template("ZOWI", "untold", None).await;
     pod.signal("TERM");
     let began = Instant::now();
-    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.said());
+    assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.output());
     assert!(began.elapsed() < Duration::from_secs(8), "metrics and spans together: {:?}", began.elapsed());
-    assert!(pod.said().contains("telemetry not flushed"), "{}", pod.said());
+    assert!(pod.output().contains("telemetry not flushed"), "{}", pod.output());
 }
 
 #[tokio::test(flavor = "multi_thread")]

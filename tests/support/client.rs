@@ -1,4 +1,6 @@
-//! [`Client`]: a user's browser on a WebSocket of one pod, in either dialect.
+//! [`Client`]: a user's WebSocket connection to one pod, in either dialect.
+//!
+//! It is written by hand where libraries hide what a test asserts. It must never retry.
 
 use std::collections::BTreeSet;
 
@@ -24,16 +26,17 @@ pub(crate) use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, O
 
 use super::{PATIENCE, Relay};
 
-/// What is watched, and under which id.
+/// Subscription of every watcher.
 pub(crate) const WATCH: &str = "subscription { templateAdded { id name shareLocationIds } }";
+/// Id of that subscription.
 const ID: &str = "watch";
 
-/// How GraphQL is spoken over the WebSocket.
+/// Subprotocol for GraphQL over WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// `graphql-transport-ws`, of today's clients.
+    /// `graphql-transport-ws`: today's clients.
     Transport,
-    /// `graphql-ws` of subscriptions-transport-ws, of the tutorial's clients.
+    /// `graphql-ws` of subscriptions-transport-ws: the tutorial's clients.
     Legacy,
 }
 
@@ -60,22 +63,22 @@ impl Dialect {
     }
 }
 
-/// How a connection ended; code 1006 stands for an end without a word, as in browsers.
+/// End of a connection. Code 1006 stands for an end without a close frame, as in browsers.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct End {
     pub(crate) code: u16,
     pub(crate) reason: String,
 }
 
-/// A WebSocket on which nothing has been said yet.
+/// WebSocket after the handshake, before any message.
 pub(crate) struct Socket {
     stream: WebSocketStream<TcpStream>,
-    /// The subprotocol that the pod chose.
+    /// Subprotocol that the pod chose.
     pub(crate) subprotocol: Option<String>,
 }
 
 impl Socket {
-    /// Connects by hand, since libraries refuse the answers of which some tests are about.
+    /// Connects by hand, since libraries reject some of the answers that tests examine.
     pub(crate) async fn open(port: u16, subprotocol: Option<&str>) -> Self {
         let mut tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let wanted =
@@ -87,7 +90,7 @@ impl Socket {
         tcp.write_all(request.as_bytes()).await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            // One by one: what follows belongs to the WebSocket
+            // Byte by byte, because the bytes after the head belong to the WebSocket
             head.push(timeout(PATIENCE, tcp.read_u8()).await.expect("an answer in time").unwrap());
         }
         let head = String::from_utf8(head).unwrap();
@@ -112,39 +115,39 @@ impl Socket {
         self.stream.send(Message::binary(bytes)).await.unwrap();
     }
 
-    /// Sends one frame as it is, right or wrong.
+    /// Sends one frame unchecked, valid or not.
     pub(crate) async fn send_frame(&mut self, opcode: OpCode, payload: &[u8], is_final: bool) {
         let header = FrameHeader { opcode, is_final, ..FrameHeader::default() };
         let frame = Frame::from_payload(header, payload.to_vec().into());
         self.stream.send(Message::Frame(frame)).await.unwrap();
     }
 
-    /// The payload of the next pong. Anything else fails the test.
-    pub(crate) async fn hear_pong(&mut self) -> Vec<u8> {
+    /// Returns the payload of the next pong. Any other message fails the test.
+    pub(crate) async fn receive_pong(&mut self) -> Vec<u8> {
         match timeout(PATIENCE, self.stream.next()).await.expect("a pong in time") {
             Some(Ok(Message::Pong(payload))) => payload.to_vec(),
             other => panic!("{other:?}"),
         }
     }
 
-    /// Closes with this code, and returns the code of the answer.
+    /// Closes with this code and returns the code of the answer.
     pub(crate) async fn close_with(&mut self, code: u16) -> u16 {
         let frame = CloseFrame { code: code.into(), reason: "".into() };
         self.stream.close(Some(frame)).await.unwrap();
-        self.hear_out().await.1.code
+        self.receive_to_end().await.1.code
     }
 
-    /// Sends without caring whether the other side still reads.
+    /// Sends a text and ignores errors: the pod may have closed the connection.
     pub(crate) async fn try_send_text(&mut self, text: String) {
         self.stream.send(Message::text(text)).await.ok();
     }
 
-    /// The next message that is not about staying alive, or how the connection ended.
-    pub(crate) async fn hear(&mut self) -> Result<Value, End> {
-        timeout(PATIENCE, self.hear_without_limit()).await.expect("something in time")
+    /// Returns the next message that is no ping, pong or keep-alive, or the end of the connection.
+    pub(crate) async fn receive(&mut self) -> Result<Value, End> {
+        timeout(PATIENCE, self.receive_without_limit()).await.expect("a message in time")
     }
 
-    async fn hear_without_limit(&mut self) -> Result<Value, End> {
+    async fn receive_without_limit(&mut self) -> Result<Value, End> {
         loop {
             let message = match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => serde_json::from_str::<Value>(&text).unwrap(),
@@ -165,31 +168,31 @@ impl Socket {
         }
     }
 
-    /// Hears messages until the connection ends.
-    pub(crate) async fn hear_out(&mut self) -> (Vec<Value>, End) {
+    /// Returns all messages until the connection ends, and its end.
+    pub(crate) async fn receive_to_end(&mut self) -> (Vec<Value>, End) {
         let mut messages = Vec::new();
         loop {
-            match self.hear().await {
+            match self.receive().await {
                 Ok(message) => messages.push(message),
                 Err(end) => return (messages, end),
             }
         }
     }
 
-    /// Ends it in good order.
+    /// Closes the connection with a close handshake.
     pub(crate) async fn close(mut self) {
         let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
         self.stream.close(Some(frame)).await.unwrap();
         while !matches!(timeout(PATIENCE, self.stream.next()).await, Ok(None | Some(Err(_)))) {}
     }
 
-    /// Ends it as a machine that is gone does: a reset, and no word.
+    /// Resets the connection without a close frame, as if the client's machine were gone.
     pub(crate) fn abort(self) {
         self.stream.get_ref().set_zero_linger().unwrap();
     }
 }
 
-/// A user who is connected, and admitted.
+/// Connection of an authenticated user.
 pub(crate) struct Client {
     pub(crate) socket: Socket,
     pub(crate) user: String,
@@ -197,19 +200,20 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects as this demo user.
+    /// Connects as this demo user and waits for the ack.
     pub(crate) async fn connect(port: u16, dialect: Dialect, user: &str) -> Self {
         let mut socket = Socket::open(port, Some(dialect.subprotocol())).await;
         assert_eq!(socket.subprotocol.as_deref(), Some(dialect.subprotocol()));
         socket
             .send(json!({ "type": "connection_init", "payload": { "token": format!("Bearer {user}") } }))
             .await;
-        let ack = socket.hear().await.unwrap();
+        let ack = socket.receive().await.unwrap();
         assert_eq!(ack["type"], "connection_ack", "{ack}");
         Self { socket, user: user.to_owned(), dialect }
     }
 
-    /// Begins to watch. When the pod has taken note of it is told by its `relay_watchers` only.
+    /// Sends the subscription. The pod answers nothing yet; its `relay_watchers` shows when it
+    /// watches.
     pub(crate) async fn watch(&mut self) {
         self.start(ID, WATCH).await;
     }
@@ -219,11 +223,11 @@ impl Client {
         self.socket.send(message).await;
     }
 
-    /// The name of the next template that the client is told of. Anything else fails the test.
+    /// Returns the name of the next template. Any other message fails the test.
     pub(crate) async fn next(&mut self) -> String {
-        let message = match self.socket.hear().await {
+        let message = match self.socket.receive().await {
             Ok(message) => message,
-            Err(end) => panic!("{} waits for a template: {end:?}", self.user),
+            Err(end) => panic!("{} waits for a template, but the connection ended: {end:?}", self.user),
         };
         assert_eq!(
             (&message["type"], &message["id"]),
@@ -234,7 +238,7 @@ impl Client {
         message["payload"]["data"]["templateAdded"]["name"].as_str().unwrap().to_owned()
     }
 
-    /// The names of templates up to and including the last of these, in whatever order they come.
+    /// Returns the names of templates until all of `last` have arrived, in any order.
     pub(crate) async fn until_all(&mut self, last: impl IntoIterator<Item = String>) -> Vec<String> {
         let mut missing: BTreeSet<String> = last.into_iter().collect();
         let mut names = Vec::new();
@@ -246,7 +250,7 @@ impl Client {
         names
     }
 
-    /// The names of the templates before this one.
+    /// Returns the names of the templates that arrive before this one.
     pub(crate) async fn before(&mut self, name: &str) -> Vec<String> {
         let mut names = self.until_all([name.to_owned()]).await;
         names.pop();
@@ -254,7 +258,7 @@ impl Client {
     }
 }
 
-/// Lets these users watch on this pod, and returns once the pod has taken note of all of them.
+/// Connects these users to this pod and returns once the pod counts all of them as watchers.
 pub(crate) async fn watchers_on(pod: &Relay, dialect: Dialect, users: &[&str]) -> Vec<Client> {
     let before = pod.metric("relay_watchers").await;
     let mut clients = Vec::new();

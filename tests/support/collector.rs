@@ -1,4 +1,7 @@
-//! [`Collector`]: a real OTLP collector from PyPI that prints what it is sent: `oteltap` over HTTP, `rotel` over gRPC.
+//! [`Collector`]: a real OTLP collector from PyPI that prints what it receives: `oteltap` over
+//! HTTP, `rotel` over gRPC.
+//!
+//! A collector of our own could share the relay's mistakes. It must never be skipped with `CI` set.
 
 use std::{
     fs,
@@ -16,7 +19,7 @@ use super::{PATIENCE, environment, eventually, free_ports};
 
 const PACKAGES: [&str; 2] = ["oteltap==1.0.0", "rotel==0.0.1a15"];
 
-/// A collector that runs until it is dropped.
+/// Collector that runs until it is dropped.
 pub(crate) struct Collector {
     port: u16,
     child: Child,
@@ -24,7 +27,8 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    /// One that takes OTLP over HTTP. `None` where Python cannot bring it, which says so; with `CI` set that is a failure.
+    /// Starts a collector for OTLP over HTTP. If Python cannot install it, prints the reason and
+    /// returns `None`; with `CI` set that fails the test.
     pub(crate) async fn start() -> Option<Self> {
         let mut command = Command::new(installed()?.join("bin/oteltap"));
         let port = free_ports(1);
@@ -32,7 +36,7 @@ impl Collector {
         Some(Self::run(command, port).await)
     }
 
-    /// One that takes OTLP over gRPC, and tells of spans only.
+    /// Starts a collector for OTLP over gRPC, which prints spans only.
     pub(crate) async fn start_grpc() -> Option<Self> {
         let mut command = Command::new(agent(installed()?));
         let port = free_ports(2);
@@ -65,27 +69,27 @@ impl Collector {
         collector
     }
 
-    /// What goes into `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// Returns the value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// All that it printed so far.
-    pub(crate) fn said(&self) -> String {
+    /// Returns its output so far.
+    pub(crate) fn output(&self) -> String {
         self.lines.lock().unwrap().join("\n")
     }
 
-    /// The spans of this trace so far, over HTTP.
+    /// Returns the spans of this trace so far; only the collector over HTTP has them.
     pub(crate) fn spans(&self, trace: &str) -> Vec<Value> {
-        self.told_of(trace).into_iter().filter(|line| line["traceId"] == trace).collect()
+        self.lines_with(trace).into_iter().filter(|line| line["traceId"] == trace).collect()
     }
 
-    /// Whether it was sent a metric of this name, over HTTP.
+    /// Returns whether it received a metric of this name; only the collector over HTTP can tell.
     pub(crate) fn has_metric(&self, name: &str) -> bool {
-        self.told_of(name).iter().any(|line| line["name"] == name && line["spanId"].is_null())
+        self.lines_with(name).iter().any(|line| line["name"] == name && line["spanId"].is_null())
     }
 
-    fn told_of(&self, text: &str) -> Vec<Value> {
+    fn lines_with(&self, text: &str) -> Vec<Value> {
         let lines = self.lines.lock().unwrap();
         lines.iter().filter(|line| line.contains(text)).flat_map(|line| serde_json::from_str(line)).collect()
     }
@@ -98,14 +102,14 @@ impl Drop for Collector {
     }
 }
 
-/// Where both are, once for all tests of this binary and kept for the next.
+/// Returns the directory of both, installed once per binary and kept for later runs.
 fn installed() -> Option<&'static Path> {
     static HOME: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     match HOME.get_or_init(install) {
         Ok(home) => Some(home),
         Err(why) => {
             assert!(environment("CI").is_none(), "no OTLP collector: {why}");
-            // Past the test harness, which keeps to itself what a passing test prints
+            // Written to stderr directly, because the harness hides what a passing test prints
             io::stderr().write_all(format!("skipped: no OTLP collector: {why}\n").as_bytes()).unwrap();
             None
         }
@@ -114,7 +118,7 @@ fn installed() -> Option<&'static Path> {
 
 fn install() -> Result<PathBuf, String> {
     let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("collectors");
-    // Only what came to its end is installed
+    // The stamp marks a complete installation
     let stamp = home.join(PACKAGES.join("+"));
     if !stamp.exists() {
         run(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
@@ -124,7 +128,7 @@ fn install() -> Result<PathBuf, String> {
     Ok(home)
 }
 
-/// The program that the package `rotel` brings beside its modules.
+/// Returns the path of the program that the package `rotel` contains beside its modules.
 fn agent(home: &Path) -> PathBuf {
     let pythons = fs::read_dir(home.join("lib")).unwrap().map(|python| python.unwrap().path());
     let agents = pythons.map(|python| python.join("site-packages/rotel/rotel-agent"));

@@ -1,18 +1,22 @@
-//! Google's emulator for the tests of one binary.
+//! Google's Pub/Sub emulator for the tests of one binary.
+//!
+//! All tests of a binary share one, since its start takes seconds. With `CI=true` it must never be
+//! skipped.
 
 use std::io::{self, Write as _};
 
 use pubsub_relay::cli::emulator::{Emulator, EmulatorError, Search};
 use tokio::sync::OnceCell;
 
-/// The emulator of the environment, else one for all tests of this binary; `None`, and a word about it, if there is none.
-/// One of ours ends with the process, however it ends, as [`Emulator`] promises: nothing here has to.
+/// Returns the host of the emulator of the environment, or of one that all tests of this binary
+/// share. Without an emulator it prints what is missing and returns `None`. An emulator started
+/// here ends with the process, as [`Emulator`] guarantees.
 pub(crate) async fn host(test: &str) -> Option<String> {
-    static OURS: OnceCell<Result<Emulator, String>> = OnceCell::const_new();
+    static SHARED: OnceCell<Result<Emulator, String>> = OnceCell::const_new();
     if let Some(host) = environment("PUBSUB_EMULATOR_HOST") {
         return Some(host);
     }
-    match OURS.get_or_init(start).await {
+    match SHARED.get_or_init(start).await {
         Ok(emulator) => Some(emulator.host().to_owned()),
         Err(missing) => {
             skip(test, missing);
@@ -21,7 +25,7 @@ pub(crate) async fn host(test: &str) -> Option<String> {
     }
 }
 
-/// An emulator, or what is missing for one. In CI nothing may be missing.
+/// Starts an emulator, or returns what is missing for one. In CI nothing may be missing.
 pub(crate) async fn start() -> Result<Emulator, String> {
     let search = Search {
         cloudsdk_root: environment("CLOUDSDK_ROOT_DIR").map(Into::into),
@@ -36,14 +40,14 @@ pub(crate) async fn start() -> Result<Emulator, String> {
     }
 }
 
-/// Past the test harness, which keeps to itself what a passing test prints.
+/// Prints what a test skips, to stderr directly: the test harness hides what a passing test prints.
 pub(crate) fn skip(test: &str, missing: &str) {
     io::stderr().write_all(format!("skipped: {test}: {missing}\n").as_bytes()).unwrap();
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "where the emulator is, is the tests' own matter and no setting"
+    reason = "the place of the emulator is a matter of the tests, not a setting"
 )]
 pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())

@@ -1,24 +1,26 @@
 //! [`Http`]: a plain HTTP client of one pod.
+//!
+//! It returns status, headers and body of every answer. It must never retry.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// Longer than the five seconds after which a publish gives up.
+/// Timeout of a request: longer than the five seconds after which a publish gives up.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 const ADD: &str = "mutation Add($input: AddTemplateInput!) {
     addTemplate(templateInput: $input) { success message template { id name shareLocationIds } }
 }";
 
-/// One pod's port, and connections to it.
+/// Port of one pod, and connections to it.
 #[derive(Clone)]
 pub(crate) struct Http {
     port: u16,
     client: reqwest::Client,
 }
 
-/// What the pod answered.
+/// Answer of a pod.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -31,12 +33,12 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// A header's value, or nothing.
+    /// Returns a header's value, or an empty text.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The code of the first GraphQL error, or nothing.
+    /// Returns the code of the first GraphQL error, or an empty text.
     pub(crate) fn code(&self) -> String {
         self.json()["errors"][0]["extensions"]["code"].as_str().unwrap_or_default().to_owned()
     }
@@ -55,22 +57,22 @@ impl Http {
         self.answer(self.client.get(self.url(path))).await.unwrap()
     }
 
-    /// A GET with this `Authorization`.
+    /// Sends a GET with this `Authorization`.
     pub(crate) async fn get_with(&self, authorization: &str, path: &str) -> Answer {
         self.answer(self.client.get(self.url(path)).header("authorization", authorization)).await.unwrap()
     }
 
-    /// `None` if nobody answers.
+    /// Sends a GET. Returns `None` if there is no answer.
     pub(crate) async fn try_get(&self, path: &str) -> Option<Answer> {
         self.answer(self.client.get(self.url(path))).await.ok()
     }
 
-    /// A GraphQL request as this demo user.
+    /// Sends a GraphQL request as this demo user.
     pub(crate) async fn graphql(&self, user: &str, query: &str, variables: Value) -> Answer {
         self.graphql_with(Some(&format!("Bearer {user}")), query, variables).await
     }
 
-    /// A GraphQL request with this `Authorization`.
+    /// Sends a GraphQL request with this `Authorization`.
     pub(crate) async fn graphql_with(
         &self,
         authorization: Option<&str>,
@@ -85,7 +87,7 @@ impl Http {
         self.answer(request.body(body.to_string())).await.unwrap()
     }
 
-    /// A GraphQL request as this demo user, inside the client's own trace.
+    /// Sends a GraphQL request as this demo user, inside the client's own trace.
     pub(crate) async fn graphql_in_trace(&self, user: &str, query: &str, traceparent: &str) -> Answer {
         let request = self.client.post(self.url("/graphql")).header("content-type", "application/json");
         let request =
@@ -93,7 +95,7 @@ impl Http {
         self.answer(request.body(json!({ "query": query }).to_string())).await.unwrap()
     }
 
-    /// A GET with this query string as this demo user.
+    /// Sends a query by GET as this demo user.
     pub(crate) async fn graphql_get(&self, user: &str, query: &str) -> Answer {
         let request = self.client.get(self.url(&format!("/graphql?query={}", encoded(query))));
         self.answer(request.header("authorization", format!("Bearer {user}"))).await.unwrap()
@@ -104,12 +106,12 @@ impl Http {
         self.graphql(user, ADD, json!({ "input": input })).await
     }
 
-    /// The handshake of a WebSocket from a page of this origin.
+    /// Sends the handshake of a WebSocket, from a page of this origin if one is given.
     pub(crate) async fn upgrade(&self, origin: Option<&str>) -> Answer {
         self.upgrade_with(origin.map(|origin| ("origin", origin)).as_slice()).await
     }
 
-    /// The handshake of a WebSocket with these headers added, or replaced.
+    /// Sends the handshake of a WebSocket with these headers added or replaced.
     pub(crate) async fn upgrade_with(&self, headers: &[(&'static str, &str)]) -> Answer {
         let mut all = reqwest::header::HeaderMap::new();
         let usual = [
@@ -125,7 +127,7 @@ impl Http {
         self.answer(self.client.get(self.url("/graphql")).headers(all)).await.unwrap()
     }
 
-    /// What a browser asks before a page of this origin may send a token.
+    /// Sends the preflight of a browser before a page of this origin may send a token.
     pub(crate) async fn preflight(&self, origin: &str) -> Answer {
         let request = self.client.request(reqwest::Method::OPTIONS, self.url("/graphql"));
         let request = request.header("origin", origin).header("access-control-request-method", "POST");

@@ -1,6 +1,8 @@
-//! What tests from outside stand on: real pods, a real emulator, and clients that speak what a browser speaks.
+//! Support of the tests from outside: real pods, a real emulator, and clients that speak the
+//! protocols of a browser.
 //!
-//! Nothing here looks inside the library: what it knows is on the wire, so that it stays true for any implementation.
+//! It works over the wire only, so the tests stay valid for any implementation. It must never use
+//! the relay's internals.
 
 mod client;
 mod collector;
@@ -22,13 +24,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Long enough for whatever must happen, on a machine with four pods, an emulator and a compiler on two cores.
+/// Time limit for anything that must happen, on a machine with four pods, an emulator and a
+/// compiler on two cores.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The tutorial's users, each on the pod of the same place in the row.
+/// The tutorial's users; the first connects to the first pod, and so on.
 pub(crate) const USERS: [&str; 4] = ["ZOWI", "ZOLO", "ZEWI", "ZELO"];
 
-/// The locations that each of them listens to.
+/// Returns the locations that this user listens to.
 pub(crate) fn locations(user: &str) -> &'static [&'static str] {
     match user {
         "ZELO" => &["1"],
@@ -39,10 +42,10 @@ pub(crate) fn locations(user: &str) -> &'static [&'static str] {
     }
 }
 
-/// Every location, so that a template shared with all of them is for every user but its author.
+/// All locations. A template shared with all of them matches every user but its author.
 pub(crate) const EVERYWHERE: [&str; 4] = ["1", "2", "3", "4"];
 
-/// Asks again and again until there is an answer, for `limit` at most.
+/// Calls `ask` every 20 ms until it returns a value, for `limit` at most; then the test fails.
 pub(crate) async fn eventually<T>(what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {
@@ -54,7 +57,7 @@ pub(crate) async fn eventually<T>(what: &str, limit: Duration, mut ask: impl Asy
     }
 }
 
-/// Four pods, `pod1` to `pod4`, on this topic.
+/// Starts four pods, `pod1` to `pod4`, on this topic and waits until they are ready.
 pub(crate) async fn four_pods(topic: &Topic) -> Vec<Relay> {
     let pods = (1..=4).map(|n| Setup::new(&format!("pod{n}")).topic(topic).start());
     futures_util::future::join_all(pods).await

@@ -1,7 +1,7 @@
-//! [`Proxy`]: stands between pods and the broker, and breaks the line between them.
+//! [`Proxy`]: a TCP proxy between pods and the broker that breaks their connections on demand.
 //!
-//! What it carries it carries in order and unchanged: it can cut, refuse, delay and swallow, as networks do, and never
-//! invents a byte.
+//! It cuts, refuses, delays and swallows, as networks do. It forwards bytes in order and unchanged,
+//! and must never add a byte.
 
 use std::{io, time::Duration};
 
@@ -20,31 +20,31 @@ use tokio::{
 
 use crate::support::free_ports;
 
-/// Read at once from one side, in bytes.
+/// Largest size of one read, in bytes.
 const CHUNK: usize = 16 << 10;
 
-/// Chunks that may be under way on a slow line.
+/// Largest number of chunks in transit on a delayed connection; beyond it the proxy stops reading.
 const UNDER_WAY: usize = 1_024;
 
-/// What is wrong with the line.
+/// Fault of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// What the broker says arrives so much later.
+    /// The broker's answers arrive this much later.
     Delay(Duration),
-    /// Nobody listens, and what was connected is reset.
+    /// The port is closed and all connections are reset.
     Refuse,
-    /// Connections are accepted and stay open, but nothing passes, in either direction, until the fault is over. This
-    /// is what a machine looks like that lost its network.
+    /// Connections are accepted and stay open, but no byte passes in either direction until the
+    /// fault is over. A machine that lost its network looks like this.
     BlackHole,
 }
 
-/// A line to the broker, from a port of its own.
+/// Proxy in front of the broker, on a port of its own.
 pub(crate) struct Proxy {
     port: u16,
     state: watch::Sender<State>,
-    /// Ends with the proxy, and all connections with it.
+    /// Task that accepts connections. It ends with the proxy, and so do all connections.
     _accepting: JoinSet<()>,
 }
 
@@ -52,12 +52,12 @@ pub(crate) struct Proxy {
 struct State {
     broker: String,
     fault: Fault,
-    /// How often what was connected has been reset.
+    /// Number of times that all connections were reset.
     cuts: u32,
 }
 
 impl Proxy {
-    /// A sound line to the broker at `HOST:PORT`.
+    /// Starts a proxy without a fault, in front of the broker at `HOST:PORT`.
     pub(crate) async fn start(broker: &str) -> Self {
         let port = free_ports(1);
         let (state, follow) =
@@ -67,12 +67,12 @@ impl Proxy {
         Self { port, state, _accepting: accepting }
     }
 
-    /// Its address, as `PUBSUB_EMULATOR_HOST` has it.
+    /// Returns its address as a value for `PUBSUB_EMULATOR_HOST`.
     pub(crate) fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// From now on the line is like this.
+    /// Sets the fault from now on.
     pub(crate) fn set(&self, fault: Fault) {
         self.state.send_modify(|state| {
             state.fault = fault;
@@ -80,12 +80,12 @@ impl Proxy {
         });
     }
 
-    /// Resets what is connected. New connections are served.
+    /// Resets all connections. New connections are accepted.
     pub(crate) fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
-    /// New connections go to another broker.
+    /// Sends new connections to another broker.
     pub(crate) fn lead_to(&self, broker: &str) {
         self.state.send_modify(|state| state.broker = broker.to_owned());
     }
@@ -119,7 +119,7 @@ async fn accept(listener: TcpListener, port: u16, mut state: watch::Receiver<Sta
     }
 }
 
-/// One connection, until one side ends it or it is cut.
+/// Serves one connection until one side ends it or it is cut.
 async fn connection(mut pod: TcpStream, mut state: watch::Receiver<State>) {
     let cuts = state.borrow().cuts;
     let mut follow = state.clone();
@@ -140,12 +140,13 @@ async fn connection(mut pod: TcpStream, mut state: watch::Receiver<State>) {
         _ = state.wait_for(|state| state.cuts != cuts) => false,
     };
     if !is_whole {
-        // An error says that it is reset already
+        // An error means that it is reset already
         pod.set_zero_linger().ok();
     }
 }
 
-/// Carries bytes one way. Those read before a fault wait as well: nothing is lost on a line that heals.
+/// Carries bytes in one direction. Bytes that were read before a fault wait too: a connection that
+/// recovers loses nothing.
 async fn carry(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
@@ -183,7 +184,7 @@ async fn carry(
 
 async fn passable(state: &mut watch::Receiver<State>) {
     if state.wait_for(|state| state.fault != Fault::BlackHole).await.is_err() {
-        // The proxy is gone, and this task with it
+        // The proxy is gone, and this task is about to be aborted
         sleep(Duration::MAX).await;
     }
 }

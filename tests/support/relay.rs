@@ -1,4 +1,7 @@
-//! [`Relay`]: the real binary in a process of its own, with nothing in its environment but what a test says.
+//! [`Relay`]: the real binary in a process of its own, with an environment of only what a test
+//! sets.
+//!
+//! Tests run what users run. A process must never outlive its test.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::{Answer, Http, PATIENCE, Topic, eventually};
 
-/// A pod before its start.
+/// Pod before its start.
 pub(crate) struct Setup {
     name: String,
     port: u16,
@@ -26,13 +29,13 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// `relay` on a free port and the in-memory broker.
+    /// Creates a setup of `relay` on a free port with the in-memory broker.
     pub(crate) fn new(name: &str) -> Self {
         let port = free_ports(1);
         let variables = [
             ("RELAY_LISTEN", format!("127.0.0.1:{port}")),
             ("RELAY_POD", name.to_owned()),
-            // No balancer stands before it, and nobody waits for the end of a test
+            // There is no load balancer, and a test should not wait for a drain
             ("RELAY_DRAIN_DELAY", "0s".to_owned()),
             ("RELAY_DRAIN_SPREAD", "500ms".to_owned()),
         ];
@@ -40,14 +43,14 @@ impl Setup {
         Self { name: name.to_owned(), port, arguments: Vec::new(), variables }
     }
 
-    /// `relay cluster` on four free ports, `port` being the first.
+    /// Creates a setup of `relay cluster` on four free ports; `port` is the first.
     pub(crate) fn cluster() -> Self {
         let port = free_ports(4);
         let arguments = ["cluster", "--pods", "4", "--port", &port.to_string()].map(str::to_owned).into();
         Self { name: "cluster".to_owned(), port, arguments, variables: BTreeMap::new() }
     }
 
-    /// Another command than `serve`, and its flags.
+    /// Sets another command than `serve`, with its flags.
     pub(crate) fn command_line(mut self, arguments: &[&str]) -> Self {
         self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         self
@@ -58,7 +61,7 @@ impl Setup {
         self
     }
 
-    /// On this port, which another pod has left.
+    /// Sets the port, for example one that another pod has left.
     pub(crate) fn at(mut self, port: u16) -> Self {
         self.port = port;
         self.set("RELAY_LISTEN", format!("127.0.0.1:{port}"))
@@ -72,14 +75,14 @@ impl Setup {
         self.port
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the process and waits until it is ready.
     pub(crate) async fn start(self) -> Relay {
         let mut relay = self.launch();
         relay.until_ready(PATIENCE).await;
         relay
     }
 
-    /// Starts it and does not wait.
+    /// Starts the process without waiting.
     pub(crate) fn launch(self) -> Relay {
         let mut child = self.command().spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -88,13 +91,14 @@ impl Setup {
         Relay { http: Http::new(self.port), name: self.name, child, log }
     }
 
-    /// Runs it to its own end, which must come soon.
+    /// Runs the process until it ends by itself, within [`PATIENCE`].
     pub(crate) async fn run(self) -> Output {
         let output = tokio::process::Command::from(self.command()).kill_on_drop(true).output();
-        tokio::time::timeout(PATIENCE, output).await.expect("it ends by itself").unwrap()
+        tokio::time::timeout(PATIENCE, output).await.expect("the process ends by itself").unwrap()
     }
 
-    /// The shell only lifts the limit of open files to what the machine allows; the process becomes the relay.
+    /// Builds the command. The shell only raises the limit of open files to the machine's maximum;
+    /// its process then becomes the relay.
     fn command(&self) -> Command {
         let mut command = Command::new("/bin/sh");
         command
@@ -109,7 +113,7 @@ impl Setup {
     }
 }
 
-/// A running pod, or cluster. It is killed when dropped; a test that fails shows what it said.
+/// Running pod or cluster. It is killed when dropped, and a failing test prints its output.
 pub(crate) struct Relay {
     pub(crate) http: Http,
     name: String,
@@ -130,52 +134,52 @@ impl Relay {
         self.child.id()
     }
 
-    /// All that it printed so far.
-    pub(crate) fn said(&self) -> String {
+    /// Returns its output so far.
+    pub(crate) fn output(&self) -> String {
         String::from_utf8_lossy(&self.log.lock().unwrap()).into_owned()
     }
 
     pub(crate) async fn until_ready(&mut self, limit: Duration) {
         let what = format!("{} is ready", self.name);
         eventually(&what, limit, async || {
-            assert_eq!(self.child.try_wait().unwrap(), None, "it ended instead: {}", self.said());
+            assert_eq!(self.child.try_wait().unwrap(), None, "the process ended instead: {}", self.output());
             self.http.try_get("/readyz").await.filter(|answer| answer.status == 200)
         })
         .await;
     }
 
-    /// Asks it to stop, as Kubernetes does, or a person.
+    /// Sends a signal, such as `TERM` from Kubernetes or `INT` from a terminal.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.pid().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
-    /// What it holds in memory, in bytes.
+    /// Returns its resident memory, in bytes.
     pub(crate) fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
-    /// Waits for the end of it.
+    /// Waits until the process ends, for 60 s at most.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         // Longer than the default of RELAY_DRAIN_DEADLINE
         let limit = Duration::from_secs(60);
         eventually("it ends", limit, async || self.child.try_wait().unwrap()).await
     }
 
-    /// Kills it as `kill -9` does and waits until it is gone.
+    /// Kills the process as `kill -9` does and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// The sum of a metric over all its labels.
+    /// Returns the sum of a metric over all its labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         self.metric_of(name, "").await
     }
 
-    /// The sum of a metric over those of its series that have this label (`reason="id"`).
+    /// Returns the sum of a metric over the series that have this label (`reason="id"`).
     pub(crate) async fn metric_of(&self, name: &str, label: &str) -> f64 {
         let text = self.http.get("/metrics").await.text;
         let series = text.lines().filter_map(|line| {
@@ -205,7 +209,7 @@ impl Relay {
         added["template"]["id"].as_str().unwrap().to_owned()
     }
 
-    /// The names of all templates, as this pod answers them, sorted.
+    /// Returns the names of all templates on this pod, sorted.
     pub(crate) async fn template_names(&self) -> Vec<String> {
         let answer: Answer = self.http.graphql("ZOWI", "{ templates { name } }", Value::Null).await;
         let json = answer.json();
@@ -219,17 +223,17 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // An error says that it is gone already
+        // An error means that the process is gone already
         self.child.kill().ok();
         self.child.wait().ok();
         if thread::panicking() {
-            let text = format!("--- {} said ---\n{}", self.name, self.said());
+            let text = format!("--- output of {} ---\n{}", self.name, self.output());
             std::io::stderr().write_all(text.as_bytes()).ok();
         }
     }
 }
 
-/// Reads to the end, lest the writer block on a full pipe.
+/// Reads a pipe to its end, so that the process never blocks on a full pipe.
 fn drain(mut from: impl Read + Send + 'static, log: Arc<Mutex<Vec<u8>>>) {
     thread::spawn(move || {
         let mut buffer = [0; 4096];
@@ -239,8 +243,8 @@ fn drain(mut from: impl Read + Send + 'static, log: Arc<Mutex<Vec<u8>>>) {
     });
 }
 
-/// The first of so many neighbouring ports that nobody uses, below those that systems hand out by themselves, so that
-/// no outgoing connection takes one before its pod does.
+/// Returns the first of `count` neighbouring free ports. They are below the range of outgoing
+/// connections, which therefore cannot take a port before its pod does.
 pub(crate) fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;

@@ -1,7 +1,8 @@
-//! [`Crowd`]: clients that keep what they heard and come back where they were, on any pod, whatever ends their connection.
+//! [`Crowd`]: clients that record what they receive and resume on any pod after any end of a
+//! connection.
 //!
-//! They are as simple as a user's client may be: the cursor of the last result, and one query. They judge nothing; the
-//! oracle does.
+//! They are as simple as a user's client can be: one query and the cursor of the last result. They
+//! must never judge what they receive; the oracle does.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -27,21 +28,22 @@ use uuid::Uuid;
 
 use crate::support::{PATIENCE, eventually};
 
-/// Enough for the oracle.
+/// Query with just the fields that the oracle needs.
 pub(crate) const NARROW: &str =
     "subscription Watch($after: String) { templateAdded(after: $after) { name } }";
 
-/// Everything, the long list of locations included.
+/// Query with all fields, including the long list of locations.
 pub(crate) const WIDE: &str =
     "subscription Watch($after: String) { templateAdded(after: $after) { name shareLocationIds } }";
 
-/// Before a client comes back; more if nobody answered.
+/// Largest random delay before a client reconnects; longer if no pod answered.
 const JITTER: Duration = Duration::from_millis(50);
 
-/// Ends after which clients come back: going away, no word at all, drain, slow or full, expired, no init in time.
+/// Close codes after which clients reconnect: going away, no close frame, drain, slow or full,
+/// expired, no init in time.
 const RETRIED: [u16; 6] = [1001, 1006, 1012, 1013, 4403, 4408];
 
-/// The ports of the pods that a balancer would send clients to. Clones are the same list.
+/// Ports of the pods that a balancer would use. Clones share one list.
 #[derive(Clone, Default)]
 pub(crate) struct Ports(Arc<Mutex<Vec<u16>>>);
 
@@ -59,29 +61,29 @@ impl Ports {
     }
 }
 
-/// What the clients of a crowd do.
+/// Behaviour of the clients of a crowd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mood {
-    /// They read, and come back.
-    Awake,
-    /// They stay connected and read nothing.
+pub(crate) enum Behaviour {
+    /// They read and reconnect.
+    Reading,
+    /// They stay connected but do not read.
     Stuck,
-    /// They are disconnected.
-    Asleep,
+    /// They disconnect and stay away.
+    Away,
 }
 
-/// One event, heard once.
+/// One received event.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Heard {
-    /// The client's first connection is 1.
+pub(crate) struct Received {
+    /// Number of the client's connection, from 1.
     pub(crate) connection: u32,
-    /// The number in the template's name.
+    /// Number in the template's name.
     pub(crate) number: usize,
     pub(crate) event: Uuid,
     pub(crate) at: Instant,
 }
 
-/// The end of a connection.
+/// End of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended {
     pub(crate) at: Instant,
@@ -89,14 +91,14 @@ pub(crate) struct Ended {
     pub(crate) code: u16,
 }
 
-/// What became of one client.
+/// Record of one client.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     pub(crate) user: &'static str,
-    pub(crate) heard: Vec<Heard>,
+    pub(crate) received: Vec<Received>,
     pub(crate) gaps: usize,
     pub(crate) ends: Vec<Ended>,
-    /// What no client should ever be told.
+    /// Messages that no client should receive.
     pub(crate) wrong: Vec<String>,
     connections: u32,
     cursor: Option<String>,
@@ -105,24 +107,25 @@ pub(crate) struct Record {
 /// Clients of the tutorial's users.
 pub(crate) struct Crowd {
     records: Vec<Arc<Mutex<Record>>>,
-    mood: watch::Sender<Mood>,
+    behaviour: watch::Sender<Behaviour>,
     tasks: JoinSet<()>,
 }
 
 impl Crowd {
-    /// Lets `count` clients of these users in, in turn, and returns when each has a cursor: it has a claim to all that is
-    /// published from now on.
+    /// Connects `count` clients of these users, in turn, and returns once each has a cursor. From
+    /// then on a client must receive every matching event.
     pub(crate) async fn gather(
         ports: &Ports,
         users: &[&'static str],
         count: usize,
         query: &'static str,
     ) -> Self {
-        let (mood, follow) = watch::channel(Mood::Awake);
-        let mut crowd = Self { records: Vec::new(), mood, tasks: JoinSet::new() };
+        let (behaviour, follow) = watch::channel(Behaviour::Reading);
+        let mut crowd = Self { records: Vec::new(), behaviour, tasks: JoinSet::new() };
         for user in users.iter().cycle().take(count) {
             let record = Arc::new(Mutex::new(Record { user, ..Record::default() }));
-            let client = Client { ports: ports.clone(), record: record.clone(), mood: follow.clone(), query };
+            let client =
+                Client { ports: ports.clone(), record: record.clone(), behaviour: follow.clone(), query };
             crowd.tasks.spawn(client.run());
             crowd.records.push(record);
         }
@@ -133,15 +136,15 @@ impl Crowd {
         crowd
     }
 
-    pub(crate) fn set(&self, mood: Mood) {
-        self.mood.send_replace(mood);
+    pub(crate) fn set(&self, behaviour: Behaviour) {
+        self.behaviour.send_replace(behaviour);
     }
 
     pub(crate) fn records(&self) -> impl Iterator<Item = MutexGuard<'_, Record>> {
         self.records.iter().map(|record| record.lock().unwrap())
     }
 
-    /// The ends of all connections to this port.
+    /// Returns the ends of all connections to this port.
     pub(crate) fn ends_at(&self, port: u16) -> Vec<Ended> {
         let mut ends: Vec<Ended> = self.records().flat_map(|record| record.ends.clone()).collect();
         ends.retain(|end| end.port == port);
@@ -152,13 +155,13 @@ impl Crowd {
 struct Client {
     ports: Ports,
     record: Arc<Mutex<Record>>,
-    mood: watch::Receiver<Mood>,
+    behaviour: watch::Receiver<Behaviour>,
     query: &'static str,
 }
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// A message of the pod.
+/// Message of the pod.
 #[derive(Deserialize)]
 struct Frame<'a> {
     #[serde(rename = "type")]
@@ -205,7 +208,7 @@ struct Extensions<'a> {
 impl Client {
     async fn run(mut self) {
         loop {
-            if self.mood.wait_for(|mood| *mood != Mood::Asleep).await.is_err() {
+            if self.behaviour.wait_for(|behaviour| *behaviour != Behaviour::Away).await.is_err() {
                 return;
             }
             sleep(JITTER.mul_f64(rand::random())).await;
@@ -224,7 +227,7 @@ impl Client {
         }
     }
 
-    /// A connection that is acknowledged and watches, or `None` if the pod would not have it.
+    /// Connects, waits for the ack and subscribes. Returns `None` if the pod refuses.
     async fn connect(&self, port: u16) -> Option<Socket> {
         let tcp = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
         let mut request = format!("ws://127.0.0.1:{port}/graphql").into_client_request().ok()?;
@@ -247,16 +250,16 @@ impl Client {
         Some(socket)
     }
 
-    /// Listens until the connection ends, and says with which code.
+    /// Receives messages until the connection ends. Returns the close code.
     async fn listen(&mut self, socket: &mut Socket) -> u16 {
         loop {
-            let mood = *self.mood.borrow_and_update();
+            let behaviour = *self.behaviour.borrow_and_update();
             select! {
-                message = socket.next(), if mood == Mood::Awake => match message {
+                message = socket.next(), if behaviour == Behaviour::Reading => match message {
                     Some(Ok(Message::Text(text))) => {
                         if text.contains(r#""type":"ping""#) {
                             send(socket, &json!({ "type": "pong" })).await;
-                        } else if self.hear(&text).is_none() {
+                        } else if self.record_message(&text).is_none() {
                             self.wrong(&text);
                         }
                     }
@@ -264,8 +267,8 @@ impl Client {
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => return 1006,
                 },
-                changed = self.mood.changed() => {
-                    if changed.is_err() || *self.mood.borrow() == Mood::Asleep {
+                changed = self.behaviour.changed() => {
+                    if changed.is_err() || *self.behaviour.borrow() == Behaviour::Away {
                         socket.close(None).await.ok();
                         return 1001;
                     }
@@ -274,8 +277,8 @@ impl Client {
         }
     }
 
-    /// Writes down what it is told; `None` if a client should not be told that.
-    fn hear(&self, text: &str) -> Option<()> {
+    /// Records a message. Returns `None` if no client should receive such a message.
+    fn record_message(&self, text: &str) -> Option<()> {
         let frame: Frame<'_> = serde_json::from_str(text).ok()?;
         if frame.kind == "pong" {
             return Some(());
@@ -289,7 +292,7 @@ impl Client {
                 let number = template.name.parse().ok()?;
                 let event = next.extensions.event_id?.parse().ok()?;
                 let connection = record.connections;
-                record.heard.push(Heard { connection, number, event, at: Instant::now() });
+                record.received.push(Received { connection, number, event, at: Instant::now() });
             }
             _ => return None,
         }

@@ -1,4 +1,7 @@
-//! [`Streamed`]: a response whose body goes on, read a block at a time.
+//! [`Streamed`]: a streaming response, read one block at a time.
+//!
+//! A block is an event of SSE or a part of multipart. It must never reconnect, as an `EventSource`
+//! would.
 
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -6,44 +9,44 @@ use tokio::time::timeout;
 
 use super::{PATIENCE, Relay};
 
-/// What is accepted by clients of server-sent events.
+/// `Accept` of clients of server-sent events.
 pub(crate) const EVENTS: &str = "text/event-stream";
-/// What is accepted by Apollo's clients.
+/// `Accept` of Apollo's clients.
 pub(crate) const PARTS: &str = "multipart/mixed;boundary=graphql;subscriptionSpec=1.0,application/json;q=0.9";
 
-/// What is watched.
+/// Subscription of every watcher.
 pub(crate) const WATCH: &str = "subscription { templateAdded { name } }";
 
-/// A response to an operation, as far as it was read.
+/// Response to an operation, and what was read of it.
 pub(crate) struct Streamed {
     pub(crate) response: Response,
     text: String,
     separator: &'static str,
 }
 
-/// How a body ended.
+/// End of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum BodyEnd {
-    /// As its server meant it to.
+    /// Complete, as the server intended.
     Whole,
-    /// In the middle.
+    /// Cut off in the middle.
     Cut,
 }
 
-/// A request to the pod, as this demo user.
+/// Returns a request to the pod as this demo user.
 pub(crate) fn request(pod: &Relay, method: Method, user: &str) -> RequestBuilder {
     let url = format!("http://127.0.0.1:{}/graphql", pod.port());
     reqwest::Client::new().request(method, url).header("authorization", format!("Bearer {user}"))
 }
 
-/// A POST of this operation.
+/// Returns a POST of this operation.
 pub(crate) fn post(pod: &Relay, user: &str, query: &str) -> RequestBuilder {
     let body = json!({ "query": query }).to_string();
     request(pod, Method::POST, user).header("content-type", "application/json").body(body)
 }
 
 impl Streamed {
-    /// Sends the operation and returns with the head of the answer, which must come at once.
+    /// Sends the operation and returns once the head of the answer has arrived.
     pub(crate) async fn open(accept: &str, request: RequestBuilder) -> Self {
         let answer = timeout(PATIENCE, request.header("accept", accept).send()).await;
         let response = answer.expect("a head in time").unwrap();
@@ -51,7 +54,7 @@ impl Streamed {
         Self { response, text: String::new(), separator }
     }
 
-    /// Watches, and returns once the pod has taken note.
+    /// Sends the subscription and returns once the pod counts the watcher.
     pub(crate) async fn watch(accept: &str, pod: &Relay, user: &str) -> Self {
         let before = pod.metric("relay_watchers").await;
         let stream = Self::open(accept, post(pod, user, WATCH)).await;
@@ -59,7 +62,7 @@ impl Streamed {
         stream
     }
 
-    /// The next event or part.
+    /// Returns the next event or part, or the end of the body.
     pub(crate) async fn block(&mut self) -> Result<String, BodyEnd> {
         loop {
             if let Some((block, rest)) = self.text.split_once(self.separator) {
@@ -67,7 +70,7 @@ impl Streamed {
                 self.text = rest.to_owned();
                 return Ok(block);
             }
-            match timeout(PATIENCE, self.response.chunk()).await.expect("something in time") {
+            match timeout(PATIENCE, self.response.chunk()).await.expect("a block in time") {
                 Ok(Some(chunk)) => self.text.push_str(std::str::from_utf8(&chunk).unwrap()),
                 Ok(None) => return Err(BodyEnd::Whole),
                 Err(_) => return Err(BodyEnd::Cut),
@@ -75,7 +78,7 @@ impl Streamed {
         }
     }
 
-    /// The next event that says something: its name, its id and its data.
+    /// Returns name, id and data of the next event with data.
     pub(crate) async fn event(&mut self) -> Result<(String, String, Value), BodyEnd> {
         loop {
             let block = self.block().await?;
@@ -90,7 +93,7 @@ impl Streamed {
         }
     }
 
-    /// The JSON of the next part that says something.
+    /// Returns the JSON of the next part that is no heartbeat.
     pub(crate) async fn part(&mut self) -> Result<Value, BodyEnd> {
         loop {
             let block = self.block().await?;
@@ -102,7 +105,7 @@ impl Streamed {
         }
     }
 
-    /// What was read of a block that is not whole.
+    /// Returns the text of an incomplete block.
     pub(crate) fn rest(&self) -> &str {
         &self.text
     }

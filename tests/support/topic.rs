@@ -1,4 +1,7 @@
-//! [`Topic`]: a topic of its own on Google's emulator, and what a foreign program does to it by REST.
+//! [`Topic`]: a topic of its own on Google's emulator, and what a foreign program does to it by
+//! REST.
+//!
+//! Each test has a project of its own. No test may ever share a topic with another.
 
 use std::thread;
 
@@ -12,14 +15,14 @@ use super::emulator;
 
 const NAME: &str = "templates";
 
-/// A topic in a project that no other test uses.
+/// Topic in a project that no other test uses.
 #[derive(Clone)]
 pub(crate) struct Topic {
     host: String,
     project: String,
 }
 
-/// A message as a foreign program publishes it.
+/// Message as a foreign program publishes it.
 #[derive(Clone)]
 pub(crate) struct Message {
     attributes: Value,
@@ -27,7 +30,7 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// An event as the relay wants it, from nobody it knows: there is no author.
+    /// Creates a valid event from a program that the relay does not know: it has no author.
     pub(crate) fn template(name: &str, locations: &[&str]) -> Self {
         let id = Uuid::now_v7().to_string();
         let data = json!({ "id": format!("foreign-{id}"), "name": name, "shareLocationIds": locations });
@@ -46,7 +49,7 @@ impl Message {
         self
     }
 
-    /// Shared with so many unknown locations besides that its data is as long as this, in bytes.
+    /// Adds unknown locations until the data has about this many bytes.
     pub(crate) fn padded(mut self, bytes: usize) -> Self {
         let mut data: Value = serde_json::from_slice(&self.data).unwrap();
         let unknown = (0..bytes / 250).map(|n| format!("{n:0>246}").into());
@@ -67,7 +70,8 @@ impl Message {
 }
 
 impl Topic {
-    /// A topic that the first pod will create, or `None` if there is no emulator here; that was then said.
+    /// Returns a topic that the first pod will create. Without an emulator it prints the reason and
+    /// returns `None`.
     pub(crate) async fn fresh() -> Option<Self> {
         let test = thread::current().name().unwrap_or("a test").to_owned();
         let host = emulator::host(&test).await?;
@@ -75,19 +79,19 @@ impl Topic {
         Some(Self { host, project: format!("story-{}", &id[16..]) })
     }
 
-    /// The same topic on another emulator, which starts empty.
+    /// Starts another, empty emulator and returns the same topic on it.
     pub(crate) async fn anew(&self) -> (Self, Emulator) {
         let emulator = emulator::start().await.unwrap();
         (self.seen_at(emulator.host()), emulator)
     }
 
-    /// Makes the topic before any pod does.
+    /// Creates the topic before any pod does.
     pub(crate) async fn make(&self, retention: Option<&str>) {
         let settings = retention.map_or(json!({}), |it| json!({ "messageRetentionDuration": it }));
         self.put(&format!("topics/{NAME}"), &settings).await;
     }
 
-    /// Makes a feed as a pod of this name does, since long ago, without the pod.
+    /// Creates an old feed of a pod that does not exist, and returns the feed's name.
     pub(crate) async fn make_orphan(&self, pod: &str) -> String {
         let feed = format!("{NAME}.{pod}.18c00000000-0123abcd");
         let topic = format!("projects/{}/topics/{NAME}", self.project);
@@ -102,7 +106,7 @@ impl Topic {
         request.body(settings.to_string()).send().await.unwrap().error_for_status().unwrap();
     }
 
-    /// Deletes the topic itself. Its feeds stay, and are silent for ever.
+    /// Deletes the topic. Its feeds stay, but never receive an event again.
     pub(crate) async fn drop(&self) {
         self.delete(&format!("projects/{}/topics/{NAME}", self.project)).await;
     }
@@ -111,17 +115,18 @@ impl Topic {
         &self.host
     }
 
-    /// The same topic, if the emulator had this address.
+    /// Returns the same topic as seen through another address of the emulator.
     pub(crate) fn seen_at(&self, host: &str) -> Self {
         Self { host: host.to_owned(), ..self.clone() }
     }
 
-    /// As `RELAY_BROKER` has it.
+    /// Returns the topic as a value for `RELAY_BROKER`.
     pub(crate) fn broker(&self) -> String {
         format!("pubsub://{}/{NAME}", self.project)
     }
 
-    /// Publishes these in order, on one ordering key, and returns once the topic took the last.
+    /// Publishes these messages in order, on one ordering key, and returns once the topic took the
+    /// last.
     pub(crate) async fn publish(&self, messages: impl IntoIterator<Item = Message>) {
         let client = reqwest::Client::new();
         for message in messages {
@@ -129,7 +134,8 @@ impl Topic {
         }
     }
 
-    /// Publishes these in any order, each on an ordering key of its own, so that they arrive in any order as well.
+    /// Publishes these messages in random order, each on an ordering key of its own, so that they
+    /// also arrive in any order.
     pub(crate) async fn publish_shuffled(&self, mut messages: Vec<Message>) {
         messages.shuffle(&mut rand::rng());
         let client = reqwest::Client::new();
@@ -158,7 +164,7 @@ impl Topic {
         request.send().await.unwrap().error_for_status().unwrap();
     }
 
-    /// The full names of the feeds of this pod.
+    /// Returns the full names of the feeds of this pod.
     pub(crate) async fn feeds_of(&self, pod: &str) -> Vec<String> {
         let url = self.url(&format!("projects/{}/subscriptions", self.project));
         let body = reqwest::get(url).await.unwrap().error_for_status().unwrap().text().await.unwrap();
@@ -168,7 +174,7 @@ impl Topic {
         names.filter(|name| name.contains(&format!(".{pod}."))).collect()
     }
 
-    /// Deletes a feed under its pod.
+    /// Deletes a feed while its pod uses it.
     pub(crate) async fn delete(&self, feed: &str) {
         let answer = reqwest::Client::new().delete(self.url(feed)).send().await.unwrap();
         answer.error_for_status().unwrap();
