@@ -1,7 +1,8 @@
-# The Gateway takes it by this name. It outlives the Gateway, so that DNS need not change when that is made anew.
+# The Gateway takes the address by this name. The address outlives the Gateway, so DNS need not
+# change when the Gateway is created anew.
 resource "google_compute_global_address" "gateway" {
   name        = local.name
-  description = "Where the relay's users connect."
+  description = "Address to which the relay's clients connect."
 
   depends_on = [google_project_service.this]
 }

@@ -1,4 +1,5 @@
-# Every pod hears the whole topic, so Pub/Sub's price grows with events times pods: the one cost that surprises.
+# Every pod reads the whole topic, so Pub/Sub's price grows with events times pods. This cost is
+# easy to underestimate.
 resource "google_billing_budget" "pubsub" {
   count = var.budget == null ? 0 : 1
 
@@ -35,7 +36,7 @@ resource "google_billing_budget" "pubsub" {
     spend_basis       = "FORECASTED_SPEND"
   }
 
-  # Billing administrators are told in any case. A budget takes five channels at most.
+  # Billing administrators get a mail in any case. A budget has five channels at most.
   dynamic "all_updates_rule" {
     for_each = length(var.alert_emails) == 0 ? [] : [0]
 

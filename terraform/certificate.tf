@@ -1,4 +1,4 @@
-# All of it only with a domain. The Gateway takes the map by its name.
+# All of this exists only with a domain. The Gateway names the certificate map.
 resource "google_certificate_manager_certificate_map" "gateway" {
   count = var.domain == null ? 0 : 1
 
@@ -30,12 +30,13 @@ resource "google_certificate_manager_certificate" "gateway" {
   }
 }
 
-# Proof by DNS: it works before the address answers, so the first user meets a certificate.
+# Proof by DNS works before the address answers. So the certificate exists before the first client
+# connects.
 resource "google_certificate_manager_dns_authorization" "gateway" {
   count = var.domain == null ? 0 : 1
 
   name        = local.name
-  description = "Shows Google that the domain is ours."
+  description = "Proves to Google that the domain belongs to this project."
   domain      = var.domain
 
   depends_on = [google_project_service.this]

@@ -1,11 +1,11 @@
 resource "google_container_cluster" "this" {
   #checkov:skip=CKV_GCP_12:Autopilot always enforces NetworkPolicy, and refuses the setting
   #checkov:skip=CKV_GCP_13:GKE issues no client certificates unless asked
-  #checkov:skip=CKV_GCP_20:the control plane has no IP endpoint to restrict, see control_plane_endpoints_config
+  #checkov:skip=CKV_GCP_20:the control plane has no IP endpoint (control_plane_endpoints_config)
   #checkov:skip=CKV_GCP_21:labels come from the provider's default_labels
-  #checkov:skip=CKV_GCP_61:Autopilot always has intranode visibility; the flow logs are in network.tf
-  #checkov:skip=CKV_GCP_65:access is by IAM; a group for RBAC is the organisation's to choose
-  #checkov:skip=CKV_GCP_66:Binary Authorization needs attestors, which are the organisation's to choose
+  #checkov:skip=CKV_GCP_61:Autopilot always has intranode visibility; network.tf has the flow logs
+  #checkov:skip=CKV_GCP_65:access is by IAM; the organisation chooses a group for RBAC
+  #checkov:skip=CKV_GCP_66:Binary Authorization needs attestors, which the organisation chooses
   #checkov:skip=CKV_GCP_69:Autopilot nodes always have the metadata server
   name        = local.name
   description = "Runs the relay's pods."
@@ -27,7 +27,7 @@ resource "google_container_cluster" "this" {
     enable_private_nodes = true
   }
 
-  # kubectl comes in by the cluster's DNS name, where IAM decides. There is no IP address to allow or to attack.
+  # kubectl connects to the cluster's DNS name, and IAM decides. There is no IP address to attack.
   control_plane_endpoints_config {
     dns_endpoint_config {
       allow_external_traffic = true
@@ -38,12 +38,12 @@ resource "google_container_cluster" "this" {
     }
   }
 
-  # Autopilot always has it; written down since the pods' identity (pubsub.tf) rests on it.
+  # Autopilot always has it. It is stated here because the pods' identity (pubsub.tf) depends on it.
   workload_identity_config {
     workload_pool = "${var.project_id}.svc.id.goog"
   }
 
-  # The Gateway, HTTPRoute and policies of k8s/overlays/gke.
+  # For the Gateway, HTTPRoute and policies of k8s/overlays/gke.
   gateway_api_config {
     channel = "CHANNEL_STANDARD"
   }
@@ -52,7 +52,7 @@ resource "google_container_cluster" "this" {
     channel = var.release_channel
   }
 
-  # A node upgrade moves every pod once, and so every WebSocket: at the hours that suit the users.
+  # A node upgrade moves every pod once, and so every WebSocket. Choose quiet hours.
   maintenance_policy {
     recurring_window {
       start_time = var.maintenance_window.start_time
@@ -61,7 +61,8 @@ resource "google_container_cluster" "this" {
     }
   }
 
-  # Without this, nodes run as the Compute Engine default account, which may do almost anything in the project.
+  # Without this, nodes run as the Compute Engine default account, which may do almost anything in
+  # the project.
   cluster_autoscaling {
     auto_provisioning_defaults {
       service_account = google_service_account.nodes.email
@@ -70,16 +71,16 @@ resource "google_container_cluster" "this" {
   }
 
   monitoring_config {
-    # The alerts (monitoring.tf) read the state of the Deployment and of the HorizontalPodAutoscaler.
+    # Alerts (monitoring.tf) read the state of the Deployment and of the HorizontalPodAutoscaler.
     enable_components = ["SYSTEM_COMPONENTS", "DEPLOYMENT", "HPA", "POD"]
 
-    # Reads the pods' /metrics by the PodMonitoring of k8s/.
+    # Reads /metrics of the pods, as the PodMonitoring of k8s/ says.
     managed_prometheus {
       enabled = true
     }
   }
 
-  # The first nodes must be able to log and to pull.
+  # The first nodes must be able to write logs and to pull images.
   depends_on = [
     google_artifact_registry_repository_iam_member.nodes,
     google_project_iam_member.nodes,
@@ -89,30 +90,33 @@ resource "google_container_cluster" "this" {
 resource "google_service_account" "nodes" {
   account_id   = "${local.name}-nodes"
   display_name = "Nodes of the cluster ${local.name}"
-  description  = "Writes the nodes' logs and metrics, pulls images. Pods have identities of their own."
+  description  = "Writes logs and metrics of the nodes and pulls images. Pods have identities of their own."
 
   depends_on = [google_project_service.this]
 }
 
-# What a node needs: to write logs and metrics, no more.
+# A node may write logs and metrics, and nothing more.
 resource "google_project_iam_member" "nodes" {
   project = var.project_id
   role    = "roles/container.defaultNodeServiceAccount"
   member  = google_service_account.nodes.member
 }
 
-# The Custom Metrics Stackdriver Adapter, by which the HorizontalPodAutoscaler reads connections per pod.
+# The HorizontalPodAutoscaler reads connections per pod through the Custom Metrics Stackdriver
+# Adapter.
 resource "google_project_iam_member" "metrics_adapter" {
   project = var.project_id
   role    = "roles/monitoring.viewer"
   member  = "${local.principals}/ns/custom-metrics/sa/custom-metrics-stackdriver-adapter"
 
-  # The project's workload identity pool comes with its first cluster: IAM refuses principals of a pool that is not there.
+  # The first cluster creates the project's workload identity pool. IAM refuses principals of a pool
+  # that does not exist.
   depends_on = [google_container_cluster.this]
 }
 
 locals {
-  # A Kubernetes service account is this, then /ns/NAMESPACE/sa/NAME: no Google service account, no key.
+  # A Kubernetes service account is this, then /ns/NAMESPACE/sa/NAME. It needs no Google service
+  # account and no key.
   principals = join("/", [
     "principal://iam.googleapis.com/projects/${data.google_project.this.number}",
     "locations/global/workloadIdentityPools/${var.project_id}.svc.id.goog/subject",

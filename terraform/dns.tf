@@ -1,5 +1,5 @@
 locals {
-  # What the domain's DNS must say: the address, and the proof for the certificate.
+  # The records that the domain needs: the address, and the proof for the certificate.
   dns_records = var.domain == null ? {} : {
     address = {
       name = "${var.domain}."
@@ -14,7 +14,7 @@ locals {
   }
 }
 
-# Only with a zone of Cloud DNS; else the output dns_records says what to enter elsewhere.
+# Only with a zone of Cloud DNS. Else enter the output dns_records at your DNS provider.
 resource "google_dns_record_set" "this" {
   for_each = var.dns_zone == null ? {} : local.dns_records
 

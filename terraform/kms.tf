@@ -1,5 +1,5 @@
-# The topic's own key, if cmek_enabled. Key rings cannot be deleted: destroy forgets this one, and a later apply in the
-# same project must import it.
+# The topic's own key, with cmek_enabled. Key rings cannot be deleted. After a destroy, a later
+# apply in the same project must import this one.
 resource "google_kms_key_ring" "this" {
   count = var.cmek_enabled ? 1 : 0
 
@@ -17,7 +17,7 @@ resource "google_kms_crypto_key" "events" {
   rotation_period = "7776000s" # 90 days
 }
 
-# Pub/Sub's own account, which must exist: see README.md for the one command that makes it.
+# Pub/Sub's own account must exist. README.md has the command that creates it.
 resource "google_kms_crypto_key_iam_member" "events" {
   count = var.cmek_enabled ? 1 : 0
 

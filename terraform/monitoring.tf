@@ -1,5 +1,5 @@
 locals {
-  # Names as docs/TELEMETRY.md lists them, in Prometheus' form. Nowhere else in this folder.
+  # Prometheus' names from docs/TELEMETRY.md. All queries of this folder take them from here.
   metrics = {
     connections      = "relay_connections"
     connection_ends  = "relay_connection_ends_total"
@@ -14,7 +14,7 @@ locals {
     watchers         = "relay_watchers"
   }
 
-  # Our pods, and no others of the project.
+  # The relay's pods, and no other pods of the project.
   ours = "cluster='${local.name}',namespace='${local.namespace}'"
 
   # Queries that alerts and dashboard share.
@@ -30,31 +30,33 @@ locals {
       title    = "feed lags"
       severity = "ERROR"
       seconds  = 300
-      # A heartbeat takes well under a second. A pod reopens a silent feed by itself after 30 s; this is what that did not cure.
+      # A heartbeat takes well under a second. A pod opens a silent feed anew by itself after 30 s.
+      # This alert fires if that did not help.
       query = "max by (pod) (${local.metrics.feed_lag}{${local.ours}}) > 5"
-      help  = "A pod hears the topic late. One pod: delete it, its clients resume elsewhere. All pods: see Pub/Sub's status page, then whether the pods lack CPU."
+      help  = "A pod receives the topic late. One pod: delete it, its clients resume elsewhere. All pods: see Pub/Sub's status page, then check whether the pods lack CPU."
     }
     not-ready = {
       title    = "pods are not ready"
       severity = "CRITICAL"
       seconds  = 600
-      # Longer than a rollout of one pod takes: start, warm-up, and the drain of the old one.
+      # Longer than the rollout of one pod takes: start, warm-up, and the drain of the old pod.
       query = "sum(kube_deployment_spec_replicas{${local.ours}}) - ${local.queries.available} > 0"
-      help  = "Pods that should serve do not. /readyz of the pod says why: no topic, no permission, a feed that hears nothing. kubectl describe says whether it was scheduled at all."
+      help  = "Fewer pods serve than should. /readyz of the pod says why: no topic, no permission, or a feed that receives nothing. kubectl describe says whether the pod was scheduled."
     }
     publish-failures = {
       title    = "publishing fails"
       severity = "CRITICAL"
       seconds  = 300
-      # Users see PUBLISH_FAILED. What a client sent wrong (invalid) is not counted.
+      # Users see PUBLISH_FAILED. Invalid requests of clients (invalid) do not count.
       query = "${local.queries.unsent} / sum(rate(${local.metrics.publishes}{${local.ours}}[5m])) > 0.01"
-      help  = "More than 1 % of mutations are refused. By the label outcome: unavailable is Pub/Sub or a permission, timed_out the network, overloaded too few pods."
+      help  = "More than 1 % of mutations fail. The label outcome says why: unavailable is Pub/Sub or a permission, timed_out is the network, overloaded is too few pods."
     }
     gaps = {
       title    = "events are missing"
       severity = "WARNING"
-      seconds  = 0 # it has happened: waiting makes it no less true, and the window below passes
-      # A loss in the topic is always news. Clients that come back after a night are not, until they are many.
+      seconds  = 0 # the events are missing already, and the 10 minutes of the query soon pass
+      # A loss in the topic always alerts. Clients that come back after a night alert only if they
+      # are many.
       query = <<-PROMQL
         sum by (reason) (increase(${local.metrics.gaps}{${local.ours},reason='feed_lost'}[10m])) > 0
         or
@@ -62,48 +64,51 @@ locals {
           and on () sum(increase(${local.metrics.gaps}{${local.ours},reason='window_exceeded'}[10m]))
             / sum(increase(${local.metrics.resumes}{${local.ours}}[10m])) > 0.1
       PROMQL
-      help  = "Watchers are told that events are missing. feed_lost: the topic retained too little, or was made anew. window_exceeded: clients come back too late; raise RELAY_REPLAY_WINDOW or RELAY_REPLAY_BYTES."
+      help  = "Watchers get gaps: events are missing. feed_lost: the topic retained too little, or was created anew. window_exceeded: clients come back too late. Raise RELAY_REPLAY_WINDOW or RELAY_REPLAY_BYTES."
     }
     slow-ends = {
       title    = "clients do not read"
       severity = "WARNING"
       seconds  = 0 # as for gaps
-      # A phone in a tunnel is slow, and comes back. One client in a hundred within ten minutes is no tunnel.
+      # A phone with a bad network is slow and comes back. One client in a hundred within ten
+      # minutes has another cause.
       query = <<-PROMQL
         sum(increase(${local.metrics.connection_ends}{${local.ours},reason='slow'}[10m]))
           > clamp_min(0.01 * sum(${local.metrics.connections}{${local.ours}}), 10)
       PROMQL
-      help  = "Connections end with 1013, since their clients read more slowly than events come: too small a RELAY_QUEUE_BYTES for bursts, slow clients, or subscriptions that bring too much."
+      help  = "Connections end with 1013, because their clients read more slowly than events come. Either RELAY_QUEUE_BYTES is too small for bursts, clients are slow, or subscriptions bring too many events."
     }
     slow-delivery = {
       title    = "deliveries are slow"
       severity = "WARNING"
       seconds  = 600
       query    = "${local.queries.latency} > 1"
-      help     = "One delivery in a hundred takes more than a second from the topic to the socket. See CPU per pod, then connections per pod, then the feeds' lag."
+      help     = "One delivery in a hundred takes more than a second from the topic to the socket. See CPU per pod, then connections per pod, then the lag of the feeds."
     }
     orphan-feeds = {
       title    = "feeds without a pod"
       severity = "WARNING"
       seconds  = 1800
-      # Pods delete feeds of the dead after three minutes. A rollout may double the pods for a while, not for half an hour.
+      # Pods delete the feeds of dead pods after three minutes. A rollout may double the number of
+      # pods for a while, but not for half an hour.
       query = "${local.queries.feeds} - ${local.queries.available} > 20"
-      help  = "Dead pods left their subscriptions and no living one deletes them: see its log for what was refused. Unused ones expire after 24 hours, at 10,000 no pod can start."
+      help  = "Dead pods left subscriptions, and no janitor deletes them: see the pods' logs for the refusal. Unused subscriptions expire after 24 hours. At 10,000 no pod can start."
     }
     subscription-limit = {
       title    = "subscriptions near the limit"
       severity = "CRITICAL"
       seconds  = 600
-      # A topic and a project have 10,000 at most. Half leaves a day at the worst rate seen in a crash loop.
+      # A topic and a project have 10,000 at most. Half of that leaves a day at the worst rate seen
+      # in a crash loop.
       query = "count(pubsub_googleapis_com:subscription_num_undelivered_messages{monitored_resource='pubsub_subscription'}) > 5000"
-      help  = "At 10,000 subscriptions no new pod gets a feed. Delete those of dead pods: gcloud pubsub subscriptions list --filter=labels.app=pubsub-relay."
+      help  = "At 10,000 subscriptions no new pod gets a feed. Delete the subscriptions of dead pods: gcloud pubsub subscriptions list --filter=labels.app=pubsub-relay."
     }
     most-pods = {
       title    = "as many pods as allowed"
       severity = "WARNING"
       seconds  = 900
       query    = "max(kube_horizontalpodautoscaler_status_current_replicas{${local.ours}}) >= max(kube_horizontalpodautoscaler_spec_max_replicas{${local.ours}})"
-      help     = "The autoscaler is at its maximum: connections beyond RELAY_MAX_CONNECTIONS a pod are refused (1013). Raise maxReplicas, and the budget with it."
+      help     = "The autoscaler is at its maximum. A pod refuses connections above RELAY_MAX_CONNECTIONS (1013). Raise maxReplicas and the budget."
     }
   }
 
@@ -140,13 +145,13 @@ resource "google_monitoring_alert_policy" "this" {
       duration            = "${each.value.seconds}s"
       evaluation_interval = "60s"
 
-      # The pods, and with them their metrics, come after this.
+      # The pods are deployed later, and their metrics come with them.
       disable_metric_validation = true
     }
   }
 
   alert_strategy {
-    auto_close = "1800s" # half an hour without data: the pods are gone, and not-ready says so
+    auto_close = "1800s" # after half an hour without data the pods are gone, and not-ready fires
   }
 
   documentation {

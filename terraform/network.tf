@@ -1,5 +1,5 @@
 resource "google_compute_network" "this" {
-  #checkov:skip=CKV2_GCP_18:nothing gets in by default; GKE itself opens what nodes need, the firewall below the rest
+  #checkov:skip=CKV2_GCP_18:closed by default; GKE opens what nodes need, front_ends the rest
   name                    = local.name
   description             = "Network of the relay's cluster."
   auto_create_subnetworks = false
@@ -15,7 +15,8 @@ resource "google_compute_subnetwork" "nodes" {
   region        = var.region
   ip_cidr_range = var.ranges.nodes
 
-  # Pub/Sub, Artifact Registry and Monitoring are reached without a public address, and without paying Cloud NAT.
+  # Pods reach Pub/Sub, Artifact Registry and Monitoring without a public address and without the
+  # cost of Cloud NAT.
   private_ip_google_access = true
 
   secondary_ip_range {
@@ -28,7 +29,8 @@ resource "google_compute_subnetwork" "nodes" {
     ip_cidr_range = var.ranges.services
   }
 
-  # A sample is enough to see who talks to whom. All flows of 100,000 WebSockets would cost more than the pods.
+  # A sample shows enough. The logs of all flows of 100,000 WebSockets would cost more than the
+  # pods.
   log_config {
     aggregation_interval = "INTERVAL_10_MIN"
     flow_sampling        = 0.1
@@ -36,15 +38,16 @@ resource "google_compute_subnetwork" "nodes" {
   }
 }
 
-# Google's front ends and health checks speak to the pods directly. GKE opens the port that a Gateway serves; nobody promises
-# that it opens another one, which only a HealthCheckPolicy names, and without it no backend is ever healthy.
+# Google's front ends and health checks connect to the pods directly. GKE opens the port that a
+# Gateway serves. No documentation promises that GKE also opens a port that only a HealthCheckPolicy
+# names. Without that port no backend is ever healthy.
 resource "google_compute_firewall" "front_ends" {
   name        = "${local.name}-front-ends"
-  description = "Google's front ends and health checks, to the pods' ports."
+  description = "From Google's front ends and health checks to the ports of the pods."
   network     = google_compute_network.this.id
   direction   = "INGRESS"
 
-  # The same two in the NetworkPolicy of k8s/overlays/gke.
+  # The NetworkPolicy of k8s/overlays/gke has the same two.
   source_ranges           = ["130.211.0.0/22", "35.191.0.0/16"]
   target_service_accounts = [google_service_account.nodes.email]
 
@@ -54,7 +57,8 @@ resource "google_compute_firewall" "front_ends" {
   }
 }
 
-# The way out to what is not Google: a JWKS of another identity provider, an OpenTelemetry collector elsewhere.
+# The way out to services outside Google: the JWKS of another identity provider, or an OpenTelemetry
+# collector elsewhere.
 resource "google_compute_router" "this" {
   name    = local.name
   network = google_compute_network.this.id
@@ -68,7 +72,7 @@ resource "google_compute_router_nat" "this" {
   nat_ip_allocate_option             = "AUTO_ONLY"
   source_subnetwork_ip_ranges_to_nat = "LIST_OF_SUBNETWORKS"
 
-  # Only the nodes' own range and the pods': services have no traffic of their own.
+  # Only the ranges of nodes and pods: services have no traffic of their own.
   subnetwork {
     name                     = google_compute_subnetwork.nodes.id
     source_ip_ranges_to_nat  = ["PRIMARY_IP_RANGE", "LIST_OF_SECONDARY_IP_RANGES"]

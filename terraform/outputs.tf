@@ -1,15 +1,15 @@
 output "project_id" {
-  description = "Project, for the overlay."
+  description = "Project, for PROJECT in k8s/overlays/gke/deploy.env."
   value       = var.project_id
 }
 
 output "region" {
-  description = "Region of cluster and images."
+  description = "Region of the cluster and the images."
   value       = google_container_cluster.this.location
 }
 
 output "get_credentials" {
-  description = "Lets kubectl speak to the cluster."
+  description = "Command that gives kubectl access to the cluster."
   value = join(" ", [
     "gcloud container clusters get-credentials ${google_container_cluster.this.name}",
     "--project ${var.project_id} --location ${google_container_cluster.this.location} --dns-endpoint",
@@ -17,7 +17,7 @@ output "get_credentials" {
 }
 
 output "image_repository" {
-  description = "Where images are pushed; an image is this, then /relay and a tag or digest."
+  description = "Repository for images. An image is this, then /relay and a tag or digest."
   value       = "${google_artifact_registry_repository.images.location}-docker.pkg.dev/${var.project_id}/${google_artifact_registry_repository.images.repository_id}"
 }
 
@@ -27,12 +27,12 @@ output "topic" {
 }
 
 output "broker" {
-  description = "The pods' RELAY_BROKER."
+  description = "RELAY_BROKER of the pods."
   value       = "pubsub://${var.project_id}/${google_pubsub_topic.events.name}"
 }
 
 output "pods_principal" {
-  description = "The pods' identity in IAM."
+  description = "Identity of the pods in IAM."
   value       = local.pods
 }
 
@@ -42,16 +42,16 @@ output "address_name" {
 }
 
 output "address" {
-  description = "The static address itself."
+  description = "The static address."
   value       = google_compute_global_address.gateway.address
 }
 
 output "certificate_map" {
-  description = "For the Gateway's annotation networking.gke.io/certmap; null without a domain."
+  description = "Certificate map for the Gateway's annotation networking.gke.io/certmap. Null without a domain."
   value       = one(google_certificate_manager_certificate_map.gateway[*].name)
 }
 
 output "dns_records" {
-  description = "What the domain's DNS must say. With dns_zone it says so already."
+  description = "DNS records that the domain needs. With dns_zone they exist already."
   value       = local.dns_records
 }

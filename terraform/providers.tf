@@ -2,11 +2,12 @@ provider "google" {
   project = var.project_id
   region  = var.region
 
-  # Budgets are asked for with a person's credentials: without these two the API does not know whose quota to use.
+  # The budget API is called with a user's credentials, which name no project for its quota. These
+  # two name it.
   user_project_override = true
   billing_project       = var.project_id
 
-  # On every resource that takes labels.
+  # For every resource that can have labels.
   default_labels = local.labels
 }
 
@@ -15,12 +16,13 @@ data "google_project" "this" {
 }
 
 locals {
-  # Names that the manifests of k8s/ know too. An environment is a project of its own, so none needs a suffix.
+  # The manifests of k8s/ have the same names. Each environment is a project of its own, so no name
+  # needs a suffix.
   name            = "pubsub-relay"
   namespace       = "pubsub-relay"
   service_account = "relay"
 
-  # Where a pod serves clients, and where it answers health checks (RELAY_LISTEN, RELAY_ADMIN_LISTEN).
+  # The ports for clients (RELAY_LISTEN) and for health checks (RELAY_ADMIN_LISTEN).
   ports = { http = 8080, admin = 9090 }
 
   labels = merge({ app = local.name, managed-by = "terraform" }, var.labels)

@@ -1,12 +1,13 @@
 resource "google_pubsub_topic" "events" {
   name = var.topic_id
 
-  # What lets a new pod, or one that is back, read what was published before its feed existed.
+  # With this a new pod, or one that is back, reads events from before its feed existed.
   message_retention_duration = "${var.message_retention_seconds}s"
 
   kms_key_name = one(google_kms_crypto_key.events[*].id)
 
-  # Messages of one ordering key must be published in one region; and events stay where the pods are.
+  # Messages of one ordering key must be published in one region. Also, events stay where the pods
+  # are.
   message_storage_policy {
     allowed_persistence_regions = [var.region]
   }
@@ -17,7 +18,8 @@ resource "google_pubsub_topic" "events" {
   ]
 }
 
-# Two roles, since a permission is worth what it is granted on. The topic is known: these hold for it alone.
+# There are two roles, because they are granted on different resources. These permissions hold for
+# the topic alone.
 resource "google_project_iam_custom_role" "topic" {
   role_id     = "pubsubRelayTopic"
   title       = "pubsub-relay: topic"
@@ -32,12 +34,13 @@ resource "google_project_iam_custom_role" "topic" {
   depends_on = [google_project_service.this]
 }
 
-# Feeds are made by the pods, under names that only they know; Pub/Sub has no condition on a subscription's name. So these
-# hold for every subscription of the project: give the relay a project of its own.
+# Pods create their feeds under names that they choose, and Pub/Sub has no condition on the name of
+# a subscription. So these permissions hold for every subscription of the project: give the relay a
+# project of its own.
 resource "google_project_iam_custom_role" "feeds" {
   role_id     = "pubsubRelayFeeds"
   title       = "pubsub-relay: feeds"
-  description = "Create, seek, pull, list and delete the pods' own subscriptions."
+  description = "Create, seek, pull, list and delete the subscriptions of the pods."
 
   permissions = [
     "pubsub.subscriptions.consume",

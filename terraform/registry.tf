@@ -1,17 +1,18 @@
 resource "google_artifact_registry_repository" "images" {
-  #checkov:skip=CKV_GCP_84:images hold no data of users; Google's own key encrypts them
+  #checkov:skip=CKV_GCP_84:images hold no data of users, and Google's own key encrypts them
   repository_id = local.name
   description   = "Images of the relay."
   location      = var.region
   format        = "DOCKER"
 
-  # A tag means what it meant when it was pushed: nobody can take it away from an image, which would then count as untagged.
+  # A tag cannot move to another image. The first image would then count as untagged and be deleted.
   docker_config {
     immutable_tags = true
   }
 
-  # Deployments name images by digest, and the registry does not know which of them run. So what may be deployed bears a
-  # release's tag (docs/DEPLOY.md), and is kept for as long as the repository is: keeping is stronger than both deletions.
+  # Deployments name images by digest, and the registry does not know which of them run. So an image
+  # for deployment has the tag of a release (docs/DEPLOY.md) and is kept as long as the repository.
+  # KEEP wins over both deletions.
   cleanup_policies {
     id     = "keep-releases"
     action = "KEEP"
@@ -31,7 +32,7 @@ resource "google_artifact_registry_repository" "images" {
     }
   }
 
-  # What a build left half-way, or pushed for a cache.
+  # Left by an aborted build, or pushed as a cache.
   cleanup_policies {
     id     = "delete-untagged"
     action = "DELETE"
@@ -42,7 +43,7 @@ resource "google_artifact_registry_repository" "images" {
     }
   }
 
-  # Tries of branches.
+  # Images of branches.
   cleanup_policies {
     id     = "delete-old"
     action = "DELETE"

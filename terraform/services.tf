@@ -21,6 +21,6 @@ resource "google_project_service" "this" {
 
   service = each.value
 
-  # Others in the project may use the same service: taking ours down must not take theirs.
+  # Other applications of the project may use the same service, so destroy leaves it enabled.
   disable_on_destroy = false
 }

@@ -1,26 +1,26 @@
 variable "project_id" {
-  description = "Project that holds everything. One an environment, and the relay's alone: pods may delete any subscription in it."
+  description = "Project that holds everything. Use one for each environment, for the relay alone: pods may delete any subscription in it."
   type        = string
 
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project_id))
-    error_message = "A project id has 6 to 30 of a-z, 0-9 and -, begins with a letter and does not end with -."
+    error_message = "A project id has 6 to 30 of a-z, 0-9 and -. It begins with a letter and does not end with -."
   }
 }
 
 variable "region" {
-  description = "Region of the cluster, the images, and the events at rest."
+  description = "Region of the cluster, the images, and the stored events."
   type        = string
   default     = "europe-west1"
 
   validation {
     condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.region))
-    error_message = "A region looks like europe-west1 (a zone, europe-west1-b, is none)."
+    error_message = "A region looks like europe-west1. A zone (europe-west1-b) is not a region."
   }
 }
 
 variable "labels" {
-  description = "Labels for every resource that takes them, beside app and managed-by."
+  description = "Labels for every resource that can have them, in addition to app and managed-by."
   type        = map(string)
   default     = {}
 
@@ -29,12 +29,12 @@ variable "labels" {
       for key, value in var.labels :
       can(regex("^[a-z][a-z0-9_-]{0,62}$", key)) && can(regex("^[a-z0-9_-]{0,63}$", value))
     ])
-    error_message = "Keys and values have at most 63 of a-z, 0-9, _ and -; a key begins with a letter."
+    error_message = "Keys and values have at most 63 of a-z, 0-9, _ and -. A key begins with a letter."
   }
 }
 
 variable "ranges" {
-  description = "IPv4 ranges of nodes, pods and services. They must not overlap those of networks that this one is peered with."
+  description = "IPv4 ranges of nodes, pods and services. They must not overlap the ranges of peered networks."
   type = object({
     nodes    = string
     pods     = string
@@ -64,7 +64,7 @@ variable "release_channel" {
 }
 
 variable "maintenance_window" {
-  description = "When GKE may upgrade: begin and end of the first window (RFC 3339), and how it recurs (RFC 5545). GKE asks for 48 hours in 32 days, 4 at a time."
+  description = "When GKE may upgrade: start and end of the first window (RFC 3339), and its recurrence (RFC 5545). GKE needs 48 hours in 32 days, at least 4 at a time."
   type = object({
     start_time = string
     end_time   = string
@@ -81,12 +81,12 @@ variable "maintenance_window" {
       timecmp(var.maintenance_window.end_time, timeadd(var.maintenance_window.start_time, "4h")) >= 0,
       false,
     )
-    error_message = "start_time and end_time are such as 2026-01-06T02:00:00Z, at least 4 hours apart."
+    error_message = "start_time and end_time look like 2026-01-06T02:00:00Z and are at least 4 hours apart."
   }
 
   validation {
     condition     = startswith(var.maintenance_window.recurrence, "FREQ=")
-    error_message = "recurrence is such as FREQ=WEEKLY;BYDAY=SA,SU."
+    error_message = "recurrence looks like FREQ=WEEKLY;BYDAY=SA,SU."
   }
 }
 
@@ -97,19 +97,19 @@ variable "deletion_protection" {
 }
 
 variable "topic_id" {
-  description = "Id of the one topic. The pods' RELAY_BROKER names it."
+  description = "Id of the topic. RELAY_BROKER of the pods names it."
   type        = string
   default     = "relay-events"
 
-  # A feed is named <topic>.<pod>.<incarnation>, and a subscription's id has at most 255 characters.
+  # A feed is named <topic>.<pod>.<generation>, and a subscription's id has at most 255 characters.
   validation {
     condition     = can(regex("^[A-Za-z][A-Za-z0-9_-]{2,127}$", var.topic_id)) && !startswith(var.topic_id, "goog")
-    error_message = "A topic id has 3 to 128 of A-Z, a-z, 0-9, _ and -, begins with a letter, and not with goog."
+    error_message = "A topic id has 3 to 128 of A-Z, a-z, 0-9, _ and -. It begins with a letter, but not with goog."
   }
 }
 
 variable "message_retention_seconds" {
-  description = "How long the topic keeps messages after delivery, which is how far back a new pod can read."
+  description = "How long the topic keeps messages after delivery, in seconds. A new pod can read back this far."
   type        = number
   default     = 3600
 
@@ -124,40 +124,40 @@ variable "message_retention_seconds" {
 
   validation {
     condition     = var.message_retention_seconds >= var.replay_window_seconds
-    error_message = "Retention below the replay window leaves a hole: new pods could not replay what the old ones promise."
+    error_message = "Retention below the replay window loses events: new pods could not replay what clients may ask for."
   }
 }
 
 variable "replay_window_seconds" {
-  description = "How far back clients can resume: the pods' RELAY_REPLAY_WINDOW. Only compared with the retention."
+  description = "How far back clients can resume, in seconds: RELAY_REPLAY_WINDOW of the pods. Only compared with the retention."
   type        = number
   default     = 600
 
   validation {
     condition     = var.replay_window_seconds >= 1 && var.replay_window_seconds <= 24 * 60 * 60
-    error_message = "The relay takes a window of 1 second to 24 hours."
+    error_message = "The relay accepts a window of 1 second to 24 hours."
   }
 }
 
 variable "cmek_enabled" {
-  description = "Whether the topic is encrypted with a key of the project's own instead of Google's."
+  description = "Whether the topic is encrypted with a key of the project instead of Google's key."
   type        = bool
   default     = false
 }
 
 variable "images_kept" {
-  description = "How many of the newest images are never cleaned up, beside all releases."
+  description = "How many of the newest images are never cleaned up, in addition to all releases."
   type        = number
   default     = 10
 
   validation {
     condition     = var.images_kept >= 2 && var.images_kept == floor(var.images_kept)
-    error_message = "At least 2: the one that is tried and the one before it."
+    error_message = "At least 2: the image under test and the one before it."
   }
 }
 
 variable "image_publishers" {
-  description = "Who may push images, as IAM members: usually the principalSet of the pipeline's workload identity pool."
+  description = "IAM members that may push images: usually the principalSet of the pipeline's workload identity pool."
   type        = set(string)
   default     = []
 
@@ -171,40 +171,40 @@ variable "image_publishers" {
 }
 
 variable "domain" {
-  description = "Name under which users connect, such as relay.example.com. Without it there is no certificate map, which the Gateway of k8s/overlays/gke takes its certificate from."
+  description = "Name to which clients connect, such as relay.example.com. Without it there is no certificate map, from which the Gateway of k8s/overlays/gke takes its certificate."
   type        = string
   default     = null
 
   validation {
     condition     = var.domain == null || can(regex("^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z]{2,63}$", var.domain))
-    error_message = "A domain is such as relay.example.com: lowercase, without a final dot."
+    error_message = "A domain looks like relay.example.com: lowercase, without a final dot."
   }
 }
 
 variable "dns_zone" {
-  description = "Managed zone of Cloud DNS, in this project, that holds the domain. Without it, enter the output dns_records where your DNS is."
+  description = "Managed zone of Cloud DNS, in this project, that holds the domain. Without it, enter the output dns_records at your DNS provider."
   type        = string
   default     = null
 
   validation {
     condition     = var.dns_zone == null || var.domain != null
-    error_message = "A zone without a domain has nothing to hold: set domain too."
+    error_message = "A zone needs a domain: set domain, too."
   }
 }
 
 variable "alert_emails" {
-  description = "Whom alerts, and the budget, write to."
+  description = "E-mail addresses that receive alerts and budget warnings."
   type        = set(string)
   default     = []
 
   validation {
     condition     = alltrue([for email in var.alert_emails : can(regex("^[^@ ]+@[^@ ]+$", email))])
-    error_message = "Each is an e-mail address."
+    error_message = "Each value is an e-mail address."
   }
 }
 
 variable "budget" {
-  description = "Budget for Pub/Sub: the billing account and whole units of its currency a month. It warns, it stops nothing."
+  description = "Budget for Pub/Sub: the billing account, and whole units of its currency per month. It warns and stops nothing."
   type = object({
     billing_account = string
     monthly_amount  = number
@@ -213,7 +213,7 @@ variable "budget" {
 
   validation {
     condition     = var.budget == null || can(regex("^[0-9A-F]{6}-[0-9A-F]{6}-[0-9A-F]{6}$", var.budget.billing_account))
-    error_message = "A billing account is such as 012345-6789AB-CDEF01."
+    error_message = "A billing account looks like 012345-6789AB-CDEF01."
   }
 
   validation {

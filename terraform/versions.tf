@@ -1,5 +1,5 @@
 terraform {
-  # 1.9: a variable's validation may look at another variable.
+  # From 1.9 on, the validation of a variable may read another variable.
   required_version = ">= 1.9.0, < 2.0.0"
 
   required_providers {
@@ -9,6 +9,6 @@ terraform {
     }
   }
 
-  # State lives in a bucket of yours: terraform init -backend-config=backend.hcl (see README.md).
+  # The state is in your own bucket: terraform init -backend-config=backend.hcl (see README.md).
   backend "gcs" {}
 }

@@ -1,4 +1,4 @@
-# The cluster is private, regional, kept up by Google, and not deleted by accident.
+# The cluster is private and regional. Google upgrades it, and it cannot be deleted by accident.
 
 mock_provider "google" {
   source = "./tests/mocks"
@@ -8,10 +8,10 @@ variables {
   project_id = "relay-test"
 }
 
-run "the_cluster_is_a_private_autopilot_cluster_of_the_region" {
+run "cluster_is_regional_private_autopilot" {
   assert {
     condition     = google_container_cluster.this.enable_autopilot && google_container_cluster.this.location == "europe-west1"
-    error_message = "Autopilot, in the region"
+    error_message = "the cluster must be an Autopilot cluster in the region"
   }
 
   assert {
@@ -26,7 +26,7 @@ run "the_cluster_is_a_private_autopilot_cluster_of_the_region" {
 
   assert {
     condition     = google_container_cluster.this.control_plane_endpoints_config[0].dns_endpoint_config[0].allow_external_traffic
-    error_message = "without an IP endpoint, DNS is the way in"
+    error_message = "without an IP endpoint, the DNS endpoint must be reachable"
   }
 
   assert {
@@ -35,7 +35,7 @@ run "the_cluster_is_a_private_autopilot_cluster_of_the_region" {
   }
 }
 
-run "pods_and_services_have_ranges_of_their_own" {
+run "pods_and_services_have_own_ranges" {
   assert {
     condition = [for range in google_compute_subnetwork.nodes.secondary_ip_range : range.range_name] == [
       google_container_cluster.this.ip_allocation_policy[0].cluster_secondary_range_name,
@@ -46,7 +46,7 @@ run "pods_and_services_have_ranges_of_their_own" {
 
   assert {
     condition     = google_compute_subnetwork.nodes.private_ip_google_access
-    error_message = "Google's services must be reached without a public address"
+    error_message = "nodes must reach Google's services without a public address"
   }
 
   assert {
@@ -55,37 +55,37 @@ run "pods_and_services_have_ranges_of_their_own" {
   }
 }
 
-run "the_manifests_find_what_they_need" {
+run "manifests_find_required_features" {
   assert {
     condition     = google_container_cluster.this.gateway_api_config[0].channel == "CHANNEL_STANDARD"
-    error_message = "the Gateway API must be there"
+    error_message = "the Gateway API must be enabled"
   }
 
   assert {
     condition     = google_container_cluster.this.monitoring_config[0].managed_prometheus[0].enabled
-    error_message = "PodMonitoring must be there"
+    error_message = "Managed Prometheus must be enabled for PodMonitoring"
   }
 
   assert {
     condition     = output.image_repository == "europe-west1-docker.pkg.dev/relay-test/pubsub-relay"
-    error_message = "the image's name begins with this"
+    error_message = "the image's name must begin with this"
   }
 
   assert {
     condition     = output.address_name == "pubsub-relay"
-    error_message = "the Gateway names this address"
+    error_message = "the address must have the name that the Gateway uses"
   }
 
   assert {
     condition     = output.get_credentials == "gcloud container clusters get-credentials pubsub-relay --project relay-test --location europe-west1 --dns-endpoint"
-    error_message = "the command must work as it is"
+    error_message = "the command must work unchanged"
   }
 }
 
 run "front_ends_and_health_checks_reach_the_pods" {
   assert {
     condition     = google_compute_firewall.front_ends.source_ranges == toset(["130.211.0.0/22", "35.191.0.0/16"])
-    error_message = "the balancer and its health checks, nobody else"
+    error_message = "only the load balancer and its health checks may connect"
   }
 
   assert {
@@ -95,23 +95,23 @@ run "front_ends_and_health_checks_reach_the_pods" {
 
   assert {
     condition     = google_compute_firewall.front_ends.network == google_compute_network.this.id && google_compute_firewall.front_ends.target_service_accounts == toset([google_service_account.nodes.email])
-    error_message = "the pods run on the nodes of this network"
+    error_message = "the firewall must apply to the nodes of this network"
   }
 }
 
-run "clients_speak_modern_tls" {
+run "gateway_requires_modern_tls" {
   assert {
     condition     = google_compute_ssl_policy.gateway.min_tls_version == "TLS_1_2" && google_compute_ssl_policy.gateway.profile == "MODERN"
-    error_message = "nothing older than TLS 1.2"
+    error_message = "TLS older than 1.2 must be refused"
   }
 
   assert {
     condition     = google_compute_ssl_policy.gateway.name == "pubsub-relay"
-    error_message = "the Gateway's policy names it"
+    error_message = "the policy must have the name that GCPGatewayPolicy uses"
   }
 }
 
-run "the_cluster_cannot_be_deleted_by_accident" {
+run "cluster_is_protected_from_deletion" {
   command = plan
 
   assert {
@@ -133,21 +133,21 @@ run "deletion_protection_can_be_lifted" {
   }
 }
 
-run "upgrades_come_in_the_window" {
+run "upgrades_come_in_window" {
   command = plan
 
   assert {
     condition     = google_container_cluster.this.release_channel[0].channel == "REGULAR"
-    error_message = "REGULAR by default"
+    error_message = "the channel must be REGULAR by default"
   }
 
   assert {
     condition     = google_container_cluster.this.maintenance_policy[0].recurring_window[0].recurrence == "FREQ=WEEKLY;BYDAY=TU,WE,TH"
-    error_message = "three nights a week by default"
+    error_message = "the window must be three nights a week by default"
   }
 }
 
-run "a_window_that_gke_refuses_is_refused_here" {
+run "window_below_four_hours_is_refused" {
   command = plan
 
   variables {
@@ -161,7 +161,7 @@ run "a_window_that_gke_refuses_is_refused_here" {
   expect_failures = [var.maintenance_window]
 }
 
-run "a_zone_is_no_region" {
+run "zone_as_region_is_refused" {
   command = plan
 
   variables {
@@ -171,7 +171,7 @@ run "a_zone_is_no_region" {
   expect_failures = [var.region]
 }
 
-run "a_range_that_is_none_is_refused" {
+run "malformed_range_is_refused" {
   command = plan
 
   variables {

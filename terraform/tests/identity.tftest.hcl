@@ -1,4 +1,4 @@
-# Who may do what: the pods exactly what they need, everybody else nothing.
+# Pods have exactly the permissions that they need. No other identity has any.
 
 mock_provider "google" {
   source = "./tests/mocks"
@@ -8,7 +8,7 @@ variables {
   project_id = "relay-test"
 }
 
-run "pods_may_do_exactly_what_they_do" {
+run "pods_have_exactly_needed_permissions" {
   assert {
     condition = setunion(
       google_project_iam_custom_role.topic.permissions,
@@ -27,11 +27,11 @@ run "pods_may_do_exactly_what_they_do" {
 
   assert {
     condition     = alltrue([for permission in google_project_iam_custom_role.feeds.permissions : startswith(permission, "pubsub.subscriptions.")])
-    error_message = "the whole project is no place for permissions on topics"
+    error_message = "permissions on topics must not be granted on the project"
   }
 }
 
-run "pods_are_their_kubernetes_service_account" {
+run "grants_name_kubernetes_service_account" {
   assert {
     condition     = output.pods_principal == "principal://iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/relay-test.svc.id.goog/subject/ns/pubsub-relay/sa/relay"
     error_message = "the principal must be the service account relay in the namespace pubsub-relay"
@@ -58,19 +58,19 @@ run "pods_are_their_kubernetes_service_account" {
   }
 }
 
-run "the_autoscaler_may_read_metrics" {
+run "autoscaler_reads_metrics" {
   assert {
     condition     = google_project_iam_member.metrics_adapter.member == "principal://iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/relay-test.svc.id.goog/subject/ns/custom-metrics/sa/custom-metrics-stackdriver-adapter"
-    error_message = "the Custom Metrics Stackdriver Adapter must be named as its manifests name it"
+    error_message = "the principal must be the service account of the adapter's own manifests"
   }
 
   assert {
     condition     = google_project_iam_member.metrics_adapter.role == "roles/monitoring.viewer"
-    error_message = "the adapter reads"
+    error_message = "the adapter must only read"
   }
 }
 
-run "nodes_log_measure_and_pull" {
+run "nodes_have_minimal_permissions" {
   assert {
     condition     = google_container_cluster.this.cluster_autoscaling[0].auto_provisioning_defaults[0].service_account == google_service_account.nodes.email
     error_message = "nodes must not run as the Compute Engine default account"
@@ -83,14 +83,14 @@ run "nodes_log_measure_and_pull" {
 
   assert {
     condition     = google_artifact_registry_repository_iam_member.nodes.role == "roles/artifactregistry.reader"
-    error_message = "nodes pull, they do not push"
+    error_message = "nodes must pull images and not push them"
   }
 }
 
-run "what_may_run_is_never_cleaned_up" {
+run "release_images_are_never_deleted" {
   assert {
     condition     = google_artifact_registry_repository.images.docker_config[0].immutable_tags
-    error_message = "a tag must not move away from the image that runs"
+    error_message = "a tag must not move to another image"
   }
 
   assert {
@@ -102,16 +102,16 @@ run "what_may_run_is_never_cleaned_up" {
   }
 }
 
-run "nobody_pushes_images_unless_named" {
+run "default_has_no_image_publisher" {
   command = plan
 
   assert {
     condition     = length(google_artifact_registry_repository_iam_member.publishers) == 0
-    error_message = "no publisher was named"
+    error_message = "without image_publishers no identity may push images"
   }
 }
 
-run "a_named_pipeline_pushes_images" {
+run "named_pipeline_pushes_images" {
   command = plan
 
   variables {
@@ -120,16 +120,16 @@ run "a_named_pipeline_pushes_images" {
 
   assert {
     condition     = alltrue([for grant in google_artifact_registry_repository_iam_member.publishers : grant.role == "roles/artifactregistry.writer"])
-    error_message = "publishers push, they do not administer"
+    error_message = "publishers must push and not administer"
   }
 
   assert {
     condition     = length(google_artifact_registry_repository_iam_member.publishers) == 1
-    error_message = "the named publisher must be granted"
+    error_message = "the named publisher must have its grant"
   }
 }
 
-run "everybody_as_publisher_is_refused" {
+run "public_publisher_is_refused" {
   command = plan
 
   variables {

@@ -1,4 +1,4 @@
-# What wakes somebody, and whom.
+# Alerts, their recipients, and the dashboard.
 
 mock_provider "google" {
   source = "./tests/mocks"
@@ -9,17 +9,17 @@ variables {
   alert_emails = ["b@example.com", "a@example.com"]
 }
 
-run "every_alert_reaches_everybody_and_says_what_to_do" {
+run "alerts_reach_all_recipients_with_instructions" {
   assert {
     condition = toset(keys(google_monitoring_alert_policy.this)) == toset([
       "feed-lag", "gaps", "most-pods", "not-ready", "orphan-feeds", "publish-failures", "slow-delivery", "slow-ends", "subscription-limit",
     ])
-    error_message = "an alert is missing or new: docs/OPERATIONS.md has a paragraph for each"
+    error_message = "an alert is missing or new: docs/OPERATIONS.md has an entry for each"
   }
 
   assert {
     condition     = alltrue([for policy in google_monitoring_alert_policy.this : length(policy.notification_channels) == 2])
-    error_message = "each alert must be sent to everybody"
+    error_message = "each alert must go to all recipients"
   }
 
   assert {
@@ -28,38 +28,38 @@ run "every_alert_reaches_everybody_and_says_what_to_do" {
   }
 }
 
-run "alerts_can_be_made_before_the_first_pod" {
+run "alerts_exist_before_first_pod" {
   assert {
     condition     = alltrue([for policy in google_monitoring_alert_policy.this : policy.conditions[0].condition_prometheus_query_language[0].disable_metric_validation])
-    error_message = "the metrics come after the alerts"
+    error_message = "alerts must not require metrics that do not exist yet"
   }
 }
 
-run "alerts_look_at_our_pods_only" {
+run "alerts_query_own_pods_only" {
   assert {
     condition = alltrue([
       for name, policy in google_monitoring_alert_policy.this :
       strcontains(policy.conditions[0].condition_prometheus_query_language[0].query, "cluster='pubsub-relay',namespace='pubsub-relay'")
       if name != "subscription-limit"
     ])
-    error_message = "an alert counts the pods of others"
+    error_message = "an alert must not count pods of other applications"
   }
 }
 
-run "feeds_are_told_by_their_topic" {
+run "orphan_alert_selects_feeds_by_topic" {
   variables {
     topic_id = "other-events"
   }
 
   assert {
     condition     = strcontains(google_monitoring_alert_policy.this["orphan-feeds"].conditions[0].condition_prometheus_query_language[0].query, "subscription_id=~'other-events[.].*'")
-    error_message = "feeds are named after their topic"
+    error_message = "the alert must select feeds by the topic in their name"
   }
 }
 
-run "the_dashboard_charts_every_metric_once_named" {
+run "dashboard_charts_every_listed_metric" {
   assert {
     condition     = alltrue([for metric in values(local.metrics) : strcontains(google_monitoring_dashboard.this.dashboard_json, metric)])
-    error_message = "a metric in local.metrics is on no chart"
+    error_message = "each metric in local.metrics must be on a chart"
   }
 }

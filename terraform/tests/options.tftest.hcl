@@ -1,4 +1,4 @@
-# What is optional is all there, or not at all.
+# Each optional part exists completely, or not at all.
 
 mock_provider "google" {
   source = "./tests/mocks"
@@ -8,7 +8,7 @@ variables {
   project_id = "relay-test"
 }
 
-run "nothing_optional_by_default" {
+run "default_has_no_optional_part" {
   assert {
     condition = length(concat(
       google_certificate_manager_certificate_map.gateway,
@@ -18,26 +18,26 @@ run "nothing_optional_by_default" {
       google_billing_budget.pubsub,
       google_kms_key_ring.this,
     )) == 0
-    error_message = "neither certificate, nor budget, nor key was asked for"
+    error_message = "by default there must be no certificate, no budget and no key"
   }
 
   assert {
     condition     = length(google_dns_record_set.this) == 0 && length(google_monitoring_notification_channel.email) == 0
-    error_message = "neither records nor e-mails were asked for"
+    error_message = "by default there must be no DNS records and no e-mails"
   }
 
   assert {
     condition     = output.certificate_map == null && length(output.dns_records) == 0
-    error_message = "without a domain there is nothing to tell of it"
+    error_message = "without a domain both outputs must be empty"
   }
 
   assert {
     condition     = length(google_project_service.this) == 7
-    error_message = "only the services that are used"
+    error_message = "only used services must be enabled"
   }
 }
 
-run "a_domain_has_a_certificate_and_tells_its_records" {
+run "domain_has_certificate_and_record_output" {
   variables {
     domain = "relay.example.com"
   }
@@ -49,12 +49,12 @@ run "a_domain_has_a_certificate_and_tells_its_records" {
 
   assert {
     condition     = tolist(google_certificate_manager_certificate.gateway[0].managed[0].dns_authorizations) == tolist([google_certificate_manager_dns_authorization.gateway[0].id])
-    error_message = "the certificate must be proved by DNS"
+    error_message = "the certificate must use the proof by DNS"
   }
 
   assert {
     condition     = google_certificate_manager_certificate_map_entry.gateway[0].map == output.certificate_map && output.certificate_map == "pubsub-relay"
-    error_message = "the Gateway names the map that has the entry"
+    error_message = "the entry must be in the map that the Gateway names"
   }
 
   assert {
@@ -69,7 +69,7 @@ run "a_domain_has_a_certificate_and_tells_its_records" {
 
   assert {
     condition     = output.dns_records.certificate.name == "_acme-challenge.relay.example.com."
-    error_message = "the proof must be told"
+    error_message = "the output must contain the proof"
   }
 
   assert {
@@ -78,7 +78,7 @@ run "a_domain_has_a_certificate_and_tells_its_records" {
   }
 }
 
-run "a_zone_has_the_records" {
+run "zone_holds_domain_records" {
   variables {
     domain   = "relay.example.com"
     dns_zone = "example-com"
@@ -95,7 +95,7 @@ run "a_zone_has_the_records" {
   }
 }
 
-run "a_zone_without_a_domain_is_refused" {
+run "zone_without_domain_is_refused" {
   command = plan
 
   variables {
@@ -105,7 +105,7 @@ run "a_zone_without_a_domain_is_refused" {
   expect_failures = [var.dns_zone]
 }
 
-run "a_domain_with_a_final_dot_is_refused" {
+run "domain_with_final_dot_is_refused" {
   command = plan
 
   variables {
@@ -115,7 +115,7 @@ run "a_domain_with_a_final_dot_is_refused" {
   expect_failures = [var.domain]
 }
 
-run "a_budget_watches_pubsub_in_this_project" {
+run "budget_watches_pubsub_of_project" {
   variables {
     alert_emails = ["on-call@example.com"]
     budget       = { billing_account = "012345-6789AB-CDEF01", monthly_amount = 500 }
@@ -123,21 +123,21 @@ run "a_budget_watches_pubsub_in_this_project" {
 
   assert {
     condition     = google_billing_budget.pubsub[0].budget_filter[0].projects == toset(["projects/123456789012"])
-    error_message = "the budget must be this project's"
+    error_message = "the budget must be for this project"
   }
 
   assert {
     condition     = google_billing_budget.pubsub[0].amount[0].specified_amount[0].units == "500"
-    error_message = "the amount must be as asked"
+    error_message = "the amount must be that of the variable"
   }
 
   assert {
     condition     = google_billing_budget.pubsub[0].all_updates_rule[0].monitoring_notification_channels == tolist([google_monitoring_notification_channel.email["on-call@example.com"].id])
-    error_message = "whom alerts write to hears of the budget"
+    error_message = "the recipients of alerts must get budget warnings"
   }
 }
 
-run "a_budget_of_nothing_is_refused" {
+run "budget_of_zero_is_refused" {
   command = plan
 
   variables {
@@ -147,7 +147,7 @@ run "a_budget_of_nothing_is_refused" {
   expect_failures = [var.budget]
 }
 
-run "a_label_that_google_refuses_is_refused" {
+run "invalid_label_is_refused" {
   command = plan
 
   variables {

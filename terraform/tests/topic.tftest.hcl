@@ -1,4 +1,4 @@
-# The topic keeps what new pods must read, where and under the key that was asked for.
+# The topic retains what new pods must read, in the chosen region and with the chosen key.
 
 mock_provider "google" {
   source = "./tests/mocks"
@@ -8,10 +8,10 @@ variables {
   project_id = "relay-test"
 }
 
-run "defaults_retain_an_hour_in_the_region" {
+run "default_topic_retains_one_hour_in_region" {
   assert {
     condition     = google_pubsub_topic.events.name == "relay-events"
-    error_message = "the pods' RELAY_BROKER names relay-events"
+    error_message = "the topic must be relay-events, which RELAY_BROKER names"
   }
 
   assert {
@@ -26,16 +26,16 @@ run "defaults_retain_an_hour_in_the_region" {
 
   assert {
     condition     = google_pubsub_topic.events.kms_key_name == null && length(google_kms_crypto_key.events) == 0
-    error_message = "no key unless it is asked for"
+    error_message = "by default there must be no key"
   }
 
   assert {
     condition     = output.broker == "pubsub://relay-test/relay-events"
-    error_message = "broker must be what RELAY_BROKER takes"
+    error_message = "the output broker must be a valid RELAY_BROKER"
   }
 }
 
-run "retention_below_what_pubsub_takes_is_refused" {
+run "retention_below_pubsub_minimum_is_refused" {
   command = plan
 
   variables {
@@ -46,7 +46,7 @@ run "retention_below_what_pubsub_takes_is_refused" {
   expect_failures = [var.message_retention_seconds]
 }
 
-run "retention_below_the_replay_window_is_refused" {
+run "retention_below_replay_window_is_refused" {
   command = plan
 
   variables {
@@ -57,7 +57,7 @@ run "retention_below_the_replay_window_is_refused" {
   expect_failures = [var.message_retention_seconds]
 }
 
-run "retention_of_just_the_replay_window_is_accepted" {
+run "retention_equal_to_replay_window_is_accepted" {
   command = plan
 
   variables {
@@ -67,7 +67,7 @@ run "retention_of_just_the_replay_window_is_accepted" {
 
   assert {
     condition     = google_pubsub_topic.events.message_retention_duration == "600s"
-    error_message = "retention must be as asked"
+    error_message = "the retention must be that of the variable"
   }
 }
 
@@ -81,7 +81,7 @@ run "retention_above_31_days_is_refused" {
   expect_failures = [var.message_retention_seconds]
 }
 
-run "a_topic_id_that_leaves_no_room_for_feeds_is_refused" {
+run "topic_id_too_long_for_feeds_is_refused" {
   command = plan
 
   variables {
@@ -91,7 +91,7 @@ run "a_topic_id_that_leaves_no_room_for_feeds_is_refused" {
   expect_failures = [var.topic_id]
 }
 
-run "an_own_key_encrypts_the_topic_and_pubsub_may_use_it" {
+run "own_key_encrypts_topic" {
   variables {
     cmek_enabled = true
   }
@@ -108,12 +108,12 @@ run "an_own_key_encrypts_the_topic_and_pubsub_may_use_it" {
 
   assert {
     condition     = google_kms_crypto_key_iam_member.events[0].member == "serviceAccount:service-123456789012@gcp-sa-pubsub.iam.gserviceaccount.com"
-    error_message = "Pub/Sub's own account must have the key"
+    error_message = "Pub/Sub's own account must have the grant"
   }
 
   assert {
     condition     = google_kms_crypto_key_iam_member.events[0].role == "roles/cloudkms.cryptoKeyEncrypterDecrypter"
-    error_message = "Pub/Sub must encrypt and decrypt, no more"
+    error_message = "Pub/Sub must only encrypt and decrypt"
   }
 
   assert {

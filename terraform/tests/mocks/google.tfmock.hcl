@@ -1,4 +1,4 @@
-# What the mocked provider answers where the configuration looks at the answer.
+# Answers of the mocked provider that the configuration reads.
 
 mock_data "google_project" {
   defaults = {
