@@ -1,6 +1,8 @@
-//! One suite that every broker passes: what a [`Publish`] and a [`Feed`] promise, on `memory:` and on Google's emulator.
+//! Contract suite that every broker passes: what a [`Publish`] and a [`Feed`] promise, on `memory:`
+//! and on Google's emulator.
 //!
-//! What the relay may rely on is what is tested here, and no more. No test may share a topic with another.
+//! The suite tests what the relay relies on, and no more. No test may ever share a topic with
+//! another.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -22,7 +24,8 @@ use pubsub_relay::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-/// Long enough for an emulator on a busy machine, and shorter than its minute of silence after a stream was abused.
+/// Time limit for anything that must happen: enough for an emulator on a busy machine, and less
+/// than the minute for which an emulator is silent after a broken stream.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const TOPIC: &str = "events";
@@ -92,7 +95,7 @@ async fn events_of_one_author_arrive_in_order(broker: Broker) {
         let publisher = Arc::clone(&publisher);
         async move {
             let numbers: Vec<usize> = (0..EVENTS).collect();
-            // The order of the calls counts, answered or not
+            // The order of the calls counts, whether they are answered or not
             for calls in numbers.chunks(20) {
                 let calls: Vec<Event> = calls.iter().map(|n| event(Some(author), &n.to_string())).collect();
                 for answer in join_all(calls.iter().map(|event| publisher.publish(event))).await {
@@ -129,11 +132,13 @@ async fn late_feed_receives_retained_events(broker: Broker) {
 
 async fn unacknowledged_event_comes_again(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
-        // It needs no acknowledgement: what it hands over stays within the process and cannot be lost on the way
+        // The in-memory broker needs no acknowledgement: events stay in the process and cannot get
+        // lost
         return;
     };
     let mut feed = broker.open_feed("reader").await;
-    // One that goes takes what it would bring again with it, when the other has had its copy acknowledged
+    // A new feed has two subscriptions for a moment. The one that is deleted takes its redelivery
+    // with it, if the other's copy was acknowledged
     google.only_subscription().await;
     let publisher = broker.publisher().await;
     let sent = event(Some("1"), "{}");
@@ -151,7 +156,7 @@ async fn event_without_data_is_invalid(broker: Broker) {
     let publisher = broker.publisher().await;
     let empty = event(Some("1"), "");
     let good = event(Some("1"), "{}");
-    // At once, since the real service fails all that shares a batch with an empty message
+    // Both at once, since the real service fails the whole batch of an empty message
     let (refused, accepted) = tokio::join!(publisher.publish(&empty), publisher.publish(&good));
     assert!(matches!(refused, Err(PublishError::Invalid(_))), "{refused:?}");
     accepted.unwrap();
@@ -207,7 +212,7 @@ async fn wait_for_next_event_can_be_cancelled(broker: Broker) {
     let mut arrived = Vec::new();
     let mut sent = HashSet::new();
     for n in 0..EVENTS {
-        // First on a quiet feed, then with an event under way, then at once
+        // First on a quiet feed, then with an event in flight, then at once
         if n % 3 == 0 {
             sleep(Duration::from_millis(5)).await;
         }
@@ -227,7 +232,7 @@ async fn wait_for_next_event_can_be_cancelled(broker: Broker) {
 
 async fn feed_hands_out_garbage_and_goes_on(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
-        // There is no way to put anything but an event into it
+        // The in-memory broker takes nothing but events
         return;
     };
     let mut feed = broker.open_feed("reader").await;
@@ -246,7 +251,7 @@ async fn feed_hands_out_garbage_and_goes_on(broker: Broker) {
     let mut causes = HashMap::new();
     for _ in 0..4 {
         let received = next(&mut *feed).await;
-        assert!(!received.message_id.is_empty(), "the log needs it");
+        assert!(!received.message_id.is_empty(), "the log needs the message id");
         match accept(received) {
             Ok(event) => events.push(event),
             Err(cause) => *causes.entry(cause.reason()).or_insert(0) += 1,
@@ -264,7 +269,7 @@ async fn feed_hands_out_garbage_and_goes_on(broker: Broker) {
 
 async fn deleted_feed_reopens_and_receives_missed_events(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
-        // Nobody else can delete a feed of it
+        // No other program can delete a feed of the in-memory broker
         return;
     };
     let mut feed = broker.open_feed("reader").await;
@@ -278,7 +283,7 @@ async fn deleted_feed_reopens_and_receives_missed_events(broker: Broker) {
     publisher.publish(&between).await.unwrap();
     let deleted = Instant::now();
     loop {
-        // What it heard already may come again
+        // Events that it has received may come again
         let event = accept(next(&mut *feed).await).unwrap();
         if event.id == between.id {
             break;
@@ -292,26 +297,27 @@ async fn deleted_feed_reopens_and_receives_missed_events(broker: Broker) {
 
 async fn reopened_feed_has_new_generation_and_misses_nothing(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
-        // It is never lost sight of
+        // The in-memory broker never loses a feed
         return;
     };
     let mut feed = broker.open_feed("reader").await;
     let publisher = broker.publisher().await;
     let old = google.subscriptions().await;
     let mut state = feed.state();
-    let FeedState::Open(generation) = state.borrow_and_update().clone() else { panic!("it is open") };
+    let FeedState::Open(generation) = state.borrow_and_update().clone() else { panic!("the feed is open") };
     assert!(
         generation.starts_with("events.reader."),
-        "{generation}: heartbeats have no room for the project"
+        "{generation}: heartbeats hold the name without the project"
     );
     feed.reopen().ask(&generation);
     let between = event(Some("1"), "between");
     publisher.publish(&between).await.unwrap();
     let is_new = |state: &FeedState| matches!(state, FeedState::Open(new) if *new != generation);
-    timeout(PATIENCE, state.wait_for(is_new)).await.expect("it opens anew").unwrap();
+    timeout(PATIENCE, state.wait_for(is_new)).await.expect("the feed opens anew").unwrap();
     assert_eq!(receive(&mut *feed, 1).await[0].id, between.id);
 
-    // The old one goes once the new one is there, and a late word about it is for nobody
+    // The old feed is deleted once the new one is open. A late request about the old one changes
+    // nothing
     feed.reopen().ask(&generation);
     let deadline = Instant::now() + PATIENCE;
     while google.subscriptions().await.iter().any(|feed| old.contains(feed)) {
@@ -333,7 +339,7 @@ async fn own_emulator_serves_until_it_is_stopped() {
     assert!(reqwest::get(&url).await.is_err());
 }
 
-/// A topic of its own on one of the brokers.
+/// Topic of its own on one of the brokers.
 enum Broker {
     Memory(Topic),
     PubSub(Google),
@@ -344,14 +350,16 @@ impl Broker {
         Self::Memory(Topic::new(Duration::from_secs(600), 64 << 20))
     }
 
-    /// `None`: there is no emulator here, and that was said.
+    /// Returns a topic on the emulator. Without an emulator it prints the reason and returns
+    /// `None`.
     async fn pubsub(case: &str) -> Option<Self> {
         let host = emulator::host(case).await?;
         let id = uuid::Uuid::now_v7().simple().to_string();
         Some(Self::PubSub(Google { host, project: format!("contract-{}", &id[20..]) }))
     }
 
-    /// Feeds are opened first: on the emulator it is the first feed that creates the topic.
+    /// Connects a publisher. Tests open a feed first: on the emulator the first feed creates the
+    /// topic.
     async fn publisher(&self) -> Arc<dyn Publish> {
         match self {
             Self::Memory(topic) => Arc::new(topic.clone()),
@@ -359,7 +367,7 @@ impl Broker {
         }
     }
 
-    /// A feed that is open.
+    /// Opens a feed and waits until it is open.
     async fn open_feed(&self, pod: &str) -> Box<dyn Feed> {
         let feed: Box<dyn Feed> = match self {
             Self::Memory(topic) => Box::new(topic.open_feed()),
@@ -367,12 +375,12 @@ impl Broker {
         };
         let mut state = feed.state();
         let open = timeout(PATIENCE, state.wait_for(is_open)).await;
-        open.unwrap_or_else(|_| panic!("still {:?}", feed.state().borrow())).expect("the feed lives");
+        open.unwrap_or_else(|_| panic!("still {:?}", feed.state().borrow())).expect("the feed exists");
         feed
     }
 }
 
-/// A project of its own on an emulator, and the REST calls that the relay itself has no use for.
+/// Project of its own on an emulator, with REST calls that the relay itself does not use.
 struct Google {
     host: String,
     project: String,
@@ -402,7 +410,8 @@ impl Google {
         names.map(|subscription| subscription["name"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Waits for it: an emulator's new feed has a second one beside it for a moment.
+    /// Waits until there is one subscription and returns it. On an emulator a new feed has a second
+    /// one beside it for a moment.
     async fn only_subscription(&self) -> String {
         let only = async {
             loop {
@@ -454,10 +463,11 @@ async fn next(feed: &mut dyn Feed) -> Received {
 }
 
 async fn next_or_none(feed: &mut dyn Feed) -> Option<Received> {
-    timeout(PATIENCE, feed.next()).await.expect("something comes in time")
+    timeout(PATIENCE, feed.next()).await.expect("a message in time")
 }
 
-/// So many different events in the order of their first arrival, acknowledged: a broker may repeat itself.
+/// Receives and acknowledges `count` different events, in the order of their first arrival. A
+/// broker may repeat events.
 async fn receive(feed: &mut dyn Feed, count: usize) -> Vec<Event> {
     let mut seen = HashSet::new();
     let mut events = Vec::new();

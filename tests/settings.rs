@@ -1,12 +1,16 @@
-//! The real binary's command line: what it documents, what it refuses, and what it never prints.
+//! Command line of the real binary: what it documents, what it refuses, and what it never prints.
+//!
+//! Operators read `--help` and `docs/CONFIG.md`, so both must list what exists. The program must
+//! never print a secret.
 
 use std::{collections::BTreeSet, fs, process::Command, process::Output};
 
 use pubsub_relay::cli::config::{SETTINGS, Setting};
 
+/// Secret that no output may contain.
 const SECRET: &str = "never-print-this-secret-of-40-characters";
 
-/// Runs `relay` to its end with these variables alone.
+/// Runs `relay` to its end with only these variables.
 fn relay(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
     command.args(arguments).env_clear().envs(variables.iter().copied());
@@ -17,7 +21,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("output is UTF-8")
 }
 
-/// Runs `relay`, asserts that it refuses with 64 on stderr alone, and returns its lines.
+/// Runs `relay` and returns its lines on stderr. Asserts exit code 64 and an empty stdout.
 fn refusal(arguments: &[&str], variables: &[(&str, &str)]) -> Vec<String> {
     let output = relay(arguments, variables);
     assert_eq!(output.status.code(), Some(64), "{output:?}");
@@ -110,7 +114,7 @@ fn relay_reports_every_bad_setting_at_once() {
 
 #[test]
 fn relay_never_prints_secrets() {
-    // Each is wrong in its own way, one of them by holding the secret where a path belongs.
+    // Each is wrong in its own way. One of them holds the secret where a path belongs.
     let wrong = [
         vec![("RELAY_JWT_SECRET", SECRET), ("RELAY_LISTEN", "bad")],
         vec![("RELAY_JWT_SECRET", SECRET), ("RELAY_AUTH", "jwt"), ("RELAY_JWT_JWKS", "https://a.example/k")],
