@@ -1,4 +1,6 @@
-//! How a WebSocket ends when its client breaks the rules: one code for each, and never for the others.
+//! Ends of a WebSocket whose client breaks the rules: each fault has a close code of its own.
+//!
+//! Clients decide by the code whether they retry. A fault on one connection must never end another.
 
 use std::time::Duration;
 
@@ -10,14 +12,15 @@ async fn open(pod: &Relay, dialect: Dialect) -> Socket {
     Socket::open(pod.port(), Some(dialect.subprotocol())).await
 }
 
-/// The end of a connection that says this first and is told nothing.
+/// Sends these messages on a new connection and returns its end. Asserts that the pod answers
+/// nothing else.
 async fn end_after(pod: &Relay, messages: &[Value]) -> End {
     let mut socket = open(pod, Dialect::Transport).await;
     for message in messages {
         socket.send(message.clone()).await;
     }
-    let (told, end) = socket.receive_to_end().await;
-    assert!(told.is_empty(), "{told:?}");
+    let (messages, end) = socket.receive_to_end().await;
+    assert!(messages.is_empty(), "{messages:?}");
     end
 }
 
@@ -102,7 +105,7 @@ async fn free_id_can_be_used_again() {
         client.socket.send(json!({ "id": "watch", "type": "complete" })).await;
     }
     client.watch().await;
-    // Whoever was answered this has been heard out on all before it
+    // The pod handles messages in order: with this answer it has handled all earlier ones
     client.start("barrier", "subscription { nonsense }").await;
     assert_eq!(client.socket.receive().await.unwrap()["id"], "barrier");
     pod.until_metric("relay_watchers", 1.0).await;
@@ -141,10 +144,10 @@ async fn bad_token_sends_legacy_client_error_then_close() {
     let pod = Setup::new("pod").start().await;
     let mut socket = open(&pod, Dialect::Legacy).await;
     socket.send(init("Bearer NOBODY")).await;
-    let (told, end) = socket.receive_to_end().await;
-    let types: Vec<_> = told.iter().map(|message| &message["type"]).collect();
-    assert_eq!(types, ["connection_error"], "{told:?}");
-    assert_ne!(end.code, 1006, "it is ended in good order");
+    let (messages, end) = socket.receive_to_end().await;
+    let types: Vec<_> = messages.iter().map(|message| &message["type"]).collect();
+    assert_eq!(types, ["connection_error"], "{messages:?}");
+    assert_ne!(end.code, 1006, "the connection ends with a close frame");
 }
 
 #[tokio::test]
@@ -160,13 +163,13 @@ async fn ending_connection_costs_others_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn client_without_pongs_counts_as_dead() {
-    // Two pings of 25 s apart, and some
+    // Two pings, 25 s apart, and a reserve
     const LIMIT: Duration = Duration::from_secs(80);
     let pod = Setup::new("pod").start().await;
-    // Nobody reads from its socket, so that nobody answers
+    // The test does not read from this socket, so no pong is sent
     let _stuck = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;
     pod.until_metric("relay_watchers", 1.0).await;
-    eventually("it counts as dead", LIMIT, async || {
+    eventually("the connection counts as dead", LIMIT, async || {
         let dead = pod.metric_of("relay_connection_ends_total", r#"reason="dead""#).await;
         (dead == 1.0 && pod.metric("relay_connections").await == 0.0).then_some(())
     })

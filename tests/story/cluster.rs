@@ -1,4 +1,6 @@
-//! `relay cluster`: the whole story on a laptop, in one process.
+//! `relay cluster`: the tutorial's story on a laptop, in one process.
+//!
+//! It is the first command of a newcomer. It must never leave a process behind.
 
 use std::{fs, path::Path};
 
@@ -6,7 +8,7 @@ use crate::support::{Client, Dialect, Http, PATIENCE, Relay, Setup, Topic, envir
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cluster_serves_story_and_leaves_nothing() {
-    // The emulator is the cluster's own; without one on the machine there is nothing to see
+    // The cluster starts an emulator of its own, so the test needs one on this machine
     if Topic::fresh().await.is_none() {
         return;
     }
@@ -29,19 +31,19 @@ async fn cluster_serves_story_and_leaves_nothing() {
         assert!(cluster.output().contains(&port.to_string()), "{}", cluster.output());
     }
 
-    tell(&cluster).await;
+    run_story(&cluster).await;
 
     let children = descendants(cluster.pid());
     assert!(!children.is_empty() || environment("PUBSUB_EMULATOR_HOST").is_some(), "{}", cluster.output());
     cluster.signal("INT");
     assert_eq!(cluster.ended().await.code(), Some(0), "{}", cluster.output());
-    eventually("nothing that it started is left", PATIENCE, async || {
+    eventually("no process that it started is left", PATIENCE, async || {
         children.iter().all(|pid| !is_running(*pid)).then_some(())
     })
     .await;
 }
 
-async fn tell(cluster: &Relay) {
+async fn run_story(cluster: &Relay) {
     let mut clients = Vec::new();
     for (port, user) in (cluster.port()..).zip(["ZOWI", "ZOLO", "ZEWI", "ZELO"]) {
         let mut client = Client::connect(port, Dialect::Transport, user).await;
@@ -63,12 +65,12 @@ async fn tell(cluster: &Relay) {
     for client in &mut clients[1..3] {
         assert_eq!(client.next().await, "story", "{}", client.user);
     }
-    // By the same author, hence after it: ZELO is told of this one only
+    // Events of one author arrive in order, so ZELO has received nothing before this one
     cluster.add_template("ZOWI", "for location 1", Some(&["1"])).await;
     assert_eq!(clients[3].next().await, "for location 1");
 }
 
-/// The processes that this one started, and those that they started.
+/// Returns the processes that this process started, directly or indirectly.
 fn descendants(ancestor: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let pids: Vec<u32> =
@@ -83,14 +85,16 @@ fn descendants(ancestor: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-/// The state of a process and the id of its parent: the two fields after its name, which is in brackets.
+/// Returns the state of a process and its parent's id: the two fields after its name in
+/// parentheses.
 fn status(pid: u32) -> Option<(String, u32)> {
     let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
-/// A process that ended and was not asked for its status yet runs no longer.
+/// Returns whether a process runs. A zombie, whose parent has not read its status yet, does not
+/// run.
 fn is_running(pid: u32) -> bool {
     status(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
 }

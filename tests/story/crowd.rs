@@ -1,4 +1,7 @@
-//! Many connections at a time, and nothing left of them.
+//! Many connections at once, and a pod that keeps nothing of them.
+//!
+//! A leak of one entry per connection would fill a pod in time. Each end must free the connection,
+//! its watcher and its keys.
 
 use std::{process::Command, time::Duration};
 
@@ -6,6 +9,7 @@ use futures_util::{StreamExt as _, stream};
 
 use crate::support::{Client, Dialect, Setup, eventually};
 
+/// Connections at the same time; half of them end without a close frame.
 const CONNECTIONS: usize = 2_000;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,7 +26,7 @@ async fn pod_keeps_nothing_of_2000_ended_connections() {
     pod.until_metric("relay_connections", all).await;
     pod.until_metric("relay_watchers", all).await;
 
-    // Events on their way to those who vanish
+    // Events that are in the send queues while the connections end
     for n in 0..5 {
         pod.add_template("ZOWI", &format!("event-{n}"), Some(&["3"])).await;
     }
@@ -43,7 +47,7 @@ async fn pod_keeps_nothing_of_2000_ended_connections() {
     .await;
     assert!((pod.metric("relay_connection_ends_total").await - all).abs() < 0.5);
 
-    // The index is empty too: an event finds the one who came since and nobody else
+    // The index of keys is empty too: an event matches only the new watcher
     let before = pod.metric("relay_events_matched_total").await;
     let mut clients = crate::support::watchers_on(&pod, Dialect::Transport, &["ZEWI"]).await;
     pod.add_template("ZOWI", "for one", Some(&["3"])).await;
@@ -51,9 +55,9 @@ async fn pod_keeps_nothing_of_2000_ended_connections() {
     pod.until_metric("relay_events_matched_total", before + 1.0).await;
 }
 
-/// Lifts this process's own limit of open files as far as the machine allows.
+/// Raises this process's limit of open files to the machine's maximum.
 pub(crate) fn allow_open_files() {
     let script = format!(r#"prlimit --pid {} --nofile="$(ulimit -H -n):""#, std::process::id());
     let status = Command::new("/bin/sh").args(["-c", &script]).status().unwrap();
-    assert!(status.success(), "prlimit, of the package util-linux, lifts the limit of open files");
+    assert!(status.success(), "prlimit, of the package util-linux, raises the limit of open files");
 }

@@ -1,5 +1,8 @@
-//! `relay doctor` finds each fault that is planted and names its cure, calls nothing wrong that is well, and leaves nothing
-//! behind.
+//! `relay doctor` finds each planted fault and names its cure. It reports no fault where all is
+//! well, and leaves nothing behind.
+//!
+//! Operators trust its report before a rollout. It must never disturb the deployment that it
+//! checks.
 
 use std::{
     path::PathBuf,
@@ -21,27 +24,27 @@ use uuid::Uuid;
 
 use crate::support::{PATIENCE, Setup, Topic, eventually, free_ports};
 
-/// What the doctor said.
-struct Opinion {
+/// Report of the doctor.
+struct Report {
     code: Option<i32>,
     text: String,
 }
 
-impl Opinion {
+impl Report {
     async fn of(setup: Setup) -> Self {
         let output = setup.run().await;
         assert!(output.stderr.is_empty(), "{output:?}");
         Self { code: output.status.code(), text: String::from_utf8(output.stdout).unwrap() }
     }
 
-    /// The line of this check.
+    /// Returns the line of this check.
     fn line(&self, check: &str) -> &str {
         let is_it =
             |line: &&str| line.get(9..).is_some_and(|rest| rest.starts_with(&format!("{check:<12} ")));
         self.text.lines().find(is_it).unwrap_or_else(|| panic!("no line for {check}:\n{}", self.text))
     }
 
-    /// Asserts that this check alone is wrong, and returns its line.
+    /// Asserts that only this check is wrong, and returns its line.
     #[track_caller]
     fn only_wrong(&self, check: &str) -> &str {
         let wrong: Vec<&str> = self.text.lines().filter(|line| line.starts_with("WRONG")).collect();
@@ -56,7 +59,7 @@ fn doctor(arguments: &[&str]) -> Setup {
     Setup::new("doctor").command_line(&arguments).set("RELAY_HEARTBEAT_INTERVAL", "1s")
 }
 
-/// A file that is gone with the test.
+/// File that is deleted with the test.
 struct File(PathBuf);
 
 impl File {
@@ -84,29 +87,29 @@ async fn doctor_finds_nothing_wrong_with_healthy_membership() {
     let pods = ["sound1", "sound2"]
         .map(|name| Setup::new(name).topic(&topic).set("RELAY_HEARTBEAT_INTERVAL", "1s").start());
     let pods = futures_util::future::join_all(pods).await;
-    // Old enough to be taken for orphans, if they did not heartbeat.
+    // Older than RELAY_ORPHAN_AFTER: without heartbeats these feeds would count as orphans.
     sleep(Duration::from_secs(2)).await;
     let token = File::new("ZOLO\n");
     let url = format!("ws://127.0.0.1:{}/graphql", pods[0].port());
     let arguments = ["--url", &url, "--token-file", token.path(), "--hold", "2s", "--grace", "60s"];
-    let opinion = Opinion::of(doctor(&arguments).topic(&topic).set("RELAY_ORPHAN_AFTER", "2s")).await;
-    assert_eq!(opinion.code, Some(0), "{}", opinion.text);
+    let report = Report::of(doctor(&arguments).topic(&topic).set("RELAY_ORPHAN_AFTER", "2s")).await;
+    assert_eq!(report.code, Some(0), "{}", report.text);
     for check in ["topic", "retention", "trial feed", "quota", "orphans", "drain", "balancer"] {
-        assert!(opinion.line(check).starts_with("ok "), "{}", opinion.text);
+        assert!(report.line(check).starts_with("ok "), "{}", report.text);
     }
     for check in ["clock", "permissions", "keys", "addresses"] {
-        assert!(opinion.line(check).starts_with("skipped "), "{}", opinion.text);
+        assert!(report.line(check).starts_with("skipped "), "{}", report.text);
     }
-    assert!(opinion.line("permissions").ends_with("the emulator has no IAM"), "{}", opinion.text);
-    assert!(opinion.line("orphans").ends_with("none among 2 feeds"), "{}", opinion.text);
+    assert!(report.line("permissions").ends_with("the emulator has no IAM"), "{}", report.text);
+    assert!(report.line("orphans").ends_with("none among 2 feeds"), "{}", report.text);
     assert_eq!(topic.feeds_of("doctor").await, [""; 0], "nothing is left behind");
 }
 
 #[tokio::test]
 async fn doctor_finds_missing_topic() {
     let Some(topic) = Topic::fresh().await else { return };
-    let opinion = Opinion::of(doctor(&[]).topic(&topic)).await;
-    let line = opinion.only_wrong("topic");
+    let report = Report::of(doctor(&[]).topic(&topic)).await;
+    let line = report.only_wrong("topic");
     assert!(line.contains("Cure: start a pod") && line.contains("curl -X PUT"), "{line}");
 }
 
@@ -114,16 +117,16 @@ async fn doctor_finds_missing_topic() {
 async fn doctor_finds_too_short_retention() {
     let Some(topic) = Topic::fresh().await else { return };
     topic.make(None).await;
-    let opinion = Opinion::of(doctor(&[]).topic(&topic)).await;
-    assert!(opinion.only_wrong("retention").contains("the topic retains nothing"), "{}", opinion.text);
+    let report = Report::of(doctor(&[]).topic(&topic)).await;
+    assert!(report.only_wrong("retention").contains("the topic retains nothing"), "{}", report.text);
 
     let Some(topic) = Topic::fresh().await else { return };
     topic.make(Some("600s")).await;
-    let opinion = Opinion::of(doctor(&[]).topic(&topic).set("RELAY_REPLAY_WINDOW", "20m")).await;
+    let report = Report::of(doctor(&[]).topic(&topic).set("RELAY_REPLAY_WINDOW", "20m")).await;
     assert!(
-        opinion.only_wrong("retention").contains("retains 10m, but a pod reaches back 20m"),
+        report.only_wrong("retention").contains("retains 10m, but a pod reaches back 20m"),
         "{}",
-        opinion.text
+        report.text
     );
 }
 
@@ -131,11 +134,11 @@ async fn doctor_finds_too_short_retention() {
 async fn doctor_finds_absent_emulator() {
     let host = format!("127.0.0.1:{}", free_ports(1));
     let setup = doctor(&[]).set("RELAY_BROKER", "pubsub://project/topic").set("PUBSUB_EMULATOR_HOST", &host);
-    let opinion = Opinion::of(setup).await;
-    assert_eq!(opinion.code, Some(1));
-    let line = opinion.line("topic");
+    let report = Report::of(setup).await;
+    assert_eq!(report.code, Some(1));
+    let line = report.line("topic");
     assert!(line.starts_with("WRONG") && line.contains(&format!("start the emulator at {host}")), "{line}");
-    assert!(opinion.line("orphans").starts_with("skipped"), "{}", opinion.text);
+    assert!(report.line("orphans").starts_with("skipped"), "{}", report.text);
 }
 
 #[tokio::test]
@@ -148,8 +151,8 @@ async fn doctor_counts_only_feeds_of_dead_pods() {
     for n in 0..12 {
         orphans.push(topic.make_orphan(&format!("dead{n}")).await);
     }
-    let opinion = Opinion::of(doctor(&[]).topic(&topic).set("RELAY_ORPHAN_AFTER", "2s")).await;
-    let line = opinion.only_wrong("orphans");
+    let report = Report::of(doctor(&[]).topic(&topic).set("RELAY_ORPHAN_AFTER", "2s")).await;
+    let line = report.only_wrong("orphans");
     assert!(line.contains("12 left by pods that have not sent_heartbeats for 2s"), "{line}");
     assert_eq!(orphans.iter().filter(|orphan| line.contains(*orphan)).count(), 10, "{line}");
     assert!(!line.contains(".living.") && !line.contains(".doctor."), "{line}");
@@ -163,7 +166,7 @@ async fn interrupted_doctor_leaves_nothing_behind() {
     let Some(topic) = Topic::fresh().await else { return };
     topic.make(Some("600s")).await;
     topic.make_orphan("dead").await;
-    // It listens for more than a minute to a pod that says nothing.
+    // It waits for more than a minute for heartbeats of a dead pod.
     let mut doctor = doctor(&[]).topic(&topic).set("RELAY_HEARTBEAT_INTERVAL", "1m").launch();
     eventually("the trial feed is there", PATIENCE, async || {
         (topic.feeds_of("doctor").await.len() == 1).then_some(())
@@ -189,14 +192,14 @@ async fn doctor_finds_unusable_keys() {
         assert!(text.starts_with("relay: RELAY_JWT_JWKS ") && text.contains(problem), "{text}");
     }
     let url = format!("http://127.0.0.1:{}/jwks.json", free_ports(1));
-    let opinion = Opinion::of(jwt(&url)).await;
-    assert!(opinion.only_wrong("keys").contains(&format!("curl --fail {url}")), "{}", opinion.text);
+    let report = Report::of(jwt(&url)).await;
+    assert!(report.only_wrong("keys").contains(&format!("curl --fail {url}")), "{}", report.text);
 }
 
 #[tokio::test]
 async fn doctor_finds_drain_longer_than_grace() {
-    let opinion = Opinion::of(doctor(&["--grace", "30s"])).await;
-    let line = opinion.only_wrong("drain");
+    let report = Report::of(doctor(&["--grace", "30s"])).await;
+    let line = report.only_wrong("drain");
     assert!(
         line.contains("killed after 30s") && line.contains("terminationGracePeriodSeconds: 60"),
         "{line}"
@@ -205,13 +208,13 @@ async fn doctor_finds_drain_longer_than_grace() {
 
 #[tokio::test]
 async fn doctor_finds_settings_unfit_for_kubernetes() {
-    let opinion = Opinion::of(doctor(&[]).set("POD_NAME", "relay-7d4f")).await;
-    assert!(opinion.line("addresses").contains("Cure: RELAY_LISTEN=0.0.0.0:"), "{}", opinion.text);
-    assert!(opinion.line("topic").contains("Cure: RELAY_BROKER=pubsub://"), "{}", opinion.text);
-    assert_eq!(opinion.code, Some(1));
+    let report = Report::of(doctor(&[]).set("POD_NAME", "relay-7d4f")).await;
+    assert!(report.line("addresses").contains("Cure: RELAY_LISTEN=0.0.0.0:"), "{}", report.text);
+    assert!(report.line("topic").contains("Cure: RELAY_BROKER=pubsub://"), "{}", report.text);
+    assert_eq!(report.code, Some(1));
 }
 
-/// Serves each connection by this, on a port of its own, and says where.
+/// Starts a TCP server that handles each connection with `serve`. Returns its address.
 pub(crate) async fn server<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> (String, JoinSet<()>) {
@@ -249,24 +252,24 @@ async fn doctor_finds_balancer_that_cuts_connections() {
     })
     .await;
     let url = format!("ws://{address}/graphql");
-    let opinion = Opinion::of(doctor(&["--url", &url, "--hold", "20s"])).await;
-    let line = opinion.only_wrong("balancer");
+    let report = Report::of(doctor(&["--url", &url, "--hold", "20s"])).await;
+    let line = report.only_wrong("balancer");
     assert!(line.contains("cut after 1s") && line.contains("GCPBackendPolicy"), "{line}");
 }
 
 #[tokio::test]
 async fn doctor_finds_url_without_pod() {
     let url = format!("ws://127.0.0.1:{}/graphql", free_ports(1));
-    let opinion = Opinion::of(doctor(&["--url", &url])).await;
-    assert!(opinion.only_wrong("balancer").contains("cannot be reached"), "{}", opinion.text);
+    let report = Report::of(doctor(&["--url", &url])).await;
+    assert!(report.only_wrong("balancer").contains("cannot be reached"), "{}", report.text);
 
     let (address, _tasks) = server(async |mut socket| {
         head(&mut socket).await;
         socket.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await.unwrap();
     })
     .await;
-    let opinion = Opinion::of(doctor(&["--url", &format!("ws://{address}/graphql")])).await;
-    assert!(opinion.only_wrong("balancer").contains("no pod is ready"), "{}", opinion.text);
+    let report = Report::of(doctor(&["--url", &format!("ws://{address}/graphql")])).await;
+    assert!(report.only_wrong("balancer").contains("no pod is ready"), "{}", report.text);
 }
 
 #[tokio::test]
@@ -285,8 +288,8 @@ async fn doctor_finds_untrusted_certificate() {
     })
     .await;
     let url = format!("wss://localhost:{}/graphql", address.rsplit_once(':').unwrap().1);
-    let opinion = Opinion::of(doctor(&["--url", &url])).await;
-    let line = opinion.only_wrong("balancer");
+    let report = Report::of(doctor(&["--url", &url])).await;
+    let line = report.only_wrong("balancer");
     assert!(line.contains("cannot be reached") && line.contains("Cure: the certificate"), "{line}");
 }
 
@@ -298,17 +301,18 @@ async fn doctor_finds_refused_origin_and_token() {
         let token = File::new("NOBODY");
         let setup =
             doctor(&["--url", &url, "--token-file", token.path()]).set("RELAY_ALLOWED_ORIGINS", origin);
-        async move { (Opinion::of(setup).await, token) }
+        async move { (Report::of(setup).await, token) }
     };
-    let (opinion, _token) = visit("https://other.example").await;
-    let line = opinion.only_wrong("balancer");
+    let (report, _token) = visit("https://other.example").await;
+    let line = report.only_wrong("balancer");
     assert!(line.contains("https://other.example: name it in RELAY_ALLOWED_ORIGINS"), "{line}");
-    let (opinion, _token) = visit("https://app.example").await;
-    let line = opinion.only_wrong("balancer");
+    let (report, _token) = visit("https://app.example").await;
+    let line = report.only_wrong("balancer");
     assert!(line.contains("refuse the token") && !line.contains("NOBODY"), "{line}");
 }
 
-/// The emulator, as if it had IAM and a clock: an hour late, and without two of the permissions.
+/// Puts a server before the emulator that adds IAM without two of the permissions, and a clock that
+/// is an hour late.
 #[tokio::test]
 async fn doctor_finds_missing_permissions_and_wrong_clock() {
     let Some(topic) = Topic::fresh().await else { return };
@@ -337,12 +341,12 @@ async fn doctor_finds_missing_permissions_and_wrong_clock() {
         }
     })
     .await;
-    let opinion = Opinion::of(doctor(&[]).topic(&topic.seen_at(&address))).await;
-    assert_eq!(opinion.code, Some(1));
-    let line = opinion.line("permissions");
+    let report = Report::of(doctor(&[]).topic(&topic.seen_at(&address))).await;
+    assert_eq!(report.code, Some(1));
+    let line = report.line("permissions");
     assert!(line.contains("missing: pubsub.topics.publish, pubsub.subscriptions.delete."), "{line}");
     assert!(line.contains("roles/pubsubRelayTopic") && line.contains("roles/pubsubRelayFeeds"), "{line}");
-    let line = opinion.line("clock");
+    let line = report.line("clock");
     assert!(line.contains("1h") && line.contains("ahead of Pub/Sub's") && line.contains("NTP"), "{line}");
-    assert!(opinion.line("trial feed").starts_with("ok "), "{}", opinion.text);
+    assert!(report.line("trial feed").starts_with("ok "), "{}", report.text);
 }

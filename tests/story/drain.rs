@@ -1,4 +1,7 @@
-//! A pod that is asked to stop.
+//! Drain of a pod that receives a signal.
+//!
+//! Every rollout drains every pod. A drain must never tell a client that its subscription is
+//! complete.
 
 use std::time::Duration;
 
@@ -25,10 +28,10 @@ async fn stopped_pod_closes_watchers_and_leaves_nothing() {
 
     pod.signal("TERM");
     for client in clients {
-        let (told, end) = { client }.socket.receive_to_end().await;
+        let (messages, end) = { client }.socket.receive_to_end().await;
         assert_eq!(end.code, 1012);
-        // A client that reads it does not come back
-        assert!(told.iter().all(|message| message["type"] != "complete"), "{told:?}");
+        // A client that receives `complete` does not reconnect
+        assert!(messages.iter().all(|message| message["type"] != "complete"), "{messages:?}");
     }
     let status = pod.ended().await;
     assert_eq!(status.code(), Some(0), "{status}");
@@ -49,7 +52,7 @@ async fn draining_pod_accepts_connections_and_spreads_their_ends() {
 
     pod.signal("TERM");
     let http = pod.http.clone();
-    let answer = eventually("it is not ready", PATIENCE, async || {
+    let answer = eventually("the pod is not ready", PATIENCE, async || {
         http.try_get("/readyz").await.filter(|answer| answer.status == 503)
     })
     .await;
@@ -58,8 +61,8 @@ async fn draining_pod_accepts_connections_and_spreads_their_ends() {
 
     let began = Instant::now();
     let ends = join_all(clients.into_iter().map(async |mut client| {
-        let (told, end) = client.socket.receive_to_end().await;
-        assert!(told.iter().all(|message| message["type"] != "complete"), "{told:?}");
+        let (messages, end) = client.socket.receive_to_end().await;
+        assert!(messages.iter().all(|message| message["type"] != "complete"), "{messages:?}");
         assert_eq!(end.code, 1012);
         began.elapsed().as_secs()
     }))
@@ -78,7 +81,7 @@ async fn second_signal_ends_drain_at_once() {
     let setup = Setup::new("pod").set("RELAY_DRAIN_DELAY", "10m").set("RELAY_DRAIN_DEADLINE", "1h");
     let mut pod = setup.start().await;
     pod.signal("TERM");
-    eventually("it drains", PATIENCE, async || pod.output().contains("draining").then_some(())).await;
+    eventually("the pod drains", PATIENCE, async || pod.output().contains("draining").then_some(())).await;
     pod.signal("INT");
     assert_eq!(pod.ended().await.code(), Some(1));
     assert!(pod.output().contains("drain given up"), "{}", pod.output());
@@ -89,7 +92,7 @@ async fn deadline_ends_longer_drain_and_is_logged() {
     let mut pod =
         Setup::new("pod").set("RELAY_DRAIN_DEADLINE", "1s").set("RELAY_DRAIN_SPREAD", "30s").start().await;
     assert!(pod.output().contains("the drain's deadline cuts connections off"), "{}", pod.output());
-    // That each of so many has its moment in the first of thirty seconds cannot be.
+    // Twenty ends are spread over thirty seconds, so they cannot all be in the first second.
     let _clients = watchers_on(&pod, Dialect::Transport, &["ZOLO"; 20]).await;
     pod.signal("TERM");
     assert_eq!(pod.ended().await.code(), Some(1));
@@ -103,10 +106,10 @@ async fn drain_ends_despite_unfinished_request() {
     let head = "POST /graphql HTTP/1.1\r\nhost: a\r\nauthorization: Bearer ZOLO\r\n\
                 content-type: application/json\r\ncontent-length: 100\r\nexpect: 100-continue\r\n\r\n";
     socket.write_all(head.as_bytes()).await.unwrap();
-    // so that the request is known to be run
-    let mut heard = [0; 64];
-    let length = socket.read(&mut heard).await.unwrap();
-    assert!(heard[..length].starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&heard));
+    // the interim answer proves that the pod handles the request
+    let mut answer = [0; 64];
+    let length = socket.read(&mut answer).await.unwrap();
+    assert!(answer[..length].starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&answer));
 
     pod.signal("TERM");
     assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.output());
@@ -125,9 +128,9 @@ async fn drain_ends_despite_stuck_client() {
     let setup = Setup::new("pod").set("RELAY_QUEUE_BYTES", "64MiB").set("RELAY_DRAIN_SPREAD", "1s");
     let mut pod = setup.set("RELAY_DRAIN_DEADLINE", "15s").start().await;
     let _stuck = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;
-    // More than the kernel takes
+    // More than the kernel buffers
     add_large(&pod, 200).await;
-    assert!(pod.metric("relay_queue_size_bytes").await > 0.0, "it is not stuck");
+    assert!(pod.metric("relay_queue_size_bytes").await > 0.0, "the client is not stuck");
     pod.signal("TERM");
     assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.output());
 }

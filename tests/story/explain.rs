@@ -1,24 +1,28 @@
-//! What an operator is told when asking who is connected, and why a user was, or was not, told of an event.
+//! Debug routes: which connections are open, and why a user did or did not receive an event.
+//!
+//! Operators use them during an incident. They must never show a payload, and identifiers only on
+//! request.
 
 use serde_json::Value;
 
 use crate::support::{Client, Dialect, Http, PATIENCE, Relay, Setup, eventually, free_ports};
 
+/// `RELAY_DEBUG_TOKEN` of the pod.
 const TOKEN: &str = "an operator's token of more than 32 bytes";
 
-/// The users' ids, as events and answers name them.
+/// Ids of the users, as events and answers contain them.
 const ZELO: &str = "1";
 const ZEWI: &str = "2";
 const ZOWI: &str = "3";
 const ZOLO: &str = "4";
 
-/// A pod that explains, and the way to ask it.
-async fn explaining() -> (Relay, Http) {
+/// Starts a pod with debug routes. Returns it with a client of its admin address.
+async fn debugged_pod() -> (Relay, Http) {
     let admin = free_ports(1);
     let setup = Setup::new("pod").set("RELAY_ADMIN_LISTEN", format!("127.0.0.1:{admin}"));
     let pod = setup.set("RELAY_DEBUG_TOKEN", TOKEN).launch();
     let machines = Http::new(admin);
-    eventually("it is ready", PATIENCE, async || {
+    eventually("the pod is ready", PATIENCE, async || {
         machines.try_get("/readyz").await.filter(|answer| answer.status == 200)
     })
     .await;
@@ -31,11 +35,11 @@ async fn ask(machines: &Http, path: &str) -> Value {
     answer.json()
 }
 
-/// A client that watches, and is known to.
+/// Connects a client that watches, and waits until the pod has `nth` watchers.
 async fn watcher(pod: &Relay, machines: &Http, user: &str, nth: usize) -> Client {
     let mut client = Client::connect(pod.port(), Dialect::Transport, user).await;
     client.watch().await;
-    eventually("it watches", PATIENCE, async || {
+    eventually("the pod has the watcher", PATIENCE, async || {
         let connections = ask(machines, "/debug/connections").await;
         let watchers = connections["connections"].as_array().unwrap().iter();
         let watchers: u64 = watchers.map(|row| row["watchers"].as_u64().unwrap()).sum();
@@ -47,14 +51,14 @@ async fn watcher(pod: &Relay, machines: &Http, user: &str, nth: usize) -> Client
 
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_gives_each_user_its_own_reason() {
-    let (pod, machines) = explaining().await;
+    let (pod, machines) = debugged_pod().await;
     let mut clients = Vec::new();
     for (n, user) in ["ZOWI", "ZOLO", "ZELO"].into_iter().enumerate() {
         clients.push(watcher(&pod, &machines, user, n + 1).await);
     }
     pod.add_template("ZOWI", "secret name", Some(&["3"])).await;
-    let told = clients[1].socket.receive().await.unwrap();
-    let event = told["payload"]["extensions"]["eventId"].as_str().unwrap().to_owned();
+    let message = clients[1].socket.receive().await.unwrap();
+    let event = message["payload"]["extensions"]["eventId"].as_str().unwrap().to_owned();
 
     for (user, answer) in [
         (ZOWI, "AUTHOR"),
@@ -80,13 +84,13 @@ async fn explain_gives_each_user_its_own_reason() {
     let unknown = ask(&machines, &format!("/debug/explain?event=nothing&user={ZOLO}")).await;
     assert_eq!(unknown["answer"], "NOT_IN_WINDOW");
 
-    // Who comes back and resumes is told, too
+    // A viewer that resumes with a cursor counts as well
     let cursor = ask(&machines, "/debug/connections").await["connections"]
         .as_array()
         .unwrap()
         .iter()
         .find_map(|row| row["cursor"].as_str().map(str::to_owned));
-    assert_eq!(cursor.as_deref(), told["payload"]["extensions"]["cursor"].as_str());
+    assert_eq!(cursor.as_deref(), message["payload"]["extensions"]["cursor"].as_str());
     let mut late = Client::connect(pod.port(), Dialect::Transport, "ZEWI").await;
     let document = format!("subscription {{ templateAdded(after: \"{}\") {{ id }} }}", cursor.unwrap());
     late.start("late", &document).await;
@@ -97,7 +101,7 @@ async fn explain_gives_each_user_its_own_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn debug_routes_answer_only_with_debug_token() {
-    let (pod, machines) = explaining().await;
+    let (pod, machines) = debugged_pod().await;
     let _client = watcher(&pod, &machines, "ZEWI", 1).await;
     let redacted = ask(&machines, "/debug/connections").await;
     assert_eq!(redacted["total"], 1);
@@ -117,7 +121,11 @@ async fn debug_routes_answer_only_with_debug_token() {
         }
     }
     let right = format!("Bearer {TOKEN}");
-    assert_eq!(pod.http.get_with(&right, "/debug/connections").await.status, 404, "not where clients are");
+    assert_eq!(
+        pod.http.get_with(&right, "/debug/connections").await.status,
+        404,
+        "not on the address of clients"
+    );
     assert!(!pod.output().contains(TOKEN));
 }
 
@@ -126,7 +134,7 @@ async fn debug_routes_need_token_and_admin_address() {
     let admin = free_ports(1);
     let _pod = Setup::new("pod").set("RELAY_ADMIN_LISTEN", format!("127.0.0.1:{admin}")).launch();
     let machines = Http::new(admin);
-    eventually("it lives", PATIENCE, async || machines.try_get("/livez").await).await;
+    eventually("the pod is alive", PATIENCE, async || machines.try_get("/livez").await).await;
     assert_eq!(machines.get_with(&format!("Bearer {TOKEN}"), "/debug/connections").await.status, 404);
 
     let output = Setup::new("pod").set("RELAY_DEBUG_TOKEN", TOKEN).run().await;

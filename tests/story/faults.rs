@@ -1,4 +1,6 @@
-//! Pods that die and feeds that vanish, under traffic.
+//! Pods that die and feeds that are deleted, under traffic.
+//!
+//! Both happen in production. The watchers of other pods must never miss an event because of them.
 
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::support::{Client, Dialect, Message, PATIENCE, Topic, four_pods, watchers_on};
 
-/// How soon a pod must hear the topic again after it lost its feed.
+/// Time in which a pod must receive events again after it lost its feed.
 const RECOVERY: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,19 +31,19 @@ async fn other_pods_miss_nothing_when_one_is_killed() {
         }
     };
     let kill = async {
-        // In the middle of the traffic: 200 mutations take more than this
+        // In the middle of the traffic: 200 mutations take longer than this
         sleep(Duration::from_millis(200)).await;
         victim.kill();
     };
-    let hearing = join_all(clients.iter_mut().map(|client| client.until_all(expected.last().cloned())));
-    let ((), (), heard) = tokio::join!(traffic, kill, hearing);
+    let deliveries = join_all(clients.iter_mut().map(|client| client.until_all(expected.last().cloned())));
+    let ((), (), received) = tokio::join!(traffic, kill, deliveries);
 
-    for heard in heard {
-        assert_eq!(heard, expected);
+    for received in received {
+        assert_eq!(received, expected);
     }
     for orphan in orphans {
-        let (told, end) = { orphan }.socket.receive_to_end().await;
-        assert!(told.len() < EVENTS, "the pod was killed too late to prove anything");
+        let (messages, end) = { orphan }.socket.receive_to_end().await;
+        assert!(messages.len() < EVENTS, "the pod was killed too late to prove anything");
         assert_eq!(end.code, 1006);
     }
 }
@@ -61,13 +63,13 @@ async fn deleted_feed_reopens_within_ten_seconds_without_loss() {
     let names: Vec<_> = (0..EVENTS).map(|n| format!("between-{n}")).collect();
     topic.publish(names.iter().map(|name| Message::template(name, &["3"]))).await;
 
-    let heard = tokio::time::timeout(RECOVERY, clients[0].until_all(names.last().cloned())).await;
-    assert_eq!(heard.expect("heard within ten seconds"), names);
+    let received = tokio::time::timeout(RECOVERY, clients[0].until_all(names.last().cloned())).await;
+    assert_eq!(received.expect("received within ten seconds"), names);
     pods[1].until_ready(RECOVERY).await;
     let feeds = topic.feeds_of("pod2").await;
     assert!(matches!(&feeds[..], [new] if new != feed), "{feeds:?} after {feed}");
 
-    // What a new feed replays was told before, and is not told again
+    // The new feed replays earlier events, which the client does not receive again
     topic.publish([Message::template("after", &["3"])]).await;
     assert_eq!(clients[0].next().await, "after");
 }
@@ -82,7 +84,7 @@ async fn late_pod_answers_queries_like_others() {
     let late = crate::support::Setup::new("late").topic(&topic).start().await;
     let names = first.template_names().await;
     assert_eq!(names.len(), 5);
-    crate::support::eventually("the late pod answers alike", PATIENCE, async || {
+    crate::support::eventually("the late pod returns the same templates", PATIENCE, async || {
         (late.template_names().await == names).then_some(())
     })
     .await;

@@ -1,4 +1,7 @@
-//! Other programs on the same topic: those that publish templates, and those that publish rubbish.
+//! Other programs on the same topic: some publish templates, some publish unusable messages.
+//!
+//! A topic is shared with programs that are not ours. A message that a pod cannot read must never
+//! stop its feed.
 
 use std::collections::HashSet;
 
@@ -6,16 +9,16 @@ use futures_util::future::join_all;
 
 use crate::support::{Dialect, EVERYWHERE, Message, Topic, USERS, four_pods, locations, watchers_on};
 
-/// 9 MiB, the most that Pub/Sub takes being 10 MB.
+/// Size of a very large message in bytes: 9 MiB; Pub/Sub takes 10 MB at most.
 const HUGE: usize = 9 << 20;
 
-/// Whom the nth template is for.
+/// Returns the locations of the nth template.
 fn audience(n: usize) -> Vec<&'static str> {
     let first = EVERYWHERE[n % 4];
     if n.is_multiple_of(3) { vec![first, EVERYWHERE[(n / 4) % 4]] } else { vec![first] }
 }
 
-/// What no reader can use, and the reason under which it is counted.
+/// Returns messages that no pod can use, each with the reason under which pods count it.
 fn poison() -> Vec<(Message, &'static str)> {
     let template = || Message::template("poison", &EVERYWHERE);
     vec![
@@ -43,15 +46,15 @@ async fn foreign_events_reach_exactly_their_audiences_between_poison() {
         }
     }
     assert!(poison.next().is_none());
-    // On the same ordering key as all the others, so nothing can come after it
+    // It has the same ordering key as all others, so no event can arrive after it
     topic.publish([Message::template("last", &EVERYWHERE)]).await;
 
     for client in clients.iter_mut().flatten() {
-        let heard = client.before("last").await;
+        let received = client.before("last").await;
         let is_for =
             |n: &usize| audience(*n).iter().any(|location| locations(&client.user).contains(location));
         let expected: Vec<_> = (0..100).filter(is_for).map(|n| format!("foreign-{n}")).collect();
-        assert_eq!(heard, expected, "{}", client.user);
+        assert_eq!(received, expected, "{}", client.user);
     }
     for pod in &pods {
         for (reason, count) in
@@ -62,13 +65,13 @@ async fn foreign_events_reach_exactly_their_audiences_between_poison() {
             assert!((counted - count).abs() < 0.5, "{reason} at {}: {counted}", pod.name());
         }
         assert_eq!(pod.http.get("/readyz").await.status, 200);
-        let said = pod.output();
-        let ids = said.lines().filter(|line| line.contains("message rejected")).map(|line| {
+        let log = pod.output();
+        let ids = log.lines().filter(|line| line.contains("message rejected")).map(|line| {
             let id = line.split_once("message_id=\"").and_then(|(_, rest)| rest.split_once('"'));
-            id.unwrap_or_else(|| panic!("whose message? {line}")).0.to_owned()
+            id.unwrap_or_else(|| panic!("a rejection without message id: {line}")).0.to_owned()
         });
         let ids: HashSet<String> = ids.filter(|id| !id.is_empty()).collect();
-        assert_eq!(ids.len(), 5, "each by its own id: {said}");
+        assert_eq!(ids.len(), 5, "each message has its own id: {log}");
     }
 }
 

@@ -1,4 +1,7 @@
-//! RFC 6455 on the wire of a pod, by a client that can also break it. (`ci/autobahn` asks for the rest of it.)
+//! RFC 6455 on the wire of a pod, with a client that can break it.
+//!
+//! `ci/autobahn` tests the rest of the protocol. A broken frame must never affect another
+//! connection.
 
 use serde_json::json;
 
@@ -35,10 +38,10 @@ async fn pong_echoes_ping_even_between_fragments() {
     socket.send_frame(TEXT, br#"{"type":"ping","payload":{"a":""#, false).await;
     socket.send_frame(OpCode::from(9), b"\x00 not text \xff", true).await;
     assert_eq!(socket.receive_pong().await, b"\x00 not text \xff");
-    // A character cut in two, the second half in the third fragment
+    // One character is split: its second byte is in the third fragment
     socket.send_frame(MORE, b"\xc3", false).await;
     socket.send_frame(MORE, b"\xb6\"}}", true).await;
-    // The last that is answered, so that all before it was understood
+    // The answer to this last message proves that the pod understood all before it
     socket.send(json!({ "id": "1", "type": "subscribe", "payload": { "query": "{ nothing }" } })).await;
     assert_eq!(socket.receive().await.unwrap()["type"], "error");
 }

@@ -1,4 +1,6 @@
-//! GraphQL over plain HTTP: who is let in, what may be asked how, and what is read after it was written.
+//! GraphQL over plain HTTP: authentication, methods, limits, and reads after writes.
+//!
+//! Any HTTP client can use it. A request must never get a result without a valid token.
 
 use std::time::Duration;
 
@@ -122,7 +124,7 @@ async fn write_is_visible_at_once_here_soon_everywhere() {
 
 async fn read_everywhere(pods: &[Relay], name: &str) {
     for pod in pods {
-        eventually("every pod answers alike", PATIENCE, async || {
+        eventually("every pod returns the same templates", PATIENCE, async || {
             (pod.template_names().await == [name]).then_some(())
         })
         .await;
@@ -169,13 +171,13 @@ async fn pod_compresses_only_large_plain_answers() {
 
 #[tokio::test]
 async fn client_gets_503_while_keys_are_missing() {
-    let nobody = free_ports(1);
+    let closed_port = free_ports(1);
     let setup = Setup::new("pod").set("RELAY_AUTH", "jwt");
-    let pod = setup.set("RELAY_JWT_JWKS", format!("http://127.0.0.1:{nobody}/keys")).launch();
+    let pod = setup.set("RELAY_JWT_JWKS", format!("http://127.0.0.1:{closed_port}/keys")).launch();
     let answered =
         async || pod.http.try_get("/livez").await.filter(|answer| answer.status == 200).map(|_| ());
-    eventually("it is alive", PATIENCE, answered).await;
-    // Three parts in base64: whether it is any good, only the keys could tell
+    eventually("the pod is alive", PATIENCE, answered).await;
+    // A well-formed token: only the keys could show whether it is valid
     let token = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImEifQ.eyJzdWIiOiI0IiwiZXhwIjo5OTk5OTk5OTk5fQ.AAAA";
     let answer = pod.http.graphql(token, "{ locations { id } }", Value::Null).await;
     assert_eq!((answer.status, &*answer.code()), (503, "UNAUTHENTICATED"), "{answer:?}");
@@ -201,7 +203,7 @@ async fn head_of_64_kib_is_too_large() {
     let pod = Setup::new("pod").start().await;
     let mut socket = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
     let mut head = b"GET /graphql HTTP/1.1\r\nhost: a\r\nx: ".to_vec();
-    // Not a byte more, or the pod would close with something unread, and that resets the connection
+    // Exactly the limit: with unread bytes the pod's close would reset the connection
     head.resize(64 << 10, b'x');
     socket.write_all(&head).await.unwrap();
     let mut answer = String::new();
@@ -211,21 +213,21 @@ async fn head_of_64_kib_is_too_large() {
 
 #[tokio::test]
 async fn pending_sockets_have_places_of_their_own() {
-    const MOST: usize = 1_024;
+    const MAX_PENDING: usize = 1_024;
     crate::crowd::allow_open_files();
     let pod = Setup::new("pod").start().await;
     let mut watching = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;
-    let mut strangers = Vec::new();
+    let mut pending = Vec::new();
     let port = pod.port();
-    while strangers.len() < MOST {
-        strangers.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    while pending.len() < MAX_PENDING {
+        pending.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
     }
     let mut next = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     next.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     let mut answer = [0; 12];
     let waiting = timeout(Duration::from_millis(500), next.read_exact(&mut answer)).await;
-    assert!(waiting.is_err(), "there is no place for it");
-    drop(strangers);
+    assert!(waiting.is_err(), "there is no place for the next socket");
+    drop(pending);
     timeout(PATIENCE, next.read_exact(&mut answer)).await.unwrap().unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
     pod.add_template("ZOWI", "undisturbed", Some(&["3"])).await;

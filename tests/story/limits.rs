@@ -1,4 +1,7 @@
-//! What one connection may take, and that no more than itself suffers when it takes too much.
+//! Limits of one connection and of a pod.
+//!
+//! Limits keep one client from harming others. A limit that is hit must never end another
+//! connection.
 
 use std::time::Duration;
 
@@ -13,7 +16,7 @@ use crate::support::{Client, Dialect, End, PATIENCE, Relay, Setup, Socket, watch
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_client_ends_without_loss_for_others() {
-    // More than the sockets between them can hold: 300 events of some 70 KB
+    // More than the socket buffers can hold: 300 events of about 70 KB
     const EVENTS: usize = 300;
     let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "8MiB").start().await;
     let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO", "ZEWI"]).await;
@@ -25,7 +28,7 @@ async fn slow_client_ends_without_loss_for_others() {
     let names: Vec<_> = (0..EVENTS).map(|n| format!("event-{n}")).collect();
     for name in &names {
         pod.add_template("ZOWI", name, Some(&locations)).await;
-        // Step by step, so that a busy machine makes nobody slow but the one who does not read
+        // One by one, so that even on a busy machine only the client that does not read is slow
         assert_eq!(fast.next().await, *name);
     }
 
@@ -33,12 +36,13 @@ async fn slow_client_ends_without_loss_for_others() {
     pod.until_metric("relay_connections", 1.0).await;
     let ends = pod.metric_of("relay_connection_ends_total", "reason=\"slow\"").await;
     assert!((ends - 1.0).abs() < 0.5, "{ends}");
-    // What it did get is whole and in order; the code comes through only if it reads again in time
-    let (told, end) = slow.socket.receive_to_end().await;
-    let told: Vec<_> =
-        told.iter().map(|message| &message["payload"]["data"]["templateAdded"]["name"]).collect();
-    assert_eq!(told, names[..told.len()].iter().collect::<Vec<_>>());
-    assert!(told.len() < EVENTS);
+    // What it received is complete and in order. It gets the close code only if it reads again in
+    // time
+    let (received, end) = slow.socket.receive_to_end().await;
+    let received: Vec<_> =
+        received.iter().map(|message| &message["payload"]["data"]["templateAdded"]["name"]).collect();
+    assert_eq!(received, names[..received.len()].iter().collect::<Vec<_>>());
+    assert!(received.len() < EVENTS);
     assert!([1013, 1006].contains(&end.code), "{end:?}");
 }
 
@@ -63,20 +67,21 @@ async fn excess_watcher_is_refused_and_others_stay() {
 async fn full_pod_refuses_until_connection_leaves() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS", "1").start().await;
     let client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
-    turned_away(&pod, "too many connections").await;
+    assert_turned_away(&pod, "too many connections").await;
 
     client.socket.close().await;
     pod.until_metric("relay_connections", 0.0).await;
     Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
 }
 
-/// One WebSocket too many: a page reads nothing but a close, and stock clients come back after this one.
-async fn turned_away(pod: &Relay, reason: &str) {
+/// Asserts that a pod accepts the handshake and closes with 1013. A page can read nothing but a
+/// close, and stock clients reconnect after this code.
+async fn assert_turned_away(pod: &Relay, reason: &str) {
     for dialect in [Dialect::Transport, Dialect::Legacy] {
         let mut socket = Socket::open(pod.port(), Some(dialect.subprotocol())).await;
         assert_eq!(socket.subprotocol.as_deref(), Some(dialect.subprotocol()));
-        let (told, end) = socket.receive_to_end().await;
-        assert_eq!((told, end), (vec![], End { code: 1013, reason: reason.to_owned() }));
+        let (received, end) = socket.receive_to_end().await;
+        assert_eq!((received, end), (vec![], End { code: 1013, reason: reason.to_owned() }));
     }
 }
 
@@ -89,7 +94,7 @@ async fn foreign_origin_gets_no_socket_and_no_preflight() {
         let expected = if status == 101 { origin } else { "" };
         assert_eq!(allowed.header("access-control-allow-origin"), expected, "{allowed:?}");
     }
-    // Programs are no pages, and say no origin
+    // Programs other than browsers send no origin
     Socket::open(pod.port(), Some("graphql-transport-ws")).await;
 }
 
@@ -117,7 +122,7 @@ async fn queries_and_mutations_run_over_socket_too() {
 async fn one_address_cannot_take_all_places() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS_PER_ADDRESS", "1").start().await;
     let client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
-    turned_away(&pod, "too many connections from this address").await;
+    assert_turned_away(&pod, "too many connections from this address").await;
     assert!(pod.template_names().await.is_empty(), "a query is no connection");
 
     client.socket.close().await;
@@ -141,7 +146,7 @@ async fn pod_cuts_endless_head_and_refuses_large_one() {
     slow.write_all(b"GET /graphql HTTP/1.1\r\nhost: a\r\nx: ").await.unwrap();
     let mut large = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
     let head = format!("GET /graphql HTTP/1.1\r\nhost: a\r\nx: {}", "x".repeat(70_000));
-    // It may be refused, and the socket closed, before all of it is written.
+    // The pod may refuse the head and close the socket before all of it is written.
     large.write_all(head.as_bytes()).await.ok();
     let mut answer = Vec::new();
     large.read_to_end(&mut answer).await.ok();
@@ -151,7 +156,7 @@ async fn pod_cuts_endless_head_and_refuses_large_one() {
         String::from_utf8_lossy(&answer)
     );
     let mut answer = Vec::new();
-    timeout(PATIENCE, slow.read_to_end(&mut answer)).await.expect("it is cut off").ok();
+    timeout(PATIENCE, slow.read_to_end(&mut answer)).await.expect("the pod cuts the head off").ok();
     assert!(pod.template_names().await.is_empty());
 }
 
@@ -159,14 +164,14 @@ async fn pod_cuts_endless_head_and_refuses_large_one() {
 async fn small_window_replays_what_it_still_covers() {
     let setup = Setup::new("pod").set("RELAY_REPLAY_WINDOW", "3s").set("RELAY_REPLAY_BYTES", "4KiB");
     let pod = setup.set("RELAY_QUEUE_BYTES", "1KiB").set("RELAY_HEARTBEAT_INTERVAL", "500ms").start().await;
-    // Longer than the window, after which a new pod's own beginning does not matter any more.
+    // Longer than the window: from then on the start of the pod does not matter.
     sleep(Duration::from_secs(4)).await;
     let mut client = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await.pop().unwrap();
     pod.add_template("ZOWI", "seen", Some(&["3"])).await;
-    let told = client.socket.receive().await.unwrap();
+    let received = client.socket.receive().await.unwrap();
     let document = format!(
         "subscription {{ templateAdded(after: {}) {{ name }} }}",
-        told["payload"]["extensions"]["cursor"]
+        received["payload"]["extensions"]["cursor"]
     );
     client.socket.close().await;
     pod.add_template("ZOWI", "missed", Some(&["3"])).await;
@@ -179,6 +184,6 @@ async fn small_window_replays_what_it_still_covers() {
     client.until_all(["later".to_owned()]).await;
     let mut client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     client.start("watch", &document).await;
-    let told = client.socket.receive().await.unwrap();
-    assert_eq!(told["payload"]["extensions"]["gap"]["reason"], "WINDOW_EXCEEDED", "{told}");
+    let received = client.socket.receive().await.unwrap();
+    assert_eq!(received["payload"]["extensions"]["gap"]["reason"], "WINDOW_EXCEEDED", "{received}");
 }

@@ -1,4 +1,7 @@
-//! What a pod writes on its log: a line for each connection, and nothing that is anybody's secret.
+//! Log of a pod: one line for each connection, and nothing secret.
+//!
+//! Logs are kept longer and read by more people than the data. They must never hold payloads,
+//! tokens or addresses.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
@@ -7,13 +10,15 @@ use crate::support::{
     Dialect, EVENTS, PATIENCE, Relay, Setup, Streamed, Topic, USERS, eventually, post, request, watchers_on,
 };
 
-/// Said by a client, to be found nowhere.
-const NAME: &str = "a template nobody shall read of";
-const TOKEN: &str = "a-token-that-lets-nobody-in";
-/// What a balancer says of a client, and a client of itself.
+/// Text from a client that no log line may contain.
+const NAME: &str = "a template name that no log may hold";
+/// Token of no user, which no log line may contain.
+const TOKEN: &str = "a-token-of-no-user";
+/// Client address in the headers of a balancer, which no log line may contain.
 const ADDRESS: &str = "203.0.113.7";
 
-/// Watches by SSE, and mutates over HTTP and by SSE, rightly and wrongly. Returns how many streams began.
+/// Watches by SSE, and sends valid and invalid mutations over HTTP and SSE. Returns the number of
+/// streams that the pod logs.
 async fn without_a_websocket(pod: &Relay) -> usize {
     let from = |request: RequestBuilder| {
         request.header("x-forwarded-for", ADDRESS).header("forwarded", format!("for={ADDRESS}"))
@@ -62,20 +67,20 @@ async fn log_has_no_payload_token_or_client_address() {
         drop(clients);
         let streams = without_a_websocket(&pod).await;
         pod.until_metric("relay_connections", 0.0).await;
-        let said = eventually("all ends are told", PATIENCE, async || {
-            let said = pod.output();
-            (said.matches("connection ended").count() == USERS.len() + streams).then_some(said)
+        let log = eventually("the end of each connection is logged", PATIENCE, async || {
+            let log = pod.output();
+            (log.matches("connection ended").count() == USERS.len() + streams).then_some(log)
         })
         .await;
 
-        assert!(said.matches("event dispatched").count() >= 3, "noisy enough: {said}");
-        for line in said.lines().filter(|line| !line.contains("pod started")) {
+        assert!(log.matches("event dispatched").count() >= 3, "the log has too few lines: {log}");
+        for line in log.lines().filter(|line| !line.contains("pod started")) {
             for secret in [NAME, TOKEN, "Bearer", "ZOWI", "ZOLO", "127.0.0.1", ADDRESS] {
                 assert!(!line.contains(secret), "{secret}: {line}");
             }
         }
         if format == "json" {
-            let lines = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
             let ends: Vec<_> = lines.filter(|line| line["message"] == "connection ended").collect();
             assert!(ends.iter().all(|line| line["severity"] == "INFO"), "{ends:?}");
             let of = |transport| ends.iter().filter(move |line| line["transport"] == transport);

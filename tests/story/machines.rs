@@ -1,4 +1,6 @@
-//! What machines see of a pod: probes, and metrics that tell what happened.
+//! Routes for machines: probes and metrics.
+//!
+//! Alerts and the autoscaler depend on the metrics. Code and `docs/TELEMETRY.md` must never differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,15 +11,15 @@ use crate::support::{
     Client, Dialect, Http, PATIENCE, Setup, Topic, USERS, eventually, free_ports, watchers_on,
 };
 
-/// What is known of a metric.
+/// Kind and labels of a metric.
 #[derive(Debug, PartialEq, Eq)]
 struct Metric {
     kind: String,
     labels: BTreeSet<String>,
 }
 
-/// Returns the metrics of `docs/TELEMETRY.md`, by Prometheus' name. Checks that the other name fits,
-/// and that each metric has a row and a list item with its meaning.
+/// Returns the metrics of `docs/TELEMETRY.md`, by Prometheus' name. Checks that the other name
+/// fits, and that each metric has a row and a list item with its meaning.
 fn documented() -> BTreeMap<String, Metric> {
     let document = include_str!("../../docs/TELEMETRY.md");
     let (_, section) = document.split_once("## Metrics").unwrap();
@@ -48,7 +50,7 @@ fn documented() -> BTreeMap<String, Metric> {
     metrics
 }
 
-/// The same of a scrape.
+/// Returns the metrics of a scrape, by name.
 fn scraped(text: &str) -> BTreeMap<String, Metric> {
     let mut metrics = BTreeMap::new();
     for line in text.lines() {
@@ -59,7 +61,7 @@ fn scraped(text: &str) -> BTreeMap<String, Metric> {
             let name =
                 ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
             let labels = rest.split("=\"").filter_map(|part| part.rsplit(['{', ',', '"']).next());
-            // the last part has the last value, and what is left of the line
+            // the last part is the last label's value with the rest of the line
             let mut labels: Vec<_> = labels.map(str::to_owned).collect();
             labels.pop();
             let labels = labels.into_iter().filter(|label| label != "le");
@@ -69,10 +71,10 @@ fn scraped(text: &str) -> BTreeMap<String, Metric> {
     metrics
 }
 
-/// What no story moves by itself: the machine's work, and heartbeats, which come with time.
+/// Prefixes of metrics that move with time alone: the process's own, and heartbeats.
 const MOVED_BY_TIME: [&str; 2] = ["process_", "relay_heartbeats_total"];
 
-/// The counters of a scrape, and how often something was measured by each histogram, by series.
+/// Returns the counters of a scrape and the counts of its histograms, by series.
 fn counters(text: &str) -> BTreeMap<String, f64> {
     let metrics = scraped(text);
     let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
@@ -86,7 +88,7 @@ fn counters(text: &str) -> BTreeMap<String, f64> {
     series.collect()
 }
 
-/// The whole of what moved from one scrape to another.
+/// Returns all differences between two scrapes.
 fn moved(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> BTreeMap<String, f64> {
     let difference = |(series, value): (&String, &f64)| {
         (series.clone(), value - before.get(series).copied().unwrap_or_default())
@@ -94,7 +96,7 @@ fn moved(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> BTree
     after.iter().map(difference).filter(|(_, by)| *by != 0.0).collect()
 }
 
-/// The sum of a metric over all series of all these pods.
+/// Returns the sum of a metric over all series of all these pods.
 async fn sum(pods: &[Http], name: &str) -> f64 {
     let mut sum = 0.0;
     for pod in pods {
@@ -116,29 +118,32 @@ async fn scrape(pods: &[Http]) -> Vec<BTreeMap<String, f64>> {
     join_all(pods.iter().map(async |pod| counters(&pod.get("/metrics").await.text))).await
 }
 
-/// What the tutorial's story moves on a pod whose user wrote (`author`), was told (`told`), or neither.
-fn by_the_story(author: bool, told: bool) -> BTreeMap<String, f64> {
+/// Returns what the tutorial's story moves on a pod, depending on whether its user is the author or
+/// receives the event.
+fn moved_by_story(is_author: bool, receives: bool) -> BTreeMap<String, f64> {
     let everywhere = ["relay_events_received_total"];
     let authors =
         [r#"relay_publishes_total{outcome="acknowledged"}"#, "relay_publish_duration_seconds_count"];
-    let tolds = [
+    let receivers = [
         "relay_events_matched_total",
         r#"relay_deliveries_total{transport="ws"}"#,
         r#"relay_delivery_latency_seconds_count{transport="ws"}"#,
     ];
-    let moved =
-        everywhere.iter().chain(authors.iter().filter(|_| author)).chain(tolds.iter().filter(|_| told));
+    let moved = everywhere
+        .iter()
+        .chain(authors.iter().filter(|_| is_author))
+        .chain(receivers.iter().filter(|_| receives));
     moved.map(|&series| (series.to_owned(), 1.0)).collect()
 }
 
-/// On the in-memory broker, which repeats nothing, so that every count is exact.
+/// Uses the in-memory broker, which repeats nothing, so that every count is exact.
 #[tokio::test(flavor = "multi_thread")]
 async fn tutorial_story_moves_exactly_expected_counters() {
     const BYTES: &str = r#"relay_delivered_bytes_total{transport="ws"}"#;
     let cluster = Setup::cluster().set("JAVA_HOME", "/nowhere").start().await;
     let pods: Vec<_> = (cluster.port()..cluster.port() + 4).map(Http::new).collect();
     until_sum(&pods, "relay_ready", 4.0).await;
-    eventually("it says which broker it has", PATIENCE, async || {
+    eventually("the log names the broker", PATIENCE, async || {
         cluster.output().contains("in-memory broker").then_some(())
     })
     .await;
@@ -158,11 +163,11 @@ async fn tutorial_story_moves_exactly_expected_counters() {
     until_sum(&pods, "relay_events_received_total", 4.0).await;
     until_sum(&pods, "relay_delivery_latency_seconds_count", 2.0).await;
     for ((user, before), after) in USERS.iter().zip(&before).zip(&scrape(&pods).await) {
-        let (author, told) = (*user == "ZOWI", ["ZOLO", "ZEWI"].contains(user));
+        let (is_author, receives) = (*user == "ZOWI", ["ZOLO", "ZEWI"].contains(user));
         let mut moved = moved(before, after);
         let bytes = moved.remove(BYTES).unwrap_or_default();
-        assert_eq!(bytes > 100.0, told, "{user}: {bytes}");
-        assert_eq!(moved, by_the_story(author, told), "{user}");
+        assert_eq!(bytes > 100.0, receives, "{user}: {bytes}");
+        assert_eq!(moved, moved_by_story(is_author, receives), "{user}");
     }
     for (name, value) in
         [("relay_connections", 4.0), ("relay_events_matched_total", 2.0), ("relay_deliveries_total", 2.0)]
@@ -187,7 +192,7 @@ async fn telemetry_document_lists_exactly_shown_metrics() {
     let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;
     pod.add_template("ZOWI", "one", Some(&["3"])).await;
     clients[0].next().await;
-    assert_eq!(pod.http.graphql("nobody", "{ locations { id } }", Value::Null).await.status, 401);
+    assert_eq!(pod.http.graphql("unknown", "{ locations { id } }", Value::Null).await.status, 401);
     let long = format!("{{ {} }}", "locations { id } ".repeat(400));
     assert_eq!(pod.http.graphql("ZOWI", &long, Value::Null).await.code(), "GRAPHQL_VALIDATION_FAILED");
 
@@ -228,12 +233,12 @@ async fn each_limit_counts_its_refusals_by_name() {
         refused(limit).await;
     }
     let large = " ".repeat(1 << 20);
-    // the pod closes that socket: it is not to be the one that is used again
+    // the pod closes that socket, so the client's own connection must not be used for it
     let answer = Http::new(pod.port()).graphql("ZOWI", &large, Value::Null).await;
     assert_eq!(answer.status, 413);
     refused("body").await;
     let mut client = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await.pop().unwrap();
-    // told so by a close
+    // the pod accepts the handshake and refuses with a close
     assert_eq!(pod.http.upgrade(None).await.status, 101);
     refused("connections").await;
     client.start("second", "subscription { templateAdded { id } }").await;
@@ -247,7 +252,7 @@ async fn admin_and_client_addresses_share_no_route() {
     let setup = Setup::new("pod").set("RELAY_ADMIN_LISTEN", format!("127.0.0.1:{admin}"));
     let pod = setup.launch();
     let machines = Http::new(admin);
-    eventually("it is ready", PATIENCE, async || {
+    eventually("the pod is ready", PATIENCE, async || {
         machines.try_get("/readyz").await.filter(|answer| answer.status == 200)
     })
     .await;

@@ -1,13 +1,15 @@
-//! The relay from outside: real processes, Google's emulator, real sockets. Each module tells one part of the story.
+//! The relay from outside: real processes, Google's emulator, real sockets. Each module tests one
+//! part of the story.
 //!
-//! To prove that somebody was *not* told, no test sleeps. It publishes a last template for everybody once the pods are
-//! known to have passed the one in question (some watcher on each of them was told of it): a pod dispatches one event
-//! after the other and a connection delivers in that order, so whoever hears of the last has heard all before it.
+//! To prove that a client does *not* receive an event, no test may ever sleep. Instead it waits
+//! until some watcher on each pod has received the event in question. Then it publishes a last
+//! template that matches every viewer. A pod dispatches events one after the other and a connection
+//! delivers in that order: a client that receives the last template has received all before it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 #[path = "../support/mod.rs"]
-#[expect(dead_code, reason = "some of it is for the tests of chaos only")]
+#[expect(dead_code, reason = "only the chaos binary uses some of it")]
 mod support;
 
 mod closes;

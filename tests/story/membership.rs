@@ -1,4 +1,7 @@
-//! Pods that know of each other by their heartbeats: who lives, what is orphaned, and what was lost.
+//! Membership by heartbeats: which pods are alive, which feeds are orphans, and which events were
+//! lost.
+//!
+//! Heartbeats also protect feeds. The janitor must never delete the feed of a living pod.
 
 use std::time::Duration;
 
@@ -10,18 +13,18 @@ use crate::{
     support::{Client, Dialect, Message, PATIENCE, Relay, Setup, Topic, eventually, free_ports, watchers_on},
 };
 
-/// A pod that heartbeats often.
-fn lively(name: &str, topic: &Topic) -> Setup {
+/// Returns a setup with short heartbeat intervals.
+fn short_intervals(name: &str, topic: &Topic) -> Setup {
     let setup = Setup::new(name).topic(topic);
     setup.set("RELAY_HEARTBEAT_INTERVAL", "1s").set("RELAY_ORPHAN_AFTER", "4s")
 }
 
-async fn three(topic: &Topic) -> Vec<Relay> {
-    join_all(["one", "two", "three"].map(|name| lively(name, topic).start())).await
+async fn three_pods(topic: &Topic) -> Vec<Relay> {
+    join_all(["one", "two", "three"].map(|name| short_intervals(name, topic).start())).await
 }
 
 async fn until_membership(pod: &Relay, pods: u64, connections: u64) {
-    eventually("every pod knows the membership", PATIENCE, async || {
+    eventually("every pod has the membership", PATIENCE, async || {
         let readiness = pod.http.get("/readyz").await.json();
         (readiness["membership"] == json!({ "pods": pods, "connections": connections })).then_some(())
     })
@@ -31,7 +34,7 @@ async fn until_membership(pod: &Relay, pods: u64, connections: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn janitor_deletes_only_feed_of_killed_pod() {
     let Some(topic) = Topic::fresh().await else { return };
-    let mut pods = three(&topic).await;
+    let mut pods = three_pods(&topic).await;
     let clients = watchers_on(&pods[0], Dialect::Transport, &["ZOLO", "ZEWI"]).await;
     for pod in &pods {
         until_membership(pod, 3, 2).await;
@@ -61,10 +64,10 @@ async fn janitor_deletes_only_feed_of_killed_pod() {
 #[tokio::test(flavor = "multi_thread")]
 async fn restarted_pod_deletes_its_earlier_feed() {
     let Some(topic) = Topic::fresh().await else { return };
-    // The janitor would not for minutes
+    // With the default settings the janitor would delete nothing for minutes
     let again = || Setup::new("pod").topic(&topic);
     let mut pod = again().start().await;
-    let earlier = eventually("it has one feed", PATIENCE, async || {
+    let earlier = eventually("the pod has one feed", PATIENCE, async || {
         Some(topic.feeds_of("pod").await).filter(|feeds| feeds.len() == 1)
     })
     .await;
@@ -80,7 +83,7 @@ async fn restarted_pod_deletes_its_earlier_feed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn janitor_deletes_twenty_feeds_at_once() {
     let Some(topic) = Topic::fresh().await else { return };
-    let pod = lively("pod", &topic).start().await;
+    let pod = short_intervals("pod", &topic).start().await;
     for n in 0..25 {
         topic.make_orphan(&format!("dead{n}")).await;
     }
@@ -96,8 +99,9 @@ async fn janitor_deletes_twenty_feeds_at_once() {
     assert!(steps.windows(2).all(|steps| steps[1] - steps[0] <= 20.0), "{steps:?}");
 }
 
-/// Waits for the gap that the loss must bring, and for events after it.
-async fn tells_the_gap(pod: &mut Relay, topic: &Topic, client: &mut Client, cursor: &str) {
+/// Asserts that the watcher gets a gap notice and later events, and that a client that resumes gets
+/// one too.
+async fn assert_gap_reported(pod: &mut Relay, topic: &Topic, client: &mut Client, cursor: &str) {
     let notice = client.socket.receive().await.unwrap();
     assert_eq!(notice["payload"]["data"], json!({ "templateAdded": null }), "{notice}");
     assert_eq!(notice["payload"]["extensions"]["gap"]["reason"], "FEED_LOST", "{notice}");
@@ -105,7 +109,7 @@ async fn tells_the_gap(pod: &mut Relay, topic: &Topic, client: &mut Client, curs
     topic.publish([Message::template("after", &["3"])]).await;
     assert_eq!(client.next().await, "after");
 
-    // Whoever comes back from before is told as well
+    // A client that resumes with an older cursor gets a gap notice too
     let mut resuming = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     let query = format!("subscription {{ templateAdded(after: {}) {{ name }} }}", Value::from(cursor));
     resuming.start("watch", &query).await;
@@ -113,23 +117,23 @@ async fn tells_the_gap(pod: &mut Relay, topic: &Topic, client: &mut Client, curs
     assert_eq!(notice["payload"]["extensions"]["gap"]["reason"], "WINDOW_EXCEEDED", "{notice}");
 }
 
-/// A pod, a watcher on it, and the cursor of an event that it was told of.
-async fn watched(topic: &Topic) -> (Relay, Client, String) {
-    let pod = lively("pod", topic).start().await;
+/// Starts a pod with a watcher. Returns both and the cursor of an event that the watcher received.
+async fn watched_pod(topic: &Topic) -> (Relay, Client, String) {
+    let pod = short_intervals("pod", topic).start().await;
     let mut client = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await.pop().unwrap();
     topic.publish([Message::template("before", &["3"])]).await;
-    let told = client.socket.receive().await.unwrap();
-    assert_eq!(told["payload"]["data"]["templateAdded"]["name"], "before", "{told}");
-    let cursor = told["payload"]["extensions"]["cursor"].as_str().unwrap().to_owned();
+    let message = client.socket.receive().await.unwrap();
+    assert_eq!(message["payload"]["data"]["templateAdded"]["name"], "before", "{message}");
+    let cursor = message["payload"]["extensions"]["cursor"].as_str().unwrap().to_owned();
     (pod, client, cursor)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pod_reports_gap_after_topic_is_deleted() {
     let Some(topic) = Topic::fresh().await else { return };
-    let (mut pod, mut client, cursor) = watched(&topic).await;
+    let (mut pod, mut client, cursor) = watched_pod(&topic).await;
     topic.drop().await;
-    tells_the_gap(&mut pod, &topic, &mut client, &cursor).await;
+    assert_gap_reported(&mut pod, &topic, &mut client, &cursor).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,11 +141,11 @@ async fn pod_reports_gap_after_broker_restarts_empty() {
     let Some(topic) = Topic::fresh().await else { return };
     let host = format!("127.0.0.1:{}", free_ports(1));
     let bridge = Bridge::open(&host, topic.host()).await;
-    let (mut pod, mut client, cursor) = watched(&topic.seen_at(&host)).await;
+    let (mut pod, mut client, cursor) = watched_pod(&topic.seen_at(&host)).await;
     let (topic, emulator) = topic.anew().await;
     drop(bridge);
     let _bridge = Bridge::open(&host, topic.host()).await;
-    tells_the_gap(&mut pod, &topic, &mut client, &cursor).await;
+    assert_gap_reported(&mut pod, &topic, &mut client, &cursor).await;
     pod.kill();
     emulator.stop().await;
 }

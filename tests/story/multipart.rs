@@ -1,4 +1,6 @@
-//! Apollo's multipart protocol.
+//! Apollo's multipart protocol for subscriptions.
+//!
+//! Apollo's clients can use it instead of a WebSocket. A body that is cut must never look complete.
 
 use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};

@@ -1,4 +1,7 @@
 //! Server-sent events: graphql-sse's two modes, and what an `EventSource` does by itself.
+//!
+//! An `EventSource` reconnects with the id of its last event. A stream that is cut must never end
+//! with `complete`.
 
 use std::{pin::pin, time::Duration};
 
@@ -35,7 +38,7 @@ async fn tutorial_story_continues_on_another_pod() {
     for stream in &mut streams[1..3] {
         let (event, id, data) = stream.event().await.unwrap();
         assert_eq!((&*event, name(&data)), ("next", "for location 3"));
-        assert_eq!(data["extensions"]["cursor"], id, "an EventSource comes back with the cursor");
+        assert_eq!(data["extensions"]["cursor"], id, "an EventSource reconnects with the cursor");
         last = id;
     }
     pods[1].add_template("ZOLO", "for everybody", Some(&EVERYWHERE)).await;
@@ -50,7 +53,7 @@ async fn tutorial_story_continues_on_another_pod() {
     while names.last().is_none_or(|name| name != "for everybody") {
         names.push(name(&back.event().await.unwrap().2).to_owned());
     }
-    // What is within the margin comes again
+    // Events within the margin are repeated
     assert!(names == ["for everybody"] || names == ["for location 3", "for everybody"], "{names:?}");
 }
 
@@ -67,7 +70,7 @@ async fn head_comes_at_once_with_cursor() {
     let block = stream.block().await.unwrap();
     let cursor = block.strip_prefix("id: ").unwrap();
 
-    // Who is cut off before the first result misses nothing either
+    // A client that is cut off before its first result misses nothing either
     drop(stream);
     pod.add_template("ZOWI", "missed", Some(&["3"])).await;
     let mut stream = Streamed::open(EVENTS, post(&pod, "ZOLO", WATCH).header("last-event-id", cursor)).await;
@@ -145,7 +148,7 @@ async fn draining_pod_cuts_stream_without_complete() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_client_is_cut_and_costs_others_nothing() {
-    // More than the sockets between them can hold: 300 events of some 70 KB
+    // More than the socket buffers can hold: 300 events of about 70 KB
     const EVENTS_SENT: usize = 300;
     let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "1MiB").start().await;
     let query = "subscription { templateAdded { name shareLocationIds } }";
@@ -165,16 +168,16 @@ async fn slow_client_is_cut_and_costs_others_nothing() {
     let ends = pod.metric_of("relay_connection_ends_total", "reason=\"slow\"").await;
     assert!((ends - 1.0).abs() < 0.5, "{ends}");
     let mut slow = slow;
-    let mut told = 0;
+    let mut received = 0;
     let end = loop {
         match slow.event().await {
-            Ok((_, _, data)) => assert_eq!(name(&data), format!("event-{told}")),
+            Ok((_, _, data)) => assert_eq!(name(&data), format!("event-{received}")),
             Err(end) => break end,
         }
-        told += 1;
+        received += 1;
     };
     assert_eq!(end, BodyEnd::Cut);
-    assert!(told < EVENTS_SENT);
+    assert!(received < EVENTS_SENT);
 }
 
 #[tokio::test]
@@ -199,7 +202,7 @@ async fn client_away_too_long_gets_gap() {
     assert_eq!(name(&back.event().await.unwrap().2), "live again");
 }
 
-/// A reservation's token.
+/// Reserves a stream and returns its token.
 async fn reserve(pod: &Relay, user: &str) -> String {
     let response = request(pod, Method::PUT, user).send().await.unwrap();
     assert_eq!(response.status(), 201);
@@ -207,7 +210,7 @@ async fn reserve(pod: &Relay, user: &str) -> String {
     response.text().await.unwrap()
 }
 
-/// The status of an operation on the stream.
+/// Submits an operation to the stream and returns the status.
 async fn submit(pod: &Relay, user: &str, token: &str, id: Option<&str>, query: &str) -> u16 {
     let body = json!({ "query": query, "extensions": { "operationId": id } }).to_string();
     let request = request(pod, Method::POST, user).header("content-type", "application/json");
@@ -286,7 +289,7 @@ async fn results_wait_until_client_reads() {
         ask("4").await
     };
     select! {
-        told = &mut waiting => panic!("there was room: {told:?}"),
+        statuses = &mut waiting => panic!("the queue had room: {statuses:?}"),
         status = full => assert_eq!(status, 429),
     }
     let mut stream = Streamed::open(EVENTS, request(&pod, Method::GET, "ZOLO").header(TOKEN, &token)).await;
@@ -309,13 +312,13 @@ async fn unread_reservation_takes_place_and_ends_soon() {
     assert_eq!(late.response.status(), 404);
 }
 
-/// Whether the pod still holds the socket of this client.
+/// Returns whether the pod still holds the socket of this client.
 fn holds_socket_of(pod: &Relay, client: u16) -> bool {
     let ends = format!(":{:04X} 0100007F:{client:04X} ", pod.port());
     std::fs::read_to_string("/proc/net/tcp").unwrap().lines().any(|line| line.contains(&ends))
 }
 
-/// A watcher's socket that takes little at a time.
+/// Opens a stream on a socket with a small receive buffer.
 async fn narrow(pod: &Relay, headers: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
@@ -330,7 +333,7 @@ async fn narrow(pod: &Relay, headers: &str) -> TcpStream {
     socket
 }
 
-/// Templates whose results have 60 KB each.
+/// Adds templates whose results have 60 KB each.
 pub(crate) async fn add_large(pod: &Relay, count: usize) {
     let mut locations: Vec<String> = (0..999).map(|n| format!("{n:-<60}")).collect();
     locations.push("3".to_owned());
@@ -349,29 +352,29 @@ async fn replay_continues_as_soon_as_client_reads() {
     add_large(&pod, EVENTS).await;
     let mut socket = narrow(&pod, &format!("last-event-id: {cursor}\r\n")).await;
     let mut lines = BufReader::new(&mut socket).lines();
-    let mut heard = 0;
-    // Far less than one sign of life for each portion
+    let mut results = 0;
+    // Far less than a keep-alive interval for each portion
     let all = timeout(Duration::from_secs(20), async {
-        while heard < EVENTS {
-            heard += usize::from(lines.next_line().await.unwrap().unwrap() == "event: next");
+        while results < EVENTS {
+            results += usize::from(lines.next_line().await.unwrap().unwrap() == "event: next");
         }
     });
     let is_all = all.await.is_ok();
-    assert!(is_all, "{heard} of {EVENTS}");
+    assert!(is_all, "{results} of {EVENTS}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stuck_client_releases_its_socket() {
-    // Longer than the 24 s for which it may take nothing, found at the next of the signs of life
+    // Longer than the 24 s without progress that end a client, checked at the next keep-alive
     const LIMIT: Duration = Duration::from_secs(90);
     let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "64MiB").start().await;
     let stuck = narrow(&pod, "").await;
     pod.until_metric("relay_watchers", 1.0).await;
     let port = stuck.local_addr().unwrap().port();
     assert!(holds_socket_of(&pod, port));
-    // More than the kernel takes, and less than the queue
+    // More than the kernel buffers, and less than the queue
     add_large(&pod, 60).await;
-    eventually("nothing is left of it", LIMIT, async || {
+    eventually("nothing of the client is left", LIMIT, async || {
         let left = pod.metric("relay_connections").await + pod.metric("relay_watchers").await;
         (left == 0.0 && !holds_socket_of(&pod, port)).then_some(())
     })

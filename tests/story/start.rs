@@ -1,4 +1,6 @@
-//! Starts that fail, or that must wait for the broker.
+//! Starts that fail, and starts that wait for the broker.
+//!
+//! A configuration error must end a pod at once. A missing broker must never end it: the pod waits.
 
 use std::{
     fs,
@@ -84,7 +86,7 @@ async fn pod_reports_fault_in_directory() {
     }
 }
 
-/// A file that goes with it.
+/// File that is deleted when dropped.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -104,12 +106,12 @@ impl Drop for Scratch {
 #[tokio::test(flavor = "multi_thread")]
 async fn pod_stopped_during_start_leaves_nothing() {
     let Some(topic) = Topic::fresh().await else { return };
-    // Takes the question, and never answers it.
+    // A server that accepts the connection and never answers.
     let issuer = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let keys = format!("http://{}/keys", issuer.local_addr().unwrap());
     let setup = Setup::new("pod").topic(&topic).set("RELAY_AUTH", "jwt").set("RELAY_JWT_JWKS", keys);
     let mut pod = setup.launch();
-    let _asked = timeout(PATIENCE, issuer.accept()).await.expect("it asks for keys").unwrap();
+    let _asked = timeout(PATIENCE, issuer.accept()).await.expect("the pod asks for keys").unwrap();
     pod.signal("TERM");
     let asked = Instant::now();
     assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.output());
@@ -123,7 +125,7 @@ async fn pod_is_alive_but_unready_without_broker() {
     let host = format!("127.0.0.1:{}", free_ports(1));
     let mut pod = Setup::new("pod").topic(&topic.seen_at(&host)).launch();
     let http = pod.http.clone();
-    eventually("it is up", PATIENCE, async || {
+    eventually("the pod is alive", PATIENCE, async || {
         http.try_get("/livez").await.filter(|answer| answer.status == 200)
     })
     .await;
@@ -142,14 +144,15 @@ async fn pod_is_alive_but_unready_without_broker() {
     assert!(pod.template_names().await.is_empty());
 
     let _bridge = Bridge::open(&host, topic.host()).await;
-    // The longest backoff, and some
+    // The longest backoff and a reserve
     pod.until_ready(Duration::from_secs(60)).await;
     let mut clients = watchers_on(&pod, crate::support::Dialect::Transport, &["ZOLO"]).await;
     topic.publish([Message::template("at last", &["3"])]).await;
     clients[0].until_all(["at last".to_owned()]).await;
 }
 
-/// An emulator, on which pods make their topic, but here they cannot.
+/// Puts a server before the emulator that lets no pod create its topic until the test has created
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn pod_is_alive_but_unready_without_topic() {
     let Some(topic) = Topic::fresh().await else { return };
@@ -190,14 +193,14 @@ async fn pod_is_alive_but_unready_without_topic() {
     clients[0].until_all(["at last".to_owned()]).await;
 }
 
-/// The emulator appears at another address: it passes on what comes there. It closes when dropped.
+/// Bridge that makes the emulator reachable at another address. It closes when dropped.
 pub(crate) struct Bridge {
     _tasks: JoinSet<()>,
 }
 
 impl Bridge {
     pub(crate) async fn open(at: &str, to: &str) -> Self {
-        // One that was here before may take a moment to go
+        // The port of an earlier bridge may take a moment to become free
         let listener =
             eventually("the address is free", PATIENCE, async || TcpListener::bind(at).await.ok()).await;
         let to = to.to_owned();
@@ -208,7 +211,7 @@ impl Bridge {
                 let to = to.clone();
                 connections.spawn(async move {
                     let mut far = TcpStream::connect(to).await.unwrap();
-                    // An error is one side's end, which is the other's too
+                    // An error means that one side ended, which ends the other too
                     copy_bidirectional(&mut near, &mut far).await.ok();
                 });
             }

@@ -1,4 +1,6 @@
-//! Signed tokens, from the outside: who is let in, and for how long.
+//! Signed tokens from outside: which tokens a pod accepts, and for how long.
+//!
+//! A connection lasts as long as its token. An expired token must never keep a connection open.
 
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use crate::support::{Client, Dialect, Relay, Setup, Socket};
 
 const SECRET: &str = "thirty-two bytes are just enough";
 
-/// The pod forgives clocks that are this many seconds apart.
+/// Seconds by which clocks may differ: the pod accepts a token this long after its expiry.
 const LEEWAY: u64 = 5;
 
 async fn pod() -> Relay {
@@ -44,13 +46,13 @@ async fn pod_accepts_only_good_tokens() {
 async fn expiring_token_ends_connection_with_4403() {
     let pod = pod().await;
     for dialect in [Dialect::Transport, Dialect::Legacy] {
-        // Two to three seconds of life, and a tenth of it at most
+        // The token is valid for two to three seconds more, plus a tenth of that at most
         let token = token("4", get_current_timestamp() + 3, SECRET);
         let connected = Instant::now();
         let mut client = Client::connect(pod.port(), dialect, &token).await;
         client.watch().await;
-        let (told, end) = client.socket.receive_to_end().await;
-        assert!(told.iter().all(|message| message["type"] != "complete"), "{told:?}");
+        let (messages, end) = client.socket.receive_to_end().await;
+        assert!(messages.iter().all(|message| message["type"] != "complete"), "{messages:?}");
         assert_eq!(end.code, 4403, "{dialect:?}");
         assert!(connected.elapsed() < Duration::from_secs(6), "{:?}", connected.elapsed());
     }
@@ -64,6 +66,6 @@ async fn expired_token_gets_no_ack() {
     let mut socket = Socket::open(pod.port(), Some(Dialect::Transport.subprotocol())).await;
     let payload = json!({ "Authorization": format!("Bearer {token}") });
     socket.send(json!({ "type": "connection_init", "payload": payload })).await;
-    let (told, end) = socket.receive_to_end().await;
-    assert_eq!((told, end.code), (vec![], 4403));
+    let (messages, end) = socket.receive_to_end().await;
+    assert_eq!((messages, end.code), (vec![], 4403));
 }

@@ -1,4 +1,7 @@
-//! What a collector is sent: one trace from a mutation on one pod to the feeds of all, and the metrics.
+//! Telemetry that a collector receives: one trace from a mutation on one pod to the feeds of all,
+//! and metrics.
+//!
+//! Operators follow an event across pods by its trace. A collector must never slow a pod down.
 
 use std::time::Duration;
 
@@ -15,20 +18,20 @@ fn named<'a>(spans: &'a [Value], name: &str) -> Vec<&'a Value> {
     spans.iter().filter(|span| span["name"] == name).collect()
 }
 
-/// The text of a span's attribute, or nothing.
+/// Returns the text of a span's attribute, or an empty text.
 fn attribute<'a>(span: &'a Value, key: &str) -> &'a str {
     let attributes = span["attributes"].as_array().unwrap();
     let found = attributes.iter().find(|attribute| attribute["key"] == key);
     found.and_then(|found| found["value"]["stringValue"].as_str()).unwrap_or_default()
 }
 
-/// A pod on this topic whose spans and metrics go to the collector.
+/// Returns a setup of a pod on this topic whose spans and metrics go to the collector.
 fn traced(pod: &str, topic: &Topic, collector: &Collector) -> Setup {
     let setup = Setup::new(pod).topic(topic).set("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
     setup.set("OTEL_BSP_SCHEDULE_DELAY", "200").set("OTEL_METRIC_EXPORT_INTERVAL", "500")
 }
 
-/// Adds a template for ZOLO and ZEWI, as a client does that has begun the trace.
+/// Adds a template for ZOLO and ZEWI as a client does that has started the trace.
 async fn add_in_trace(pod: &Relay, name: &str) {
     let mutation = format!(
         "mutation {{ addTemplate(templateInput: {{name: \"{name}\", shareLocationIds: [3]}}) {{ success }} }}"
@@ -76,6 +79,7 @@ async fn one_mutation_is_one_trace_over_four_pods() {
     .await;
 }
 
+/// Asserts the semantic conventions:
 /// <https://opentelemetry.io/docs/specs/semconv/messaging/gcp-pubsub/>
 fn assert_conventions(publish: &Value, process: &Value) {
     let operation =
@@ -140,9 +144,9 @@ async fn spans_go_by_grpc_too() {
         .start()
         .await;
     add_in_trace(&pod, "traced by gRPC").await;
-    eventually("the collector tells of the mutation", PATIENCE, async || {
-        let said = collector.output();
-        [TRACE, CLIENT, "mutation"].iter().all(|part| said.contains(part)).then_some(())
+    eventually("the collector prints the mutation", PATIENCE, async || {
+        let output = collector.output();
+        [TRACE, CLIENT, "mutation"].iter().all(|part| output.contains(part)).then_some(())
     })
     .await;
 }
@@ -158,15 +162,19 @@ async fn silent_collector_does_not_delay_exit() {
     pod.signal("TERM");
     let began = Instant::now();
     assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.output());
-    assert!(began.elapsed() < Duration::from_secs(8), "metrics and spans together: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "flush of metrics and spans together: {:?}",
+        began.elapsed()
+    );
     assert!(pod.output().contains("telemetry not flushed"), "{}", pod.output());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn absent_collector_costs_only_spans() {
-    let nobody = format!("http://127.0.0.1:{}", crate::support::free_ports(1));
+    let endpoint = format!("http://127.0.0.1:{}", crate::support::free_ports(1));
     let pod = Setup::new("pod1")
-        .set("OTEL_EXPORTER_OTLP_ENDPOINT", nobody)
+        .set("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         .set("OTEL_BSP_SCHEDULE_DELAY", "100")
         .start()
         .await;

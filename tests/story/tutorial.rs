@@ -1,4 +1,7 @@
-//! The tutorial's story, and what it is without a broker between the pods.
+//! The tutorial's story, and its limits without a broker between the pods.
+//!
+//! A template for location 3 reaches ZOLO and ZEWI on whatever pod they are. It must never reach
+//! another user.
 
 use futures_util::future::join_all;
 
@@ -11,14 +14,14 @@ async fn only_zolo_and_zewi_receive_zowis_template() {
     let Some(topic) = Topic::fresh().await else { return };
     let pods = four_pods(&topic).await;
     for dialect in [Dialect::Transport, Dialect::Legacy] {
-        tell(&topic, &pods, dialect).await;
+        run_story(&topic, &pods, dialect).await;
         for pod in &pods {
             pod.until_metric("relay_watchers", 0.0).await;
         }
     }
 }
 
-async fn tell(topic: &Topic, pods: &[Relay], dialect: Dialect) {
+async fn run_story(topic: &Topic, pods: &[Relay], dialect: Dialect) {
     let mut users =
         join_all(pods.iter().zip(USERS.chunks(1)).map(|(pod, user)| watchers_on(pod, dialect, user))).await;
     let mut witnesses = join_all(pods.iter().map(|pod| watchers_on(pod, dialect, &["ZEWI"]))).await;
@@ -32,9 +35,9 @@ async fn tell(topic: &Topic, pods: &[Relay], dialect: Dialect) {
     topic.publish([Message::template(&last, &EVERYWHERE)]).await;
 
     for client in users.iter_mut().flatten() {
-        let heard = client.before(&last).await;
+        let received = client.before(&last).await;
         let expected: &[&str] = if ["ZOLO", "ZEWI"].contains(&&*client.user) { &[&name] } else { &[] };
-        assert_eq!(heard, expected, "{}", client.user);
+        assert_eq!(received, expected, "{}", client.user);
     }
 }
 
@@ -48,7 +51,7 @@ async fn pods_without_broker_receive_only_own_events() {
     for client in &mut watchers[0] {
         assert_eq!(client.next().await, "story");
     }
-    // Each pod hears itself: what it hears first shows that nothing came before
+    // Each pod receives its own events: the first one proves that none came before it
     for (pod, clients) in pods.iter().zip(&mut watchers) {
         let last = format!("last of {}", pod.name());
         pod.add_template("ZOWI", &last, Some(&["3"])).await;
