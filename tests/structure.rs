@@ -1,7 +1,8 @@
-//! Who may import whom: the table of `docs/ARCHITECTURE.md`, held against the sources.
+//! Imports between modules: compares the table of `docs/ARCHITECTURE.md` with the sources.
 //!
-//! It reads text, not syntax trees: comments, string literals and unit tests are taken out first, and what is left is
-//! searched for paths.
+//! A table that no test checks is soon wrong. The test reads text, not syntax trees: it removes
+//! comments, string literals and unit tests, and searches the rest for paths. It must never count a
+//! path in a comment.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -13,10 +14,10 @@ use std::{
 
 use pubsub_relay::pod::drain::{AFTER_DEADLINE, CLOSE_TIMEOUT, TELEMETRY_TIMEOUT};
 
-/// A file of the library without comments, literals and unit tests.
+/// File of the library without comments, literals and unit tests.
 struct Source {
     path: String,
-    /// `["web", "ws"]` for `src/web/ws.rs`.
+    /// Path of the module: `["web", "ws"]` for `src/web/ws.rs`.
     module: Vec<String>,
     code: String,
 }
@@ -42,7 +43,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     rust.chain(directories.iter().flat_map(|directory| files(directory))).collect()
 }
 
-/// All files but those that hold unit tests only.
+/// Returns all files except those that hold only unit tests.
 fn sources() -> Vec<Source> {
     let src = root().join("src");
     let sources = files(&src).into_iter().map(|path| {
@@ -54,7 +55,8 @@ fn sources() -> Vec<Source> {
     sources.filter(|source| source.module.last().is_none_or(|name| name != "tests")).collect()
 }
 
-/// Comments become a space and literals empty ones. Lifetimes stay: a `'` opens a literal only if one closes it.
+/// Replaces each comment by a space and each literal by an empty one. Lifetimes stay: a `'` opens a
+/// literal only if another one closes it.
 fn without_comments_and_literals(text: &str) -> String {
     let mut code = String::new();
     let mut rest = text;
@@ -77,7 +79,8 @@ fn without_comments_and_literals(text: &str) -> String {
     code
 }
 
-/// The length of the literal that begins here, if one does; `before` tells a raw string from a name that ends in `r`.
+/// Returns the length of the literal at the beginning of the text, if there is one. `before`
+/// distinguishes a raw string from a name that ends in `r`.
 fn literal(text: &str, before: Option<char>) -> Option<usize> {
     let is_name = before.is_some_and(|before| before.is_alphanumeric() || before == '_');
     if let Some(hashes) = text.strip_prefix('r').filter(|_| !is_name) {
@@ -108,7 +111,8 @@ fn literal(text: &str, before: Option<char>) -> Option<usize> {
     None
 }
 
-/// Without modules under `#[cfg(test)]`. Their braces are balanced, since no literal and no comment is left.
+/// Removes modules under `#[cfg(test)]`. Their braces are balanced, since no literal and no comment
+/// is left.
 fn without_tests(code: &str) -> String {
     let Some(begin) = code.find("#[cfg(test)]") else { return code.to_owned() };
     let rest = &code[begin..];
@@ -122,7 +126,8 @@ fn without_tests(code: &str) -> String {
     format!("{}{}", &code[..begin], without_tests(&rest[end..]))
 }
 
-/// The names that follow a path prefix, where it stands at the beginning of a path: those in braces each.
+/// Returns the names that follow a path prefix at the beginning of a path; of a group in braces,
+/// each name.
 fn named_after(code: &str, prefix: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (at, _) in code.match_indices(prefix) {
@@ -139,7 +144,7 @@ fn named_after(code: &str, prefix: &str) -> BTreeSet<String> {
     names
 }
 
-/// The first name of each member of a `{a, b::{c, d}, e}`, its first brace taken away.
+/// Returns the first name of each member of a `{a, b::{c, d}, e}` without its opening brace.
 fn members(group: &str) -> Vec<String> {
     let mut depth = 1;
     let mut names: Vec<String> = name(group).into_iter().collect();
@@ -160,7 +165,8 @@ fn name(text: &str) -> Option<String> {
     Some(text[..end.unwrap_or(text.len())].to_owned()).filter(|name| !name.is_empty())
 }
 
-/// The rooms that a file names, its own aside: as `crate::room`, or by as many `super` as lead to the root.
+/// Returns the modules that a file names, except its own: as `crate::module`, or by as many `super`
+/// as lead to the root.
 fn known(source: &Source, rooms: &BTreeSet<String>) -> BTreeSet<String> {
     let mut names = named_after(&source.code, "crate::");
     names.extend(named_after(&source.code, &"super::".repeat(source.module.len())));
@@ -173,12 +179,13 @@ fn rooms() -> BTreeSet<String> {
     library.split("mod ").skip(1).filter_map(name).collect()
 }
 
-/// What stands in backticks.
+/// Returns the texts in backticks.
 fn ticked(cell: &str) -> Vec<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The table of the document: who knows whom. Those who may know everything, and `config`, have rules of their own.
+/// Returns the document's table: the imports that each module may have. Modules that may import
+/// everything, and `config`, have rules of their own.
 fn table() -> BTreeMap<String, BTreeSet<String>> {
     let document = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
     let (_, section) = document.split_once("## Who may know whom").expect("the document has the table");
@@ -197,7 +204,7 @@ fn table() -> BTreeMap<String, BTreeSet<String>> {
     table
 }
 
-/// Who puts the pieces together.
+/// Modules that connect all others.
 const ROOTS: [&str; 4] = ["main", "lib", "pod", "cluster"];
 
 #[test]
@@ -210,7 +217,7 @@ fn imports_run_one_way() {
         if ROOTS.contains(&room) || room == "config" {
             continue;
         }
-        // A room that the table does not name knows nothing of ours
+        // A module that is not in the table may import none of ours
         let allowed = table.get(room).cloned().unwrap_or_default();
         let known = known(&source, &rooms);
         wrong.extend(known.difference(&allowed).map(|other| format!("{}: {other}", source.path)));
@@ -304,7 +311,7 @@ fn each_alert_has_paragraph_in_runbook() {
     assert_eq!(told, keys.into_iter().chain(rules).collect(), "a paragraph for each alert, and no other");
 }
 
-/// The drain's table: for each row, by its setting or its position, what stands in its columns.
+/// Returns the table of the drain: for each row its setting or its position, and its other columns.
 fn drain_table() -> Vec<(String, [String; 4])> {
     let document = read("docs/OPERATIONS.md");
     let (_, section) = document.split_once("| step | setting |").expect("the document has the table");
@@ -313,7 +320,7 @@ fn drain_table() -> Vec<(String, [String; 4])> {
     cells.map(|cells| (cells[2].clone(), std::array::from_fn(|column| cells[3 + column].clone()))).collect()
 }
 
-/// What follows `key` in a file, up to the end of a number of seconds: `15 s`.
+/// Returns the number of seconds after `key` in a file, as in `15 s`.
 fn seconds_after(path: &str, key: &str) -> String {
     let text = read(path);
     let (_, rest) = text.split_once(key).unwrap_or_else(|| panic!("{path} has no {key}"));
