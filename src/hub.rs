@@ -3,8 +3,8 @@
 //!
 //! An event costs one look-up per key of its audience, plus work for the watchers that it reaches;
 //! no other watcher is touched. The hub never waits for a socket: it fills [`SendQueue`]es, and a
-//! full send queue ends its own connection only. Index and window change under one lock, so that
-//! between a replay and the live events after it no event is missing or repeated.
+//! full send queue ends its own connection only. Index and window change under one lock. So no
+//! event is missing or repeated between a replay and the live events after it.
 
 mod delivery_log;
 pub mod index;
@@ -51,8 +51,8 @@ const FEED_LOST: &str = "FEED_LOST";
 const WINDOW_EXCEEDED: &str = "WINDOW_EXCEEDED";
 
 /// How much later than the pod's start its first cursors are: one second, far less than a replay
-/// goes back. Pods that start together on a new topic find each other's first cursors within their
-/// windows, and so can resume each other's clients.
+/// goes back. Pods that start together on a new topic have each other's first cursors in their
+/// windows. So they can resume each other's clients.
 pub const HEAD_START: Duration = Duration::from_secs(1);
 
 /// Event that the relay has decoded.
@@ -248,8 +248,8 @@ impl Hub {
     }
 
     /// Keeps the event for replay. If the event is news, puts it once into the send queue of every
-    /// watcher of its fields that it is for. Returns the number of these watchers. Calls must not
-    /// overlap, or the order of events would be lost.
+    /// watcher that it is for. Returns the number of these watchers. Calls must not overlap, or the
+    /// order of events would be lost.
     pub async fn dispatch(&self, event: Event, fact: Fact, is_news: bool) -> usize {
         let Some((relayed, mut watchers)) = self.keep_and_match(event, fact, is_news) else { return 0 };
         for sharing in by_operation(&mut watchers) {
@@ -336,8 +336,8 @@ impl Hub {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each change of the state is one complete step that does not panic, so a poisoned lock
-        // still guards a consistent state.
+        // Changes of the state are complete steps that do not panic, so a poisoned lock still
+        // guards a consistent state.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,5 @@
-//! Heartbeats: which pods are alive, how far this pod lags behind the topic, whether its feed
-//! brings anything, and which feeds are orphans.
+//! Heartbeats of the pods. They show which pods are alive and which feeds are orphans. They also
+//! show how far this pod lags behind the topic, and whether its feed is silent.
 //!
 //! Every pod publishes a heartbeat on the topic when its feed opens, and then again at every
 //! interval. The membership needs nothing else: no store and no second protocol. Heartbeats are for
@@ -170,8 +170,8 @@ impl Membership {
         self.state().members.size()
     }
 
-    /// Returns how long the last own heartbeat took to come back, or how long one has been missing,
-    /// if that is longer.
+    /// Returns how long the last own heartbeat took to come back. If one has been missing for
+    /// longer, returns that time instead.
     #[must_use]
     pub fn lag(&self) -> Option<Duration> {
         let state = self.state();

@@ -22,15 +22,15 @@ pub struct Index {
     /// Number of look-ups so far.
     lookups: u64,
     /// Slots by field and key, in ascending order, which is nearly the order of memory. An event
-    /// that visits thousands of connections, far more than a cache holds, costs a tenth less than
-    /// in hash order.
+    /// that visits thousands of connections, more than a cache holds, costs a tenth less than in
+    /// hash order.
     fields: HashMap<Arc<str>, HashMap<Key, BTreeSet<usize>>>,
 }
 
 struct Entry {
     watcher: Arc<Watcher>,
-    /// Number of the last look-up that found the watcher, so that one look-up finds it only once,
-    /// however many of its keys match.
+    /// Number of the last look-up that found the watcher. A look-up finds it only once, however
+    /// many of its keys match.
     last_found: u64,
 }
 

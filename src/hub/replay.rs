@@ -1,7 +1,7 @@
 //! Replay of what a watcher missed, at the pace of its client, and then the change to live events.
 //!
-//! A replay holds only one batch of the window at a time, and no lock while it renders or while its
-//! client reads. A thousand replays cost the live events of others only processor time.
+//! A replay holds one batch of the window at a time. It must never hold a lock while it renders or
+//! while its client reads. A thousand replays cost the live events of others only processor time.
 
 use std::{
     collections::VecDeque,
@@ -76,7 +76,7 @@ impl Replay {
     }
 
     /// Returns the events of the next batch that are for the viewer. At the end of the window it
-    /// adds the watcher to the hub under the same lock, so that no event comes between.
+    /// adds the watcher to the hub. Both happen under one lock, so that no event comes between.
     fn next_batch(&mut self) -> Result<Vec<Arc<Relayed>>, Step> {
         let Self { hub, watch, after, progress, .. } = self;
         let mut state = hub.state();

@@ -1,9 +1,9 @@
 //! [`Window`]: the recent events that a pod keeps for replay.
 //!
-//! Events are kept in the one order that all pods agree on (published time, then id), so that a
-//! position means the same on every pod. They are also kept in order of arrival, so that a replay
-//! does not miss an event that arrives after the replay has passed its position. The window is
-//! bounded in time and in bytes. It is plain data without a lock; [`crate::hub::Hub`] guards it.
+//! Events are kept in the order that all pods agree on: published time, then id. So a position
+//! means the same on every pod. They are also kept in order of arrival. So a replay does not miss
+//! an event that arrives after the replay has passed its position. The window is bounded in time
+//! and in bytes. It is plain data without a lock; [`crate::hub::Hub`] guards it.
 
 use std::{
     collections::BTreeMap,
@@ -123,8 +123,8 @@ impl Window {
         &self.head
     }
 
-    /// Inserts the event unless it is already there, and removes events that are too old or exceed
-    /// the bound in bytes.
+    /// Inserts the event unless it is already there. Removes events that are too old or exceed the
+    /// bound in bytes.
     pub fn insert(&mut self, relayed: Arc<Relayed>) {
         let position = relayed.position.clone();
         self.advance(&position);
@@ -376,9 +376,9 @@ mod tests {
     }
 
     proptest! {
-        /// Two pods get the same events, each in an order of its own that is off by less than the
-        /// margin. A client that leaves one pod at any moment and resumes on the other misses
-        /// nothing. It gets no event older than a replay repeats.
+        /// Resumes a client on a second pod. Both pods get the same events, each in an order that
+        /// is off by less than the margin. A client that leaves one pod at any moment and resumes
+        /// on the other misses nothing. It gets no event older than a replay repeats.
         #[test]
         fn client_misses_nothing_on_another_pod(
             delays in prop::collection::vec((0u64..4, 0u64..4), 1..60),

@@ -9,22 +9,22 @@
 //! share one ordering key, and the topic keeps the order of a key. So everything that was published
 //! before with *that* key has certainly come. Other keys have an order of their own, so for them
 //! the barrier is only as good as the wait. A backlog comes without a pause, and each old event
-//! begins the wait anew. An event that comes later still is delivered to the watchers like any
-//! other, and lies within the margin of cursors.
+//! begins the wait anew. An event that comes even later is delivered like any other, and lies
+//! within the margin of cursors.
 //!
 //! **Losses.** A feed that is opened anew begins before the last heartbeat received. So this
 //! heartbeat must come once more. It must come before the pod's own new heartbeat, which was
-//! published later with the same key. If it comes, the topic is the same one and still has
-//! everything that it took since then, because it forgets the oldest first. If the own heartbeat
-//! comes and the last one does not, the topic has lost the last one and with it whatever it took
-//! since. Causes are a topic made anew, an emulator restarted empty, or an absence longer than the
-//! topic's retention. A seek is exact in what comes, but not in when it comes, so the verdict waits
-//! one interval more. If the last heartbeat comes even later, watchers have got a needless gap
-//! notice, but never a silent loss.
+//! published later with the same key. If it comes, the topic is the same one. It then still has
+//! everything that it took since, because it forgets the oldest first. If only the own heartbeat
+//! comes, the topic has lost the last one, and with it whatever it took since. Causes are a topic
+//! made anew, an emulator restarted empty, or an absence longer than the topic's retention. A seek
+//! is exact in what comes, but not in when it comes, so the verdict waits one interval more. If the
+//! last heartbeat comes even later, watchers have got a needless gap notice, but never a silent
+//! loss.
 //!
-//! **The first generation** has no earlier heartbeat to look for. But every pod that gave out a
-//! cursor had caught up then, so a heartbeat of its own was on the topic before. If nothing as old
-//! as the cursor has come, the history of the cursor is not on this pod.
+//! **The first generation** has no earlier heartbeat to look for. But a pod that gives out a cursor
+//! has caught up, so its own heartbeat was on the topic before. If nothing as old as the cursor has
+//! come, the history of the cursor is not on this pod.
 
 use std::{
     sync::Arc,

@@ -21,8 +21,8 @@ pub(super) const PATIENCE: u32 = 3;
 const MAX_PODS: usize = 10_000;
 
 /// Largest membership in which each pod sends heartbeats at the interval of the settings. Beyond it
-/// the interval grows with the membership, so that a pod never receives more than this many
-/// heartbeats in the settings' interval.
+/// the interval grows with the membership. So a pod never receives more than this many heartbeats
+/// in the settings' interval.
 const FREQUENT: usize = 50;
 
 /// Size of the membership.
