@@ -70,8 +70,8 @@ impl Cursor {
     }
 }
 
-/// Returns the check bytes, by which a cursor differs from other text, and the cursors of one topic
-/// from those of another: FNV-1a, folded to 32 bits.
+/// Returns the check bytes: FNV-1a, folded to 32 bits. They distinguish a cursor from other text,
+/// and from the cursors of other topics.
 fn check(topic: &str, nanos: &[u8], event: &[u8]) -> [u8; 4] {
     let bytes = topic.bytes().chain([0]).chain(nanos.iter().copied()).chain(event.iter().copied());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

@@ -105,7 +105,7 @@ impl Health {
 
 /// Asks the pod at this address, from another process, whether it is live. It is meant for images
 /// without a shell, so it needs no runtime. It waits one second for the connection and one for the
-/// answer, since its caller has a limit of its own (three seconds in the Dockerfile).
+/// answer. The Dockerfile's health check allows three.
 ///
 /// # Errors
 /// If no answer comes in time, or its status is not 200.
