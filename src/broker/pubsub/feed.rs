@@ -1,9 +1,11 @@
-//! A pod's own subscription and its streaming pull, kept alive through everything.
+//! [`PubSubFeed`]: a pod's own subscription and its streaming pull, kept open through every
+//! failure.
 //!
-//! There is one way to recover, whatever went wrong, the reader's own word that nothing comes ([`Reopen`]) included: create
-//! a feed under a new name by new connections, seek it back to the last heartbeat seen less a margin, carry on, delete the old
-//! one. Repeats are the reader's to drop. A name is never used twice: a stream that died on it may go on stealing its
-//! messages for a minute.
+//! There is one way to recover from every failure, including a reader's report that nothing comes
+//! ([`Reopen`]). The feed is created under a new name with new connections. It is sought back to
+//! the last heartbeat seen, less a margin. The old feed is deleted. The reader drops repeats. A
+//! name must never be used twice: a stream that died on it may go on taking its messages for a
+//! minute.
 
 pub(super) mod reader;
 
@@ -32,33 +34,38 @@ use super::{
 };
 use crate::broker::{Feed, FeedState, Received, Reopen};
 
-/// How many messages wait between the stream and the relay.
+/// Most messages that wait between the stream and the relay. At the limit the reader waits.
 const QUEUE: usize = 1_024;
 
-/// How far behind the last heartbeat that was seen a new feed begins: the topic's times are not quite in order.
+/// How far before the last heartbeat seen a new feed begins, since the topic's times are not quite
+/// in order.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// How soon a message comes again that was on its way when its stream broke: the least that Pub/Sub takes, since the cursors of
-/// those who wait for it go on meanwhile ([`REPEAT`](crate::hub::window::REPEAT)).
+/// Time after which a message that was on its way when its stream broke comes again. It is the
+/// least that Pub/Sub accepts, since clients' cursors go on while the message is missing
+/// ([`REPEAT`](crate::hub::window::REPEAT)).
 const ACK_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Between two tries, growing from the first to the second of these, less up to a half by chance.
+/// Pause between two tries. It doubles from the first value to the second, less up to a half by
+/// chance.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
-/// A feed that lived as long as this is made anew at once.
+/// Least duration of a generation after which the next feed is created without a pause.
 const HEALTHY: Duration = Duration::from_secs(10);
 
-/// How long a stream that is given up may take to end. One whose network is gone does not end at all.
+/// How long a stream that is given up may take to end. A stream without a network does not end at
+/// all.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Between two tries to delete what could not be deleted.
-const CLEAR_AGAIN: Duration = Duration::from_secs(60);
+/// Pause between two tries to delete feeds that could not be deleted.
+const DELETE_PAUSE: Duration = Duration::from_secs(60);
 
-/// Feeds to delete that are remembered: more are left only by an outage of minutes, in which none was made, or by a pod that
-/// ended again and again, which are looked for until none is left.
-const MAX_LEFT: usize = 64;
+/// Most feeds to delete that are remembered. Beyond it the oldest is forgotten. More arise only in
+/// an outage of minutes, when none was created, or from a pod that ended repeatedly. In the second
+/// case the pod searches for them until none is left.
+const MAX_LEFTOVERS: usize = 64;
 
-/// A pod's way in from Pub/Sub.
+/// Feed of one pod from Pub/Sub.
 pub struct PubSubFeed {
     events: mpsc::Receiver<Received>,
     state: watch::Receiver<FeedState>,
@@ -82,8 +89,8 @@ impl PubSubFeed {
             reaches_back: reaches_back.clone(),
             stop: stop.clone(),
             seen: watch::Sender::new(None),
-            left: Vec::new(),
-            has_looked_back: false,
+            leftovers: Vec::new(),
+            has_found_earlier_feeds: false,
         };
         let mut task = JoinSet::new();
         task.spawn(keeper.run());
@@ -110,7 +117,7 @@ impl Feed for PubSubFeed {
     }
 
     async fn close(&mut self) {
-        // First the queue, or a reader that waits for room in it would not hear of the stop.
+        // The queue closes first: a reader that waits for room in it would not notice the stop.
         self.events.close();
         self.stop.cancel();
         while self.keeper.join_next().await.is_some() {}
@@ -118,7 +125,7 @@ impl Feed for PubSubFeed {
     }
 }
 
-/// The task behind a feed. Aborted, it leaves its subscription to the janitor.
+/// Task behind a feed. If it is aborted, the janitor of another pod deletes its subscription.
 struct Keeper {
     clients: Clients,
     events: mpsc::Sender<Received>,
@@ -126,11 +133,12 @@ struct Keeper {
     reopen: Reopen,
     reaches_back: Arc<AtomicBool>,
     stop: CancellationToken,
-    /// When the newest heartbeat that came through was published.
+    /// Time of publishing of the newest heartbeat that came through.
     seen: watch::Sender<Option<SystemTime>>,
-    /// Feeds that are still to be deleted: of ended lives, and those of which it is not known whether they were made.
-    left: Vec<String>,
-    has_looked_back: bool,
+    /// Feeds still to be deleted: those of ended generations, and those that may or may not have
+    /// been created.
+    leftovers: Vec<String>,
+    has_found_earlier_feeds: bool,
 }
 
 impl Keeper {
@@ -141,8 +149,8 @@ impl Keeper {
             let why = match self.create().await {
                 Ok((name, second)) => {
                     tracing::info!(feed = name, "feed open");
-                    let why = self.live(&name, second).await;
-                    self.leave(name);
+                    let why = self.run_generation(&name, second).await;
+                    self.add_leftover(name);
                     why
                 }
                 Err(error) => describe(&error),
@@ -163,12 +171,12 @@ impl Keeper {
             }
             wait = (wait * 2).min(BACKOFF.1);
         }
-        self.clear().await;
+        self.delete_leftovers().await;
         self.states.send_replace(FeedState::Closed);
     }
 
-    /// A new feed and, unless it is whole, a second one: what the first left out while it was created was there before the
-    /// second, and so the second has it.
+    /// Creates a feed and, unless it is whole, a second one. What the first feed left out during
+    /// its creation was published before the second existed, so the second has it.
     async fn create(&mut self) -> Result<(String, Option<String>), AdminError> {
         let since = self.since();
         let (name, feed) = self.create_one(since).await?;
@@ -179,7 +187,7 @@ impl Keeper {
         match self.create_one(since).await {
             Ok((second, _)) => Ok((name, Some(second))),
             Err(error) => {
-                self.leave(name);
+                self.add_leftover(name);
                 Err(error)
             }
         }
@@ -190,23 +198,24 @@ impl Keeper {
         match self.clients.admin.create_feed(&name, since).await {
             Ok(feed) => Ok((name, feed)),
             Err(error) => {
-                // Whatever went wrong, it may be there: an answer that did not come says nothing.
+                // The feed may exist after any error: a missing answer proves nothing.
                 if !matches!(error, AdminError::NoTopic(_)) {
-                    self.leave(name);
+                    self.add_leftover(name);
                 }
                 Err(error)
             }
         }
     }
 
-    fn leave(&mut self, name: String) {
-        if self.left.len() == MAX_LEFT {
-            self.left.remove(0);
+    fn add_leftover(&mut self, name: String) {
+        if self.leftovers.len() == MAX_LEFTOVERS {
+            self.leftovers.remove(0);
         }
-        self.left.push(name);
+        self.leftovers.push(name);
     }
 
-    /// New clients, with connections of their own: one that was cut off may look alive for many minutes.
+    /// Replaces the clients by new ones with connections of their own. A connection that was cut
+    /// off may look alive for many minutes.
     async fn renew(&mut self) {
         match self.clients.again().await {
             Ok(clients) => self.clients = clients,
@@ -214,8 +223,9 @@ impl Keeper {
         }
     }
 
-    /// Where a new feed begins: before the last heartbeat that came through, which must come once more, so that the relay
-    /// knows that nothing was lost between ([`crate::membership`] says why).
+    /// Returns the time from which a new feed begins: before the last heartbeat that came through.
+    /// That heartbeat must come once more, so that the relay can prove that nothing was lost
+    /// ([`crate::membership`] explains it).
     fn since(&self) -> SystemTime {
         let reach = SystemTime::now()
             .checked_sub(self.clients.admin.replay_window())
@@ -224,8 +234,8 @@ impl Keeper {
         seen.and_then(|seen| seen.checked_sub(MARGIN)).map_or(reach, |seen| seen.max(reach))
     }
 
-    /// One life of the feed, until it fails or is stopped, and why it ended.
-    async fn live(&mut self, name: &str, second: Option<String>) -> String {
+    /// Runs one generation of the feed until it fails or is stopped. Returns the reason of its end.
+    async fn run_generation(&mut self, name: &str, second: Option<String>) -> String {
         let subscriber = self.clients.subscriber.clone();
         let stream = subscriber
             .subscribe(name)
@@ -235,19 +245,20 @@ impl Keeper {
         let twins = Twins::new();
         let second = second.map(|second| {
             let stream = subscriber.subscribe(&second).build();
-            // The last of them, so that it goes first.
-            self.leave(second);
+            // The last of the leftovers, so that it is deleted first.
+            self.add_leftover(second);
             Reader { stream, twins: twins.clone(), is_second: true, seen: self.seen.clone() }
         });
         let shutdown = stream.shutdown_token();
-        // Alone in its task: `next` dropped before the first message leaves a puller behind that steals messages.
+        // Alone in its task: if `next` is dropped before the first message, a puller stays behind
+        // that takes messages.
         let mut reader = JoinSet::new();
         if second.is_none() {
             twins.end().await;
         }
         let first = Reader { stream, twins: twins.clone(), is_second: false, seen: self.seen.clone() };
         reader.spawn(first.run(self.events.clone()));
-        // For the topic's pods it has the name that no project stands before, as long as it may be.
+        // Other pods get the name without the project, which may be of any length.
         let generation = name.rsplit('/').next().unwrap_or(name);
         self.states.send_replace(FeedState::Open(generation.into()));
         let (reopen, stop) = (self.reopen.clone(), self.stop.clone());
@@ -256,12 +267,12 @@ impl Keeper {
             if let Some(second) = second {
                 fill(second, events).await;
             }
-            // First what was known before, which is soon done.
-            self.clear().await;
+            // Known leftovers first, which does not take long.
+            self.delete_leftovers().await;
             loop {
-                self.look_back(name).await;
-                self.clear().await;
-                sleep(CLEAR_AGAIN).await;
+                self.find_earlier_feeds(name).await;
+                self.delete_leftovers().await;
+                sleep(DELETE_PAUSE).await;
             }
         };
         let why = select! {
@@ -286,32 +297,34 @@ impl Keeper {
         why
     }
 
-    /// Finds the feeds that earlier lives of this very pod left behind, until there were no more than it can remember.
-    async fn look_back(&mut self, current: &str) {
-        if !self.has_looked_back {
+    /// Finds the feeds that earlier processes of this pod left behind. It searches again until it
+    /// has found no more than [`MAX_LEFTOVERS`].
+    async fn find_earlier_feeds(&mut self, current: &str) {
+        if !self.has_found_earlier_feeds {
             match self.clients.admin.own_feeds().await {
                 Ok(feeds) => {
-                    self.has_looked_back = feeds.len() <= MAX_LEFT;
-                    self.left.retain(|left| !feeds.contains(left));
-                    feeds.into_iter().filter(|feed| feed != current).for_each(|feed| self.leave(feed));
+                    self.has_found_earlier_feeds = feeds.len() <= MAX_LEFTOVERS;
+                    self.leftovers.retain(|leftover| !feeds.contains(leftover));
+                    feeds.into_iter().filter(|feed| feed != current).for_each(|feed| self.add_leftover(feed));
                 }
                 Err(error) => tracing::warn!(%error, "feeds of an earlier generation are not looked for"),
             }
         }
     }
 
-    /// Deletes the feeds of ended lives: not before the next one is open, or an outage would be longer by each call.
-    /// The last one first. One that cannot be deleted is kept, and so is the one at which this is cancelled.
-    async fn clear(&mut self) {
-        for n in (0..self.left.len()).rev() {
-            if self.clients.admin.delete_feed(&self.left[n]).await.is_ok() {
-                self.left.remove(n);
+    /// Deletes the leftover feeds, the last one first. It runs once the next feed is open, since
+    /// each call before would lengthen an outage, and at the end. A feed that cannot be deleted is
+    /// kept, and so is the one at which this is cancelled.
+    async fn delete_leftovers(&mut self) {
+        for n in (0..self.leftovers.len()).rev() {
+            if self.clients.admin.delete_feed(&self.leftovers[n]).await.is_ok() {
+                self.leftovers.remove(n);
             }
         }
     }
 }
 
-/// The error with all its causes, for people.
+/// Returns the error with all its causes, as text for people.
 fn describe(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
@@ -329,7 +342,7 @@ mod tests {
     use super::*;
     use crate::broker::pubsub::Settings;
 
-    /// Answers every call with this status, and a body that says so.
+    /// Answers every call with this status, and with a body that repeats it.
     async fn serve(listener: TcpListener, status: Arc<AtomicU16>) {
         loop {
             let (mut socket, _) = listener.accept().await.unwrap();
@@ -345,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_feed_that_may_be_there_is_remembered_until_it_is_deleted() {
+    async fn possibly_created_feed_is_remembered_until_deleted() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let emulator = Some(listener.local_addr().unwrap().to_string());
         let (project, topic, pod) = ("p-1".to_owned(), "events".to_owned(), "pod".to_owned());
@@ -362,22 +375,22 @@ mod tests {
             reaches_back: Arc::default(),
             stop: CancellationToken::new(),
             seen: watch::Sender::new(None),
-            left: Vec::new(),
-            has_looked_back: false,
+            leftovers: Vec::new(),
+            has_found_earlier_feeds: false,
         };
 
         keeper.create().await.unwrap_err();
-        let [left] = &keeper.left[..] else { panic!("{:?}", keeper.left) };
-        assert!(left.starts_with("projects/p-1/subscriptions/events.pod."), "{left}");
-        keeper.clear().await;
-        assert_eq!(keeper.left.len(), 1, "it could not be deleted");
+        let [leftover] = &keeper.leftovers[..] else { panic!("{:?}", keeper.leftovers) };
+        assert!(leftover.starts_with("projects/p-1/subscriptions/events.pod."), "{leftover}");
+        keeper.delete_leftovers().await;
+        assert_eq!(keeper.leftovers.len(), 1, "the feed could not be deleted");
         status.store(200, Ordering::Relaxed);
-        keeper.clear().await;
-        assert!(keeper.left.is_empty());
+        keeper.delete_leftovers().await;
+        assert!(keeper.leftovers.is_empty());
 
-        for n in 0..=MAX_LEFT {
-            keeper.leave(n.to_string());
+        for n in 0..=MAX_LEFTOVERS {
+            keeper.add_leftover(n.to_string());
         }
-        assert_eq!((keeper.left.len(), &*keeper.left[0]), (MAX_LEFT, "1"));
+        assert_eq!((keeper.leftovers.len(), &*keeper.leftovers[0]), (MAX_LEFTOVERS, "1"));
     }
 }

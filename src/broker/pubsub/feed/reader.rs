@@ -1,7 +1,7 @@
-//! What comes out of a feed's stream, and how two feeds of one pod are read as one.
+//! Reader of a feed's stream, and the rules by which two feeds of one pod are read as one.
 //!
-//! A second feed is for emulators only, whose new feeds leave out what is published while they are created. It must never be
-//! read for longer than it takes to fill that in.
+//! A second feed is for emulators only: their new feeds leave out what is published during their
+//! creation. The second feed must never be read for longer than it takes to fill that in.
 
 use std::{
     collections::HashSet,
@@ -25,17 +25,19 @@ use crate::{
     event::{HEARTBEAT, cloudevent},
 };
 
-/// After so long without a message a second feed that has brought some has nothing more: ten of the emulator's ticks.
+/// Time without a message after which a second feed that has brought some has nothing more: ten of
+/// the emulator's ticks.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// A second feed that brings nothing is given up after this: the pod's own heartbeat, at least, comes through one that lives.
+/// Time after which a second feed that brings nothing is given up. A feed that works brings the
+/// pod's own heartbeat, at least.
 const MUTE: Duration = Duration::from_secs(10);
 
-/// After so long with something newer than itself, such as the pod's own heartbeat, a second feed has told what is older: two
-/// ticks.
+/// Time after which a second feed has brought everything old: two of the emulator's ticks. It
+/// counts from the first message newer than the feed itself, such as the pod's own heartbeat.
 const PASSED: Duration = Duration::from_millis(100);
 
-/// Hands on what a second feed has of the time before it was created.
+/// Hands on what a second feed has of the time before its creation, then gives the second feed up.
 pub(super) async fn fill(second: Reader, events: mpsc::Sender<Received>) {
     let twins = second.twins.clone();
     let mut reader = JoinSet::new();
@@ -46,21 +48,24 @@ pub(super) async fn fill(second: Reader, events: mpsc::Sender<Received>) {
     twins.end().await;
 }
 
-/// What two feeds of one pod have handed on, so that neither repeats the other. It may repeat itself: then it was asked to.
+/// Messages that two feeds of one pod have handed on, so that neither repeats the other. A feed may
+/// repeat itself, since then it was asked to.
 #[derive(Clone)]
 pub(super) struct Twins(Arc<Mutex<Handed>>);
 
 struct Handed {
     by_first: HashSet<String>,
     by_second: HashSet<String>,
-    /// When the second feed was there, also by the clock of an emulator on this machine, and when anything came from it.
-    /// Its stream may take its time to open: until then silence says nothing.
+    /// Time at which the second feed was created.
     opened: Instant,
+    /// The same time by the system clock, to compare with an emulator on this machine.
     created: SystemTime,
-    heard_second: Option<Instant>,
-    /// When something newer than itself came from the second feed.
+    /// Time of the last message of the second feed. Its stream may take time to open, so silence
+    /// before the first message proves nothing.
+    last_of_second: Option<Instant>,
+    /// Time at which the first message newer than the second feed came from it.
     passed: Option<Instant>,
-    /// The second feed has no more: what the first hands on need not be kept.
+    /// The second feed has nothing more, so the first feed's messages need not be remembered.
     is_over: bool,
 }
 
@@ -69,7 +74,7 @@ impl Twins {
         Self(Arc::new(Mutex::new(Handed::new())))
     }
 
-    /// There is no second feed, or it has no more.
+    /// Marks that there is no second feed, or that it has nothing more.
     pub(super) async fn end(&self) {
         self.0.lock().await.is_over = true;
     }
@@ -79,18 +84,20 @@ impl Handed {
     fn new() -> Self {
         let (by_first, by_second) = Default::default();
         let (opened, created) = (Instant::now(), SystemTime::now());
-        Self { by_first, by_second, opened, created, heard_second: None, passed: None, is_over: false }
+        Self { by_first, by_second, opened, created, last_of_second: None, passed: None, is_over: false }
     }
 
     fn is_filled(&self) -> bool {
         let is_past = |since: Option<Instant>, limit| since.is_some_and(|since| since.elapsed() >= limit);
-        is_past(self.passed, PASSED) || is_past(self.heard_second, QUIET) || is_past(Some(self.opened), MUTE)
+        is_past(self.passed, PASSED)
+            || is_past(self.last_of_second, QUIET)
+            || is_past(Some(self.opened), MUTE)
     }
 
     fn is_repeat(&mut self, is_second: bool, received: &Received) -> bool {
         if is_second {
             let now = Instant::now();
-            self.heard_second = Some(now);
+            self.last_of_second = Some(now);
             let published = received.event.as_ref().ok().and_then(|event| event.published);
             if published > Some(self.created) {
                 self.passed.get_or_insert(now);
@@ -106,17 +113,17 @@ impl Handed {
     }
 }
 
-/// Reads one stream.
+/// Reader of one stream.
 pub(in crate::broker::pubsub) struct Reader {
     pub(super) stream: MessageStream,
     pub(super) twins: Twins,
     pub(super) is_second: bool,
-    /// When the newest heartbeat that came through was published.
+    /// Time of publishing of the newest heartbeat that came through.
     pub(super) seen: watch::Sender<Option<SystemTime>>,
 }
 
 impl Reader {
-    /// The reader of a feed that has no second.
+    /// Creates the reader of a feed without a second feed.
     pub(in crate::broker::pubsub) fn only(
         stream: MessageStream,
         seen: watch::Sender<Option<SystemTime>>,
@@ -126,7 +133,7 @@ impl Reader {
         Self { stream, twins: Twins(Arc::new(Mutex::new(handed))), is_second: false, seen }
     }
 
-    /// Reads to the stream's end, and says why that came.
+    /// Reads to the end of the stream. Returns the reason of the end.
     pub(in crate::broker::pubsub) async fn run(mut self, events: mpsc::Sender<Received>) -> String {
         loop {
             let (message, handler) = match self.stream.next().await {
@@ -134,7 +141,8 @@ impl Reader {
                 Some(Err(error)) => return describe(&error),
                 None => return "the stream ended".to_owned(),
             };
-            // Held until the message is handed on, or the other feed's next one could overtake it.
+            // Held until the message is handed on, or the next message of the other feed could
+            // overtake it.
             let mut handed = self.twins.0.lock().await;
             let received = receive(message, handler);
             if handed.is_repeat(self.is_second, &received) {
@@ -144,7 +152,7 @@ impl Reader {
             let heartbeat = received.event.as_ref().ok().filter(|event| *event.kind == *HEARTBEAT);
             let published = heartbeat.and_then(|heartbeat| heartbeat.published);
             if events.send(received).await.is_err() {
-                return "nobody listens".to_owned();
+                return "the relay no longer reads".to_owned();
             }
             self.seen.send_modify(|seen| *seen = (*seen).max(published));
         }
@@ -168,10 +176,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_second_feed_is_not_given_up_before_its_stream_has_opened() {
+    async fn second_feed_stays_until_its_stream_opens() {
         let mut handed = Handed::new();
         sleep(QUIET * 4).await;
-        assert!(!handed.is_filled(), "it has had no time");
+        assert!(!handed.is_filled(), "its stream may not be open yet");
         from_second(&mut handed);
         sleep(QUIET / 2).await;
         assert!(!handed.is_filled(), "more may come");
@@ -180,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_second_feed_that_never_brings_anything_is_given_up_at_last() {
+    async fn mute_second_feed_is_given_up() {
         let handed = Handed::new();
         sleep(MUTE).await;
         assert!(handed.is_filled());
