@@ -1,5 +1,4 @@
-//! Watchers of one pod, its replay window, and the dispatch of each event to the watchers that it
-//! is for.
+//! Watchers of one pod, its replay window, and the dispatch of each event to the matching watchers.
 //!
 //! An event costs one look-up per key of its audience, plus work for the watchers that it reaches;
 //! no other watcher is touched. The hub never waits for a socket: it fills [`SendQueue`]es, and a

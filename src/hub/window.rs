@@ -29,8 +29,8 @@ pub const MARGIN: Duration = Duration::from_secs(5);
 
 /// How far before its cursor a replay begins: 15 s, or less if the window has less. Messages that
 /// were on their way to a pod when its stream broke come again after ten seconds. Meanwhile other
-/// authors' events, and cursors with them, go on. The client gets the events that it already has a
-/// second time.
+/// authors' events, and cursors with them, go on. Events that the client already has are sent
+/// again.
 pub const REPEAT: Duration = Duration::from_secs(15);
 
 /// Limit of one step of a replay: at most 256 events. A step also ends with the event that exceeds
@@ -103,7 +103,7 @@ impl Window {
     pub fn begin_at(&mut self, published: SystemTime) {
         // A cursor of this moment is valid, and its replay needs the margin before it. An event
         // that was lost within that margin is no loss for a cursor from after it. Cursors from
-        // before the moment fail this check.
+        // before the moment are out of reach.
         let begin = published.checked_sub(MARGIN).unwrap_or(SystemTime::UNIX_EPOCH);
         self.complete_since = self.complete_since.max(begin);
     }

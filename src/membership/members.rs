@@ -1,7 +1,7 @@
 //! [`Members`]: the pods that are alive, as their heartbeats show.
 //!
-//! It is pure, and uses the topic's clock alone: a pod whose own clock is wrong must never count as
-//! dead for that, nor take other pods for dead.
+//! It is pure, and uses the topic's clock alone: a pod with a wrong clock must never count as dead
+//! for that, nor take other pods for dead.
 
 use std::{
     collections::HashMap,
