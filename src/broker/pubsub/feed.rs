@@ -198,7 +198,7 @@ impl Keeper {
         match self.clients.admin.create_feed(&name, since).await {
             Ok(feed) => Ok((name, feed)),
             Err(error) => {
-                // The feed may exist after any error: a missing answer proves nothing.
+                // The feed may exist after any other error: a missing answer proves nothing.
                 if !matches!(error, AdminError::NoTopic(_)) {
                     self.add_leftover(name);
                 }
