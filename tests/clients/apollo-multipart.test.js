@@ -5,7 +5,8 @@ import { RetryLink } from '@apollo/client/link/retry';
 import { story } from './story.js';
 
 story('@apollo/client over multipart', (http, headers) => {
-  // The link does not come back by itself: a body that is cut is an error, and this says what to do about it.
+  // The link does not reconnect by itself. It reports a cut body as an error, and this link retries
+  // it.
   const retry = new RetryLink({
     delay: { initial: 100, max: 1_000 },
     attempts: { max: Infinity, retryIf: (error) => !ServerError.is(error) },

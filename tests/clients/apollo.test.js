@@ -6,7 +6,7 @@ import WebSocket from 'ws';
 
 import { story } from './story.js';
 
-// The link looks for the one of browsers.
+// The link needs the browser's global WebSocket.
 globalThis.WebSocket ??= WebSocket;
 
 story('@apollo/client over WebSocket', (http, headers) => {

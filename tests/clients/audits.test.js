@@ -1,4 +1,4 @@
-// GraphQL over HTTP by its own audits: every MUST, SHOULD and MAY.
+// The audits of GraphQL over HTTP itself: every MUST, SHOULD and MAY.
 
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';

@@ -7,17 +7,18 @@ story('eventsource', (http, headers) => {
   return {
     subscribe: (query, sink) => {
       const source = new EventSource(`${http}/graphql?query=${encodeURIComponent(query)}`, {
-        // Tokens do not belong into URLs, and a browser's own EventSource has no other place for them.
+        // A token does not belong in a URL, and a browser's own EventSource cannot send one
+        // elsewhere.
         fetch: (url, init) => fetch(url, { ...init, headers: { ...init.headers, ...headers } }),
       });
       sources.push(source);
       source.addEventListener('next', (event) => sink.next(JSON.parse(event.data)));
       source.addEventListener('complete', () => {
-        // Or it would ask again.
+        // Otherwise it would reconnect.
         source.close();
         sink.complete();
       });
-      // It comes back by itself, with the id of its last event, unless it was refused.
+      // It reconnects by itself with the id of its last event, unless the pod refused it.
       source.addEventListener('error', (event) => event.code && sink.error(event));
       return () => source.close();
     },

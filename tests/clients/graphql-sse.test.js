@@ -10,10 +10,10 @@ for (const singleConnection of [false, true]) {
     let refusal;
     const client = createClient({
       url: `${http}/graphql`,
-      // The client adds to what it is given.
+      // A copy, because the client adds headers to this object.
       headers: () => ({ ...headers }),
       singleConnection,
-      // It tries again whatever the status, and tells a status only. The errors are in the body.
+      // The client retries after every status and reports only the status. The body has the errors.
       fetchFn: async (url, init) => {
         const response = await fetch(url, init);
         if (response.status >= 400 && response.status < 500) refusal = new Error(await response.clone().text());

@@ -14,7 +14,7 @@ story('graphql-ws', (http, headers) => {
   return {
     subscribe: (query, sink) => client.subscribe({ query }, sink),
     close: () => client.dispose(),
-    // The library retries a refusal as a token may have expired: 4403 is what it is told.
+    // The library retries a refusal, since a token may have expired. It shows only the code 4403.
     refused: () => close?.code === 4403,
   };
 });

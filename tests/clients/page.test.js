@@ -1,4 +1,5 @@
-// The page at `/`, as a person uses it: GraphiQL in a browser, on a pod that the browser's machine can reach and nothing else.
+// The page at `/`, as a person uses it: GraphiQL in a browser that can reach the pod and nothing
+// else.
 
 import assert from 'node:assert/strict';
 import { mkdir } from 'node:fs/promises';
@@ -16,7 +17,7 @@ const browser = await launch();
 const skip = browser ? false : `no browser: install one of ${BROWSERS.join(', ')}`;
 if (skip && process.env.CI === 'true') throw new Error(skip);
 
-/** The first browser that there is, cut off from every host but this one. */
+/** Starts the first installed browser. It can reach no host but this one. */
 async function launch() {
   const args = ['--no-sandbox', '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'];
   for (const name of BROWSERS) {
@@ -27,7 +28,7 @@ async function launch() {
   }
 }
 
-/** The page, and what it did that it should not. */
+/** Opens the page. Records in `faults` its errors and its requests to other hosts. */
 async function open(pod, settings) {
   const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, ...settings });
   page.setDefaultTimeout(PATIENCE);
@@ -53,7 +54,7 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
   before(async () => {
     pod = await Pod.start();
     const html = await (await fetch(pod.http)).text();
-    assert.match(html, /page\.js/, 'the relay was built without the page: see what cargo warned of');
+    assert.match(html, /page\.js/, 'the relay was built without the page: see the warnings of cargo');
   });
   after(async () => {
     await browser?.close();
@@ -90,12 +91,12 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
     await pod.untilWatchers(0);
   });
 
-  it('says what is wrong with a token, and begins to work with a better one', async () => {
+  it('shows what is wrong with a token, and works with a valid one', async () => {
     const page = await open(pod);
     const token = async (name) => {
       await page.getByRole('region', { name: 'Headers' }).click();
       await page.keyboard.press('ControlOrMeta+A');
-      // Or the editor puts what is typed around it.
+      // Otherwise the editor would put the first typed brace around the selected text.
       await page.keyboard.press('Delete');
       await page.keyboard.type(JSON.stringify({ Authorization: bearer(name) }));
     };
@@ -111,14 +112,14 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
     await pod.untilWatchers(0);
   });
 
-  it('lists the licences of what it is made of', async () => {
+  it('lists the licences of its packages', async () => {
     const page = await open(pod);
     await page.getByRole('link', { name: 'Licences' }).click();
     await page.getByText('graphiql 5').waitFor();
     await page.getByText('monaco-editor').first().waitFor();
   });
 
-  it('is not there when it is switched off', async () => {
+  it('returns 404 when it is switched off', async () => {
     const off = await Pod.start({ RELAY_PAGE: 'off' });
     try {
       for (const path of ['/', '/page/page.js']) assert.equal((await fetch(off.http + path)).status, 404, path);

@@ -1,4 +1,4 @@
-// Pods for the clients to meet: the real `relay` on its in-memory broker, and a balancer in front of them.
+// Pods for the clients: the real `relay` with its in-memory broker, and a balancer in front of it.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -10,7 +10,7 @@ const PATIENCE = 30_000;
 
 export const bearer = (user) => `Bearer ${user}`;
 
-/** Asks again and again until there is an answer. */
+/** Calls `ask` every 20 ms until it returns a true value. Throws after 30 s. */
 export async function eventually(what, ask) {
   const deadline = Date.now() + PATIENCE;
   for (;;) {
@@ -43,7 +43,7 @@ export class Pod {
     return `http://127.0.0.1:${this.port}`;
   }
 
-  /** The sum of a metric over all its labels. */
+  /** Returns the sum of a metric over all its labels. */
   async metric(name) {
     const text = await (await fetch(`${this.http}/metrics`)).text();
     const lines = text.split('\n').filter((line) => line.startsWith(name) && ' {'.includes(line[name.length]));
@@ -54,7 +54,7 @@ export class Pod {
     await eventually(`${count} watchers`, async () => (await this.metric('relay_watchers')) === count);
   }
 
-  /** ZOWI adds a template for location 3, where ZOLO is. */
+  /** Adds a template as ZOWI for location 3, where ZOLO is. */
   async addTemplate(name) {
     const query = `mutation ($name: String!) {
       addTemplate(templateInput: { name: $name, shareLocationIds: ["3"] }) { success }
@@ -68,7 +68,7 @@ export class Pod {
     if (!data?.addTemplate.success) throw new Error(JSON.stringify(errors));
   }
 
-  /** Ends it as Kubernetes does, and waits until it is gone. */
+  /** Stops the pod as Kubernetes does, and waits until it is gone. */
   async drain() {
     this.process.kill('SIGTERM');
     if (!this.ended) await once(this.process, 'exit');
@@ -79,7 +79,7 @@ export class Pod {
   }
 }
 
-/** One address that leads to whatever pod is behind it at the moment. */
+/** One address in front of the current pod. */
 export class Balancer {
   static async start(pod) {
     const balancer = new Balancer();

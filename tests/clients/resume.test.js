@@ -1,4 +1,4 @@
-// The recipes of docs/RESUME.md: what is documented is what runs here.
+// The recipes of docs/RESUME.md: the documented code is the code that runs here.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -23,8 +23,8 @@ async function eventually(what, ask) {
   }
 }
 
-/** Two pods on one topic, and the one address at which clients know them. */
-class Site {
+/** Two pods on one topic, and one address in front of them that can be cut. */
+class Cluster {
   async start() {
     const first = 20_000 + (process.pid % 10_000);
     this.ports = [first, first + 1];
@@ -56,7 +56,7 @@ class Site {
     }
   }
 
-  /** Cuts everybody off, and from now on leads to the other pod, once it is opened. */
+  /** Cuts all connections. Once opened again, the address leads to the other pod. */
   close() {
     this.isOpen = false;
     this.sockets.forEach((socket) => socket.destroy());
@@ -74,7 +74,7 @@ class Site {
     await once(this.relay, 'exit');
   }
 
-  /** ZOWI adds a template for location 3, where ZOLO is, past the address that is cut. */
+  /** Adds a template as ZOWI for location 3, where ZOLO is, on a pod directly. */
   async add(name) {
     const query = `mutation { addTemplate(templateInput: { name: "${name}", shareLocationIds: ["3"] }) { success } }`;
     const response = await fetch(`http://127.0.0.1:${this.ports[0]}/graphql`, {
@@ -99,9 +99,9 @@ function pick(...names) {
 }
 
 describe('a client that is cut off resumes on another pod', { timeout: 120_000 }, () => {
-  const site = new Site();
-  before(() => site.start());
-  after(() => site.stop());
+  const cluster = new Cluster();
+  before(() => cluster.start());
+  after(() => cluster.stop());
 
   for (const [name, scheme, options] of [
     ['graphql-ws', 'ws', { webSocketImpl: WebSocket }],
@@ -111,41 +111,41 @@ describe('a client that is cut off resumes on another pod', { timeout: 120_000 }
   ]) {
     it(name, async () => {
       const { watch } = await import(`./recipes/${name}.js`);
-      const told = [];
-      const url = `${scheme}://127.0.0.1:${site.server.address().port}/graphql`;
+      const received = [];
+      const url = `${scheme}://127.0.0.1:${cluster.server.address().port}/graphql`;
       const end = await watch({
         url,
         token: async () => 'ZOLO',
-        onTemplate: (template) => told.push(template.name),
-        onGap: (gap) => told.push(gap),
+        onTemplate: (template) => received.push(template.name),
+        onGap: (gap) => received.push(gap),
         ...options,
       });
       try {
-        await eventually(() => 'a watcher', () => site.watchers());
-        // cut off before it has heard anything, and again after
+        await eventually(() => 'a watcher', () => cluster.watchers());
+        // cut off before the first event, and again after it
         for (const turn of ['first', 'second']) {
-          site.close();
-          await eventually(() => 'nobody watches', async () => !(await site.watchers()));
-          await site.add(`${name} ${turn} away`);
-          site.open();
-          await eventually(() => `back, told ${told}`, () => told.includes(`${name} ${turn} away`));
-          await site.add(`${name} ${turn} live`);
-          await eventually(() => `live, told ${told}`, () => told.includes(`${name} ${turn} live`));
+          cluster.close();
+          await eventually(() => 'no watcher is left', async () => !(await cluster.watchers()));
+          await cluster.add(`${name} ${turn} away`);
+          cluster.open();
+          await eventually(() => `back, received ${received}`, () => received.includes(`${name} ${turn} away`));
+          await cluster.add(`${name} ${turn} live`);
+          await eventually(() => `live, received ${received}`, () => received.includes(`${name} ${turn} live`));
         }
         const expected = ['first away', 'first live', 'second away', 'second live'].map((what) => `${name} ${what}`);
-        // what the client before was told may still stand within the margin
-        assert.deepEqual(told.filter((what) => typeof what !== 'string' || what.startsWith(name)), expected);
+        // events of the client before may come again within the margin
+        assert.deepEqual(received.filter((what) => typeof what !== 'string' || what.startsWith(name)), expected);
       } finally {
         end();
       }
-      await eventually(() => 'nobody watches', async () => !(await site.watchers()));
+      await eventually(() => 'no watcher is left', async () => !(await cluster.watchers()));
     });
   }
 });
 
 describe('docs/RESUME.md', () => {
   for (const name of ['resuming', 'graphql-ws', 'apollo', 'urql', 'eventsource']) {
-    it(`has the recipe ${name} as it runs here`, () => {
+    it(`contains the recipe ${name} exactly as tested`, () => {
       const recipe = readFileSync(new URL(`recipes/${name}.js`, import.meta.url), 'utf8');
       assert.ok(document.includes(`\`\`\`js\n${recipe}\`\`\``), `recipes/${name}.js and its copy differ`);
     });

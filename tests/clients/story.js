@@ -1,4 +1,5 @@
-// What every client that subscribes must see, whatever its transport: events, errors, the end, and its pod's successor.
+// The story that every subscribing client must pass, whatever its transport: events, errors, the
+// end, and the move to another pod.
 
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
@@ -8,7 +9,7 @@ import { Balancer, Pod, bearer, eventually } from './pod.js';
 const WATCH = 'subscription { templateAdded { name } }';
 const WRONG = 'subscription { templateAdded { nothing } }';
 
-/** What a client told us of one subscription. */
+/** Results that a client passed on for one subscription. */
 class Seen {
   names = [];
   errors = [];
@@ -17,7 +18,7 @@ class Seen {
   sink = {
     next: (result) => {
       if (result.errors?.length) this.errors.push(...result.errors);
-      // Pods without a broker have no past in common, and say so to a client that resumes.
+      // Pods without a broker share no past, so a client that resumes gets a gap notice.
       else if (result.extensions?.gap) return;
       else this.names.push(result.data.templateAdded.name);
     },
@@ -31,8 +32,8 @@ class Seen {
 }
 
 /**
- * Tells the story with this client. `connect(http, headers)` gives `{ subscribe(query, sink), close() }`, and `subscribe` a
- * function that ends the subscription.
+ * Runs the story with this client. `connect(http, headers)` returns `{ subscribe(query, sink),
+ * close() }`, and `subscribe` returns a function that ends the subscription.
  */
 export function story(name, connect) {
   describe(name, { timeout: 120_000 }, () => {
@@ -47,12 +48,12 @@ export function story(name, connect) {
       pod = await Pod.start();
     });
     after(async () => {
-      // A client that was refused says so once more when it is closed.
+      // A client that was refused reports it once more when it is closed.
       await Promise.allSettled(clients.map((made) => made.close()));
       pod.stop();
     });
 
-    it('receives what is for its viewer, until it ends the subscription', async () => {
+    it('receives the events of its viewer until it ends the subscription', async () => {
       const zolo = await client('ZOLO');
       const [seen, other] = [new Seen(), new Seen()];
       const end = zolo.subscribe(WATCH, seen.sink);
@@ -70,7 +71,7 @@ export function story(name, connect) {
       await pod.untilWatchers(0);
     });
 
-    it('is told what is wrong with its document', async () => {
+    it('receives the error in its document', async () => {
       const seen = new Seen();
       const zolo = await client('ZOLO');
       zolo.subscribe(WRONG, seen.sink);
@@ -79,15 +80,15 @@ export function story(name, connect) {
       assert.deepEqual(seen.names, []);
     });
 
-    it('is told when it is nobody', async () => {
+    it('receives an error when its token names no user', async () => {
       const seen = new Seen();
-      const nobody = await client('NOBODY');
-      nobody.subscribe(WATCH, seen.sink);
-      await eventually('an error', () => seen.errors.length || nobody.refused?.());
+      const unknown = await client('NOBODY');
+      unknown.subscribe(WATCH, seen.sink);
+      await eventually('an error', () => seen.errors.length || unknown.refused?.());
       assert.deepEqual(seen.names, []);
     });
 
-    it('comes back to another pod when its own drains, and is not told that it is over', async () => {
+    it('reconnects to another pod when its pod drains, and receives no completion', async () => {
       const old = await Pod.start();
       const balancer = await Balancer.start(old);
       const seen = new Seen();
