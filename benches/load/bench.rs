@@ -1,7 +1,7 @@
 //! One measurement: start a server, connect watchers, publish events, read one window.
 //!
 //! All scenarios share these steps so that their figures compare. It must never report a window
-//! whose deliveries were not checked.
+//! with unchecked deliveries.
 
 use std::{env, path::PathBuf, time::Duration};
 

@@ -74,7 +74,7 @@ pub(crate) fn pin_self(cores: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns an address whose port was free a moment ago.
+/// Returns an address with a port that was free a moment ago.
 pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }

@@ -37,7 +37,7 @@ impl Faults {
 
 /// Events that one watcher has received.
 pub(crate) struct Seen {
-    /// First event whose fate is open: all before it came or are missing.
+    /// First event that is still awaited: all before it came or are missing.
     next: u32,
     ahead: [u64; REORDER / 64],
 }

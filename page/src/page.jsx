@@ -30,8 +30,8 @@ globalThis.MonacoEnvironment = {
 function Page() {
   const [fetcher, setFetcher] = useState(() => fetcherOf(endpoint));
   const typing = useRef();
-  // The pod shows its schema only with a token. GraphiQL loads the schema again when its fetcher
-  // changes.
+  // Replaces the fetcher after a pause in typing: then GraphiQL loads the schema again, which the
+  // pod shows only with a token.
   const askAgain = () => {
     clearTimeout(typing.current);
     typing.current = setTimeout(() => setFetcher(() => fetcherOf(endpoint)), TYPED);

@@ -26,7 +26,7 @@ const EVENTS_PER_SECOND: u32 = 8;
 /// reconnects.
 const RECOVERY: Duration = Duration::from_secs(60);
 
-/// Two pods whose connection to the broker can break, their clients, and load.
+/// Two pods behind a connection to the broker that can break, their clients, and load.
 struct Scene {
     topic: Topic,
     proxy: Proxy,

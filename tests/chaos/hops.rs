@@ -70,7 +70,7 @@ fn relayed(number: usize) -> Arc<Relayed> {
     })
 }
 
-/// Client whose only memory across connections is the text of its last cursor.
+/// Client that keeps only the text of its last cursor across connections.
 struct Client {
     cursor: String,
     received: BTreeSet<usize>,

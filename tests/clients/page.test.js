@@ -100,7 +100,7 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
       await page.keyboard.press('Delete');
       await page.keyboard.type(JSON.stringify({ Authorization: bearer(name) }));
     };
-    await token('NOBODY');
+    await token('NO_USER');
     await run(page);
     await response(page).getByText('4403').first().waitFor();
     await token('ZEWI');

@@ -82,7 +82,7 @@ export function story(name, connect) {
 
     it('receives an error when its token names no user', async () => {
       const seen = new Seen();
-      const unknown = await client('NOBODY');
+      const unknown = await client('NO_USER');
       unknown.subscribe(WATCH, seen.sink);
       await eventually('an error', () => seen.errors.length || unknown.refused?.());
       assert.deepEqual(seen.names, []);

@@ -1,4 +1,4 @@
-//! Ends of a WebSocket whose client breaks the rules: each fault has a close code of its own.
+//! Ends of a WebSocket after a fault of its client: each fault has a close code of its own.
 //!
 //! Clients decide by the code whether they retry. A fault on one connection must never end another.
 
@@ -61,7 +61,7 @@ async fn subscribe_before_ack_ends_connection_with_4401() {
 #[tokio::test]
 async fn bad_token_ends_connection_with_4403_before_ack() {
     let pod = Setup::new("pod").start().await;
-    for message in [init("Bearer NOBODY"), init("Basic ZOLO"), init(""), json!({ "type": "connection_init" })]
+    for message in [init("Bearer NO_USER"), init("Basic ZOLO"), init(""), json!({ "type": "connection_init" })]
     {
         let end = end_after(&pod, std::slice::from_ref(&message)).await;
         assert_eq!(end.code, 4403, "{message}");
@@ -143,7 +143,7 @@ async fn first_message_has_smaller_size_limit() {
 async fn bad_token_sends_legacy_client_error_then_close() {
     let pod = Setup::new("pod").start().await;
     let mut socket = open(&pod, Dialect::Legacy).await;
-    socket.send(init("Bearer NOBODY")).await;
+    socket.send(init("Bearer NO_USER")).await;
     let (messages, end) = socket.receive_to_end().await;
     let types: Vec<_> = messages.iter().map(|message| &message["type"]).collect();
     assert_eq!(types, ["connection_error"], "{messages:?}");

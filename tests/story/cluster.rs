@@ -93,8 +93,8 @@ fn status(pid: u32) -> Option<(String, u32)> {
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
-/// Returns whether a process runs. A zombie, whose parent has not read its status yet, does not
-/// run.
+/// Returns whether a process runs. A zombie, which waits for its parent to read its status, does
+/// not run.
 fn is_running(pid: u32) -> bool {
     status(pid).is_some_and(|(state, _)| state != "Z" && state != "X")
 }

@@ -298,7 +298,7 @@ async fn doctor_finds_refused_origin_and_token() {
     let pod = Setup::new("strict").set("RELAY_ALLOWED_ORIGINS", "https://app.example").start().await;
     let url = format!("ws://127.0.0.1:{}/graphql", pod.port());
     let visit = |origin| {
-        let token = File::new("NOBODY");
+        let token = File::new("NO_USER");
         let setup =
             doctor(&["--url", &url, "--token-file", token.path()]).set("RELAY_ALLOWED_ORIGINS", origin);
         async move { (Report::of(setup).await, token) }
@@ -308,7 +308,7 @@ async fn doctor_finds_refused_origin_and_token() {
     assert!(line.contains("https://other.example: name it in RELAY_ALLOWED_ORIGINS"), "{line}");
     let (report, _token) = visit("https://app.example").await;
     let line = report.only_wrong("balancer");
-    assert!(line.contains("refuse the token") && !line.contains("NOBODY"), "{line}");
+    assert!(line.contains("refuse the token") && !line.contains("NO_USER"), "{line}");
 }
 
 /// Puts a server before the emulator that adds IAM without two of the permissions, and a clock that

@@ -1,7 +1,6 @@
 //! Drain of a pod that receives a signal.
 //!
-//! Every rollout drains every pod. A drain must never tell a client that its subscription is
-//! complete.
+//! Every rollout drains every pod. A drain must never send `complete` for a subscription.
 
 use std::time::Duration;
 

@@ -237,7 +237,7 @@ async fn never_reads(port: u16) -> Option<()> {
     future::pending().await
 }
 
-/// Returns a text frame whose mask is all zeros, which leaves the payload unchanged.
+/// Returns a text frame. Its mask is all zeros, which leaves the payload unchanged.
 fn masked(message: &Value) -> Vec<u8> {
     let text = message.to_string();
     let length = u16::try_from(text.len()).unwrap().to_be_bytes();

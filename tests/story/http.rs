@@ -20,7 +20,7 @@ use crate::support::{
 #[tokio::test]
 async fn request_without_good_token_gets_401() {
     let pod = Setup::new("pod").start().await;
-    for authorization in [None, Some("Bearer NOBODY"), Some("Basic Wk9XSQ=="), Some("Bearer ")] {
+    for authorization in [None, Some("Bearer NO_USER"), Some("Basic Wk9XSQ=="), Some("Bearer ")] {
         let answer = pod.http.graphql_with(authorization, "{ templates { id } }", Value::Null).await;
         assert_eq!(answer.status, 401, "{authorization:?}: {answer:?}");
         assert!(answer.header("www-authenticate").starts_with("Bearer"), "{answer:?}");

@@ -113,7 +113,7 @@ async fn single_result_is_stream_too() {
 #[tokio::test]
 async fn pod_refuses_invalid_operation_by_status() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS", "1").start().await;
-    for (user, query, status) in [("NOBODY", WATCH, 401), ("ZOLO", "subscription {", 400), ("ZOLO", "", 400)]
+    for (user, query, status) in [("NO_USER", WATCH, 401), ("ZOLO", "subscription {", 400), ("ZOLO", "", 400)]
     {
         let stream = Streamed::open(EVENTS, post(&pod, user, query)).await;
         assert_eq!(stream.response.status(), status, "{query}");
@@ -238,7 +238,7 @@ async fn one_stream_carries_many_operations() {
     assert_eq!(submit(&pod, "ZOLO", &token, Some("bad"), "subscription { nothing }").await, 400);
     assert_eq!(submit(&pod, "ZOLO", "unknown", Some("x"), WATCH).await, 404);
     assert_eq!(submit(&pod, "ZEWI", &token, Some("x"), WATCH).await, 404, "another viewer's");
-    assert_eq!(submit(&pod, "NOBODY", &token, Some("x"), WATCH).await, 401);
+    assert_eq!(submit(&pod, "NO_USER", &token, Some("x"), WATCH).await, 401);
     assert_eq!(submit(&pod, "ZOLO", &token, Some("query"), "{ locations { id } }").await, 202);
     let (event, _, data) = stream.event().await.unwrap();
     assert_eq!((&*event, &data["id"]), ("next", &json!("query")));
@@ -333,7 +333,7 @@ async fn narrow(pod: &Relay, headers: &str) -> TcpStream {
     socket
 }
 
-/// Adds templates whose results have 60 KB each.
+/// Adds templates; each result has 60 KB.
 pub(crate) async fn add_large(pod: &Relay, count: usize) {
     let mut locations: Vec<String> = (0..999).map(|n| format!("{n:-<60}")).collect();
     locations.push("3".to_owned());

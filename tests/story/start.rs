@@ -129,7 +129,7 @@ async fn pod_is_alive_but_unready_without_broker() {
         http.try_get("/livez").await.filter(|answer| answer.status == 200)
     })
     .await;
-    let answer = eventually("it says why it is not ready", PATIENCE, async || {
+    let answer = eventually("the pod reports why it is not ready", PATIENCE, async || {
         let answer = http.get("/readyz").await;
         assert_eq!(answer.status, 503, "{answer:?}");
         (answer.json()["reasons"][0] != "feed: opening").then_some(answer)
@@ -179,7 +179,7 @@ async fn pod_is_alive_but_unready_without_topic() {
     })
     .await;
     let mut pod = Setup::new("pod").topic(&topic.seen_at(&address)).launch();
-    eventually("it says why it is not ready", PATIENCE, async || {
+    eventually("the pod reports why it is not ready", PATIENCE, async || {
         let answer = pod.http.try_get("/readyz").await.filter(|answer| answer.status == 503)?;
         let reason = answer.json()["reasons"][0].to_string();
         reason.contains("Topic not found").then_some(())

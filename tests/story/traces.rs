@@ -25,7 +25,7 @@ fn attribute<'a>(span: &'a Value, key: &str) -> &'a str {
     found.and_then(|found| found["value"]["stringValue"].as_str()).unwrap_or_default()
 }
 
-/// Returns a setup of a pod on this topic whose spans and metrics go to the collector.
+/// Returns a setup of a pod on this topic that sends spans and metrics to the collector.
 fn traced(pod: &str, topic: &Topic, collector: &Collector) -> Setup {
     let setup = Setup::new(pod).topic(topic).set("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint());
     setup.set("OTEL_BSP_SCHEDULE_DELAY", "200").set("OTEL_METRIC_EXPORT_INTERVAL", "500")

@@ -84,7 +84,8 @@ impl Collector {
         self.lines_with(trace).into_iter().filter(|line| line["traceId"] == trace).collect()
     }
 
-    /// Returns whether it received a metric of this name; only the collector over HTTP can tell.
+    /// Returns whether it received a metric of this name; only the collector over HTTP prints
+    /// metrics.
     pub(crate) fn has_metric(&self, name: &str) -> bool {
         self.lines_with(name).iter().any(|line| line["name"] == name && line["spanId"].is_null())
     }

@@ -30,7 +30,7 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// Creates a valid event from a program that the relay does not know: it has no author.
+    /// Creates a valid event from a foreign program: it has no author.
     pub(crate) fn template(name: &str, locations: &[&str]) -> Self {
         let id = Uuid::now_v7().to_string();
         let data = json!({ "id": format!("foreign-{id}"), "name": name, "shareLocationIds": locations });
