@@ -61,7 +61,8 @@ async fn subscribe_before_ack_ends_connection_with_4401() {
 #[tokio::test]
 async fn bad_token_ends_connection_with_4403_before_ack() {
     let pod = Setup::new("pod").start().await;
-    for message in [init("Bearer NO_USER"), init("Basic ZOLO"), init(""), json!({ "type": "connection_init" })]
+    for message in
+        [init("Bearer NO_USER"), init("Basic ZOLO"), init(""), json!({ "type": "connection_init" })]
     {
         let end = end_after(&pod, std::slice::from_ref(&message)).await;
         assert_eq!(end.code, 4403, "{message}");
