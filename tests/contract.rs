@@ -123,9 +123,9 @@ async fn late_feed_receives_retained_events(broker: Broker) {
     for n in 0..10 {
         publisher.publish(&event(Some("1"), &n.to_string())).await.unwrap();
     }
-    let heard = receive(&mut *early, 10).await;
+    let received = receive(&mut *early, 10).await;
     let mut late = broker.open_feed("late").await;
-    assert_eq!(receive(&mut *late, 10).await, heard);
+    assert_eq!(receive(&mut *late, 10).await, received);
     publisher.publish(&event(Some("1"), "live")).await.unwrap();
     assert_eq!(receive(&mut *late, 1).await[0].data, "live");
 }

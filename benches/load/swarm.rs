@@ -129,7 +129,7 @@ impl Swarm {
         is_meant: bool,
     ) -> anyhow::Result<Duration> {
         let began = Instant::now();
-        let (mut heard, mut live) = (began, self.live);
+        let (mut progress, mut live) = (began, self.live);
         let goal = self.live + count;
         let mut left = count;
         while self.live < goal {
@@ -142,8 +142,8 @@ impl Swarm {
                 bail!("the server refused a watcher: {}", self.complaint.as_deref().unwrap_or("it hung up"));
             }
             if self.live > live {
-                (heard, live) = (Instant::now(), self.live);
-            } else if heard.elapsed() > PATIENCE {
+                (progress, live) = (Instant::now(), self.live);
+            } else if progress.elapsed() > PATIENCE {
                 bail!("{} of {goal} watchers are subscribed and the server says no more", self.live);
             }
         }
@@ -227,12 +227,12 @@ impl Swarm {
     /// the rest counts as missing.
     pub(crate) fn settle(&mut self) -> anyhow::Result<()> {
         let state = |swarm: &Self| (swarm.tally.deliveries, swarm.answers);
-        let (mut heard, mut last) = (Instant::now(), state(self));
+        let (mut progress, mut last) = (Instant::now(), state(self));
         while self.tally.in_flight() > 0 || self.unanswered() > 0 {
             self.turn(Duration::from_millis(100))?;
             if state(self) != last {
-                (heard, last) = (Instant::now(), state(self));
-            } else if heard.elapsed() > PATIENCE {
+                (progress, last) = (Instant::now(), state(self));
+            } else if progress.elapsed() > PATIENCE {
                 break;
             }
         }

@@ -1,6 +1,6 @@
 //! Log of a pod: one line for each connection, and nothing secret.
 //!
-//! Logs are kept longer and read by more people than the data. They must never hold payloads,
+//! Logs are kept longer and read more widely than the data. They must never hold payloads,
 //! tokens or addresses.
 
 use reqwest::{Method, RequestBuilder};
