@@ -1,20 +1,23 @@
-# The image of one pod: dependencies (a layer of their own) → build → distroless, without a shell, as nobody in particular.
+# The image of one pod: dependencies (their own layer) → build → distroless, without a shell, as an
+# unprivileged user.
 #
 #   docker build --tag relay .
 #
-# Debian 13 builds and Debian 13 runs, so that the binary meets the libc that it was linked against. Digests decide; tags are
-# for people. There is no `# syntax=` line: the frontend inside the engine (20.10 and later) is enough.
+# Build and runtime both use Debian 13, so the binary finds the libc that it was linked with.
+# Digests pin the base images; tags are for readers. There is no `# syntax=` line, because the
+# frontend inside the engine (20.10 and later) is enough.
 
 FROM rust:1.98-trixie@sha256:a8a5f0a1e5fe7dfe1d352591e4a1c7dd2c08fd70475cae872cf3458ba0df0546 AS dependencies
-# For the page at /, which build.rs bundles. Without npm the image would be built as well, and the page be a plain one.
+# build.rs bundles the page at / with npm. Without npm the build works, too, but with a plain page.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends nodejs npm \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
-# An empty crate with our dependencies: this layer is built anew only when Cargo.lock changes. The cache mount spares the
-# download even then, and keeps the registry out of the layer. Cargo reads no manifest whose bench is not there, so that stays.
+# An empty crate with the relay's dependencies. This layer is built anew only when Cargo.lock
+# changes. Even then the cache mount saves the download, and it keeps the registry out of the layer.
+# Cargo refuses a manifest if a bench is missing, so the empty bench files stay.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     mkdir -p src/bin/relay benches/load && echo "fn main() {}" | tee src/bin/relay/main.rs benches/relay.rs >benches/load/main.rs && touch src/lib.rs \
     && cargo build --release --locked --bin relay \
@@ -24,7 +27,7 @@ FROM dependencies AS build
 COPY build.rs build.rs
 COPY page page
 COPY src src
-# The times of the copied files may lie before those of the empty crate, and cargo goes by time.
+# The copied files may be older than those of the empty crate, and cargo compares times.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/root/.npm \
     find src -type f -exec touch {} + \
@@ -41,14 +44,14 @@ LABEL org.opencontainers.image.title="pubsub-relay" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}"
 COPY --from=build /src/target/release/relay /usr/local/bin/relay
-# A number, because `runAsNonRoot` cannot tell who a name is. It is the base image's `nonroot`.
+# A number, because `runAsNonRoot` cannot check a name. It is the user `nonroot` of the base image.
 USER 65532:65532
-# Within a container, loopback would be heard by nobody.
+# Loopback cannot be reached from outside the container.
 ENV RELAY_LISTEN=0.0.0.0:8080 \
     RELAY_ADMIN_LISTEN=0.0.0.0:9090
 EXPOSE 8080 9090
 STOPSIGNAL SIGTERM
-# For engines without probes of their own; Kubernetes ignores it. Alive, not ready: a pod that cannot hear the topic for a
-# moment should be left without new connections, not restarted.
+# For engines without their own probes. Kubernetes ignores it. It checks that the pod is alive, not
+# that it is ready: a pod that misses the topic for a moment must not be restarted.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 CMD ["relay", "healthcheck"]
 ENTRYPOINT ["relay"]
