@@ -19,7 +19,8 @@ COPY Cargo.toml Cargo.lock ./
 # changes. Even then the cache mount saves the download, and it keeps the registry out of the layer.
 # Cargo refuses a manifest if a bench is missing, so the empty bench files stay.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    mkdir -p src/bin/relay benches/load && echo "fn main() {}" | tee src/bin/relay/main.rs benches/relay.rs >benches/load/main.rs && touch src/lib.rs \
+    mkdir -p src/bin/relay benches/load && echo "fn main() {}" >src/bin/relay/main.rs && touch src/lib.rs \
+    && cp src/bin/relay/main.rs benches/relay.rs && cp src/bin/relay/main.rs benches/load/main.rs \
     && cargo build --release --locked --bin relay \
     && rm -r src
 

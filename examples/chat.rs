@@ -14,17 +14,14 @@ use std::{
     time::Duration,
 };
 
-use async_graphql::{Context, ID, Object, Schema, SimpleObject, Subscription};
 use futures_util::Stream;
 use pubsub_relay::{
-    audience::{Audience, Interests, Key, Viewer},
-    broker::memory::Topic,
-    domain::{Domain, Fact, Identity, Unreadable},
-    event::Event,
-    graphql::{self, Error, error::Code, event_publisher::publish, subscription::payloads},
-    pod::{self, Broker, Pod},
+    Audience, Code, Domain, Error, Event, Fact, Identity, Interests, Key, MemoryTopic, Pod, PodSettings,
+    StartError, Tab, Unreadable, Viewer,
+    async_graphql::{self, Context, ID, Object, Schema, SimpleObject, Subscription},
+    build_api, payloads, publish,
     shutdown::Signals,
-    telemetry, web,
+    telemetry, viewer,
 };
 use serde::{Deserialize, Serialize};
 
@@ -97,7 +94,7 @@ impl Domain for Chat {
 
 /// Refuses a viewer that is not a member of the room.
 fn enter(ctx: &Context<'_>, room: &str) -> Result<(), Error> {
-    let is_member = graphql::viewer(ctx)?.interests.keys().contains(&key(room));
+    let is_member = viewer(ctx)?.interests.keys().contains(&key(room));
     if is_member { Ok(()) } else { Err(Error::new(Code::Forbidden, "you are not in this room")) }
 }
 
@@ -135,13 +132,13 @@ impl Subscriptions {
     }
 }
 
-async fn start(name: &str, port: u16, topic: &Topic) -> anyhow::Result<Pod> {
+async fn start(name: &str, port: u16, topic: &MemoryTopic) -> Result<Pod, StartError> {
     let chat = Arc::new(Chat::default());
-    let api = graphql::build(Schema::build(Query, Mutation, Subscriptions).data(chat.clone()));
+    let api = build_api(Schema::build(Query, Mutation, Subscriptions).data(chat.clone()));
     let listen = ([127, 0, 0, 1], port).into();
-    let mut settings = pod::Settings::local(name, listen, Broker::Memory(topic.clone()));
     let query = "subscription Watch { messagePosted { room text } }";
-    settings.web.page = Some(vec![web::Tab { query: query.into(), token: "ann".into() }]);
+    let settings = PodSettings::local(name, listen, Arc::new(topic.clone()))
+        .with_tabs(vec![Tab { query: query.into(), token: "ann".into() }]);
     Pod::start(settings, chat, api).await
 }
 
@@ -149,7 +146,7 @@ async fn start(name: &str, port: u16, topic: &Topic) -> anyhow::Result<Pod> {
 async fn main() -> anyhow::Result<()> {
     telemetry::init(&telemetry::Settings { log: "info".to_owned(), ..telemetry::Settings::default() })?;
     let mut signals = Signals::listen()?;
-    let topic = Topic::new(WINDOW, 1 << 24);
+    let topic = MemoryTopic::new(WINDOW, 1 << 24);
     if std::env::args().any(|argument| argument == "--self-test") {
         return self_test::run(&topic).await;
     }

@@ -47,11 +47,11 @@ pub struct Session {
 pub enum SetupError {
     /// A short secret can be guessed from one token.
     #[error(
-        "RELAY_JWT_SECRET has {0} bytes, HS256 needs at least 32: make one with `openssl rand -base64 48`"
+        "the secret of tokens has {0} bytes, HS256 needs at least 32: make one with `openssl rand -base64 48`"
     )]
     ShortSecret(usize),
     /// The key set's file is absent, unreadable or not a key set.
-    #[error("cannot use the JWKS file {} of RELAY_JWT_JWKS: name a readable JSON file {{\"keys\": [...]}}", path.display())]
+    #[error("cannot use the JWKS file {}: name a readable JSON file {{\"keys\": [...]}}", path.display())]
     JwksFile {
         /// The file as configured.
         path: PathBuf,
@@ -59,7 +59,7 @@ pub enum SetupError {
         source: jwks::LoadError,
     },
     /// The address cannot be asked. One that merely does not answer is not an error.
-    #[error("the JWKS address of RELAY_JWT_JWKS is not a URL that starts with http:// or https://")]
+    #[error("the JWKS address is not a URL that starts with http:// or https://")]
     JwksUrl,
     /// No HTTP client: the system's root certificates cannot be read.
     #[error("cannot set up HTTPS for the JWKS address: are the system's CA certificates installed?")]

@@ -1,13 +1,20 @@
-//! The two ports to a broker: [`Publish`] (out) and [`Feed`] (in).
+//! The ports to a broker: [`Broker`] connects a pod, [`Publish`] is its way out, [`Feed`] its way in.
 //!
-//! Two implementations, [`memory`] and [`crate::broker::pubsub`], held by one contract suite (`tests/contract.rs`). The guarantee
-//! is at least once, in the order of each author; deduplication is the reader's ([`crate::relay`]).
+//! Adapters stand behind them ([`memory`] and, with the feature `pubsub`, `pubsub`), all held by one contract suite
+//! (`tests/contract.rs`). The guarantee is at least once, in the order of each author. Repeats are dropped by the reader
+//! ([`crate::relay`]). Nothing outside this folder may name an adapter, but [`open`] and the program's own commands.
 
 pub mod memory;
+pub mod open;
 #[cfg(feature = "pubsub")]
 pub mod pubsub;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use thiserror::Error;
@@ -18,25 +25,148 @@ use crate::event::{
     cloudevent::{self, Undecodable},
 };
 
-/// The largest payload of an event, in bytes. Pub/Sub takes 10,000,000 with attributes and framing; one that is larger
-/// would be refused there, with all that shares its batch.
-pub const MAX_DATA_BYTES: usize = 9_000_000;
-
-/// How long [`Publish::publish`] may take before it gives up: the client's answer is due within 5 s, and the rest of its way
-/// takes time too.
+/// Longest time that [`Publish::publish`] may take. A client's answer is due within 5 s, and the rest of its way takes time
+/// as well.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_millis(4_500);
 
-/// The least that Pub/Sub retains, for a topic and for a subscription.
-pub const MIN_RETENTION: Duration = Duration::from_secs(600);
+/// A topic at a broker, to which any number of pods connect.
+///
+/// ```
+/// use pubsub_relay::{Broker, broker::memory::Topic};
+/// use std::time::Duration;
+///
+/// let topic = Topic::new(Duration::from_secs(600), 1 << 20);
+/// assert_eq!(Broker::topic(&topic), "memory:");
+/// assert!(topic.limits().payload_bytes >= 1 << 20);
+/// ```
+#[async_trait]
+pub trait Broker: Send + Sync + 'static {
+    /// Returns the full name of the topic. It tells this topic's cursors from those of others, so it must be the same on every
+    /// pod: without hosts, users and passwords.
+    fn topic(&self) -> String;
+
+    /// Returns the broker's name in traces: the `messaging.system` of OpenTelemetry's conventions.
+    fn system(&self) -> &'static str;
+
+    /// Returns the broker's limits.
+    fn limits(&self) -> Limits;
+
+    /// Checks that a pod may have this name; the error says what to change. Brokers that make no names out of it accept any.
+    ///
+    /// # Errors
+    /// A text that completes a sentence which begins with the broker's URL.
+    fn check_pod(&self, pod: &str) -> Result<(), String> {
+        let _ = pod;
+        Ok(())
+    }
+
+    /// Connects the pod of this name. Its feed replays what was published in the last `window`, as far as the topic retains it.
+    ///
+    /// This does not need the broker to answer: a broker that is away is a state of the feed ([`FeedState::Opening`]), and a
+    /// publish that fails.
+    ///
+    /// # Errors
+    /// [`ConnectError`] for settings that can never work, such as missing credentials.
+    async fn connect(&self, pod: &str, window: Duration) -> Result<Connected, ConnectError>;
+}
+
+impl fmt::Debug for dyn Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Broker").field(&self.topic()).finish()
+    }
+}
+
+/// The two ends of a topic that one pod holds.
+pub struct Connected {
+    /// The way out.
+    pub publisher: Arc<dyn Publish>,
+    /// The way in.
+    pub feed: Box<dyn Feed>,
+    /// The deletion of feeds whose pods are dead; `None` where no feed outlives its pod.
+    pub cleanup: Option<Box<dyn Cleanup>>,
+}
+
+/// Why a pod cannot be connected. The operator has to change something; retrying does not help.
+#[derive(Debug, Error)]
+#[error(transparent)]
+pub struct ConnectError(#[from] Box<dyn Error + Send + Sync>);
+
+impl ConnectError {
+    /// Wraps an adapter's error, whose text says what to do.
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+}
+
+/// Limits of a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest payload of an event, in bytes. A larger one is refused before it is published.
+    pub payload_bytes: usize,
+    /// The time for which the topic and a feed retain messages, whatever window is asked for. A window below it costs nothing.
+    pub least_retention: Duration,
+}
+
+impl Limits {
+    /// Refuses an event that the broker or a reader would refuse.
+    ///
+    /// # Errors
+    /// [`PublishError::Invalid`].
+    pub fn check(&self, event: &Event) -> Result<(), PublishError> {
+        let most = self.payload_bytes;
+        if event.data.is_empty() || event.data.len() > most {
+            let text = format!("{} bytes of data; it must have 1 to {most}", event.data.len());
+            return Err(PublishError::Invalid(text));
+        }
+        cloudevent::check(event).map_err(|error| PublishError::Invalid(error.to_string()))
+    }
+}
+
+/// Decides whether a feed is an orphan, by the name of its pod and the time of its creation.
+pub type IsOrphan<'a> = dyn Fn(&str, SystemTime) -> bool + Send + Sync + 'a;
+
+/// Deletes feeds that outlived their pods.
+#[async_trait]
+pub trait Cleanup: Send + 'static {
+    /// Looks at all feeds of the topic once, and deletes some of the orphans. It must never touch what is not a feed of this
+    /// topic. Several pods may do so at the same time.
+    ///
+    /// # Errors
+    /// If the broker does not answer. The caller tries again later.
+    async fn sweep(&mut self, is_orphan: &IsOrphan<'_>) -> Result<Swept, Box<dyn Error + Send + Sync>>;
+}
+
+/// What one sweep found and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Feeds of pods that live.
+    pub living: usize,
+    /// Feeds of pods that are dead, the deleted ones among them.
+    pub orphaned: usize,
+    /// Feeds that this sweep deleted.
+    pub deleted: u64,
+}
 
 /// The way out: events to the topic.
+///
+/// ```
+/// # async fn example(publisher: &dyn pubsub_relay::broker::Publish, event: &pubsub_relay::Event) {
+/// if let Err(error) = publisher.publish(event).await {
+///     eprintln!("not acknowledged ({}): {error}", error.reason());
+/// }
+/// publisher.flush().await;
+/// # }
+/// ```
 #[async_trait]
 pub trait Publish: Send + Sync + 'static {
     /// Publishes the event and returns once the topic has acknowledged it, within [`PUBLISH_TIMEOUT`]. Events of one
     /// author reach every feed in the order of their calls. Cancelling the call does not unpublish.
+    ///
+    /// # Errors
+    /// [`PublishError`]; what is certain about the event then is said there.
     async fn publish(&self, event: &Event) -> Result<(), PublishError>;
 
-    /// Waits until nothing is in flight any more. Unbounded: callers put their own limit on it.
+    /// Waits until nothing is in flight any more. The wait is unbounded: callers put a limit on it.
     async fn flush(&self);
 }
 
@@ -75,66 +205,71 @@ impl PublishError {
     }
 }
 
-/// Refuses what Pub/Sub and its readers would refuse.
-///
-/// # Errors
-/// [`PublishError::Invalid`].
-pub fn check(event: &Event) -> Result<(), PublishError> {
-    if event.data.is_empty() || event.data.len() > MAX_DATA_BYTES {
-        let text = format!("{} bytes of data; it must have 1 to {MAX_DATA_BYTES}", event.data.len());
-        return Err(PublishError::Invalid(text));
-    }
-    cloudevent::check(event).map_err(|error| PublishError::Invalid(error.to_string()))
-}
-
 /// The way in: a pod's own view of the topic.
+///
+/// **The promise.** From the moment at which a feed reports [`FeedState::Open`], it brings every event that the topic
+/// acknowledges from then on, at least once. Events of one author come in the order of their publishing. Between the events of
+/// two authors there is no order. An event whose message is not acknowledged comes again. When a generation of the feed ends,
+/// the next one begins early enough to bring what the last one may have missed, as far as the topic retains it; it brings
+/// repeats. Every pod has a feed of its own, and one pod's feed takes nothing from another's.
+///
+/// ```
+/// # async fn example(mut feed: Box<dyn pubsub_relay::broker::Feed>) {
+/// while let Some(received) = feed.next().await {
+///     if let Ok(event) = &received.event {
+///         println!("{} {}", event.kind, event.id);
+///     }
+///     received.ack.ack();
+/// }
+/// # }
+/// ```
 #[async_trait]
 pub trait Feed: Send + 'static {
-    /// The next message of the topic, waiting for it and through every outage; `None` only when the feed is closed for
+    /// Returns the next message of the topic. It waits for one, through every outage; `None` only when the feed is closed for
     /// good. Cancel-safe.
     async fn next(&mut self) -> Option<Received>;
 
-    /// Whether the topic can be heard, as it changes.
+    /// Returns the state of the feed, as it changes.
     fn state(&self) -> watch::Receiver<FeedState>;
 
-    /// The way to ask it for a new life, when it says that it is open and nothing comes.
+    /// Returns the handle that asks for a new generation, for a feed that reports itself open and brings nothing.
     fn reopen(&self) -> Reopen;
 
-    /// Whether a life of it brings what was published before that life began, as far as the topic still has it. For a feed
-    /// that is open.
+    /// Returns whether a generation brings what was published before it began, as far as the topic retains it. Defined while
+    /// the feed is open.
     fn reaches_back(&self) -> bool;
 
-    /// Ends the feed and leaves nothing behind at the broker. Unbounded: callers put their own limit on it.
+    /// Ends the feed and leaves nothing behind at the broker. The wait is unbounded: callers put a limit on it.
     async fn close(&mut self);
 }
 
-/// One message off the topic, not yet acknowledged.
+/// One message of the topic that is not acknowledged yet.
 #[derive(Debug)]
 pub struct Received {
-    /// The event in it, or why there is none.
+    /// The event in the message, or why there is none.
     pub event: Result<Event, Undecodable>,
-    /// The broker's own name for it, for the log; empty where there is none.
+    /// The broker's id of the message, for the log; empty where there is none.
     pub message_id: String,
-    /// Must be called once the event was handed over, also for a message without an event.
+    /// To be called once the event was handed over, also for a message without an event.
     pub ack: Ack,
 }
 
-/// Acknowledges one message. Dropped without a call, the message comes again.
+/// Acknowledges one message. If it is dropped without a call, the message comes again.
 #[must_use = "dropped without `ack`, the message comes again"]
 pub struct Ack(Option<Box<dyn FnOnce() + Send>>);
 
 impl Ack {
-    /// An acknowledgement that calls `ack`.
+    /// Creates an acknowledgement that calls `ack`.
     pub fn new(ack: impl FnOnce() + Send + 'static) -> Self {
         Self(Some(Box::new(ack)))
     }
 
-    /// For brokers that need none.
+    /// Creates an acknowledgement for brokers that need none.
     pub const fn none() -> Self {
         Self(None)
     }
 
-    /// Tells the broker that the message was handed over. Returns at once.
+    /// Acknowledges the message. Returns at once.
     pub fn ack(self) {
         if let Some(ack) = self.0 {
             ack();
@@ -148,18 +283,19 @@ impl fmt::Debug for Ack {
     }
 }
 
-/// Whether a feed hears the topic.
+/// State of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedState {
-    /// It is being created or created anew; the text says what stands in the way, if anything does.
+    /// A generation is being opened. The text names the obstacle, if there is one.
     Opening(Option<String>),
-    /// What is published from now on arrives, or so the broker says. The name is new for each generation of the feed.
+    /// A generation is open, as far as the broker reports: what is published from now on arrives. Each generation has a name of
+    /// its own.
     Open(Arc<str>),
-    /// It has ended, for good.
+    /// The feed has ended for good.
     Closed,
 }
 
-/// Asks a feed for a new life. Clones ask the same feed.
+/// Asks a feed for a new generation. Clones ask the same feed.
 #[derive(Clone, Debug)]
 pub struct Reopen(watch::Sender<Option<Arc<str>>>);
 
@@ -170,16 +306,16 @@ impl Default for Reopen {
 }
 
 impl Reopen {
-    /// Asks that the life of this name make room for a new one. Returns at once, and may be repeated: a life that has
-    /// ended meanwhile is ended, and no other one is meant.
+    /// Asks the feed to end the generation of this name and to open a new one. Returns at once, and may be repeated: if that
+    /// generation has ended meanwhile, nothing happens.
     pub fn ask(&self, generation: &Arc<str>) {
         self.0.send_replace(Some(generation.clone()));
     }
 
-    /// Waits until the life of this name is to end. Cancel-safe.
+    /// Waits until the generation of this name is to end. Cancel-safe.
     pub async fn asked(&self, generation: &str) {
         let mut asked = self.0.subscribe();
-        // An error says that the sender is gone, which it cannot be: we hold it.
+        // An error would mean that the sender is gone, but `self` holds it.
         let _ = asked.wait_for(|asked| asked.as_deref() == Some(generation)).await;
     }
 }
@@ -191,11 +327,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_topic_would_refuse_is_refused_before() {
+    fn what_readers_would_refuse_is_not_published() {
+        let limits = Limits { payload_bytes: 1_000, least_retention: Duration::ZERO };
         let event = |data: Bytes| Event::new("/test".into(), "k", None, data);
-        let is_invalid = |event: &Event| matches!(check(event), Err(PublishError::Invalid(_)));
-        assert!(check(&event(vec![b'x'; MAX_DATA_BYTES].into())).is_ok());
-        assert!(is_invalid(&event(vec![b'x'; MAX_DATA_BYTES + 1].into())));
+        let is_invalid = |event: &Event| matches!(limits.check(event), Err(PublishError::Invalid(_)));
+        assert!(limits.check(&event(vec![b'x'; 1_000].into())).is_ok());
+        assert!(is_invalid(&event(vec![b'x'; 1_001].into())));
         assert!(is_invalid(&event(Bytes::new())));
         let mut long = event(Bytes::from_static(b"{}"));
         long.author = Some("x".repeat(1_025).into());

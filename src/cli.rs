@@ -5,5 +5,6 @@
 
 pub mod cluster;
 pub mod config;
+pub mod cure;
 pub mod doctor;
 pub mod emulator;

@@ -131,7 +131,8 @@ impl Engine {
     /// cursor is from before it ran, so that who watches from there misses nothing of what it does not show.
     pub async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Response {
         let cursor = self.cursor();
-        let (span, client) = (prepared.span(&self.event_publisher.pod), traces::client(prepared.client()));
+        let (span, client) =
+            (prepared.span(&self.event_publisher.messaging.pod), traces::client(prepared.client()));
         let mut request = prepared.request.data(viewer).data(self.event_publisher.clone());
         request.set_parsed_query((*prepared.document).clone());
         let executed = AssertUnwindSafe(self.api.execute(request)).catch_unwind();

@@ -1,63 +1,155 @@
-//! GraphQL subscriptions for many users over many stateless pods, over one Google Cloud Pub/Sub topic.
+//! GraphQL subscriptions for many users over many stateless pods, over one topic of a message broker.
 //!
 //! ```text
-//!  in:   topic ─▶ pubsub::feed ─▶ relay ─▶ hub ─▶ watcher ─▶ web::{ws,stream} ─▶ client
-//!  out:  client ─▶ web ─▶ graphql::mutation ─▶ broker::Publish ─▶ pubsub::publisher ─▶ topic
+//!  in:   topic ─▶ broker feed ─▶ relay ─▶ hub ─▶ watcher ─▶ web transport ─▶ client
+//!  out:  client ─▶ web ─▶ graphql mutation ─▶ event publisher ─▶ broker ─▶ topic
 //! ```
 //!
-//! The two lines meet only at the topic: a mutation never shortcuts into its own pod.
+//! The two lines meet only at the topic: a mutation never shortcuts into its own pod. Any pod may crash, be added or be
+//! replaced at any time; a client resumes on any other pod.
 //!
-//! What flows:
-//! - [`event`]: the one value that flows, and what it is on the wire
-//! - [`audience`]: whom an event is for
-//! - [`cursor`]: where a client is in the stream of events
+//! # A small domain
 //!
-//! The way in:
-//! - [`broker`]: the ports to a broker, and the one in memory
-//! - [`pubsub`]: Google's, the only room that knows Google's crates
-//! - [`membership`]: who else is alive, and whether this pod hears
-//! - [`relay`]: the loop, from the feed to the hub
-//! - [`hub`]: who watches here, and the recent events for those who come back
+//! A team brings two things: a [`Domain`], which turns tokens into viewers and events into facts, and an async-graphql
+//! schema. This program is a whole chat with one room. Two pods share a topic; Bob, on the second pod, receives what Ann posts
+//! on the first.
 //!
-//! The way to clients, and out:
-//! - [`web`]: every route, and the connections
-//! - [`auth`]: who is asking
-//! - [`graphql`]: queries, mutations and subscriptions, whatever the schema
-//! - [`contract`]: what the relay asks of a domain
-//! - [`domain`]: the tutorial's, which a team replaces
+//! ```
+//! use std::{sync::Arc, time::Duration};
 //!
-//! Around them:
-//! - [`pod`]: builds one pod out of all this, runs it, drains it
-//! - [`health`]: whether it should get traffic
-//! - [`telemetry`]: logs, traces, metrics
-//! - [`shutdown`]: the signals that end it
-//! - [`config`]: every setting
-//! - [`cluster`]: several pods in one process, and [`emulator`], which they share
-//! - [`doctor`]: what a deploy gets wrong
+//! use futures_util::Stream;
+//! use pubsub_relay::{
+//!     Audience, Domain, Event, Fact, Identity, Interests, MemoryTopic, Pod, PodSettings, Unreadable, Viewer,
+//!     async_graphql::{Context, Object, Schema, Subscription},
+//!     build_api, payloads, publish,
+//! };
 //!
-//! What imports what: `docs/ARCHITECTURE.md`.
+//! /// Everybody whose token is a name listens to the one room.
+//! struct Chat;
+//!
+//! impl Domain for Chat {
+//!     fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
+//!         let Identity::Demo(name) = identity else { return None };
+//!         Some(Viewer { user: name.into(), interests: Interests::new(["room".into()]) })
+//!     }
+//!
+//!     fn read(&self, event: &Event) -> Result<Fact, Unreadable> {
+//!         let text: String = match &*event.kind {
+//!             "message.posted.v1" => serde_json::from_slice(&event.data),
+//!             _ => return Err(Unreadable::UnknownType),
+//!         }
+//!         .map_err(|_| Unreadable::Malformed("the data is not a text".to_owned()))?;
+//!         // For all who listen to the room, except the author.
+//!         let audience = Audience::new(["room".into()], event.author.clone());
+//!         Ok(Fact { fields: vec!["messagePosted".into()], audience, payload: Arc::new(text) })
+//!     }
+//!
+//!     fn apply(&self, _event: &Event, _fact: &Fact) {} // no state behind queries
+//! }
+//!
+//! struct Query;
+//!
+//! #[Object]
+//! impl Query {
+//!     async fn room(&self) -> &str {
+//!         "tea"
+//!     }
+//! }
+//!
+//! struct Mutation;
+//!
+//! #[Object]
+//! impl Mutation {
+//!     async fn post(&self, ctx: &Context<'_>, text: String) -> Result<bool, pubsub_relay::Error> {
+//!         publish(ctx, "message.posted.v1", &text).await?; // returns when the topic has acknowledged it
+//!         Ok(true)
+//!     }
+//! }
+//!
+//! struct Subscriptions;
+//!
+//! #[Subscription(name = "Subscription")]
+//! impl Subscriptions {
+//!     async fn message_posted(&self, ctx: &Context<'_>) -> impl Stream<Item = String> {
+//!         payloads(ctx)
+//!     }
+//! }
+//!
+//! async fn start(name: &str, topic: &MemoryTopic) -> Result<Pod, pubsub_relay::StartError> {
+//!     let api = build_api(Schema::build(Query, Mutation, Subscriptions));
+//!     let settings = PodSettings::local(name, ([127, 0, 0, 1], 0).into(), Arc::new(topic.clone()));
+//!     Pod::start(settings, Arc::new(Chat), api).await
+//! }
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let topic = MemoryTopic::new(Duration::from_secs(600), 1 << 20);
+//!     let (first, second) = (start("a", &topic).await?, start("b", &topic).await?);
+//!     // Clients connect to http://{address}/graphql: WebSocket, server-sent events or multipart.
+//!     println!("Ann: {}, Bob: {}", first.address(), second.address());
+//!     first.drain().await;
+//!     second.drain().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! `docs/ADAPTING.md` goes on from here, and `examples/chat.rs` is the same with state behind queries and a self-test.
+//!
+//! # Features
+//!
+//! - `pubsub` (default): Google Cloud Pub/Sub as a broker.
+//! - `cli` (default): the program `relay`, with settings from the environment. A program that embeds a pod does without.
+//!
+//! The modules that are not listed here are the house's inside. They have no promise of stability;
+//! `docs/ARCHITECTURE.md` describes them.
 
+#[doc(hidden)]
 pub mod audience;
 pub mod auth;
 pub mod broker;
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
 pub mod cursor;
+#[doc(hidden)]
 pub mod domain;
+#[doc(hidden)]
 pub mod domains;
+#[doc(hidden)]
 pub mod event;
+#[doc(hidden)]
 pub mod graphql;
+#[doc(hidden)]
 pub mod health;
+#[doc(hidden)]
 pub mod hub;
+#[doc(hidden)]
 pub mod membership;
+#[doc(hidden)]
 pub mod pod;
+#[doc(hidden)]
 pub mod relay;
+mod rfc3339;
 pub mod shutdown;
 pub mod telemetry;
+#[doc(hidden)]
 pub mod web;
 
+pub use async_graphql;
+
+#[cfg(feature = "pubsub")]
+#[doc(inline)]
+pub use self::broker::pubsub::Topic as PubSubTopic;
+#[doc(inline)]
 pub use self::{
-    audience::{Audience, Interests, Viewer},
+    audience::{Audience, Interests, Key, Viewer},
+    broker::{Broker, memory::Topic as MemoryTopic},
     domain::{Claims, Domain, Fact, Identity, Unreadable},
-    event::Event,
+    event::{Event, Payload},
+    graphql::{
+        Api, Error, build as build_api, error::Code, event_publisher::publish, subscription::payloads, viewer,
+    },
+    pod::{Drain, Drained, Pod, Settings as PodSettings, StartError},
+    web::Tab,
 };

@@ -22,12 +22,12 @@ use tokio::{
 use tracing::Instrument as _;
 
 use crate::{
-    broker::{Feed, FeedState, MIN_RETENTION, Received},
+    broker::{Feed, FeedState, Received},
     domain::{Domain, Unreadable},
     event::Event,
     hub::{HEAD_START, Hub},
     membership::{Heard, History, Membership},
-    telemetry::traces,
+    telemetry::traces::Messaging,
 };
 
 /// How many event ids are remembered at most: at 1,000 events a second the whole of a 10-minute window, in about 60 MiB.
@@ -46,6 +46,7 @@ pub struct Relay {
     domain: Arc<dyn Domain>,
     hub: Hub,
     membership: Membership,
+    messaging: Messaging,
     /// The name of the feed's present generation.
     feed: Option<Arc<str>>,
     seen: Seen,
@@ -59,13 +60,15 @@ pub struct Relay {
     counters: Counters,
 }
 
-/// Since when a pod is there, by its own clock, and how far back its clients can resume.
+/// When a pod began, and how far back its feed reaches.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// As its hub has it.
+    /// Start of the pod, by its own clock; the hub has the same.
     pub began: SystemTime,
-    /// As its feed has it.
+    /// How far back clients can resume; the feed was opened with the same.
     pub window: Duration,
+    /// How far back the broker reaches at the least, whatever the window.
+    pub least: Duration,
 }
 
 impl Relay {
@@ -75,14 +78,16 @@ impl Relay {
         hub: Hub,
         membership: Membership,
         retention: Retention,
+        messaging: Messaging,
         meter: &Meter,
     ) -> Self {
         Self {
             domain,
             hub,
             membership,
+            messaging,
             feed: None,
-            seen: Seen::new(retention.window.max(MIN_RETENTION)),
+            seen: Seen::new(retention.window.max(retention.least)),
             retention,
             started: Instant::now(),
             news_since: retention.began,
@@ -137,7 +142,7 @@ impl Relay {
             History::First { since, own, came } => {
                 // Cursors were given out from when the pod began. Though the topic may be younger, a feed that reaches back
                 // so far misses nothing since then. Of one that does not they are no proof, being later than their clients.
-                let reach = self.retention.window.min(MIN_RETENTION);
+                let reach = self.retention.window.min(self.retention.least);
                 let is_whole = reaches_back && self.started.elapsed() < reach;
                 self.hub.begin_at(if is_whole {
                     since.min(self.retention.began)
@@ -204,8 +209,7 @@ impl Relay {
         };
         let is_news = event.published.is_none_or(|published| published >= self.news_since);
         let (id, kind) = (event.id.clone(), event.kind.clone());
-        let (pod, topic, feed) = (self.membership.pod(), self.hub.topic(), self.feed.as_deref());
-        let span = traces::process(pod, topic, feed, &id, &kind, event.trace.as_deref());
+        let span = self.messaging.process(self.feed.as_deref(), &id, &kind, event.trace.as_deref());
         let matched = self.hub.dispatch(event, fact, is_news).instrument(span.clone()).await;
         span.record("relay.watchers", i64::try_from(matched).unwrap_or(i64::MAX));
         self.counters.matched.add(matched as u64, &[]);

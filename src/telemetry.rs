@@ -47,17 +47,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// The Google Cloud project whose traces the lines name.
     pub project: Option<String>,
-    /// What is exported by OTLP.
-    pub otlp: Otlp,
-}
-
-/// What is exported by OTLP. Where to and how, the standard's `OTEL_*` variables say, which its library reads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Otlp {
-    /// There is an endpoint for traces.
-    pub traces: bool,
-    /// There is an endpoint for metrics.
-    pub metrics: bool,
+    /// Whether spans are exported by OTLP. The standard's `OTEL_*` variables, which its library reads, say where to and how.
+    pub export_traces: bool,
 }
 
 /// Why the process cannot tell of itself.
@@ -96,7 +87,7 @@ pub fn init(settings: &Settings) -> Result<Traces, TelemetryError> {
             lines.event_format(logs::CloudLogging::new(settings.project.clone())).with_filter(filter).boxed()
         }
     };
-    let traces = if settings.otlp.traces { Traces::export()? } else { Traces::off() };
+    let traces = if settings.export_traces { Traces::export()? } else { Traces::off() };
     tracing_subscriber::registry().with(traces.layer()).with(lines).try_init()?;
     Ok(traces)
 }

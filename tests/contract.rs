@@ -19,7 +19,10 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use pubsub_relay::{
     broker::pubsub::{PubSub, Settings},
-    broker::{Feed, FeedState, MAX_DATA_BYTES, Publish, PublishError, Received, memory::Topic},
+    broker::{
+        Feed, FeedState, Publish, PublishError, Received,
+        memory::{LIMITS, Topic},
+    },
     event::{Event, cloudevent::Undecodable},
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -176,14 +179,14 @@ async fn unreadable_event_is_invalid(broker: Broker) {
 async fn oversize_event_is_invalid_and_blocks_no_other(broker: Broker) {
     let mut feed = broker.open_feed("reader").await;
     let publisher = broker.publisher().await;
-    let oversize = Event { data: vec![b'x'; MAX_DATA_BYTES + 1].into(), ..event(Some("1"), "") };
+    let oversize = Event { data: vec![b'x'; LIMITS.payload_bytes + 1].into(), ..event(Some("1"), "") };
     let refused = publisher.publish(&oversize).await;
     assert!(matches!(refused, Err(PublishError::Invalid(_))), "{refused:?}");
-    let largest = Event { data: vec![b'x'; MAX_DATA_BYTES].into(), ..event(Some("1"), "") };
+    let largest = Event { data: vec![b'x'; LIMITS.payload_bytes].into(), ..event(Some("1"), "") };
     publisher.publish(&largest).await.unwrap();
     publisher.publish(&event(Some("1"), "{}")).await.unwrap();
     let lengths: Vec<usize> = receive(&mut *feed, 2).await.iter().map(|event| event.data.len()).collect();
-    assert_eq!(lengths, [MAX_DATA_BYTES, 2]);
+    assert_eq!(lengths, [LIMITS.payload_bytes, 2]);
 }
 
 async fn closed_feed_ends_and_leaves_nothing(broker: Broker) {

@@ -16,7 +16,7 @@ use pubsub_relay::{
     event::Event,
     graphql::{self, Engine, EventPublisher, Watched},
     hub::{Hub, SendQueue, Watching, window::Bounds},
-    telemetry::{Metrics, Otlp, Refusals},
+    telemetry::{Metrics, Refusals, traces::Messaging},
 };
 
 const WINDOW: Duration = Duration::from_secs(600);
@@ -47,12 +47,11 @@ impl Watchers {
         let domain = Tutorial::new(Directory::built_in(), WINDOW);
         let hub = Hub::new("t", Bounds { span: WINDOW, bytes: 1 << 20 }, SystemTime::now());
         hub.set_caught_up(true);
-        let meter = Metrics::new("a", Otlp::default()).unwrap().meter();
+        let meter = Metrics::new("a", false).unwrap().meter();
         let event_publisher = EventPublisher::new(
             Arc::new(Topic::new(WINDOW, 1 << 20)),
             domain.clone(),
-            "a",
-            "t".to_owned(),
+            Messaging { pod: "a".into(), system: "memory", topic: "t".into() },
             &meter,
         );
         let api = graphql::build(tutorial::schema(domain.clone()));

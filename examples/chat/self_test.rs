@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures_util::{SinkExt as _, StreamExt as _};
-use pubsub_relay::{broker::memory::Topic, pod::Pod};
+use pubsub_relay::{MemoryTopic, Pod};
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::sleep};
 use tokio_tungstenite::{
@@ -21,11 +21,11 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// it.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(crate) async fn run(topic: &Topic) -> anyhow::Result<()> {
+pub(crate) async fn run(topic: &MemoryTopic) -> anyhow::Result<()> {
     tokio::time::timeout(TIMEOUT, converse(topic)).await.context("self-test took too long")?
 }
 
-async fn converse(topic: &Topic) -> anyhow::Result<()> {
+async fn converse(topic: &MemoryTopic) -> anyhow::Result<()> {
     let [here, there] = [super::start("here", 0, topic).await?, super::start("there", 0, topic).await?];
     let (mut ann, mut bob, mut cat) =
         (watch(&there, "ann").await?, watch(&there, "bob").await?, watch(&there, "cat").await?);

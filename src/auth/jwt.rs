@@ -425,6 +425,6 @@ mod tests {
         assert!(!format!("{short:?}").contains(&SECRET[1..]));
         let error = open(auth::Settings::Jwt(short)).await.err().expect("31 bytes are too few");
         assert!(matches!(error, SetupError::ShortSecret(31)));
-        assert!(error.to_string().contains("RELAY_JWT_SECRET"));
+        assert!(error.to_string().contains("the secret of tokens"));
     }
 }

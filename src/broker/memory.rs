@@ -18,9 +18,15 @@ use tokio::{
 };
 
 use crate::{
-    broker::{Ack, Feed, FeedState, PUBLISH_TIMEOUT, Publish, PublishError, Received, Reopen, check},
+    broker::{
+        Ack, Broker, ConnectError, Connected, Feed, FeedState, Limits, PUBLISH_TIMEOUT, Publish,
+        PublishError, Received, Reopen,
+    },
     event::Event,
 };
+
+/// The limits of the topic: those of Pub/Sub, so that nothing works here which fails there.
+pub const LIMITS: Limits = Limits { payload_bytes: 9_000_000, least_retention: Duration::from_secs(600) };
 
 /// Topic in memory. Clones share the same topic, which exists as long as one of them or one of its
 /// feeds.
@@ -76,9 +82,9 @@ impl Topic {
         }))
     }
 
-    /// Opens a feed. It is open at once and begins with the oldest event kept, like a feed on
-    /// Pub/Sub that was sought back. Until the feed is closed or dropped, the topic keeps the
-    /// events that the feed has not taken.
+    /// Opens a feed. It is open at once, and begins with the oldest event kept, as a feed on
+    /// Pub/Sub does after a seek. Until the feed is closed or dropped, the topic keeps the events
+    /// that the feed has not taken.
     #[must_use]
     pub fn open_feed(&self) -> MemoryFeed {
         let mut log = self.0.log();
@@ -98,9 +104,29 @@ impl Topic {
 }
 
 #[async_trait]
+impl Broker for Topic {
+    fn topic(&self) -> String {
+        "memory:".to_owned()
+    }
+
+    fn system(&self) -> &'static str {
+        "memory"
+    }
+
+    fn limits(&self) -> Limits {
+        LIMITS
+    }
+
+    async fn connect(&self, _pod: &str, _window: Duration) -> Result<Connected, ConnectError> {
+        let feed = Box::new(self.open_feed());
+        Ok(Connected { publisher: Arc::new(self.clone()), feed, cleanup: None })
+    }
+}
+
+#[async_trait]
 impl Publish for Topic {
     async fn publish(&self, event: &Event) -> Result<(), PublishError> {
-        check(event)?;
+        self.limits().check(event)?;
         let room = timeout(PUBLISH_TIMEOUT, async {
             let turn = self.0.turn.acquire().await.expect("the semaphore is never closed");
             while !self.0.append(event) {
@@ -148,8 +174,7 @@ impl Shared {
 }
 
 impl Log {
-    /// Drops the oldest events that are too old or too many bytes, up to the first that a feed has
-    /// not taken yet.
+    /// Drops the oldest events that exceed a bound, but none that a feed has not taken yet.
     fn trim(&mut self, retention: Duration, max_bytes: usize) {
         let taken_by_all = self.feeds.values().copied().min().unwrap_or(u64::MAX);
         while let Some(oldest) = self.events.front()

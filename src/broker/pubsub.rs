@@ -1,7 +1,7 @@
 //! Google Cloud Pub/Sub, or its emulator, behind the ports of [`crate::broker`].
 //!
 //! The one place that knows Google's crates. Its client reads no `PUBSUB_EMULATOR_HOST`; here an emulator is a setting, so
-//! that nobody reaches the real service by accident.
+//! that no test reaches the real service by accident.
 
 pub mod admin;
 pub mod checkup;
@@ -11,6 +11,7 @@ pub mod publisher;
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use google_cloud_auth::credentials::{Credentials, anonymous};
 use google_cloud_gax::{client_builder, retry_policy::NeverRetry};
 use google_cloud_pubsub::client;
@@ -18,6 +19,93 @@ use thiserror::Error;
 
 use self::admin::Admin;
 pub use self::{checkup::Checkup, feed::PubSubFeed, janitor::Janitor, publisher::Publisher};
+use crate::broker::{self, Broker, Connected, Limits};
+
+/// The limits of Pub/Sub. It takes 10,000,000 bytes of a message with its attributes and framing; a larger message fails
+/// together with all that share its batch. It retains for 10 minutes at least.
+pub const LIMITS: Limits = Limits { payload_bytes: 9_000_000, least_retention: Duration::from_secs(600) };
+
+/// A topic of Cloud Pub/Sub, or of its emulator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// The project's id.
+    pub project: String,
+    /// The topic's id.
+    pub id: String,
+    /// The `host:port` of an emulator; `None`: Google's service, with application default credentials.
+    pub emulator: Option<String>,
+}
+
+impl Topic {
+    /// Reads `PROJECT/TOPIC`, of Google's service.
+    ///
+    /// # Errors
+    /// What is illegal, as the end of a sentence that begins with the setting's name.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let Some((project, topic)) = text.split_once('/') else {
+            return Err("is not a broker: write memory: or pubsub://PROJECT/TOPIC".to_owned());
+        };
+        // `example.com:project` is the id of a project in a domain's scope.
+        let is_project =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | ':');
+        if !is_id(project, 63, is_project) {
+            return Err("has no legal project: give 3 to 63 of a-z 0-9 - . : with a letter first".to_owned());
+        }
+        let is_topic = |c: char| c.is_ascii_alphanumeric() || "-_.~+%".contains(c);
+        if !is_id(topic, 255, is_topic) || topic.starts_with("goog") {
+            return Err(
+                "has no legal topic: give 3 to 255 of A-Z a-z 0-9 - _ . ~ + % with a letter first, not goog"
+                    .to_owned(),
+            );
+        }
+        Ok(Self { project: project.to_owned(), id: topic.to_owned(), emulator: None })
+    }
+
+    /// Returns the settings of one pod on this topic.
+    #[must_use]
+    pub fn settings(&self, pod: &str, replay_window: Duration) -> Settings {
+        let Self { project, id, emulator } = self.clone();
+        Settings { project, topic: id, pod: pod.to_owned(), emulator, replay_window }
+    }
+}
+
+fn is_id(id: &str, most: usize, is_legal: impl Fn(char) -> bool) -> bool {
+    (3..=most).contains(&id.len())
+        && id.starts_with(|c: char| c.is_ascii_alphabetic())
+        && id.chars().all(is_legal)
+}
+
+#[async_trait]
+impl Broker for Topic {
+    fn topic(&self) -> String {
+        format!("projects/{}/topics/{}", self.project, self.id)
+    }
+
+    fn system(&self) -> &'static str {
+        "gcp_pubsub"
+    }
+
+    fn limits(&self) -> Limits {
+        LIMITS
+    }
+
+    fn check_pod(&self, pod: &str) -> Result<(), String> {
+        let longest = Settings::longest_topic(pod);
+        if self.id.len() <= longest {
+            return Ok(());
+        }
+        Err(format!(
+            "has too long a topic: a feed is <topic>.<pod>.<incarnation> in 255 characters, so that this pod's name leaves \
+             {longest}"
+        ))
+    }
+
+    async fn connect(&self, pod: &str, window: Duration) -> Result<Connected, broker::ConnectError> {
+        let pubsub = PubSub::connect(self.settings(pod, window)).await.map_err(broker::ConnectError::new)?;
+        let (feed, cleanup) = (Box::new(pubsub.open_feed()), Box::new(pubsub.janitor()));
+        Ok(Connected { publisher: pubsub.publisher(), feed, cleanup: Some(cleanup) })
+    }
+}
 
 /// Which topic, and who listens to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,10 +176,10 @@ impl Clients {
         let mut topics = client::TopicAdmin::builder().with_retry_policy(NeverRetry);
         let mut subscriptions = client::SubscriptionAdmin::builder().with_retry_policy(NeverRetry);
         let mut subscriber = client::Subscriber::builder();
-        if let Some((endpoint, nobody)) = settings.stand_in() {
-            topics = topics.with_endpoint(&endpoint).with_credentials(nobody.clone());
-            subscriptions = subscriptions.with_endpoint(&endpoint).with_credentials(nobody.clone());
-            subscriber = subscriber.with_endpoint(&endpoint).with_credentials(nobody);
+        if let Some((endpoint, anonymous)) = settings.emulator() {
+            topics = topics.with_endpoint(&endpoint).with_credentials(anonymous.clone());
+            subscriptions = subscriptions.with_endpoint(&endpoint).with_credentials(anonymous.clone());
+            subscriber = subscriber.with_endpoint(&endpoint).with_credentials(anonymous);
         }
         let admin = Admin::new(topics.build().await?, subscriptions.build().await?, settings.clone());
         Ok(Self { settings, admin, subscriber: subscriber.build().await? })
@@ -110,14 +198,14 @@ impl Settings {
         admin::MAX_NAME - ".".len() * 2 - pod.len() - admin::incarnation().len()
     }
 
-    /// The topic's full name.
+    /// Returns the full name of the topic.
     #[must_use]
     pub fn topic_name(&self) -> String {
         format!("projects/{}/topics/{}", self.project, self.topic)
     }
 
-    /// Where the emulator is, and whom it takes us for.
-    fn stand_in(&self) -> Option<(String, Credentials)> {
+    /// Returns the endpoint and anonymous credentials of the emulator, if one is configured.
+    fn emulator(&self) -> Option<(String, Credentials)> {
         let host = self.emulator.as_ref()?;
         Some((format!("http://{host}"), anonymous::Builder::new().build()))
     }

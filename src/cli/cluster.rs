@@ -5,6 +5,7 @@
 use std::{
     io::{self, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,10 +13,9 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    broker::memory,
-    broker::pubsub,
+    broker::{Broker, memory, pubsub},
     cli::emulator::{Emulator, EmulatorError, Search},
-    pod::{Broker, Drained, Pod},
+    pod::{Drained, Pod},
 };
 
 /// The project and topic of a cluster's pods.
@@ -26,7 +26,7 @@ const TOPIC: &str = "events";
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What carries the events of a cluster.
-pub enum Carrier {
+pub enum ClusterBroker {
     /// An emulator that runs already, at this `host:port`.
     Running(String),
     /// An emulator that was started for this cluster and ends with it.
@@ -35,7 +35,7 @@ pub enum Carrier {
     Memory(memory::Topic, EmulatorError),
 }
 
-impl Carrier {
+impl ClusterBroker {
     /// The emulator at `running`, else one that it finds and starts, else memory.
     pub async fn choose(running: Option<String>, search: &Search, window: Duration, bytes: usize) -> Self {
         if let Some(host) = running {
@@ -47,21 +47,16 @@ impl Carrier {
         }
     }
 
-    /// The broker of the pod named `pod`.
+    /// Returns the broker that all the pods share.
     #[must_use]
-    pub fn broker(&self, pod: &str, replay_window: Duration) -> Broker {
+    pub fn broker(&self) -> Arc<dyn Broker> {
         let host = match self {
-            Self::Memory(topic, _) => return Broker::Memory(topic.clone()),
+            Self::Memory(topic, _) => return Arc::new(topic.clone()),
             Self::Running(host) => host,
             Self::Started(emulator) => emulator.host(),
         };
-        Broker::PubSub(pubsub::Settings {
-            project: PROJECT.to_owned(),
-            topic: TOPIC.to_owned(),
-            pod: pod.to_owned(),
-            emulator: Some(host.to_owned()),
-            replay_window,
-        })
+        let (project, id) = (PROJECT.to_owned(), TOPIC.to_owned());
+        Arc::new(pubsub::Topic { project, id, emulator: Some(host.to_owned()) })
     }
 
     fn describe(&self) -> String {
@@ -104,8 +99,8 @@ pub async fn wait_until_ready(pods: &[Pod]) {
 ///
 /// # Errors
 /// If `out` cannot be written.
-pub fn welcome(out: &mut impl Write, carrier: &Carrier, pods: &[Pod]) -> io::Result<()> {
-    writeln!(out, "pubsub-relay: {} pods on {}\n", pods.len(), carrier.describe())?;
+pub fn welcome(out: &mut impl Write, broker: &ClusterBroker, pods: &[Pod]) -> io::Result<()> {
+    writeln!(out, "pubsub-relay: {} pods on {}\n", pods.len(), broker.describe())?;
     for (n, pod) in pods.iter().enumerate() {
         writeln!(out, "  pod-{}  http://{}/graphql", n + 1, pod.address())?;
     }

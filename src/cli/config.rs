@@ -22,9 +22,10 @@ use std::{
 use self::{reader::Reader, table as t};
 pub use self::{
     setting::{Concern, Fallback, Only, Setting, Unit, Values},
-    settings::{Broker, Settings},
+    settings::Settings,
     table::SETTINGS,
 };
+use crate::broker::open::BrokerUrl;
 
 /// The exit code of a command line or an environment that cannot be used: `EX_USAGE` of sysexits.h.
 pub const EX_USAGE: u8 = 64;
@@ -39,8 +40,7 @@ pub enum Command {
     Serve(Settings),
     /// Run several pods in one process, on neighbouring ports.
     Cluster {
-        /// What all the pods share; [`Settings::listen`] is the first pod's, [`Settings::pod`] and [`Settings::broker`]
-        /// are for the cluster to choose.
+        /// Settings that all the pods share. The cluster chooses names, addresses and broker.
         settings: Settings,
         /// How many, 1 to 64.
         pods: u16,
@@ -94,9 +94,9 @@ pub struct Questions {
     pub in_kubernetes: bool,
 }
 
-/// Why there is no command to run: help was asked for, or something is wrong. Print it and exit.
+/// The text and the exit code of a process that has no command to run: help was asked for, or something is wrong.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct EarlyExit {
     /// What to print, final newline included.
     pub text: String,
     /// The exit code: 0 for help and version, else [`EX_USAGE`].
@@ -109,8 +109,8 @@ pub struct Refusal {
 /// that setting, which is the domain's.
 ///
 /// # Errors
-/// A [`Refusal`], which names every problem that there is.
-pub fn parse(directory: impl FnOnce(&Path) -> Result<(), String>) -> Result<Command, Refusal> {
+/// A [`EarlyExit`], which names every problem that there is.
+pub fn parse(directory: impl FnOnce(&Path) -> Result<(), String>) -> Result<Command, EarlyExit> {
     parse_from(std::env::args_os(), &std::env::vars_os().collect(), directory)
 }
 
@@ -123,8 +123,8 @@ pub fn parse_from(
     arguments: impl IntoIterator<Item = OsString>,
     environment: &Environment,
     directory: impl FnOnce(&Path) -> Result<(), String>,
-) -> Result<Command, Refusal> {
-    let matches = command_line::command().try_get_matches_from(arguments).map_err(|problem| Refusal {
+) -> Result<Command, EarlyExit> {
+    let matches = command_line::command().try_get_matches_from(arguments).map_err(|problem| EarlyExit {
         text: problem.render().to_string(),
         code: if problem.use_stderr() { EX_USAGE } else { 0 },
         to_stdout: !problem.use_stderr(),
@@ -185,10 +185,7 @@ fn cluster(reader: &mut Reader<'_>) -> Command {
         reader.refuse(&t::FIRST_PORT, "leaves too few ports below 65536 for all the pods: give a lower one");
     }
     Command::Cluster {
-        settings: Settings {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, first_port)),
-            ..settings::shared(reader, &settings::CLUSTER_WAITS)
-        },
+        settings: settings::shared(reader, BrokerUrl::Memory, &settings::CLUSTER_WAITS),
         pods,
         first_port,
         cloudsdk_root: reader.raw(&t::CLOUDSDK_ROOT_DIR).map(PathBuf::from),

@@ -26,29 +26,21 @@ use crate::{
         jwt::{self, Keys},
     },
     broker::pubsub,
-    pod::{Drain, drain::AFTER_DEADLINE},
+    pod::{self, Drain, drain::AFTER_DEADLINE},
 };
 
 /// The pod whose name the trial feed bears. It never heartbeats, so that any janitor deletes what it may leave.
 pub const POD: &str = "doctor";
 
 /// What is checked.
-pub struct Settings {
+pub struct Checks {
+    /// Settings of the pods.
+    pub pod: pod::Settings,
     /// The topic, for the pod named [`POD`]; `None`: the in-memory broker.
-    pub broker: Option<pubsub::Settings>,
-    /// Between two heartbeats of a pod.
-    pub heartbeat_interval: Duration,
-    /// How long a pod must have been silent for its feeds to be orphans.
-    pub orphan_after: Duration,
-    /// How tokens are checked.
-    pub auth: auth::Settings,
-    /// How a pod ends.
-    pub drain: Drain,
-    /// How long it may take to.
+    pub topic: Option<pubsub::Settings>,
+    /// How long the orchestrator lets a pod end.
     pub grace: Option<Duration>,
-    /// Where clients come in, and where machines do if that is elsewhere.
-    pub addresses: (SocketAddr, Option<SocketAddr>),
-    /// Whether we run as a pod would.
+    /// Whether this process runs as a pod of Kubernetes would.
     pub in_kubernetes: bool,
     /// The public way to the pods, if it is to be tried.
     pub visit: Option<Visit>,
@@ -114,19 +106,19 @@ impl Report<'_> {
 /// # Errors
 /// If `out` cannot be written.
 pub async fn run(
-    settings: &Settings,
+    checks: &Checks,
     out: &mut (dyn Write + Send),
     stop: &CancellationToken,
 ) -> io::Result<bool> {
     let mut report = Report { out, counts: [0; 3] };
-    broker::examine(&mut report, settings, stop).await?;
-    if let Some(finding) = stop.run_until_cancelled(keys(&settings.auth)).await {
+    broker::examine(&mut report, checks, stop).await?;
+    if let Some(finding) = stop.run_until_cancelled(keys(&checks.pod.auth)).await {
         report.add("keys", &finding)?;
     }
-    report.add("drain", &drain(settings.drain, settings.grace))?;
-    report.add("addresses", &addresses(settings))?;
+    report.add("drain", &drain(checks.pod.drain, checks.grace))?;
+    report.add("addresses", &addresses(checks))?;
     let visit = async {
-        match &settings.visit {
+        match &checks.visit {
             Some(visit) => socket::visit(visit).await,
             None => Finding::skipped("--url is not given: nobody knows the way that clients take"),
         }
@@ -211,11 +203,11 @@ fn drain(drain: Drain, grace: Option<Duration>) -> Finding {
 }
 
 /// Whether others can reach a pod that listens here.
-fn addresses(settings: &Settings) -> Finding {
-    if !settings.in_kubernetes {
+fn addresses(checks: &Checks) -> Finding {
+    if !checks.in_kubernetes {
         return Finding::skipped("POD_NAME is not set: this is no pod of Kubernetes");
     }
-    let (clients, machines) = settings.addresses;
+    let (clients, machines) = (checks.pod.listen, checks.pod.admin_listen);
     let named = [("RELAY_LISTEN", Some(clients)), ("RELAY_ADMIN_LISTEN", machines)];
     let lonely = named.into_iter().find_map(|(name, address)| Some((name, address?)).filter(is_lonely));
     match lonely {

@@ -22,7 +22,10 @@ use crate::{
     broker::{Publish, PublishError},
     domain::Domain,
     event::Event,
-    telemetry::{LATENCY_BUCKETS, traces},
+    telemetry::{
+        LATENCY_BUCKETS,
+        traces::{self, Messaging},
+    },
 };
 
 /// What becomes of a publish that does not fail, as metrics say it.
@@ -32,21 +35,18 @@ const ACKNOWLEDGED: &str = "acknowledged";
 pub struct EventPublisher {
     publisher: Arc<dyn Publish>,
     domain: Arc<dyn Domain>,
-    /// The pod's name.
-    pub(super) pod: String,
+    pub(super) messaging: Messaging,
     source: Arc<str>,
-    topic: String,
     publishes: Counter<u64>,
     duration: Histogram<f64>,
 }
 
 impl EventPublisher {
-    /// The event publisher of the pod named `pod` to the topic of that name.
+    /// Creates the event publisher of a pod.
     pub fn new(
         publisher: Arc<dyn Publish>,
         domain: Arc<dyn Domain>,
-        pod: &str,
-        topic: String,
+        messaging: Messaging,
         meter: &Meter,
     ) -> Self {
         let publishes = meter.u64_counter("relay.publishes");
@@ -58,9 +58,8 @@ impl EventPublisher {
         Self {
             publisher,
             domain,
-            pod: pod.to_owned(),
-            source: format!("/pods/{pod}").into(),
-            topic,
+            source: format!("/pods/{}", messaging.pod).into(),
+            messaging,
             publishes,
             duration: meter
                 .f64_histogram("relay.publish.duration")
@@ -72,7 +71,7 @@ impl EventPublisher {
     }
 
     async fn publish(&self, event: &mut Event) -> Result<(), PublishError> {
-        let span = traces::publish(&self.pod, &self.topic, &event.id, &event.kind);
+        let span = self.messaging.publish(&event.id, &event.kind);
         event.trace = traces::traceparent(&span);
         let started = Instant::now();
         let published = self.publisher.publish(event).instrument(span.clone()).await;

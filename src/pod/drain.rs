@@ -7,10 +7,13 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::Pod;
-use crate::{telemetry, web::server::LAST_REQUEST};
+use crate::{
+    broker::Publish,
+    telemetry::{self, Metrics, Traces},
+    web::{Connections, server::LAST_REQUEST},
+};
 
 /// How long a pod may take to put away its feed, and then to flush its publisher, once its connections have ended.
 /// Both are kept even past the deadline: a feed that is left behind costs the membership more than these seconds.
@@ -69,29 +72,34 @@ impl Stop {
     }
 }
 
-impl Pod {
-    /// Stops the pod: connections are asked to come back elsewhere, the feed is deleted, publishing and telemetry are
-    /// flushed. Dropped before it is done, the pod stops at once.
-    pub async fn drain(self) -> Drained {
-        let Drain { delay, deadline, .. } = self.stop.drain;
-        let deadline = Instant::now() + deadline;
-        self.stop.unready.cancel();
-        timeout_at(deadline, sleep(delay)).await.ok();
-        let connections = &self.app.connections;
-        connections.drain();
-        let left = timeout_at(deadline, connections.tasks().wait()).await;
-        self.stop.feed.cancel();
-        self.tasks.close();
-        let closed = timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
-        let flushed = timeout(CLOSE_TIMEOUT, self.publisher.flush()).await;
-        telemetry::flush(TELEMETRY_TIMEOUT, &self.app.metrics, &self.traces).await;
-        if let (Ok(()), Ok(()), Ok(())) = (&left, &flushed, &closed) {
-            tracing::info!("pod drained");
-            return Drained::Cleanly;
-        }
-        let [ended, publisher, feed] = [left, flushed, closed].map(|step| step.is_ok());
-        let connections = connections.count();
-        tracing::warn!(ended, connections, publisher, feed, "drain cut off");
-        Drained::CutOff
+/// The parts of a pod that a drain ends.
+pub(super) struct Parts<'a> {
+    pub(super) stop: &'a Stop,
+    pub(super) connections: &'a Connections,
+    pub(super) tasks: &'a TaskTracker,
+    pub(super) publisher: &'a dyn Publish,
+    pub(super) metrics: &'a Metrics,
+    pub(super) traces: &'a Traces,
+}
+
+/// Ends these parts in their order.
+pub(super) async fn run(parts: Parts<'_>) -> Drained {
+    let Parts { stop, connections, tasks, publisher, metrics, traces } = parts;
+    let deadline = Instant::now() + stop.drain.deadline;
+    stop.unready.cancel();
+    timeout_at(deadline, sleep(stop.drain.delay)).await.ok();
+    connections.drain();
+    let ended = timeout_at(deadline, connections.tasks().wait()).await.is_ok();
+    stop.feed.cancel();
+    tasks.close();
+    let closed = timeout(CLOSE_TIMEOUT, tasks.wait()).await.is_ok();
+    let flushed = timeout(CLOSE_TIMEOUT, publisher.flush()).await.is_ok();
+    telemetry::flush(TELEMETRY_TIMEOUT, metrics, traces).await;
+    if ended && flushed && closed {
+        tracing::info!("pod drained");
+        return Drained::Cleanly;
     }
+    let connections = connections.count();
+    tracing::warn!(ended, connections, publisher = flushed, feed = closed, "drain cut off");
+    Drained::CutOff
 }

@@ -8,7 +8,7 @@ use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
-use super::{Flushed, Otlp, SERVICE, TelemetryError, flush_apart, process, resource};
+use super::{Flushed, SERVICE, TelemetryError, flush_apart, process, resource};
 
 /// The media type of [`Metrics::text`].
 pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;
@@ -47,7 +47,7 @@ impl Metrics {
     ///
     /// # Errors
     /// If an exporter cannot be set up.
-    pub fn new(pod: &str, otlp: Otlp) -> Result<Self, TelemetryError> {
+    pub fn new(pod: &str, export: bool) -> Result<Self, TelemetryError> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -57,7 +57,7 @@ impl Metrics {
             .map_err(TelemetryError::metrics)?;
         let mut provider =
             SdkMeterProvider::builder().with_resource(resource(Some(pod))).with_reader(exporter);
-        if otlp.metrics {
+        if export {
             provider =
                 provider.with_reader(PeriodicReader::builder(MetricExporter::builder().build()?).build());
         }

@@ -31,9 +31,6 @@ use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 use self::counted::{Counted, Counts};
 use super::{Flushed, SERVICE, TelemetryError, flush_apart, resource};
 
-/// What our spans' `messaging.system` says, by OpenTelemetry's conventions for messaging.
-const MESSAGING_SYSTEM: &str = "gcp_pubsub";
-
 /// What tells our spans from all others.
 const TARGET: &str = "relay.trace";
 
@@ -128,56 +125,65 @@ pub fn operation(pod: &str, kind: &'static str, name: Option<&str>, client: Opti
     span
 }
 
-/// The span of an event's publishing, inside the mutation's.
-#[must_use]
-pub fn publish(pod: &str, topic: &str, event: &str, kind: &str) -> Span {
-    if !Context::map_current(is_wanted) {
-        return Span::none();
-    }
-    trace_span!(
-        target: TARGET, "publish",
-        otel.name = "publish", otel.kind = "producer", relay.pod = pod,
-        messaging.system = MESSAGING_SYSTEM, messaging.operation.name = "publish",
-        messaging.operation.type = "send", messaging.destination.name = topic, messaging.message.id = event,
-        messaging.gcp_pubsub.message.ordering_key = Empty, relay.event.kind = kind, error.type = Empty,
-    )
+/// What all messaging spans of one pod have in common.
+#[derive(Clone, Debug)]
+pub struct Messaging {
+    /// The pod's name.
+    pub pod: Arc<str>,
+    /// The broker's name: `messaging.system`.
+    pub system: &'static str,
+    /// The topic's full name.
+    pub topic: Arc<str>,
 }
 
-/// Says on which ordering key the event of the current span is published.
-pub fn ordered_by(key: &str) {
-    Span::current().record("messaging.gcp_pubsub.message.ordering_key", key);
-}
-
-/// The span of an event's processing on one pod, out of its feed. It follows the publish, wherever that was, and links to it.
-#[must_use]
-pub fn process(
-    pod: &str,
-    topic: &str,
-    feed: Option<&str>,
-    event: &str,
-    kind: &str,
-    publish: Option<&str>,
-) -> Span {
-    let parent = client(publish);
-    if !is_wanted(&parent) {
-        return Span::none();
-    }
-    let span = trace_span!(
-        target: TARGET, parent: None, "process",
-        otel.name = "process", otel.kind = "consumer", relay.pod = pod,
-        messaging.system = MESSAGING_SYSTEM, messaging.operation.name = "process",
-        messaging.operation.type = "process", messaging.destination.name = topic,
-        messaging.destination.subscription.name = feed, messaging.message.id = event,
-        relay.event.kind = kind, relay.watchers = Empty,
-    );
-    if !span.is_disabled() {
-        let publish = parent.span().span_context().clone();
-        follow(&span, parent.with_value(Pod(pod.into())));
-        if publish.is_valid() {
-            span.add_link(publish);
+impl Messaging {
+    /// Returns the span of an event's publishing, inside the mutation's.
+    #[must_use]
+    pub fn publish(&self, event: &str, kind: &str) -> Span {
+        if !Context::map_current(is_wanted) {
+            return Span::none();
         }
+        let Self { pod, system, topic } = self;
+        trace_span!(
+            target: TARGET, "publish",
+            otel.name = "publish", otel.kind = "producer", relay.pod = &**pod,
+            messaging.system = system, messaging.operation.name = "publish",
+            messaging.operation.type = "send", messaging.destination.name = &**topic,
+            messaging.message.id = event, relay.event.kind = kind, error.type = Empty,
+        )
     }
-    span
+
+    /// Returns the span of an event's processing on one pod, out of its feed. It follows the publish, on whichever pod that
+    /// was, and links to it.
+    #[must_use]
+    pub fn process(&self, feed: Option<&str>, event: &str, kind: &str, publish: Option<&str>) -> Span {
+        let Self { pod, system, topic } = self;
+        let parent = client(publish);
+        if !is_wanted(&parent) {
+            return Span::none();
+        }
+        let span = trace_span!(
+            target: TARGET, parent: None, "process",
+            otel.name = "process", otel.kind = "consumer", relay.pod = &**pod,
+            messaging.system = system, messaging.operation.name = "process",
+            messaging.operation.type = "process", messaging.destination.name = &**topic,
+            messaging.destination.subscription.name = feed, messaging.message.id = event,
+            relay.event.kind = kind, relay.watchers = Empty,
+        );
+        if !span.is_disabled() {
+            let publish = parent.span().span_context().clone();
+            follow(&span, parent.with_value(Pod(pod.clone())));
+            if publish.is_valid() {
+                span.add_link(publish);
+            }
+        }
+        span
+    }
+}
+
+/// Sets an attribute of the current span that only one broker has.
+pub fn set_attribute(name: &'static str, value: &str) {
+    Span::current().set_attribute(name, value.to_owned());
 }
 
 /// Which pod a span is of: in the span's context, for those who follow it without knowing.
@@ -304,6 +310,10 @@ mod tests {
 
     use super::*;
 
+    fn messaging() -> Messaging {
+        Messaging { pod: "a".into(), system: "memory", topic: "t".into() }
+    }
+
     const CLIENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[derive(Clone, Debug, Default)]
@@ -323,7 +333,7 @@ mod tests {
         let traces = Traces { provider: Some(provider), counts: Arc::default() };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(traces.layer()), || {
             let mutation = operation("a", "mutation", None, Some(CLIENT)).entered();
-            let publish = publish("a", "t", "e", "k");
+            let publish = messaging().publish("e", "k");
             let carried = traceparent(&publish);
             drop((publish, mutation));
             for pod in ["a", "b"] {
@@ -348,7 +358,7 @@ mod tests {
     fn without_a_collector_there_are_no_spans_and_only_the_clients_is_carried() {
         let subscriber = tracing_subscriber::registry().with(Traces::off().layer());
         tracing::subscriber::with_default(subscriber, || {
-            let carried = || traceparent(&publish("a", "t", "e", "k"));
+            let carried = || traceparent(&messaging().publish("e", "k"));
             assert_eq!(carried(), None);
             let _inside = client(Some(CLIENT)).attach();
             assert_eq!(carried().as_deref(), Some(CLIENT));
@@ -364,10 +374,10 @@ mod tests {
             let untraced = CLIENT.replace("-01", "-00");
             assert!(operation("a", "mutation", None, Some(&untraced)).is_none());
             let _inside = client(Some(&untraced)).attach();
-            let publish = publish("a", "t", "e", "k");
+            let publish = messaging().publish("e", "k");
             assert!(publish.is_none());
             assert_eq!(traceparent(&publish).as_deref(), Some(&*untraced));
-            assert!(process("b", "t", None, "e", "k", Some(&untraced)).is_none());
+            assert!(messaging().process(None, "e", "k", Some(&untraced)).is_none());
             assert!(!operation("a", "mutation", None, Some(CLIENT)).is_none());
         });
     }

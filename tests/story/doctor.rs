@@ -153,7 +153,7 @@ async fn doctor_counts_only_feeds_of_dead_pods() {
     }
     let report = Report::of(doctor(&[]).topic(&topic).set("RELAY_ORPHAN_AFTER", "2s")).await;
     let line = report.only_wrong("orphans");
-    assert!(line.contains("12 left by pods that have not sent_heartbeats for 2s"), "{line}");
+    assert!(line.contains("12 left by pods that have not sent a heartbeat for 2s"), "{line}");
     assert_eq!(orphans.iter().filter(|orphan| line.contains(*orphan)).count(), 10, "{line}");
     assert!(!line.contains(".living.") && !line.contains(".doctor."), "{line}");
     assert!(line.contains("curl -X DELETE"), "{line}");

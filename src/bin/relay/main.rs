@@ -14,36 +14,38 @@ use std::{
 
 use anyhow::Context as _;
 use pubsub_relay::{
-    broker::memory,
-    broker::pubsub,
-    cli::cluster::{self, Carrier},
-    cli::config::{self, Command, Questions, Settings},
-    cli::doctor,
-    cli::emulator::Search,
+    broker::open::BrokerUrl,
+    cli::{
+        cluster::{self, ClusterBroker},
+        config::{self, Command, Questions, Settings},
+        cure::cure,
+        doctor,
+        emulator::Search,
+    },
     health,
-    pod::{self, Broker, Drained, Pod},
+    pod::{Drained, Pod},
     shutdown::Signals,
-    telemetry::{self, Traces},
+    telemetry,
     web::Origins,
 };
 use tokio::{runtime::Runtime, select};
 use tokio_util::sync::CancellationToken;
 
-use self::domain_factory::Seed;
+use self::domain_factory::DomainFactory;
 
 fn main() -> ExitCode {
-    let mut seed = Seed::built_in();
-    let command = match config::parse(|path| Seed::load(path).map(|loaded| seed = loaded)) {
+    let mut domains = DomainFactory::built_in();
+    let command = match config::parse(|path| DomainFactory::load(path).map(|loaded| domains = loaded)) {
         Ok(command) => command,
-        Err(refusal) if refusal.to_stdout => return print(&refusal.text),
-        Err(refusal) => return complain(&refusal.text, refusal.code.into()),
+        Err(exit) if exit.to_stdout => return print(&exit.text),
+        Err(exit) => return complain(&exit.text, exit.code.into()),
     };
-    run(command, &seed).unwrap_or_else(|error| complain(&format!("relay: {error:#}\n"), ExitCode::FAILURE))
+    run(command, &domains).unwrap_or_else(|error| complain(&format!("relay: {error:#}\n"), ExitCode::FAILURE))
 }
 
-fn run(command: Command, seed: &Seed) -> anyhow::Result<ExitCode> {
-    let (settings, laptop) = match command {
-        Command::Schema => return Ok(print(&seed.grow(Duration::ZERO).1.sdl())),
+fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
+    let (mut settings, laptop) = match command {
+        Command::Schema => return Ok(print(&domains.make(Duration::ZERO).1.sdl())),
         Command::Healthcheck(address) => {
             health::ask(address).with_context(|| format!("no pod lives at {address}"))?;
             return Ok(ExitCode::SUCCESS);
@@ -56,22 +58,25 @@ fn run(command: Command, seed: &Seed) -> anyhow::Result<ExitCode> {
         }
     };
     let runtime = Runtime::new()?;
-    let traces = {
+    settings.pod.traces = {
         let _inside = runtime.enter();
         telemetry::init(&settings.telemetry)?
     };
+    if let Some(tabs) = &mut settings.pod.web.page {
+        *tabs = domain_factory::tabs(&settings.pod.auth);
+    }
     for name in &settings.unknown {
         tracing::warn!(name, "no such setting; see relay --help");
     }
-    if settings.drain.is_cut_short() {
+    if settings.pod.drain.is_cut_short() {
         tracing::warn!(
-            drain = ?settings.drain,
+            drain = ?settings.pod.drain,
             "the drain's deadline cuts connections off: it is not longer than delay and spread together"
         );
     }
     let drained = match laptop {
-        None => runtime.block_on(serve(settings, seed, &traces)),
-        Some(laptop) => runtime.block_on(run_cluster(settings, seed, laptop, &traces)),
+        None => runtime.block_on(serve(settings, domains)),
+        Some(laptop) => runtime.block_on(run_cluster(&settings, domains, laptop)),
     };
     Ok(match drained? {
         Drained::Cleanly => ExitCode::SUCCESS,
@@ -87,16 +92,11 @@ struct Laptop {
     emulator_host: Option<String>,
 }
 
-async fn serve(settings: Settings, seed: &Seed, traces: &Traces) -> anyhow::Result<Drained> {
+async fn serve(settings: Settings, domains: &DomainFactory) -> anyhow::Result<Drained> {
     let mut signals = Signals::listen()?;
-    let window = settings.window.span;
-    let broker = match pubsub_settings(&settings, &settings.pod) {
-        None => Broker::Memory(memory::Topic::new(window, settings.window.bytes)),
-        Some(pubsub) => Broker::PubSub(pubsub),
-    };
-    let (domain, api) = seed.grow(window);
+    let (domain, api) = domains.make(settings.pod.window.span);
     let pod = select! {
-        pod = Pod::start(pod_settings(&settings, broker, traces), domain, api) => pod?,
+        pod = Pod::start(settings.pod, domain, api) => pod.map_err(cure)?,
         signal = signals.next() => {
             tracing::info!(signal, "stopped while starting");
             return Ok(Drained::Cleanly);
@@ -108,30 +108,28 @@ async fn serve(settings: Settings, seed: &Seed, traces: &Traces) -> anyhow::Resu
 }
 
 async fn run_cluster(
-    settings: Settings,
-    seed: &Seed,
+    settings: &Settings,
+    domains: &DomainFactory,
     laptop: Laptop,
-    traces: &Traces,
 ) -> anyhow::Result<Drained> {
     let mut signals = Signals::listen()?;
     let Laptop { addresses, cloudsdk_root, path, emulator_host } = laptop;
-    let window = settings.window.span;
+    let window = settings.pod.window;
     let search = Search { cloudsdk_root, path };
-    let carrier = select! {
-        carrier = Carrier::choose(emulator_host, &search, window, settings.window.bytes) => carrier,
+    let broker = select! {
+        broker = ClusterBroker::choose(emulator_host, &search, window.span, window.bytes) => broker,
         _ = signals.next() => return Ok(Drained::Cleanly),
     };
     let mut pods = Vec::new();
     let start = async {
         for (n, listen) in (1..).zip(addresses) {
-            let pod = format!("pod-{n}");
-            let broker = carrier.broker(&pod, window);
-            let (domain, api) = seed.grow(window);
-            let settings = Settings { pod, listen, ..settings.clone() };
-            pods.push(Pod::start(pod_settings(&settings, broker, traces), domain, api).await?);
+            let (domain, api) = domains.make(window.span);
+            let mut settings = settings.pod.clone();
+            (settings.name, settings.listen, settings.broker) = (format!("pod-{n}"), listen, broker.broker());
+            pods.push(Pod::start(settings, domain, api).await.map_err(cure)?);
         }
         cluster::wait_until_ready(&pods).await;
-        cluster::welcome(&mut io::stdout(), &carrier, &pods)?;
+        cluster::welcome(&mut io::stdout(), &broker, &pods)?;
         pending::<()>().await;
         anyhow::Ok(())
     };
@@ -140,28 +138,24 @@ async fn run_cluster(
         _ = signals.next() => Ok(()),
     };
     let drained = drain(cluster::drain(pods), signals).await;
-    carrier.stop().await;
+    broker.stop().await;
     ran.map(|()| drained)
 }
 
-/// Checks what a pod of these settings would run on.
+/// Checks what a pod with these settings would run on.
 fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode> {
-    let origin = match &settings.web.origins {
+    let pod = settings.pod;
+    let origin = match &pod.web.origins {
         Origins::List(origins) => origins.first().cloned(),
         _ => None,
     };
     let Questions { url, token_file, hold, grace, in_kubernetes } = questions;
-    let checks = doctor::Settings {
-        broker: pubsub_settings(&settings, doctor::POD),
-        heartbeat_interval: settings.heartbeat_interval,
-        orphan_after: settings.orphan_after,
-        auth: settings.auth,
-        drain: settings.drain,
-        grace,
-        addresses: (settings.listen, settings.admin_listen),
-        in_kubernetes,
-        visit: url.map(|url| doctor::Visit { url, origin, token_file, hold }),
+    let topic = match &settings.broker {
+        BrokerUrl::PubSub(topic) => Some(topic.settings(doctor::POD, pod.window.span)),
+        _ => None,
     };
+    let visit = url.map(|url| doctor::Visit { url, origin, token_file, hold });
+    let checks = doctor::Checks { pod, topic, grace, in_kubernetes, visit };
     let is_well = Runtime::new()?.block_on(async {
         let (mut out, stop) = (io::stdout(), CancellationToken::new());
         let mut signals = Signals::listen()?;
@@ -178,19 +172,7 @@ fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode>
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The topic for a pod of this name, unless it is in memory.
-fn pubsub_settings(settings: &Settings, pod: &str) -> Option<pubsub::Settings> {
-    let config::Broker::PubSub { project, topic, emulator } = &settings.broker else { return None };
-    Some(pubsub::Settings {
-        project: project.clone(),
-        topic: topic.clone(),
-        pod: pod.to_owned(),
-        emulator: emulator.clone(),
-        replay_window: settings.window.span,
-    })
-}
-
-/// Drains, or ends at once on a second signal: somebody does not want to wait.
+/// Drains, or ends at once on a second signal.
 async fn drain(drain: impl Future<Output = Drained>, mut signals: Signals) -> Drained {
     select! {
         drained = drain => drained,
@@ -201,27 +183,7 @@ async fn drain(drain: impl Future<Output = Drained>, mut signals: Signals) -> Dr
     }
 }
 
-fn pod_settings(settings: &Settings, broker: Broker, traces: &Traces) -> pod::Settings {
-    let mut web = settings.web.clone();
-    web.page = web.page.map(|_| domain_factory::tabs(&settings.auth));
-    pod::Settings {
-        name: settings.pod.clone(),
-        listen: settings.listen,
-        admin_listen: settings.admin_listen,
-        broker,
-        auth: settings.auth.clone(),
-        web,
-        introspection: settings.introspection,
-        window: settings.window,
-        heartbeat_interval: settings.heartbeat_interval,
-        orphan_after: settings.orphan_after,
-        drain: settings.drain,
-        otlp: settings.telemetry.otlp,
-        traces: traces.clone(),
-    }
-}
-
-/// The command line's own output.
+/// Prints the output of a command.
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -230,7 +192,7 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn complain(text: &str, code: ExitCode) -> ExitCode {
-    // Nothing is left to complain to if this fails; the code still says that something is wrong.
+    // If this fails, no channel is left to report it; the exit code still does.
     let _ = io::stderr().write_all(text.as_bytes());
     code
 }

@@ -1,7 +1,7 @@
-//! What a pod may do to topics and subscriptions: create, seek and delete its own feeds.
+//! [`Admin`]: creates, seeks and deletes a pod's own feeds.
 //!
-//! Each call is tried once and bounded; whoever calls has its own way of trying again. Nothing here asks whether a thing
-//! exists before it makes it: administrative calls have a small quota.
+//! Each call is tried once and bounded in time; its caller decides how to try again. No call may
+//! ask whether a resource exists before creating it, since administrative calls have a small quota.
 
 use std::{
     future::Future,
@@ -19,60 +19,63 @@ use google_cloud_wkt as wkt;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::Settings;
-use crate::broker::MIN_RETENTION;
+use super::{LIMITS, Settings};
 
-/// How long one call may take. Google's own calls take a second at most.
+/// Longest time that one call may take; then it fails with [`AdminError::Silent`]. Google's own
+/// calls take a second at most.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The longest that Pub/Sub lets the id of a subscription be, in characters.
+/// Longest id of a subscription that Pub/Sub accepts, in characters.
 pub(super) const MAX_NAME: usize = 255;
 
-/// The least that Pub/Sub lets pass before it deletes a subscription that nobody uses: the last net under a leaked feed.
+/// Idle time after which Pub/Sub deletes a subscription: the least it accepts. It is the last
+/// safeguard against a leaked feed.
 const EXPIRATION: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What one pull may hold up before a message comes again. A stream says less: [`super::feed`].
+/// Time after which Pub/Sub delivers a message again to a plain pull. A stream sets a shorter one:
+/// [`super::feed`].
 const ACK_DEADLINE_SECONDS: i32 = 60;
 
-/// The value of the label `app` on every feed, by which they are told from other subscriptions.
+/// Value of the label `app` on every feed, by which feeds differ from other subscriptions.
 const APP: &str = "pubsub-relay";
 
-/// Why there is no feed. The text says what to do about it.
+/// Why there is no feed. The text tells the operator what to do about it.
 #[derive(Debug, Error)]
 pub enum AdminError {
-    /// There is no such topic. On Google it is not ours to make.
+    /// There is no such topic. On Google's service a pod does not create it.
     #[error(
-        "topic {0} does not exist: create it (terraform apply does) with message retention, or correct RELAY_BROKER"
+        "topic {0} does not exist: create it (terraform apply does) with message retention, or correct the broker's URL"
     )]
     NoTopic(String),
-    /// The pod's identity may not.
+    /// The pod's identity lacks a permission.
     #[error("permission denied to {call}: grant the pod's identity the role that terraform defines")]
     Denied {
-        /// What was refused.
+        /// Call that was refused.
         call: &'static str,
-        /// Google's word.
+        /// Error that Google returned.
         source: Box<Error>,
     },
-    /// No answer in time.
+    /// No answer came in time.
     #[error("Pub/Sub at {endpoint} does not answer")]
     Silent {
-        /// Where it was expected.
+        /// Endpoint that did not answer.
         endpoint: String,
     },
-    /// Nobody is there, or something else went wrong.
+    /// The endpoint cannot be reached, or the call failed in another way.
     #[error("cannot {call} at {endpoint}")]
     Failed {
-        /// What failed.
+        /// Call that failed.
         call: &'static str,
-        /// Where it was tried.
+        /// Endpoint of the call.
         endpoint: String,
-        /// Why.
+        /// Cause of the failure.
         source: Box<Error>,
     },
 }
 
 impl AdminError {
-    /// Whether it was nobody who said no: then nothing else will be answered either.
+    /// Returns whether the endpoint did not answer at all. Then no other call will be answered
+    /// either.
     #[must_use]
     pub fn is_away(&self) -> bool {
         match self {
@@ -82,31 +85,32 @@ impl AdminError {
         }
     }
 
-    /// Whether the call was not even made, for want of credentials.
+    /// Returns whether the call was not made at all, for lack of credentials.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
         matches!(self, Self::Failed { source, .. } if source.is_authentication())
     }
 }
 
-/// A feed that was created.
+/// Result of creating a feed.
 pub(super) struct NewFeed {
-    /// Whether it could be set back. If not, it is an emulator's: that gives a new feed all that the topic retains, and may
-    /// leave out what is published while it is being created (one in ten feeds, at a hundred events a second).
+    /// Whether the feed could be sought back. If not, it is an emulator's. An emulator gives a new
+    /// feed all that the topic retains. But it may leave out events published during the feed's
+    /// creation (one feed in ten, at 100 events a second).
     pub(super) is_whole: bool,
-    /// Whether the topic retains what was published before the feed was there.
+    /// Whether the topic retains messages from before the feed's creation.
     pub(super) reaches_back: bool,
 }
 
-/// What a project holds.
+/// Subscriptions of a project.
 pub(super) struct Listing {
-    /// How many subscriptions, also those that are no feeds.
+    /// Number of all subscriptions, also those that are no feeds.
     pub(super) subscriptions: usize,
-    /// The feeds of all pods, of other topics too.
+    /// Names of the feeds of all pods, of other topics too.
     pub(super) feeds: Vec<String>,
 }
 
-/// The administrative side of one pod.
+/// Administrative calls of one pod.
 #[derive(Clone, Debug)]
 pub struct Admin {
     topics: TopicAdmin,
@@ -123,20 +127,20 @@ impl Admin {
         Self { topics, subscriptions, settings }
     }
 
-    /// How far back a feed reaches.
+    /// Returns how far back a feed reaches.
     pub(super) const fn replay_window(&self) -> Duration {
         self.settings.replay_window
     }
 
-    /// A name for a feed of this pod, which no life of any feed had before.
+    /// Returns a name for a feed of this pod, which no earlier generation of any feed had.
     pub(super) fn new_name(&self) -> String {
         format!("{}{}", self.prefix(), incarnation())
     }
 
-    /// Creates a feed under this new name, set back to `since`. On an emulator, which starts empty, the topic is created as
-    /// well if it is missing. After an error the feed may be there all the same.
+    /// Creates a feed under this new name, sought back to `since`. On an emulator, which starts
+    /// empty, it creates a missing topic as well. After an error the feed may exist all the same.
     pub(super) async fn create_feed(&self, name: &str, since: SystemTime) -> Result<NewFeed, AdminError> {
-        let retention = self.settings.replay_window.max(MIN_RETENTION);
+        let retention = self.settings.replay_window.max(LIMITS.least_retention);
         let create = || {
             self.create_subscription(name, retention, |feed| {
                 feed.set_enable_message_ordering(true).set_ack_deadline_seconds(ACK_DEADLINE_SECONDS)
@@ -151,22 +155,23 @@ impl Admin {
         };
         let is_whole = self.seek(name, since).await?;
         let retained = match feed.topic_message_retention_duration {
-            // An emulator does not say so here. Not to know costs a needless gap at most.
+            // An emulator does not report it here. If it stays unknown, clients get a needless gap
+            // notice at most.
             None if self.settings.emulator.is_some() => self.retention().await.unwrap_or_default(),
             retained => retained.and_then(|it| it.try_into().ok()).unwrap_or_default(),
         };
         Ok(NewFeed { is_whole, reaches_back: !retained.is_zero() })
     }
 
-    /// How long the topic retains its messages; zero if it does not.
+    /// Returns how long the topic retains its messages; zero if it does not.
     pub(super) async fn retention(&self) -> Result<Duration, AdminError> {
         let get = self.topics.get_topic().set_topic(self.topic());
-        let topic = self.or_no_topic(self.call("get the topic", get.send()).await)?;
+        let topic = self.not_found_as_no_topic(self.call("get the topic", get.send()).await)?;
         Ok(topic.message_retention_duration.and_then(|it| it.try_into().ok()).unwrap_or_default())
     }
 
-    /// Deletes the feed, if it is still there, and says whether it was. What is left over is tried again by whoever made
-    /// it, or is the janitor's, or expires.
+    /// Deletes the feed. Returns whether it still existed. A feed that is left over is deleted by
+    /// its creator's next try or by the janitor, or it expires.
     pub(super) async fn delete_feed(&self, name: &str) -> Result<bool, AdminError> {
         let deleted = self.delete(name).await;
         match &deleted {
@@ -177,7 +182,7 @@ impl Admin {
         deleted
     }
 
-    /// The same without a word in the log.
+    /// Deletes the feed like [`delete_feed`](Self::delete_feed), but logs nothing.
     pub(super) async fn delete(&self, name: &str) -> Result<bool, AdminError> {
         let delete = self.subscriptions.delete_subscription().set_subscription(name).send();
         match self.call("delete a feed", delete).await {
@@ -186,12 +191,13 @@ impl Admin {
         }
     }
 
-    /// Whose feed of our topic this is, and when it was created, by that pod's clock, if the name says so; `None` for any
+    /// Returns the pod of a feed of this topic, and the feed's time of creation by that pod's
+    /// clock. The time is `None` if the name does not contain it. The result is `None` for any
     /// other name.
     pub(super) fn owner<'a>(&self, name: &'a str) -> Option<(&'a str, Option<SystemTime>)> {
         let Settings { project, topic, .. } = &self.settings;
         let rest = name.strip_prefix(&format!("projects/{project}/subscriptions/{topic}."))?;
-        // A name with more dots is a feed of a topic whose name begins with ours and a dot.
+        // A name with more dots belongs to another topic, named like this one plus a dot and more.
         let (pod, incarnation) = rest
             .split_once('.')
             .filter(|(pod, incarnation)| !pod.is_empty() && !incarnation.contains('.'))?;
@@ -203,14 +209,14 @@ impl Admin {
         Some((pod, created()))
     }
 
-    /// The feeds of this very pod, of earlier lives too.
+    /// Returns the feeds of this pod, those of earlier generations too.
     pub(super) async fn own_feeds(&self) -> Result<Vec<String>, AdminError> {
         let (mut feeds, prefix) = (self.list().await?.feeds, self.prefix());
         feeds.retain(|feed| feed.strip_prefix(&prefix).is_some_and(|incarnation| !incarnation.contains('.')));
         Ok(feeds)
     }
 
-    /// All subscriptions of the project.
+    /// Lists all subscriptions of the project.
     pub(super) async fn list(&self) -> Result<Listing, AdminError> {
         let project = format!("projects/{}", self.settings.project);
         let list = async {
@@ -241,7 +247,8 @@ impl Admin {
         }
     }
 
-    /// Creates a subscription that is told for a feed of this pod, with what `shape` gives it.
+    /// Creates a subscription that counts as a feed of this pod, with the properties that `shape`
+    /// adds.
     pub(super) async fn create_subscription(
         &self,
         name: &str,
@@ -256,24 +263,26 @@ impl Admin {
             .set_labels([("app", APP), ("pod", &self.settings.pod)])
             .set_message_retention_duration(duration(retention))
             .set_expiration_policy(ExpirationPolicy::new().set_ttl(duration(EXPIRATION)));
-        self.or_no_topic(self.call("create a feed", shape(create).send()).await)
+        self.not_found_as_no_topic(self.call("create a feed", shape(create).send()).await)
     }
 
-    /// For calls that find nothing only if there is no topic.
-    fn or_no_topic<T>(&self, answer: Result<T, AdminError>) -> Result<T, AdminError> {
+    /// Turns "not found" into [`AdminError::NoTopic`], for calls that find nothing only without a
+    /// topic.
+    fn not_found_as_no_topic<T>(&self, answer: Result<T, AdminError>) -> Result<T, AdminError> {
         answer.map_err(|error| match code(&error) {
             Some(Code::NotFound) => AdminError::NoTopic(self.topic()),
             _ => error,
         })
     }
 
-    /// Sets the feed back, and says whether that could be done.
+    /// Seeks the feed back to `since`. Returns whether that was possible.
     pub(super) async fn seek(&self, name: &str, since: SystemTime) -> Result<bool, AdminError> {
-        // Out of range only before the year 1 or after 9999: then there is nothing to go back to.
+        // Out of range only before the year 1 or after 9999: then there is nothing to seek back to.
         let Ok(time) = wkt::Timestamp::try_from(since) else { return Ok(true) };
         let seek = self.subscriptions.seek().set_subscription(name).set_time(time);
         match self.call("seek a feed", seek.send()).await {
-            // The emulator seeks no ordered subscription, and gives a new one all that the topic retains, unasked.
+            // The emulator cannot seek an ordered subscription, but gives a new one all that the
+            // topic retains.
             Err(error) if self.settings.emulator.is_some() && code(&error) == Some(Code::Unimplemented) => {
                 Ok(false)
             }
@@ -302,14 +311,16 @@ impl Admin {
         self.settings.topic_name()
     }
 
-    /// What the names of all feeds of this pod begin with. A pod's name has no dot, so no other pod's do.
+    /// Returns the prefix of the names of all feeds of this pod. A pod's name has no dot, so no
+    /// other pod's feeds have the prefix.
     fn prefix(&self) -> String {
         let Settings { project, topic, pod, .. } = &self.settings;
         format!("projects/{project}/subscriptions/{topic}.{pod}.")
     }
 }
 
-/// What no life of any feed had before: the time, and enough chance for two in the same millisecond.
+/// Returns a suffix that no generation of any feed had before: the time, and enough randomness for
+/// two in the same millisecond.
 pub(super) fn incarnation() -> String {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{:x}-{:08x}", since.as_millis(), rand::random::<u32>())

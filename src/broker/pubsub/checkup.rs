@@ -1,7 +1,8 @@
-//! What `relay doctor` asks of Pub/Sub: the topic, permissions, feeds, and a trial feed of its own.
+//! [`Checkup`]: what `relay doctor` asks of Pub/Sub: the topic, permissions, feeds, and a trial
+//! feed of its own.
 //!
-//! It reports facts; what they mean is [`crate::cli::doctor`]'s to say. It must never change anything but its trial feed, which
-//! is named like a pod's: should the process die, the janitor of any pod deletes it.
+//! It reports facts, and the command judges them. It must never change anything but its trial feed.
+//! That feed is named like a pod's, so the janitor of any pod deletes it if the process dies.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,69 +15,72 @@ use tokio::{
 };
 
 use super::{
-    Clients, ConnectError, Settings,
+    Clients, ConnectError, LIMITS, Settings,
     admin::{AdminError, code},
     feed::{CLOSE_TIMEOUT, reader::Reader},
 };
 use crate::{
-    broker::{MIN_RETENTION, Received},
+    broker::Received,
     event::{Event, HEARTBEAT},
 };
 
-/// How many messages wait to be looked at.
+/// Most messages that wait to be checked. At the limit the reader waits.
 const QUEUE: usize = 64;
 
-/// One who asks, and leaves everything as it was.
+/// Checkup of one topic. It leaves everything as it was.
 pub struct Checkup {
     clients: Clients,
-    /// Its client alone has the calls of IAM, and they take the names of topics and subscriptions.
+    /// Client for the calls of IAM. Only this client has them, and they accept the names of topics
+    /// and subscriptions.
     policies: SchemaService,
 }
 
-/// What a project holds.
+/// Subscriptions of a project.
 pub struct Inventory {
-    /// All subscriptions, also those that are no feeds.
+    /// Number of all subscriptions, also those that are no feeds.
     pub subscriptions: usize,
-    /// The feeds of our topic.
+    /// Feeds of the topic.
     pub feeds: Vec<FoundFeed>,
 }
 
-/// Somebody's feed.
+/// Feed found in the project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundFeed {
-    /// Its full name.
+    /// Full name of the feed.
     pub name: String,
-    /// Whose it is.
+    /// Name of the pod that created it.
     pub pod: String,
-    /// Since when, by that pod's clock; 1970 if its name does not say.
+    /// Time of creation by that pod's clock; 1970 if the feed's name does not contain it.
     pub created: SystemTime,
 }
 
 impl Checkup {
-    /// Sets up the clients. Needs no network.
+    /// Creates the clients. Needs no network.
     ///
     /// # Errors
     /// If there are no credentials for Google's service.
     pub async fn connect(settings: Settings) -> Result<Self, ConnectError> {
         let mut policies = SchemaService::builder().with_retry_policy(NeverRetry);
-        if let Some((endpoint, nobody)) = settings.stand_in() {
-            policies = policies.with_endpoint(endpoint).with_credentials(nobody);
+        if let Some((endpoint, credentials)) = settings.emulator() {
+            policies = policies.with_endpoint(endpoint).with_credentials(credentials);
         }
         Ok(Self { policies: policies.build().await?, clients: Clients::connect(settings).await? })
     }
 
-    /// How long the topic retains its messages; zero if it does not.
+    /// Returns how long the topic retains its messages; zero if it does not.
     ///
     /// # Errors
-    /// [`AdminError::NoTopic`] if there is none.
+    /// [`AdminError::NoTopic`] if there is no such topic, or another [`AdminError`] if the call
+    /// fails.
     pub async fn retention(&self) -> Result<Duration, AdminError> {
         self.clients.admin.retention().await
     }
 
-    /// Which of these permissions on the topic we do not have; `None` where there is no IAM to ask.
+    /// Returns which of these permissions on the topic are missing; `None` where there is no IAM to
+    /// ask.
     ///
     /// # Errors
-    /// If nobody answers.
+    /// If the call fails.
     pub async fn lacks_on_topic<'a>(
         &self,
         permissions: &[&'a str],
@@ -84,10 +88,11 @@ impl Checkup {
         self.lacks(&self.clients.admin.topic(), permissions).await
     }
 
-    /// The same on a subscription.
+    /// Returns which of these permissions on a subscription are missing; `None` where there is no
+    /// IAM to ask.
     ///
     /// # Errors
-    /// If nobody answers.
+    /// If the call fails.
     pub async fn lacks<'a>(
         &self,
         resource: &str,
@@ -105,7 +110,7 @@ impl Checkup {
         }
     }
 
-    /// All subscriptions of the project, and the feeds among them.
+    /// Lists all subscriptions of the project, and the feeds among them.
     ///
     /// # Errors
     /// If they cannot be listed.
@@ -121,25 +126,26 @@ impl Checkup {
         Ok(Inventory { subscriptions: listing.subscriptions, feeds })
     }
 
-    /// A name for a trial feed, which is new each time.
+    /// Returns a name for a trial feed, which is new each time.
     #[must_use]
     pub fn trial(&self) -> String {
         self.clients.admin.new_name()
     }
 
-    /// Creates the trial feed, and sets it back to `since`. It gets heartbeats only, and in no order, since even the emulator
-    /// seeks such a feed.
+    /// Creates the trial feed, and seeks it back to `since`. It gets heartbeats only and is
+    /// unordered, since even the emulator can seek such a feed.
     ///
     /// # Errors
-    /// If a pod's would fail as well. The feed may be there all the same.
+    /// If the same calls of a pod would fail as well. The feed may exist all the same.
     pub async fn open(&self, trial: &str, since: SystemTime) -> Result<(), AdminError> {
         let admin = &self.clients.admin;
         let heartbeats = format!("attributes.\"ce-type\" = \"{HEARTBEAT}\"");
-        admin.create_subscription(trial, MIN_RETENTION, |feed| feed.set_filter(heartbeats)).await?;
+        admin.create_subscription(trial, LIMITS.least_retention, |feed| feed.set_filter(heartbeats)).await?;
         admin.seek(trial, since).await.map(drop)
     }
 
-    /// Shows the heartbeats of the topic to `is_enough`, until it says so or the time is over.
+    /// Passes the heartbeats of the topic to `is_enough`, until that returns `true` or `limit` is
+    /// over.
     pub async fn listen(&self, trial: &str, limit: Duration, is_enough: impl FnMut(&Event) -> bool) {
         let subscriber = &self.clients.subscriber;
         let stream =
@@ -149,24 +155,24 @@ impl Checkup {
         // Alone in its task, as in a pod's feed.
         let mut reader = JoinSet::new();
         reader.spawn(Reader::only(stream, watch::Sender::new(None)).run(sender));
-        // An error says that the time is over.
-        timeout(limit, hear(events, is_enough)).await.ok();
+        // An error means that the time is over.
+        timeout(limit, receive(events, is_enough)).await.ok();
         timeout(CLOSE_TIMEOUT, shutdown.shutdown()).await.ok();
     }
 
-    /// Deletes the trial feed, if it is there.
+    /// Deletes the trial feed, if it exists.
     ///
     /// # Errors
-    /// If it may still be there.
+    /// If it may still exist.
     pub async fn close(&self, trial: &str) -> Result<(), AdminError> {
         self.clients.admin.delete(trial).await.map(drop)
     }
 }
 
-async fn hear(mut events: mpsc::Receiver<Received>, mut is_enough: impl FnMut(&Event) -> bool) {
+async fn receive(mut events: mpsc::Receiver<Received>, mut is_enough: impl FnMut(&Event) -> bool) {
     while let Some(received) = events.recv().await {
         received.ack.ack();
-        // An emulator stores the filter and gives everything.
+        // An emulator stores the filter but ignores it.
         if let Ok(event) = received.event
             && *event.kind == *HEARTBEAT
             && is_enough(&event)

@@ -1,106 +1,58 @@
-//! The janitor: deletes the feeds of pods that are gone, of which Pub/Sub would keep thousands for a day.
+//! [`Janitor`]: deletes the feeds of pods that are gone. Pub/Sub would keep thousands of them for a
+//! day.
 //!
-//! Every living pod is one, at moments of its own, and each asks before each deletion whether the feed is an orphan still.
-//! It must never touch what is not a feed of this topic. A pod whose feed is deleted wrongly all the same opens another one
-//! and loses nothing.
+//! Every live pod runs one, at random times. Before each deletion it checks again that the feed is
+//! an orphan. It must never touch anything but feeds of this topic. A pod that loses its feed by
+//! mistake opens another one and loses no event.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashMap, error::Error, time::SystemTime};
 
-use opentelemetry::{KeyValue, metrics::Meter};
-use tokio::time::sleep;
+use async_trait::async_trait;
 
 use super::{
     Clients,
     admin::{Admin, AdminError},
 };
+use crate::broker::{Cleanup, IsOrphan, Swept};
 
-/// Between two looks, at least: so many administrative calls a minute a pod are far below every quota, even for a thousand
-/// pods.
-const INTERVAL: Duration = Duration::from_secs(60);
+/// Most feeds that one sweep deletes. The others wait for the next sweep.
+const MAX_DELETIONS: usize = 20;
 
-/// What one look may delete.
-const MOST: usize = 20;
-
-/// Deletes orphaned feeds.
+/// Janitor of one pod: deletes orphaned feeds.
 pub struct Janitor {
     clients: Clients,
-    strange: Strange,
+    undated: Undated,
 }
 
-/// Feeds whose names do not say when they were created, and since when each is known.
+/// Feeds without a creation time in their names, with the time at which each was first seen.
 #[derive(Default)]
-struct Strange(HashMap<String, SystemTime>);
+struct Undated(HashMap<String, SystemTime>);
 
-/// A feed of our topic.
+/// Feed of this pod's topic.
 #[derive(Debug, PartialEq, Eq)]
 struct Feed {
     name: String,
     pod: String,
-    /// By the clock of its pod, or else of ours.
+    /// Time of creation by its pod's clock, or else of its first sighting by this pod's clock.
     created: SystemTime,
-}
-
-/// What one look found and did.
-struct Swept {
-    living: usize,
-    orphaned: usize,
-    deleted: u64,
 }
 
 impl Janitor {
     pub(super) fn new(clients: Clients) -> Self {
-        Self { clients, strange: Strange::default() }
+        Self { clients, undated: Undated::default() }
     }
 
-    /// Runs until it is dropped. `every` is how long orphans may stay, `is_orphan` says whether a feed of this pod, created
-    /// then, is one.
-    pub async fn run(mut self, every: Duration, is_orphan: impl Fn(&str, SystemTime) -> bool, meter: &Meter) {
-        let deleted = meter
-            .u64_counter("relay.feed.orphans.deleted")
-            .with_description("Feeds of pods that are gone, deleted by this pod.")
-            .build();
-        let feeds = meter
-            .u64_gauge("relay.feeds")
-            .with_description("Feeds on the topic, of all pods, when this pod looked last.")
-            .build();
-        let show = |state, count: usize| feeds.record(count as u64, &[KeyValue::new("state", state)]);
-        show("living", 0);
-        show("orphaned", 0);
-        deleted.add(0, &[]);
-        loop {
-            // A membership that started at once does not look at once.
-            sleep(every.min(INTERVAL).mul_f64(rand::random_range(1.0..1.5))).await;
-            match self.sweep(&is_orphan).await {
-                Ok(swept) => {
-                    show("living", swept.living);
-                    show("orphaned", swept.orphaned);
-                    deleted.add(swept.deleted, &[]);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "orphans not looked for");
-                    // Its connection may be what is wrong.
-                    if let Ok(clients) = self.clients.again().await {
-                        self.clients = clients;
-                    }
-                }
-            }
-        }
-    }
-
-    /// One look at all feeds.
-    async fn sweep(&mut self, is_orphan: &impl Fn(&str, SystemTime) -> bool) -> Result<Swept, AdminError> {
+    /// Sweeps all feeds once, and deletes up to [`MAX_DELETIONS`] orphans.
+    async fn try_sweep(&mut self, is_orphan: &IsOrphan<'_>) -> Result<Swept, AdminError> {
         let admin = &self.clients.admin;
-        let feeds = self.strange.date(admin, admin.list().await?.feeds, SystemTime::now());
+        let feeds = self.undated.date(admin, admin.list().await?.feeds, SystemTime::now());
         let is_orphaned = |feed: &Feed| is_orphan(&feed.pod, feed.created);
         let (mut orphans, living): (Vec<Feed>, Vec<Feed>) = feeds.into_iter().partition(is_orphaned);
-        // Two pods that look at the same time begin at different ends.
+        // Two pods that sweep at the same time begin with different orphans.
         rand::seq::SliceRandom::shuffle(&mut *orphans, &mut rand::rng());
         let mut deleted = 0;
-        for feed in orphans.iter().take(MOST) {
-            // Its pod may have sent heartbeats since.
+        for feed in orphans.iter().take(MAX_DELETIONS) {
+            // The pod may have sent a heartbeat since.
             if is_orphaned(feed) {
                 deleted += u64::from(admin.delete_feed(&feed.name).await.unwrap_or(false));
             }
@@ -109,8 +61,23 @@ impl Janitor {
     }
 }
 
-impl Strange {
-    /// The feeds of our topic among these names, with their times: one that has none is as old as our knowledge of it.
+#[async_trait]
+impl Cleanup for Janitor {
+    async fn sweep(&mut self, is_orphan: &IsOrphan<'_>) -> Result<Swept, Box<dyn Error + Send + Sync>> {
+        let swept = self.try_sweep(is_orphan).await;
+        // The connection may be the cause.
+        if swept.is_err()
+            && let Ok(clients) = self.clients.again().await
+        {
+            self.clients = clients;
+        }
+        Ok(swept?)
+    }
+}
+
+impl Undated {
+    /// Returns the feeds of this pod's topic among these names, with their times of creation. A
+    /// feed without one counts from its first sighting.
     fn date(&mut self, admin: &Admin, names: Vec<String>, now: SystemTime) -> Vec<Feed> {
         let mut known = HashMap::new();
         let dated = names.into_iter().filter_map(|name| {
@@ -124,7 +91,7 @@ impl Strange {
             Some(Feed { name, pod, created })
         });
         let feeds = dated.collect();
-        // What is gone is forgotten.
+        // Feeds that are gone are forgotten.
         self.0 = known;
         feeds
     }
@@ -132,6 +99,8 @@ impl Strange {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::broker::pubsub::Settings;
 
@@ -147,8 +116,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_feed_whose_name_tells_no_time_is_as_old_as_it_is_known() {
-        let (admin, mut strange) = (admin().await, Strange::default());
+    async fn undated_feed_ages_from_its_first_sighting() {
+        let (admin, mut undated) = (admin().await, Undated::default());
         let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
         let name = |feed: &str| format!("projects/p-1/subscriptions/{feed}");
         let of = |feed: &str, created| Feed { name: name(feed), pod: "ghost".to_owned(), created };
@@ -156,9 +125,9 @@ mod tests {
         let names =
             || [&["events.ghost.1", "events.ghost.3e8-ab"][..], &others].concat().into_iter().map(name);
         let expected = [of("events.ghost.1", at(100)), of("events.ghost.3e8-ab", at(1))];
-        assert_eq!(strange.date(&admin, names().collect(), at(100)), expected);
-        assert_eq!(strange.date(&admin, names().collect(), at(400)), expected, "it does not grow younger");
-        assert!(strange.date(&admin, Vec::new(), at(500)).is_empty());
-        assert!(strange.0.is_empty(), "what is gone is forgotten");
+        assert_eq!(undated.date(&admin, names().collect(), at(100)), expected);
+        assert_eq!(undated.date(&admin, names().collect(), at(400)), expected, "its age does not start anew");
+        assert!(undated.date(&admin, Vec::new(), at(500)).is_empty());
+        assert!(undated.0.is_empty(), "feeds that are gone are forgotten");
     }
 }

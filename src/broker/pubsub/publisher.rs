@@ -1,7 +1,8 @@
-//! Events to the topic, each in its author's lane.
+//! [`Publisher`]: publishes events to the topic, each with its author's ordering key.
 //!
-//! What Pub/Sub would refuse is refused here first, since one bad message fails all that share its batch; and nothing waits
-//! longer than the port allows, though the client would try for minutes.
+//! It refuses first what Pub/Sub would refuse, since one bad message fails every message of its
+//! batch. No call may wait longer than the port allows, though Google's client would retry for
+//! minutes.
 
 use std::{
     mem,
@@ -21,17 +22,19 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{ConnectError, Settings};
+use super::{ConnectError, LIMITS, Settings};
 use crate::{
-    broker::{PUBLISH_TIMEOUT, Publish, PublishError, check},
+    broker::{PUBLISH_TIMEOUT, Publish, PublishError},
     event::{Event, HEARTBEAT, cloudevent},
     telemetry::traces,
 };
 
-/// Ordering keys. The client keeps a task and 10 KiB for each key that it ever saw, so keys are lanes and not authors.
-const LANES: u64 = 64;
+/// Number of authors' ordering keys. Many authors share a key, since the client keeps a task and 10
+/// KiB for each key ever used.
+const ORDERING_KEYS: u64 = 64;
 
-/// Events that may wait for their acknowledgement at once.
+/// Most events that may wait for their acknowledgement at once. Beyond it a call waits for a place,
+/// until its deadline.
 const MAX_IN_FLIGHT: usize = 1_000;
 
 fn builder(settings: &Settings) -> PublisherBuilder {
@@ -40,17 +43,18 @@ fn builder(settings: &Settings) -> PublisherBuilder {
         .with_maximum_delay(Duration::from_secs(1))
         .clamp();
     let builder = client::Publisher::builder(settings.topic_name())
-        // Nothing waits for company; what comes while a batch of its lane is on its way goes with the next one.
+        // No event waits for others; what comes while a batch of its key is in flight goes with the
+        // next one.
         .set_delay_threshold(Duration::ZERO)
         .with_retry_policy(RetryableErrors.with_time_limit(PUBLISH_TIMEOUT))
         .with_backoff_policy(backoff);
-    match settings.stand_in() {
-        Some((endpoint, nobody)) => builder.with_endpoint(endpoint).with_credentials(nobody),
+    match settings.emulator() {
+        Some((endpoint, credentials)) => builder.with_endpoint(endpoint).with_credentials(credentials),
         None => builder,
     }
 }
 
-/// A pod's way out to Pub/Sub.
+/// Publisher of one pod to Pub/Sub.
 pub struct Publisher {
     settings: Settings,
     current: Mutex<Current>,
@@ -58,11 +62,13 @@ pub struct Publisher {
     publishing: TaskTracker,
 }
 
-/// The client, and which one it is.
+/// Client in use.
 struct Current {
+    /// Number of the client, counted from zero.
     number: u64,
     client: client::Publisher,
-    /// It gave no answer: the next one who publishes makes a new one, since this one was kept waiting for long enough.
+    /// Whether the client gave no answer. Then the next call makes a new client: the present call
+    /// has waited for long enough.
     is_silent: bool,
 }
 
@@ -73,8 +79,8 @@ impl Publisher {
         Ok(Self { settings, current: current.into(), in_flight, publishing: TaskTracker::new() })
     }
 
-    /// The client, and which one it is. In the place of one that got no answer comes a new one, with a connection of its
-    /// own: a connection that was cut off may look alive for many minutes.
+    /// Returns the client and its number. Replaces a client that got no answer by a new one with a
+    /// connection of its own. A connection that was cut off may look alive for many minutes.
     async fn client(&self) -> (u64, client::Publisher) {
         let is_silent = mem::take(&mut self.current().is_silent);
         if is_silent {
@@ -93,13 +99,13 @@ impl Publisher {
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
-        // A client is put there whole.
+        // A client is replaced in one step, so a poisoned lock still guards a whole one.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn silent(&self, number: u64) {
+    fn mark_silent(&self, number: u64) {
         let mut current = self.current();
-        // Another one may have noticed it before.
+        // Another call may have replaced the client already.
         current.is_silent |= current.number == number;
     }
 }
@@ -107,21 +113,22 @@ impl Publisher {
 #[async_trait]
 impl Publish for Publisher {
     async fn publish(&self, event: &Event) -> Result<(), PublishError> {
-        check(event)?;
+        LIMITS.check(event)?;
         let deadline = Instant::now() + PUBLISH_TIMEOUT;
         let place = timeout_at(deadline, self.in_flight.clone().acquire_owned()).await;
         let place = place.map_err(|_| PublishError::Overloaded)?;
-        let lane = lane(event);
-        traces::ordered_by(&lane);
+        let ordering_key = ordering_key(event);
+        traces::set_attribute("messaging.gcp_pubsub.message.ordering_key", &ordering_key);
         let message = Message::new()
             .set_data(event.data.clone())
             .set_attributes(cloudevent::encode(event))
-            .set_ordering_key(lane);
+            .set_ordering_key(ordering_key);
         let (number, client) =
             timeout_at(deadline, self.client()).await.map_err(|_| PublishError::TimedOut)?;
-        // Here, or the order of a lane would be that of tasks.
+        // The call stands here, not in the task: else tasks would decide the order within a key.
         let published = client.publish(message.clone());
-        // A task: whoever waits for it may leave, but the client has the message until it is through with it.
+        // The task outlives a caller that cancels, since the client holds the message until it is
+        // done with it.
         let publishing = self.publishing.spawn(async move {
             let _place = place;
             acknowledged(published, &client, message, deadline).await
@@ -133,7 +140,7 @@ impl Publish for Publisher {
             Err(_) => PublishError::TimedOut,
         };
         if matches!(failure, PublishError::TimedOut) {
-            self.silent(number);
+            self.mark_silent(number);
         }
         Err(failure)
     }
@@ -141,31 +148,33 @@ impl Publish for Publisher {
     async fn flush(&self) {
         let client = self.current().client.clone();
         client.flush().await;
-        // Those that a former client has, too.
+        // Events that a former client still has are waited for as well.
         self.publishing.close();
         self.publishing.wait().await;
     }
 }
 
-/// Waits for the acknowledgement, and leaves the message's lane open whatever becomes of it.
+/// Waits for the acknowledgement, and leaves the message's ordering key open in every case.
 async fn acknowledged(
     published: impl Future<Output = Result<String, ClientError>>,
     client: &client::Publisher,
     message: Message,
     deadline: Instant,
 ) -> Result<String, ClientError> {
-    let lane = message.ordering_key.clone();
+    let ordering_key = message.ordering_key.clone();
     let mut result = published.await;
     if let Err(ClientError::OrderingKeyPaused) = result {
-        // An event before this one failed; it was told so, and is no reason to hold back the others of its lane.
-        client.resume_publish(&lane);
-        // But not if its author was told meanwhile that it failed, and may have gone on.
+        // An earlier event of this key failed and its author got the error. That is no reason to
+        // hold back the others of the key.
+        client.resume_publish(&ordering_key);
+        // Do not retry if the author has got an error for this event meanwhile, and may have gone
+        // on.
         if Instant::now() < deadline {
             result = client.publish(message).await;
         }
     }
     if result.is_err() {
-        client.resume_publish(lane);
+        client.resume_publish(ordering_key);
     }
     result
 }
@@ -177,21 +186,23 @@ fn failure(error: ClientError) -> PublishError {
     }
 }
 
-/// Heartbeats have one lane for all pods: none waits behind an event, and a feed brings them in the order of the topic, so
-/// that one which is missing before another is lost and not late ([`crate::membership`] relies on that).
-fn lane(event: &Event) -> String {
+/// Returns the ordering key of an event. All heartbeats of all pods share one key. So none waits
+/// behind an event, and feeds bring them in the topic's order: a heartbeat that is missing before
+/// another one is lost and not late ([`crate::membership`] relies on that).
+fn ordering_key(event: &Event) -> String {
     match &*event.kind {
         HEARTBEAT => "heartbeats".to_owned(),
-        _ => lane_of(event.author.as_deref().unwrap_or(&event.source)),
+        _ => authors_ordering_key(event.author.as_deref().unwrap_or(&event.source)),
     }
 }
 
-/// The lane of an author: the same on every pod and in every release, by FNV-1a (64 bits).
-fn lane_of(author: &str) -> String {
+/// Returns the ordering key of an author: the same on every pod and in every release, by FNV-1a (64
+/// bits).
+fn authors_ordering_key(author: &str) -> String {
     let hash = author.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    format!("lane-{:02}", hash % LANES)
+    format!("lane-{:02}", hash % ORDERING_KEYS)
 }
 
 #[cfg(test)]
@@ -212,22 +223,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_topic_that_does_not_answer_is_given_up_in_time_and_asked_anew() {
-        // Lets in whoever comes, and says nothing.
+    async fn silent_topic_times_out_and_gets_new_client() {
+        // Accepts every connection and never answers.
         let silence = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let publisher = publisher(silence.local_addr().unwrap().to_string()).await;
         let began = Instant::now();
         let event = Event::new("/test".into(), "k", None, "{}".into());
         assert!(matches!(publisher.publish(&event).await, Err(PublishError::TimedOut)));
-        // The client's answer is due by then.
+        // A client's answer is due within 5 s.
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-        assert_eq!(publisher.current().number, 0, "nobody waited for a new one");
+        assert_eq!(publisher.current().number, 0, "no call has made a new client yet");
         let numbers = [publisher.client().await.0, publisher.client().await.0];
         assert_eq!(numbers, [1, 1]);
     }
 
     #[tokio::test]
-    async fn who_leaves_does_not_make_room_for_what_the_client_still_has() {
+    async fn cancelled_publish_still_occupies_its_place() {
         let silence = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let publisher = publisher(silence.local_addr().unwrap().to_string()).await;
         let event = Event::new("/test".into(), "k", None, "{}".into());
@@ -239,14 +250,15 @@ mod tests {
     }
 
     #[test]
-    fn an_authors_lane_never_changes() {
-        let lanes = ["", "1", "2", "3", "4", "/pods/a"].map(lane_of);
-        assert_eq!(lanes, ["lane-37", "lane-60", "lane-21", "lane-34", "lane-35", "lane-46"]);
+    fn authors_ordering_key_never_changes() {
+        let keys = ["", "1", "2", "3", "4", "/pods/a"].map(authors_ordering_key);
+        assert_eq!(keys, ["lane-37", "lane-60", "lane-21", "lane-34", "lane-35", "lane-46"]);
     }
 
     #[test]
-    fn authors_spread_over_the_lanes() {
-        let lanes: HashSet<String> = (0..1_000).map(|author| lane_of(&author.to_string())).collect();
-        assert_eq!(lanes.len() as u64, LANES);
+    fn authors_spread_over_all_ordering_keys() {
+        let keys: HashSet<String> =
+            (0..1_000).map(|author| authors_ordering_key(&author.to_string())).collect();
+        assert_eq!(keys.len() as u64, ORDERING_KEYS);
     }
 }

@@ -8,7 +8,7 @@ use std::{ffi::OsStr, fs, time::Duration};
 use clap::ArgMatches;
 
 use super::{
-    EX_USAGE, Environment, Refusal, SETTINGS,
+    EX_USAGE, EarlyExit, Environment, SETTINGS,
     setting::{Fallback, Setting, Values},
     table as t,
     value::{self, Mode, Parsed},
@@ -32,12 +32,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The problems, one a line, if there are any.
-    pub(super) fn finish(self) -> Result<(), Refusal> {
+    pub(super) fn finish(self) -> Result<(), EarlyExit> {
         if self.problems.is_empty() {
             return Ok(());
         }
         let text = self.problems.iter().map(|problem| format!("relay: {problem}\n")).collect();
-        Err(Refusal { text, code: EX_USAGE, to_stdout: false })
+        Err(EarlyExit { text, code: EX_USAGE, to_stdout: false })
     }
 
     /// Notes what is wrong with the setting, in words that follow its name.

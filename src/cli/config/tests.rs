@@ -1,11 +1,13 @@
 //! What the settings accept and refuse, without a process.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::{
     auth,
-    broker::memory,
+    broker::{memory, open::BrokerUrl, pubsub},
     pod::{self, Drain},
-    telemetry::{self, Otlp},
+    telemetry,
     web::Origins,
 };
 
@@ -15,7 +17,7 @@ fn environment(variables: &[(&str, &str)]) -> Environment {
     variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
 }
 
-fn parsed(arguments: &str, variables: &[(&str, &str)]) -> Result<Command, Refusal> {
+fn parsed(arguments: &str, variables: &[(&str, &str)]) -> Result<Command, EarlyExit> {
     let arguments = ["relay"].into_iter().chain(arguments.split_whitespace()).map(OsString::from);
     parse_from(arguments, &environment(variables), |_| Err("of no use".to_owned()))
 }
@@ -45,37 +47,38 @@ fn assert_refused(variables: &[(&str, &str)], beginning: &str) {
 #[test]
 fn nothing_set_is_a_pod_in_memory_for_demo_users() {
     let settings = settings("", &[]);
-    assert_eq!(settings.listen, "127.0.0.1:3000".parse().unwrap());
-    assert_eq!((settings.admin_listen, settings.broker, settings.directory), (None, Broker::Memory, None));
-    assert!(matches!(settings.auth, auth::Settings::Demo));
-    assert_eq!(settings.web.origins, Origins::Localhost);
-    assert_eq!((settings.window.span, settings.window.bytes), (Duration::from_secs(600), 64 << 20));
-    let web = &settings.web;
+    let pod = settings.pod;
+    assert_eq!(pod.listen, "127.0.0.1:3000".parse().unwrap());
+    assert_eq!((pod.admin_listen, settings.broker, settings.directory), (None, BrokerUrl::Memory, None));
+    assert!(matches!(pod.auth, auth::Settings::Demo));
+    assert_eq!(pod.web.origins, Origins::Localhost);
+    assert_eq!((pod.window.span, pod.window.bytes), (Duration::from_secs(600), 64 << 20));
+    let web = &pod.web;
     assert_eq!((web.queue_bytes, web.max_connections, web.max_watchers), (256 << 10, 50_000, 64));
     assert_eq!(web.max_connections_per_address, 0);
-    assert!(settings.introspection && web.page.is_some() && web.debug_token.is_none());
-    assert_eq!(settings.heartbeat_interval, Duration::from_secs(10));
-    assert_eq!(settings.orphan_after, Duration::from_secs(180));
+    assert!(pod.introspection && web.page.is_some() && web.debug_token.is_none());
+    assert_eq!(pod.heartbeat_interval, Duration::from_secs(10));
+    assert_eq!(pod.orphan_after, Duration::from_secs(180));
     let [delay, spread, deadline] = [5, 20, 45].map(Duration::from_secs);
-    assert_eq!(settings.drain, Drain { delay, spread, deadline });
+    assert_eq!(pod.drain, Drain { delay, spread, deadline });
     assert_eq!(
         (settings.telemetry.log.as_str(), settings.telemetry.log_format),
         ("info", telemetry::LogFormat::Text)
     );
-    assert_eq!(settings.telemetry.otlp, Otlp { traces: false, metrics: false });
-    assert!(settings.pod.starts_with("pod-") && settings.pod.len() == 10, "{}", settings.pod);
+    assert_eq!((settings.telemetry.export_traces, pod.export_metrics), (false, false));
+    assert!(pod.name.starts_with("pod-") && pod.name.len() == 10, "{}", pod.name);
     assert!(settings.unknown.is_empty());
 }
 
 #[test]
 fn a_local_pod_of_a_program_is_the_one_with_nothing_set() {
-    let ours = settings("", &[]);
+    let ours = settings("", &[]).pod;
     let topic = memory::Topic::new(ours.window.span, ours.window.bytes);
-    let local = pod::Settings::local("pod", ours.listen, pod::Broker::Memory(topic));
+    let local = pod::Settings::local("pod", ours.listen, Arc::new(topic));
     assert_eq!(format!("{:?} {:?}", local.web, local.window), format!("{:?} {:?}", ours.web, ours.window));
     assert_eq!((local.heartbeat_interval, local.orphan_after), (ours.heartbeat_interval, ours.orphan_after));
     assert!(matches!(local.auth, auth::Settings::Demo) && local.introspection == ours.introspection);
-    assert_eq!(local.drain, settings("cluster", &[]).drain);
+    assert_eq!(local.drain, settings("cluster", &[]).pod.drain);
 }
 
 #[test]
@@ -110,25 +113,25 @@ fn every_fallback_and_bound_of_the_table_is_valid() {
 #[test]
 fn a_flag_wins_over_its_variable_and_an_empty_one_counts_as_not_set() {
     let variables = [("RELAY_LISTEN", "127.0.0.1:1"), ("RELAY_LOG", ""), ("RELAY_JWT_SECRET", "")];
-    assert_eq!(settings("--listen 127.0.0.1:2", &variables).listen.port(), 2);
-    assert_eq!(settings("serve --listen 127.0.0.1:2", &variables).listen.port(), 2);
-    assert_eq!(settings("serve --listen=", &variables).listen.port(), 1);
+    assert_eq!(settings("--listen 127.0.0.1:2", &variables).pod.listen.port(), 2);
+    assert_eq!(settings("serve --listen 127.0.0.1:2", &variables).pod.listen.port(), 2);
+    assert_eq!(settings("serve --listen=", &variables).pod.listen.port(), 1);
     assert_eq!(settings("", &variables).telemetry.log, "info");
 }
 
 #[test]
 fn port_alone_listens_everywhere_and_gives_way_to_listen() {
-    assert_eq!(settings("", &[("PORT", "8080")]).listen, "0.0.0.0:8080".parse().unwrap());
+    assert_eq!(settings("", &[("PORT", "8080")]).pod.listen, "0.0.0.0:8080".parse().unwrap());
     let both = [("PORT", "nonsense"), ("RELAY_LISTEN", "[::1]:0")];
-    assert_eq!(settings("", &both).listen, "[::1]:0".parse().unwrap());
+    assert_eq!(settings("", &both).pod.listen, "[::1]:0".parse().unwrap());
     assert_refused(&[("PORT", "0")], "relay: PORT ");
     assert_refused(&[("PORT", "+80")], "relay: PORT ");
 }
 
 #[test]
 fn a_pod_is_named_by_relay_pod_then_by_pod_name() {
-    assert_eq!(settings("", &[("POD_NAME", "relay-7d-x")]).pod, "relay-7d-x");
-    assert_eq!(settings("", &[("POD_NAME", "Bad!"), ("RELAY_POD", "pod-1")]).pod, "pod-1");
+    assert_eq!(settings("", &[("POD_NAME", "relay-7d-x")]).pod.name, "relay-7d-x");
+    assert_eq!(settings("", &[("POD_NAME", "Bad!"), ("RELAY_POD", "pod-1")]).pod.name, "pod-1");
     assert_refused(&[("POD_NAME", "Bad!")], "relay: POD_NAME ");
     assert_refused(&[("RELAY_POD", &"a".repeat(64))], "relay: RELAY_POD ");
 }
@@ -138,11 +141,11 @@ fn a_broker_is_memory_or_a_legal_topic() {
     let emulator = ("PUBSUB_EMULATOR_HOST", "[::1]:8085");
     for (project, topic) in [("demo", "relay"), ("example.com:shop", "Ab-_.~+%9")] {
         let broker = format!("pubsub://{project}/{topic}");
-        let expected = Broker::PubSub {
+        let expected = BrokerUrl::PubSub(pubsub::Topic {
             project: project.to_owned(),
-            topic: topic.to_owned(),
+            id: topic.to_owned(),
             emulator: Some("[::1]:8085".to_owned()),
-        };
+        });
         assert_eq!(settings("", &[("RELAY_BROKER", &broker), emulator]).broker, expected);
     }
     for broker in ["memory", "redis://x", "pubsub://demo", "pubsub://ab/topic", "pubsub://demo/ab"]
@@ -174,8 +177,8 @@ fn a_topic_may_be_as_long_as_the_names_of_the_pods_feeds_let_it() {
 fn an_address_may_name_its_host() {
     let named = [("RELAY_LISTEN", "localhost:3000"), ("RELAY_ADMIN_LISTEN", "localhost:0")];
     let settings = settings("", &named);
-    assert!(settings.listen.ip().is_loopback() && settings.listen.port() == 3000, "{settings:?}");
-    assert!(settings.admin_listen.is_some_and(|address| address.ip().is_loopback()), "{settings:?}");
+    assert!(settings.pod.listen.ip().is_loopback() && settings.pod.listen.port() == 3000, "{settings:?}");
+    assert!(settings.pod.admin_listen.is_some_and(|address| address.ip().is_loopback()), "{settings:?}");
     for bad in ["localhost", ":3000", "localhost:65536", "no host:80", "no-such-host.invalid:80"] {
         assert_refused(&[("RELAY_LISTEN", bad)], "relay: RELAY_LISTEN (--listen) ");
     }
@@ -185,15 +188,17 @@ fn an_address_may_name_its_host() {
 fn a_short_window_keeps_what_replays_within_it_need() {
     for (window, reach) in [("1s", 6), ("599s", 600), ("10m", 600), ("1h", 3_600)] {
         let settings = settings("", &[("RELAY_REPLAY_WINDOW", window)]);
-        assert_eq!(settings.window.span, Duration::from_secs(reach), "{window}");
+        assert_eq!(settings.pod.window.span, Duration::from_secs(reach), "{window}");
     }
 }
 
 #[test]
 fn a_deadline_may_cut_a_drain_off() {
-    let drain = settings("", &[("RELAY_DRAIN_DEADLINE", "3s")]).drain;
+    let drain = settings("", &[("RELAY_DRAIN_DEADLINE", "3s")]).pod.drain;
     assert!(drain.is_cut_short() && drain.deadline == Duration::from_secs(3));
-    assert!(!settings("", &[]).drain.is_cut_short() && !settings("cluster", &[]).drain.is_cut_short());
+    assert!(
+        !settings("", &[]).pod.drain.is_cut_short() && !settings("cluster", &[]).pod.drain.is_cut_short()
+    );
 }
 
 #[test]
@@ -217,7 +222,7 @@ fn keys_come_from_exactly_one_place_and_only_for_jwt() {
     let jwt = ("RELAY_AUTH", "jwt");
     let secret = ("RELAY_JWT_SECRET", SECRET);
     let jwks = ("RELAY_JWT_JWKS", "https://id.example.com/keys");
-    let auth = settings("", &[jwt, jwks, ("RELAY_JWT_ISSUER", "https://id.example.com")]).auth;
+    let auth = settings("", &[jwt, jwks, ("RELAY_JWT_ISSUER", "https://id.example.com")]).pod.auth;
     let auth::Settings::Jwt(auth) = auth else { panic!("{auth:?}") };
     assert!(matches!(auth.keys, auth::jwt::Keys::Jwks(auth::jwks::JwksSource::Url(url)) if url == jwks.1));
     assert_eq!((auth.issuer.as_deref(), auth.audience), (Some("https://id.example.com"), None));
@@ -278,7 +283,7 @@ fn what_files_hold_is_checked_with_all_the_rest() {
 
 #[test]
 fn origins_are_kept_as_browsers_write_them() {
-    let origins = |text: &str| settings("", &[("RELAY_ALLOWED_ORIGINS", text)]).web.origins;
+    let origins = |text: &str| settings("", &[("RELAY_ALLOWED_ORIGINS", text)]).pod.web.origins;
     assert_eq!(origins("*"), Origins::Any);
     let list =
         ["https://app.example.com", "http://localhost:5173", "capacitor://localhost", "http://[::1]:80"];
@@ -293,7 +298,7 @@ fn origins_are_kept_as_browsers_write_them() {
         assert_refused(&[("RELAY_ALLOWED_ORIGINS", bad)], "relay: RELAY_ALLOWED_ORIGINS ");
     }
     let jwt = [("RELAY_AUTH", "jwt"), ("RELAY_JWT_SECRET", SECRET)];
-    assert_eq!(settings("", &jwt).web.origins, Origins::Same);
+    assert_eq!(settings("", &jwt).pod.web.origins, Origins::Same);
 }
 
 #[test]
@@ -317,7 +322,7 @@ fn a_cluster_has_ports_of_its_own_and_refuses_what_is_for_one_pod() {
     let Command::Cluster { settings, pods, first_port, cloudsdk_root, path, emulator_host } = command else {
         panic!("{command:?}")
     };
-    assert_eq!((pods, first_port, settings.listen.port()), (2, 65534, 65534));
+    assert_eq!((pods, first_port, settings.pod.listen.port()), (2, 65534, 0));
     assert_eq!((cloudsdk_root, path), (Some(PathBuf::from("/sdk")), None));
     assert_eq!(emulator_host.as_deref(), Some("localhost:8085"));
 
@@ -335,14 +340,17 @@ fn the_schema_needs_no_settings() {
 
 #[test]
 fn what_has_an_endpoint_is_exported_unless_that_is_disabled() {
-    let otlp = |variables: &[(&str, &str)]| settings("", variables).telemetry.otlp;
+    let export = |variables: &[(&str, &str)]| {
+        let settings = settings("", variables);
+        (settings.telemetry.export_traces, settings.pod.export_metrics)
+    };
     let (all, traces) = (
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://c/v1"),
     );
-    assert_eq!(otlp(&[all]), Otlp { traces: true, metrics: true });
-    assert_eq!(otlp(&[traces]), Otlp { traces: true, metrics: false });
-    assert_eq!(otlp(&[all, ("OTEL_SDK_DISABLED", "true")]), Otlp { traces: false, metrics: false });
+    assert_eq!(export(&[all]), (true, true));
+    assert_eq!(export(&[traces]), (true, false));
+    assert_eq!(export(&[all, ("OTEL_SDK_DISABLED", "true")]), (false, false));
     assert_refused(
         &[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")],
         "relay: OTEL_EXPORTER_OTLP_ENDPOINT is not the URL",
@@ -367,7 +375,7 @@ fn the_doctor_reads_what_serve_does_and_its_own_flags() {
     let command = "doctor --broker pubsub://shop/events --url wss://relay.example.com/graphql --grace 90s";
     let variables = [("PUBSUB_EMULATOR_HOST", "localhost:8085"), ("POD_NAME", "relay-1")];
     let Command::Doctor { settings, questions } = parsed(command, &variables).unwrap() else { panic!() };
-    assert!(matches!(settings.broker, Broker::PubSub { emulator: Some(_), .. }), "{settings:?}");
+    assert!(matches!(&settings.broker, BrokerUrl::PubSub(topic) if topic.emulator.is_some()), "{settings:?}");
     assert_eq!(questions.url.as_deref(), Some("wss://relay.example.com/graphql"));
     let waits = (questions.hold, questions.grace);
     assert_eq!(waits, (Duration::from_secs(40), Some(Duration::from_secs(90))));

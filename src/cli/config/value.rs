@@ -14,13 +14,13 @@ use bytesize::ByteSize;
 use rand::RngExt as _;
 use tracing_subscriber::EnvFilter;
 
-use super::Broker;
 use crate::{
     auth::{
         SetupError,
         jwks::{self, JwksSource},
         secret::Secret,
     },
+    broker::open::BrokerUrl,
     telemetry::LogFormat,
     web::Origins,
 };
@@ -99,33 +99,8 @@ fn is_host(host: &str) -> bool {
     }
 }
 
-/// The emulator is filled in by the caller: it is a setting of its own.
-pub(super) fn broker(text: &str) -> Parsed<Broker> {
-    if text == "memory:" {
-        return Ok(Broker::Memory);
-    }
-    let Some((project, topic)) = text.strip_prefix("pubsub://").and_then(|rest| rest.split_once('/')) else {
-        return Err("is not a broker: write memory: or pubsub://PROJECT/TOPIC".to_owned());
-    };
-    // `example.com:project` is the id of a project in a domain's scope.
-    let is_project = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | ':');
-    if !is_id(project, 63, is_project) {
-        return Err("has no legal project: give 3 to 63 of a-z 0-9 - . : with a letter first".to_owned());
-    }
-    let is_topic = |c: char| c.is_ascii_alphanumeric() || "-_.~+%".contains(c);
-    if !is_id(topic, 255, is_topic) || topic.starts_with("goog") {
-        return Err(
-            "has no legal topic: give 3 to 255 of A-Z a-z 0-9 - _ . ~ + % with a letter first, not goog"
-                .to_owned(),
-        );
-    }
-    Ok(Broker::PubSub { project: project.to_owned(), topic: topic.to_owned(), emulator: None })
-}
-
-fn is_id(id: &str, most: usize, is_legal: impl Fn(char) -> bool) -> bool {
-    (3..=most).contains(&id.len())
-        && id.starts_with(|c: char| c.is_ascii_alphabetic())
-        && id.chars().all(is_legal)
+pub(super) fn broker(text: &str) -> Parsed<BrokerUrl> {
+    BrokerUrl::parse(text).map_err(|error| error.to_string())
 }
 
 /// A pod's name is part of its feed's name and a label's value, which takes the least.

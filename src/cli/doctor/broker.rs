@@ -16,7 +16,7 @@ use reqwest::{Client, header::DATE};
 use tokio_util::sync::CancellationToken;
 
 use self::verdict::Verdict;
-use super::{Finding, Report, Settings};
+use super::{Checks, Finding, Report};
 use crate::{
     broker::pubsub::{
         self, Checkup,
@@ -58,14 +58,14 @@ struct Learnt {
 
 pub(super) async fn examine(
     report: &mut Report<'_>,
-    settings: &Settings,
+    checks: &Checks,
     stop: &CancellationToken,
 ) -> io::Result<()> {
-    let Some(broker) = &settings.broker else {
-        return report.add("topic", &verdict::memory(settings.in_kubernetes));
+    let Some(topic) = &checks.topic else {
+        return report.add("topic", &verdict::memory(checks.in_kubernetes));
     };
-    let verdict = Verdict { broker, orphan_after: settings.orphan_after };
-    let checkup = match Checkup::connect(broker.clone()).await {
+    let verdict = Verdict { topic, orphan_after: checks.pod.orphan_after };
+    let checkup = match Checkup::connect(topic.clone()).await {
         Ok(checkup) => checkup,
         Err(error) => return report.add("topic", &verdict.no_identity(&error)),
     };
@@ -73,7 +73,7 @@ pub(super) async fn examine(
         let retention = checkup.retention().await;
         report.add("topic", &verdict.topic(retention.as_ref()))?;
         report.add("retention", &verdict.retention(retention.as_ref()))?;
-        report.add("clock", &verdict.clock(date(broker).await))?;
+        report.add("clock", &verdict.clock(date(topic).await))?;
         // Each of the others would say the same, after a while.
         let is_away = retention.is_err_and(|error| error.is_away());
         let left = ["permissions", "trial feed", "quota", "orphans"].into_iter().filter(|_| is_away);
@@ -87,13 +87,13 @@ pub(super) async fn examine(
         Some(Err(error)) => return Err(error),
         Some(Ok(true)) | None => return Ok(()),
     }
-    feeds(report, settings, &verdict, &checkup, stop).await
+    feeds(report, checks, &verdict, &checkup, stop).await
 }
 
 /// How far the clock of Pub/Sub is ahead of ours, or behind, if it shows one.
-async fn date(broker: &pubsub::Settings) -> Result<Option<(SystemTime, SystemTime)>, reqwest::Error> {
+async fn date(topic: &pubsub::Settings) -> Result<Option<(SystemTime, SystemTime)>, reqwest::Error> {
     let client = Client::builder().timeout(CLOCK_TIMEOUT);
-    let (client, url) = match &broker.emulator {
+    let (client, url) = match &topic.emulator {
         // The client honours `HTTPS_PROXY` and its like, but no proxy reaches what runs beside us.
         Some(host) => (client.no_proxy(), format!("http://{host}/")),
         None => (client, "https://pubsub.googleapis.com/".to_owned()),
@@ -110,7 +110,7 @@ async fn date(broker: &pubsub::Settings) -> Result<Option<(SystemTime, SystemTim
 /// Opens the trial feed, learns by it, and deletes it, interrupted or not.
 async fn feeds(
     report: &mut Report<'_>,
-    settings: &Settings,
+    checks: &Checks,
     verdict: &Verdict<'_>,
     checkup: &Checkup,
     stop: &CancellationToken,
@@ -119,7 +119,7 @@ async fn feeds(
     let trial = checkup.trial();
     let opened = checkup.open(&trial, now.checked_sub(REACH).unwrap_or(now)).await;
     let feed = opened.is_ok().then_some(&*trial);
-    let learnt = stop.run_until_cancelled(learn(settings, checkup, feed, now)).await;
+    let learnt = stop.run_until_cancelled(learn(checks, checkup, feed, now)).await;
     let closed = match &opened {
         // Without a topic there is no feed.
         Err(AdminError::NoTopic(_)) => Ok(()),
@@ -133,11 +133,11 @@ async fn feeds(
     report.add("orphans", &verdict.orphans(inventory.as_ref(), feed.map(|_| &living), now))
 }
 
-async fn learn(settings: &Settings, checkup: &Checkup, feed: Option<&str>, now: SystemTime) -> Learnt {
+async fn learn(checks: &Checks, checkup: &Checkup, feed: Option<&str>, now: SystemTime) -> Learnt {
     let lacking = lacking(checkup, feed).await;
     let inventory = checkup.inventory().await;
     let living = match (&inventory, feed) {
-        (Ok(inventory), Some(feed)) => listen(settings, checkup, feed, &inventory.feeds, now).await,
+        (Ok(inventory), Some(feed)) => listen(checks, checkup, feed, &inventory.feeds, now).await,
         _ => HashSet::new(),
     };
     Learnt { lacking, inventory, living }
@@ -154,13 +154,13 @@ async fn lacking(checkup: &Checkup, feed: Option<&str>) -> Result<Option<Vec<&'s
 /// The pods that heartbeat. Those whose feeds are old enough to be orphans are waited for, a little longer than a heartbeat may
 /// take.
 async fn listen(
-    settings: &Settings,
+    checks: &Checks,
     checkup: &Checkup,
     trial: &str,
     feeds: &[FoundFeed],
     now: SystemTime,
 ) -> HashSet<Arc<str>> {
-    let after = settings.orphan_after;
+    let after = checks.pod.orphan_after;
     let old = feeds.iter().filter(|feed| verdict::is_old(feed, now, after));
     let awaited: HashSet<&str> = old.map(|feed| &*feed.pod).collect();
     let mut living = HashSet::new();
@@ -177,7 +177,7 @@ async fn listen(
         );
         awaited.iter().all(|pod| living.contains(*pod))
     };
-    checkup.listen(trial, settings.heartbeat_interval.mul_f64(1.25) + SLACK, hear).await;
+    checkup.listen(trial, checks.pod.heartbeat_interval.mul_f64(1.25) + SLACK, hear).await;
     living
 }
 

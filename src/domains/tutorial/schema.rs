@@ -167,7 +167,7 @@ mod tests {
         event::Event,
         graphql::{self, Engine, EventPublisher},
         hub::{Hub, SendQueue, window::Bounds},
-        telemetry::{Metrics, Otlp, Refusals},
+        telemetry::{Metrics, Refusals, traces::Messaging},
     };
 
     /// A topic that acknowledges everything, or nothing.
@@ -195,12 +195,11 @@ mod tests {
     impl Pod {
         fn new(acknowledges: bool) -> Self {
             let tutorial = Tutorial::new(Directory::built_in(), Duration::from_secs(600));
-            let meter = Metrics::new("pod", Otlp::default()).unwrap().meter();
+            let meter = Metrics::new("pod", false).unwrap().meter();
             let event_publisher = EventPublisher::new(
                 Arc::new(Topic { acknowledges }),
                 tutorial.clone(),
-                "pod",
-                "t".to_owned(),
+                Messaging { pod: "pod".into(), system: "memory", topic: "t".into() },
                 &meter,
             );
             let (api, hub) =

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
 
 use crate::web::state::AppState;
-use crate::{audience::Viewer, auth::secret::Secret, hub::Answer};
+use crate::{audience::Viewer, auth::secret::Secret, hub::Answer, rfc3339};
 
 /// The most rows of an answer.
 const MAX_ROWS: usize = 1_000;
@@ -111,7 +111,7 @@ fn answer(body: &Value) -> Response {
 }
 
 fn time(time: SystemTime) -> String {
-    humantime::format_rfc3339_micros(time).to_string()
+    rfc3339::write(time).unwrap_or_default()
 }
 
 /// How users and keys are shown.

@@ -12,7 +12,6 @@ use humantime::format_duration as span;
 
 use super::{ATTACH, CONSUME, CREATE, LIST};
 use crate::{
-    broker::MIN_RETENTION,
     broker::pubsub::{
         self, ConnectError,
         admin::AdminError,
@@ -31,9 +30,9 @@ const MANY: usize = 5_000;
 /// Orphans that are named.
 const NAMED: usize = 10;
 
-/// How facts about this broker are judged.
+/// Judges facts about one topic.
 pub(super) struct Verdict<'a> {
-    pub(super) broker: &'a pubsub::Settings,
+    pub(super) topic: &'a pubsub::Settings,
     pub(super) orphan_after: Duration,
 }
 
@@ -68,14 +67,14 @@ impl Verdict<'_> {
 
     pub(super) fn topic(&self, retention: Result<&Duration, &AdminError>) -> Finding {
         match retention {
-            Ok(_) => Finding::ok(format!("{} exists in {}", self.broker.topic, self.broker.project)),
+            Ok(_) => Finding::ok(format!("{} exists in {}", self.topic.topic, self.topic.project)),
             Err(error) => self.failure(error),
         }
     }
 
     /// A topic must retain what a new feed reaches back to.
     pub(super) fn retention(&self, retention: Result<&Duration, &AdminError>) -> Finding {
-        let pubsub::Settings { project, topic, emulator, replay_window: window, .. } = self.broker;
+        let pubsub::Settings { project, topic, emulator, replay_window: window, .. } = self.topic;
         let Ok(&retention) = retention else { return Finding::skipped("the topic cannot be seen") };
         if retention >= *window {
             return Finding::ok(format!("{}, and a pod reaches back {}", span(retention), span(*window)));
@@ -84,7 +83,7 @@ impl Verdict<'_> {
             true => "the topic retains nothing".to_owned(),
             false => format!("the topic retains {}", span(retention)),
         };
-        let needed = window.max(&MIN_RETENTION).as_secs_f64().ceil();
+        let needed = window.max(&pubsub::LIMITS.least_retention).as_secs_f64().ceil();
         let cure = match emulator {
             Some(host) => format!(
                 "an emulator cannot change it: curl -X DELETE http://{host}/v1/projects/{project}/topics/{topic}, and \
@@ -167,7 +166,7 @@ impl Verdict<'_> {
             Ok(inventory) => inventory.subscriptions.saturating_sub(usize::from(has_trial)),
             Err(error) => return self.failure(error),
         };
-        let project = &self.broker.project;
+        let project = &self.topic.project;
         let what = format!("{count} of the 10,000 subscriptions that a project may have");
         match count > MANY {
             false => Finding::ok(what),
@@ -203,7 +202,7 @@ impl Verdict<'_> {
         let more = if orphans.len() > NAMED { ", the first of them here" } else { "" };
         Finding::wrong(
             format!(
-                "{} left by pods that have not sent_heartbeats for {}",
+                "{} left by pods that have not sent a heartbeat for {}",
                 orphans.len(),
                 span(self.orphan_after)
             ),
@@ -215,8 +214,8 @@ impl Verdict<'_> {
     }
 
     fn delete(&self, names: &str) -> String {
-        let project = &self.broker.project;
-        match &self.broker.emulator {
+        let project = &self.topic.project;
+        match &self.topic.emulator {
             None => format!("gcloud pubsub subscriptions delete {names} --project={project}"),
             Some(host) => format!(
                 "for feed in {names}; do curl -X DELETE http://{host}/v1/projects/{project}/subscriptions/$feed; done"
@@ -242,8 +241,8 @@ impl Verdict<'_> {
     }
 
     fn create(&self) -> String {
-        let pubsub::Settings { project, topic, emulator, replay_window, .. } = self.broker;
-        let retention = replay_window.max(&MIN_RETENTION).as_secs_f64().ceil();
+        let pubsub::Settings { project, topic, emulator, replay_window, .. } = self.topic;
+        let retention = replay_window.max(&pubsub::LIMITS.least_retention).as_secs_f64().ceil();
         match emulator {
             Some(host) => format!(
                 "start a pod, which makes it on an emulator, or curl -X PUT http://{host}/v1/projects/{project}/topics/{topic} \
@@ -258,7 +257,7 @@ impl Verdict<'_> {
 
     /// The roles of terraform that hold these permissions.
     fn grant(&self, permissions: &[&str]) -> String {
-        let pubsub::Settings { project, topic, .. } = self.broker;
+        let pubsub::Settings { project, topic, .. } = self.topic;
         let lacks = |kind: &str| permissions.iter().any(|permission| permission.contains(kind));
         let on_topic = lacks("topics").then(|| {
             format!(
@@ -278,7 +277,7 @@ impl Verdict<'_> {
 
     /// Nobody answers, or nobody knows us.
     fn reach(&self) -> String {
-        match &self.broker.emulator {
+        match &self.topic.emulator {
             Some(host) => format!("start the emulator at {host}, or correct PUBSUB_EMULATOR_HOST"),
             None => "let the pods out to pubsub.googleapis.com:443 and the metadata server (networkpolicy.yaml), and give \
                      them an identity: Workload Identity, or gcloud auth application-default login"

@@ -1,0 +1,80 @@
+//! [`BrokerUrl`]: the only place that maps a URL to an adapter.
+//!
+//! A URL whose adapter is not compiled in is refused with the name of the Cargo feature.
+
+use std::{sync::Arc, time::Duration};
+
+use thiserror::Error;
+
+#[cfg(feature = "pubsub")]
+use super::pubsub;
+use super::{Broker, Limits, memory};
+
+/// A broker, chosen by its URL: `memory:` or `pubsub://PROJECT/TOPIC`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BrokerUrl {
+    /// Inside this process: no other process hears anything.
+    Memory,
+    /// A topic of Cloud Pub/Sub.
+    #[cfg(feature = "pubsub")]
+    PubSub(pubsub::Topic),
+}
+
+/// Why a text is not the URL of a broker. The text completes a sentence that begins with the setting's name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct BrokerUrlError(String);
+
+impl BrokerUrl {
+    /// Reads a URL.
+    ///
+    /// ```
+    /// use pubsub_relay::broker::open::BrokerUrl;
+    ///
+    /// assert_eq!(BrokerUrl::parse("memory:"), Ok(BrokerUrl::Memory));
+    /// assert!(BrokerUrl::parse("carrier-pigeon://").is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// [`BrokerUrlError`] for an unknown scheme, an illegal name, or an adapter that is not compiled in.
+    pub fn parse(url: &str) -> Result<Self, BrokerUrlError> {
+        if url == "memory:" {
+            return Ok(Self::Memory);
+        }
+        if let Some(topic) = url.strip_prefix("pubsub://") {
+            return pubsub(topic).map_err(BrokerUrlError);
+        }
+        Err(BrokerUrlError("is not a broker: write memory: or pubsub://PROJECT/TOPIC".to_owned()))
+    }
+
+    /// Returns the limits of the broker.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        match self {
+            Self::Memory => memory::LIMITS,
+            #[cfg(feature = "pubsub")]
+            Self::PubSub(_) => pubsub::LIMITS,
+        }
+    }
+
+    /// Opens the broker. A topic in memory keeps events for `retention`, at most `bytes` of them.
+    #[must_use]
+    pub fn open(self, retention: Duration, bytes: usize) -> Arc<dyn Broker> {
+        match self {
+            Self::Memory => Arc::new(memory::Topic::new(retention, bytes)),
+            #[cfg(feature = "pubsub")]
+            Self::PubSub(topic) => Arc::new(topic),
+        }
+    }
+}
+
+#[cfg(feature = "pubsub")]
+fn pubsub(topic: &str) -> Result<BrokerUrl, String> {
+    pubsub::Topic::parse(topic).map(BrokerUrl::PubSub)
+}
+
+#[cfg(not(feature = "pubsub"))]
+fn pubsub(_topic: &str) -> Result<BrokerUrl, String> {
+    Err("names Pub/Sub, which this build lacks: enable the Cargo feature `pubsub`".to_owned())
+}

@@ -1,0 +1,46 @@
+//! The janitor: has the broker's adapter delete the feeds of dead pods.
+//!
+//! Every pod runs one, each at moments of its own. It must never decide which feed is an orphan: the membership does. A pod
+//! whose feed is deleted wrongly opens another generation and loses nothing.
+
+use std::time::Duration;
+
+use opentelemetry::{KeyValue, metrics::Meter};
+use tokio::time::sleep;
+
+use crate::broker::{Cleanup, IsOrphan, Swept};
+
+/// Least time between two sweeps of a pod. At one sweep a minute the administrative calls of a thousand pods stay far below
+/// every quota.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Sweeps until it is dropped. `every` is how long orphans may stay.
+pub(super) async fn run(
+    mut cleanup: Box<dyn Cleanup>,
+    every: Duration,
+    is_orphan: &IsOrphan<'_>,
+    meter: &Meter,
+) {
+    let deleted = meter
+        .u64_counter("relay.feed.orphans.deleted")
+        .with_description("Feeds of pods that are gone, deleted by this pod.")
+        .build();
+    let feeds = meter
+        .u64_gauge("relay.feeds")
+        .with_description("Feeds on the topic, of all pods, when this pod looked last.")
+        .build();
+    let record = |Swept { living, orphaned, deleted: count }| {
+        feeds.record(living as u64, &[KeyValue::new("state", "living")]);
+        feeds.record(orphaned as u64, &[KeyValue::new("state", "orphaned")]);
+        deleted.add(count, &[]);
+    };
+    record(Swept::default());
+    loop {
+        // Pods that start together do not sweep together.
+        sleep(every.min(INTERVAL).mul_f64(rand::random_range(1.0..1.5))).await;
+        match cleanup.sweep(is_orphan).await {
+            Ok(swept) => record(swept),
+            Err(error) => tracing::warn!(%error, "orphans not looked for"),
+        }
+    }
+}

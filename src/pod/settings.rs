@@ -1,0 +1,118 @@
+//! [`Settings`]: what a pod is built from, with a builder over the settings of a laptop.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use super::drain::Drain;
+use crate::{
+    auth,
+    broker::Broker,
+    hub::window::Bounds,
+    telemetry::Traces,
+    web::{self, Tab},
+};
+
+/// Settings of one pod.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Name of the pod, unique among the members.
+    pub name: String,
+    /// Address for clients; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Address for probes, metrics and operators; `None`: that of the clients.
+    pub admin_listen: Option<SocketAddr>,
+    /// Broker that carries the events.
+    pub broker: Arc<dyn Broker>,
+    /// How tokens are checked.
+    pub auth: auth::Settings,
+    /// What clients may do.
+    pub web: web::Settings,
+    /// Whether clients may read the schema.
+    pub introspection: bool,
+    /// Bounds of the replay window: how far back clients can resume, and how long event ids are remembered.
+    pub window: Bounds,
+    /// Time between two heartbeats, up to 50 members.
+    pub heartbeat_interval: Duration,
+    /// How long a pod must have been silent before its feeds are orphans.
+    pub orphan_after: Duration,
+    /// Waits of the pod's end.
+    pub drain: Drain,
+    /// Whether metrics are pushed by OTLP, besides being read.
+    pub export_metrics: bool,
+    /// Spans of the process.
+    pub traces: Traces,
+}
+
+impl Settings {
+    /// Creates the settings of a pod on a laptop, for demo users: those of `relay` with nothing set, and a drain that waits for
+    /// no balancer.
+    #[must_use]
+    pub fn local(name: impl Into<String>, listen: SocketAddr, broker: Arc<dyn Broker>) -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            name: name.into(),
+            listen,
+            admin_listen: None,
+            broker,
+            auth: auth::Settings::Demo,
+            web: web::Settings {
+                origins: web::Origins::Localhost,
+                queue_bytes: 256 << 10,
+                max_connections: 50_000,
+                max_connections_per_address: 0,
+                max_watchers: 64,
+                debug_token: None,
+                page: Some(Vec::new()),
+            },
+            introspection: true,
+            window: Bounds { span: seconds(600), bytes: 64 << 20 },
+            heartbeat_interval: seconds(10),
+            orphan_after: seconds(180),
+            drain: Drain { delay: Duration::ZERO, spread: seconds(1), deadline: seconds(45) },
+            export_metrics: false,
+            traces: Traces::off(),
+        }
+    }
+
+    /// Serves probes, metrics and `/debug` at an address of their own.
+    #[must_use]
+    pub const fn with_admin_listen(mut self, address: SocketAddr) -> Self {
+        self.admin_listen = Some(address);
+        self
+    }
+
+    /// Checks tokens in another way than by demo names.
+    #[must_use]
+    pub fn with_auth(mut self, auth: auth::Settings) -> Self {
+        self.auth = auth;
+        self
+    }
+
+    /// Opens the page at `/` with these tabs.
+    #[must_use]
+    pub fn with_tabs(mut self, tabs: Vec<Tab>) -> Self {
+        self.web.page = Some(tabs);
+        self
+    }
+
+    /// Lets clients resume from events of the last `span`, of which at most `bytes` are kept.
+    #[must_use]
+    pub const fn with_window(mut self, span: Duration, bytes: usize) -> Self {
+        self.window = Bounds { span, bytes };
+        self
+    }
+
+    /// Ends the pod with other waits.
+    #[must_use]
+    pub const fn with_drain(mut self, drain: Drain) -> Self {
+        self.drain = drain;
+        self
+    }
+
+    /// Records spans, as [`crate::telemetry::init`] returned them.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Traces) -> Self {
+        self.traces = traces;
+        self
+    }
+}

@@ -1,0 +1,59 @@
+//! Times as text: RFC 3339, on the topic, in logs and in answers.
+//!
+//! Pure. A time before 1970 or after the year 9999 has no text.
+
+use std::time::SystemTime;
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// The first second of the year 10000.
+pub(crate) const YEAR_10000: u64 = 253_402_300_800;
+
+/// Writes a time in UTC; `None` if it has no text.
+#[must_use]
+pub fn write(time: SystemTime) -> Option<String> {
+    let time = Some(time).filter(|time| is_representable(*time))?;
+    OffsetDateTime::from(time).format(&Rfc3339).ok()
+}
+
+/// Parses a time with any offset; `None` if the text is none, or a time that [`write()`] would not write.
+#[must_use]
+pub fn parse(text: &str) -> Option<SystemTime> {
+    let time = OffsetDateTime::parse(&text.to_ascii_uppercase(), &Rfc3339).ok()?;
+    Some(time.into()).filter(|time| is_representable(*time))
+}
+
+fn is_representable(time: SystemTime) -> bool {
+    time.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since.as_secs() < YEAR_10000)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn times_without_text_are_left_out() {
+        let last = SystemTime::UNIX_EPOCH + Duration::from_secs(YEAR_10000 - 1);
+        assert_eq!(write(last).as_deref(), Some("9999-12-31T23:59:59Z"));
+        assert_eq!(write(last + Duration::from_secs(1)), None);
+        assert_eq!(write(SystemTime::UNIX_EPOCH - Duration::from_nanos(1)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_parsed_time_can_be_written(
+            text in prop_oneof![
+                "[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9](\\.[0-9]{0,12})?(Z|[+-][0-2][0-9]:[0-5][0-9])",
+                "\\PC{0,40}",
+            ],
+        ) {
+            if let Some(time) = parse(&text) {
+                prop_assert_eq!(parse(&write(time).unwrap()), Some(time));
+            }
+        }
+    }
+}
