@@ -18,7 +18,7 @@ use futures_util::Stream;
 use pubsub_relay::{
     Audience, Code, Domain, Error, Event, Fact, Identity, Interests, Key, MemoryTopic, Pod, PodSettings,
     StartError, Tab, Unreadable, Viewer,
-    async_graphql::{self, Context, ID, Object, Schema, SimpleObject, Subscription},
+    async_graphql::{Context, ID, Object, Schema, SimpleObject, Subscription},
     build_api, payloads, publish,
     shutdown::Signals,
     telemetry, viewer,

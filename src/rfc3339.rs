@@ -11,14 +11,14 @@ pub(crate) const YEAR_10000: u64 = 253_402_300_800;
 
 /// Writes a time in UTC; `None` if it has no text.
 #[must_use]
-pub fn write(time: SystemTime) -> Option<String> {
+pub(crate) fn write(time: SystemTime) -> Option<String> {
     let time = Some(time).filter(|time| is_representable(*time))?;
     OffsetDateTime::from(time).format(&Rfc3339).ok()
 }
 
 /// Parses a time with any offset; `None` if the text is none, or a time that [`write()`] would not write.
 #[must_use]
-pub fn parse(text: &str) -> Option<SystemTime> {
+pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     let time = OffsetDateTime::parse(&text.to_ascii_uppercase(), &Rfc3339).ok()?;
     Some(time.into()).filter(|time| is_representable(*time))
 }

@@ -29,8 +29,6 @@ const MAX_NAME_BYTES: usize = 256;
 /// Longest source, in bytes: Pub/Sub's limit for the value of an attribute.
 const MAX_SOURCE_BYTES: usize = 1_024;
 
-/// 10000-01-01 in seconds since 1970: the end of RFC 3339.
-
 /// Why a message holds no event. Such a message is acknowledged, counted with
 /// [`Undecodable::reason`] and logged with its message id.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use crate::{
     domain::{Fact, Identity},
     hub::{Relayed, Render, SendQueue, Step, Watch, window::Bounds},
     membership::{self, Heartbeat},
+    telemetry::traces::Messaging,
 };
 
 const WINDOW: Duration = Duration::from_secs(600);
@@ -96,8 +97,9 @@ impl Pod {
         let (interval, orphan_after) = (SECOND * 10, SECOND * 180);
         let membership =
             Membership::new(membership::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
-        let retention = Retention { began, window: WINDOW };
-        let mut relay = Relay::new(Arc::new(Anything), hub.clone(), membership, retention, &meter);
+        let messaging = Messaging { pod: "pod".into(), system: "memory", topic: "t".into() };
+        let retention = Retention { began, window: WINDOW, least: SECOND * 600 };
+        let mut relay = Relay::new(Arc::new(Anything), hub.clone(), membership, retention, messaging, &meter);
         let (events, received) = mpsc::channel(16);
         let state = watch::Sender::new(FeedState::Opening(None));
         let mut feed = TestFeed { events: received, state: state.subscribe(), reaches_back };

@@ -337,7 +337,9 @@ mod tests {
             let carried = traceparent(&publish);
             drop((publish, mutation));
             for pod in ["a", "b"] {
-                process(pod, "t", None, "e", "k", carried.as_deref()).record("relay.watchers", 2);
+                Messaging { pod: pod.into(), ..messaging() }
+                    .process(None, "e", "k", carried.as_deref())
+                    .record("relay.watchers", 2);
             }
         });
         let spans = exporter.0.lock().unwrap().clone();
