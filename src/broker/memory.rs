@@ -25,7 +25,8 @@ use crate::{
     event::Event,
 };
 
-/// The limits of the topic: those of Pub/Sub, so that nothing works here which fails there.
+/// Limits of the memory topic: those of Pub/Sub, so that no event passes here that Pub/Sub would
+/// refuse.
 pub const LIMITS: Limits = Limits { payload_bytes: 9_000_000, least_retention: Duration::from_secs(600) };
 
 /// Topic in memory. Clones share the same topic, which exists as long as one of them or one of its
@@ -82,9 +83,9 @@ impl Topic {
         }))
     }
 
-    /// Opens a feed. It is open at once, and begins with the oldest event kept, as a feed on
-    /// Pub/Sub does after a seek. Until the feed is closed or dropped, the topic keeps the events
-    /// that the feed has not taken.
+    /// Opens a feed. It is open at once, and begins with the oldest event kept, like a sought feed
+    /// on Pub/Sub. Until the feed is closed or dropped, the topic keeps the events that the feed
+    /// has not taken.
     #[must_use]
     pub fn open_feed(&self) -> MemoryFeed {
         let mut log = self.0.log();
