@@ -12,6 +12,7 @@ use jsonwebtoken::{
     Algorithm, DecodingKey, Validation, decode, decode_header,
     errors::{Error, ErrorKind},
 };
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
@@ -69,6 +70,29 @@ enum Ring {
     Jwks(Arc<Jwks>),
 }
 
+/// A token's claims. A registered claim of another type than its own makes the token malformed.
+#[derive(Deserialize)]
+struct Token {
+    /// Seconds since 1970, of which issuers may write fractions.
+    exp: Option<f64>,
+    sub: Option<String>,
+    email: Option<String>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+impl From<Token> for Claims {
+    fn from(Token { exp, sub, email, mut others }: Token) -> Self {
+        let registered = [
+            ("exp", exp.map(Value::from)),
+            ("sub", sub.map(Value::from)),
+            ("email", email.map(Value::from)),
+        ];
+        others.extend(registered.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+        Self::new(others)
+    }
+}
+
 impl Verifier {
     pub(super) async fn open(settings: Settings) -> Result<Self, SetupError> {
         let ring = match settings.keys {
@@ -106,8 +130,8 @@ impl Verifier {
                 self.claims(token, &key.decoding, key.algorithm)?
             }
         };
-        let expires = Some(expiry(&claims)?);
-        Ok(Session { viewer: Arc::new(viewer(&Claims::new(claims), domain)?), expires })
+        let expires = Some(expiry(claims.exp)?);
+        Ok(Session { viewer: Arc::new(viewer(&claims.into(), domain)?), expires })
     }
 
     fn claims(
@@ -115,9 +139,9 @@ impl Verifier {
         token: &str,
         key: &DecodingKey,
         algorithm: Algorithm,
-    ) -> Result<Map<String, Value>, AuthError> {
+    ) -> Result<Token, AuthError> {
         let rules = Validation { algorithms: vec![algorithm], ..self.rules.clone() };
-        let data = decode::<Map<String, Value>>(token, key, &rules).map_err(refusal)?;
+        let data = decode::<Token>(token, key, &rules).map_err(refusal)?;
         // "Critical" extensions must be understood or the token refused (RFC 7515, 4.1.11), and we know none.
         if data.header.crit.is_some() {
             return Err(AuthError::Malformed);
@@ -128,9 +152,8 @@ impl Verifier {
 
 /// Returns the moment when a connection with this token must end: at the `exp`, or later by chance, so that tokens which
 /// were issued together do not come back together. It is later by a tenth of the remaining life at most.
-fn expiry(claims: &Map<String, Value>) -> Result<SystemTime, AuthError> {
-    // Issuers may write fractions of a second.
-    let exp = claims.get("exp").and_then(Value::as_f64).ok_or(AuthError::MissingExpiry)?;
+fn expiry(exp: Option<f64>) -> Result<SystemTime, AuthError> {
+    let exp = exp.ok_or(AuthError::MissingExpiry)?;
     if exp > LAST_EXPIRY {
         return Err(AuthError::Malformed);
     }
