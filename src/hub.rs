@@ -117,7 +117,7 @@ struct State {
 }
 
 impl Hub {
-    /// Creates a hub without watchers, whose feed has not caught up. `began` is the start of the
+    /// Creates a hub without watchers. Its feed has not caught up yet. `began` is the start of the
     /// pod by the pod's own clock. This clock must not be more than four seconds ahead of the
     /// topic's clock: the margin of a replay (5 s) less the head start (1 s).
     #[must_use]

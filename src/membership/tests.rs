@@ -98,7 +98,7 @@ async fn refused_heartbeat_adds_no_lag() {
     );
 }
 
-/// Feed whose generations the test controls.
+/// Feed with generations that the test controls.
 struct ScriptedFeed {
     events: mpsc::Receiver<Event>,
     state: watch::Sender<FeedState>,
