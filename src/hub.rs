@@ -7,114 +7,52 @@
 
 mod delivery_log;
 pub mod index;
+mod relayed;
 pub mod replay;
 pub mod send_queue;
+mod shared;
 pub mod watcher;
+mod watching;
 pub mod window;
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
-use async_trait::async_trait;
 use opentelemetry::{KeyValue, metrics::Meter};
 use tokio::sync::watch;
 
 use self::{
     delivery_log::DeliveryLog,
     index::Index,
+    shared::{Counts, FEED_LOST, Shared, State, WINDOW_EXCEEDED},
     watcher::Watcher,
     window::{Bounds, Window},
 };
 pub use self::{
     delivery_log::{Answer, DeliveryRecord},
+    relayed::{Relayed, Render},
     replay::{Replay, Step},
     send_queue::{Deliveries, Delivery, Rendered, SendQueue},
-    watcher::{Watch, Watching},
+    watcher::Watch,
+    watching::Watching,
 };
 use crate::{
-    audience::{Audience, Viewer},
+    audience::Viewer,
     cursor::{BadCursor, Cursor},
     domain::Fact,
-    event::{Event, Payload},
+    event::Event,
 };
-
-/// Reason of a gap: the topic no longer has the events that it took while the feed was away.
-const FEED_LOST: &str = "FEED_LOST";
-
-/// Reason of a gap: the window does not reach back to the cursor that the client resumes from.
-const WINDOW_EXCEEDED: &str = "WINDOW_EXCEEDED";
 
 /// How much later than the pod's start its first cursors are: one second, far less than a replay
 /// goes back. Pods that start together on a new topic have each other's first cursors in their
 /// windows. So they can resume each other's clients.
 pub const HEAD_START: Duration = Duration::from_secs(1);
 
-/// Event that the relay has decoded.
-pub struct Relayed {
-    /// The event itself.
-    pub event: Event,
-    /// Position in the order that all pods agree on.
-    pub position: Cursor,
-    /// Cursor as text, from which a client that has this event resumes. Usually the event's
-    /// position.
-    pub cursor: Arc<str>,
-    /// Subscription root fields that deliver the event; at least one.
-    pub fields: Vec<Arc<str>>,
-    /// Audience of the event.
-    pub audience: Audience,
-    /// Decoded data of the event.
-    pub payload: Payload,
-}
-
-/// Renderer of events: makes the text that every watcher of one operation receives.
-#[async_trait]
-pub trait Render: Send + Sync + 'static {
-    /// Returns the JSON of the execution result, or `None` if the operation has no result for this
-    /// event. Must finish by itself within seconds, since later events wait for it.
-    async fn render(&self, relayed: &Relayed) -> Option<Arc<str>>;
-
-    /// Returns the same for a replay, which many clients may request at once.
-    async fn render_again(&self, relayed: &Relayed) -> Option<Arc<str>>;
-
-    /// Returns the JSON of a gap notice: events are missing, and events are available again from
-    /// `cursor`.
-    fn gap(&self, reason: &str, cursor: &str) -> Arc<str>;
-}
-
 /// Watchers and replay window of one pod. Clones share the same hub.
 #[derive(Clone)]
 pub struct Hub(Arc<Shared>);
-
-struct Shared {
-    topic: Arc<str>,
-    state: Mutex<State>,
-    caught_up: watch::Sender<bool>,
-    counts: Counts,
-    /// Delivery log, once [`Hub::follow_events`] has switched it on.
-    delivery_log: OnceLock<DeliveryLog>,
-}
-
-/// Counts of resumed watchers, and of gap notices by reason.
-#[derive(Default)]
-struct Counts {
-    resumes: AtomicU64,
-    window_exceeded: AtomicU64,
-    feed_lost: AtomicU64,
-}
-
-struct State {
-    index: Index,
-    window: Window,
-    /// Latest cursor that is given out while the feed catches up, since events then arrive in any
-    /// order. `None` once the feed has caught up. At first it is the start of the pod, which had no
-    /// client before.
-    held: Option<Cursor>,
-}
 
 impl Hub {
     /// Creates a hub without watchers. Its feed has not caught up yet. `began` is the start of the
@@ -139,7 +77,7 @@ impl Hub {
         let gauge = |name, unit, description, value: fn(&State) -> u64| {
             let hub = self.clone();
             let gauge = meter.u64_observable_gauge(name).with_unit(unit).with_description(description);
-            gauge.with_callback(move |gauge| gauge.observe(value(&hub.state()), &[])).build();
+            gauge.with_callback(move |gauge| gauge.observe(value(&hub.0.state()), &[])).build();
         };
         gauge("relay.window.events", "", "Events kept for replay.", |state| state.window.len() as u64);
         gauge("relay.window.size", "By", "What they take.", |state| state.window.bytes() as u64);
@@ -174,19 +112,19 @@ impl Hub {
     /// it has not, replays wait and cursors stand still: a cursor ahead of events that are still to
     /// come would lose them.
     pub fn set_caught_up(&self, is_caught_up: bool) {
-        let mut state = self.state();
+        let mut state = self.0.state();
         state.held = (!is_caught_up).then(|| state.place().clone());
         self.0.caught_up.send_replace(is_caught_up);
     }
 
     /// Records that the feed has reached this event, which no watcher here receives.
     pub fn advance(&self, event: &Event) {
-        self.state().window.advance(&position(event));
+        self.0.state().window.advance(&position(event));
     }
 
     /// Records that no event published since this moment is missing.
     pub fn begin_at(&self, published: SystemTime) {
-        self.state().window.begin_at(published);
+        self.0.state().window.begin_at(published);
     }
 
     /// Records that events published before this one may be lost. Every watcher gets a gap notice,
@@ -194,7 +132,7 @@ impl Hub {
     /// catches up.
     pub fn lose(&self, event: &Event) {
         let (mut watchers, cursor) = {
-            let mut state = self.state();
+            let mut state = self.0.state();
             state.window.lose(&position(event));
             // The events that cursors were held back for are lost.
             state.held = Some(state.window.head().clone());
@@ -221,7 +159,7 @@ impl Hub {
     /// event that this pod has not received yet.
     #[must_use]
     pub fn cursor(&self) -> String {
-        self.state().place().encode(&self.0.topic)
+        self.0.state().place().encode(&self.0.topic)
     }
 
     /// Reads a cursor that any pod of this topic has given out.
@@ -236,14 +174,14 @@ impl Hub {
     /// queue. Dropping the returned guard removes the watcher.
     #[must_use = "the watcher leaves when the guard is dropped"]
     pub fn watch(&self, watch: Watch) -> Watching {
-        self.enter(&mut self.state(), watch)
+        Watching::enter(&self.0, &mut self.0.state(), watch)
     }
 
     /// Starts a replay for a watcher: the watcher first receives what it missed since the cursor.
     #[must_use]
     pub fn resume(&self, watch: Watch, after: Cursor) -> Replay {
         self.0.counts.resumes.fetch_add(1, Ordering::Relaxed);
-        Replay::new(self.clone(), watch, after)
+        Replay::new(self.0.clone(), watch, after)
     }
 
     /// Keeps the event for replay. If the event is news, puts it once into the send queue of every
@@ -287,20 +225,20 @@ impl Hub {
     /// `/debug`, not for each event.
     #[must_use]
     pub fn viewers(&self) -> Vec<(Arc<SendQueue>, Arc<Viewer>)> {
-        let state = self.state();
+        let state = self.0.state();
         state.index.all().map(|watcher| (watcher.send_queue.clone(), watcher.viewer.clone())).collect()
     }
 
     /// Returns the number of watchers.
     #[must_use]
     pub fn watchers(&self) -> usize {
-        self.state().index.len()
+        self.0.state().index.len()
     }
 
     /// Returns the number of keys in the index; zero without watchers.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.state().index.keys()
+        self.0.state().index.keys()
     }
 
     fn keep_and_match(
@@ -310,7 +248,7 @@ impl Hub {
         is_news: bool,
     ) -> Option<(Arc<Relayed>, Vec<Arc<Watcher>>)> {
         let position = position(&event);
-        let mut state = self.state();
+        let mut state = self.0.state();
         let Fact { fields, audience, payload } = fact;
         if fields.is_empty() {
             state.window.advance(&position);
@@ -328,17 +266,6 @@ impl Hub {
         }
         Some((relayed, watchers))
     }
-
-    fn enter(&self, state: &mut State, watch: Watch) -> Watching {
-        let slot = state.index.insert(Watcher::new(watch));
-        Watching::new(self.clone(), slot)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Changes of the state are complete steps that do not panic, so a poisoned lock still
-        // guards a consistent state.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Groups the watchers by operation, so that each operation is executed once. Keeps their order
@@ -352,27 +279,16 @@ fn position(event: &Event) -> Cursor {
     Cursor { published: event.published.unwrap_or(event.time), event: event.id.clone() }
 }
 
-impl State {
-    /// Returns the position that the feed has reached, or the held cursor if there is one.
-    fn place(&self) -> &Cursor {
-        self.held.as_ref().unwrap_or_else(|| self.window.head())
-    }
-
-    /// Returns the position, or the held cursor if that is earlier.
-    fn cursor(&self, position: &Cursor) -> Cursor {
-        self.held.as_ref().map_or(position, |held| held.min(position)).clone()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
+    use async_trait::async_trait;
     use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::audience::Interests;
+    use crate::audience::{Audience, Interests};
 
     struct Echo;
 

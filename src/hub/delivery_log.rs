@@ -12,7 +12,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Relayed, watcher::Watcher};
+use super::{relayed::Relayed, watcher::Watcher};
 use crate::audience::Viewer;
 
 /// Most events in the log. Beyond it the oldest events are removed.

@@ -11,12 +11,19 @@ use std::{
 
 use tokio::task::yield_now;
 
-use super::{Delivery, Hub, Relayed, Rendered, State, WINDOW_EXCEEDED, Watch, Watching, window::Progress};
+use super::{
+    relayed::Relayed,
+    send_queue::{Delivery, Rendered},
+    shared::{Shared, State, WINDOW_EXCEEDED},
+    watcher::Watch,
+    watching::Watching,
+    window::Progress,
+};
 use crate::cursor::Cursor;
 
 /// Replay of one watcher that has not caught up with the feed.
 pub struct Replay {
-    hub: Hub,
+    shared: Arc<Shared>,
     watch: Watch,
     after: Cursor,
     progress: Option<Progress>,
@@ -36,8 +43,8 @@ pub enum Step {
 }
 
 impl Replay {
-    pub(super) const fn new(hub: Hub, watch: Watch, after: Cursor) -> Self {
-        Self { hub, watch, after, progress: None, pending: VecDeque::new(), rendered: Vec::new() }
+    pub(super) const fn new(shared: Arc<Shared>, watch: Watch, after: Cursor) -> Self {
+        Self { shared, watch, after, progress: None, pending: VecDeque::new(), rendered: Vec::new() }
     }
 
     /// Returns the watcher's number.
@@ -52,7 +59,7 @@ impl Replay {
         loop {
             while let Some(relayed) = self.pending.front() {
                 if let Some(payload) = self.watch.operation.render_again(relayed).await {
-                    if let Some(delivery_log) = self.hub.0.delivery_log.get() {
+                    if let Some(delivery_log) = self.shared.delivery_log.get() {
                         delivery_log.replayed(relayed, &self.watch.viewer.user);
                     }
                     let result = Rendered::old(payload, relayed.cursor.clone()).into();
@@ -63,7 +70,7 @@ impl Replay {
             if !self.rendered.is_empty() {
                 return Step::Deliveries(mem::take(&mut self.rendered));
             }
-            let mut caught_up = self.hub.0.caught_up.subscribe();
+            let mut caught_up = self.shared.caught_up.subscribe();
             // An error would mean that the hub is gone, but this replay holds the hub.
             let _ = caught_up.wait_for(|is_caught_up| *is_caught_up).await;
             match self.next_batch() {
@@ -78,29 +85,31 @@ impl Replay {
     /// Returns the events of the next batch that are for the viewer. At the end of the window it
     /// adds the watcher to the hub. Both happen under one lock, so that no event comes between.
     fn next_batch(&mut self) -> Result<Vec<Arc<Relayed>>, Step> {
-        let Self { hub, watch, after, progress, .. } = self;
-        let mut state = hub.state();
+        let Self { shared, watch, after, progress, .. } = self;
+        let mut state = shared.state();
         let batch = match progress {
             Some(progress) => state.window.next(progress),
             None => state.window.replay(after).and_then(|begun| state.window.next(progress.insert(begun))),
         };
         match batch {
-            Ok(batch) if batch.is_empty() => Err(Step::Live(hub.enter(&mut state, watch.clone()), None)),
+            Ok(batch) if batch.is_empty() => {
+                Err(Step::Live(Watching::enter(shared, &mut state, watch.clone()), None))
+            }
             Ok(mut batch) => {
                 batch.retain(|relayed| {
                     relayed.fields.contains(&watch.field) && relayed.audience.includes(&watch.viewer)
                 });
                 Ok(batch)
             }
-            Err(_) => Err(Self::gap(hub, &mut state, watch)),
+            Err(_) => Err(Self::gap(shared, &mut state, watch)),
         }
     }
 
-    fn gap(hub: &Hub, state: &mut State, watch: &Watch) -> Step {
-        hub.0.counts.window_exceeded.fetch_add(1, Ordering::Relaxed);
-        let cursor: Arc<str> = state.place().encode(&hub.0.topic).into();
+    fn gap(shared: &Arc<Shared>, state: &mut State, watch: &Watch) -> Step {
+        shared.counts.window_exceeded.fetch_add(1, Ordering::Relaxed);
+        let cursor: Arc<str> = state.place().encode(&shared.topic).into();
         let payload = watch.operation.gap(WINDOW_EXCEEDED, &cursor);
         let notice = Delivery { watcher: watch.id, result: Rendered::old(payload, cursor).into() };
-        Step::Live(hub.enter(state, watch.clone()), Some(notice))
+        Step::Live(Watching::enter(shared, state, watch.clone()), Some(notice))
     }
 }

@@ -17,7 +17,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::Relayed;
+use super::relayed::Relayed;
 use crate::telemetry::traces::Trace;
 
 /// Cost of an entry besides its payload, in bytes: the entry itself and the frame around the

@@ -2,9 +2,12 @@
 //!
 //! The hub needs no more of a connection than its send queue. A watcher never waits for a socket.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use super::{Delivery, Hub, Render, Rendered, SendQueue};
+use super::{
+    relayed::Render,
+    send_queue::{Delivery, Rendered, SendQueue},
+};
 use crate::audience::Viewer;
 
 /// Parts of a watcher.
@@ -44,29 +47,5 @@ impl Watcher {
 
     pub(super) fn deliver(&self, result: Arc<Rendered>) {
         self.send_queue.push(Delivery { watcher: self.id, result });
-    }
-}
-
-/// Guard of a watcher in the hub: dropping it removes the watcher.
-pub struct Watching {
-    hub: Hub,
-    slot: usize,
-}
-
-impl Watching {
-    pub(super) const fn new(hub: Hub, slot: usize) -> Self {
-        Self { hub, slot }
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.hub.state().index.remove(self.slot);
-    }
-}
-
-impl fmt::Debug for Watching {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watching").field("slot", &self.slot).finish_non_exhaustive()
     }
 }

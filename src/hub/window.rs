@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::Relayed;
+use super::relayed::Relayed;
 use crate::cursor::Cursor;
 
 /// Approximate cost of an event besides its data and its keys, in bytes: its texts and its entries

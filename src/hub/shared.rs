@@ -1,0 +1,60 @@
+//! The state that a hub shares with its watchers and replays, under one lock.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicU64};
+
+use tokio::sync::watch;
+
+use super::{delivery_log::DeliveryLog, index::Index, window::Window};
+use crate::cursor::Cursor;
+
+/// Reason of a gap: the topic no longer has the events that it took while the feed was away.
+pub(super) const FEED_LOST: &str = "FEED_LOST";
+
+/// Reason of a gap: the window does not reach back to the cursor that the client resumes from.
+pub(super) const WINDOW_EXCEEDED: &str = "WINDOW_EXCEEDED";
+
+pub(super) struct Shared {
+    pub(super) topic: Arc<str>,
+    pub(super) state: Mutex<State>,
+    pub(super) caught_up: watch::Sender<bool>,
+    pub(super) counts: Counts,
+    /// Delivery log, once [`Hub::follow_events`] has switched it on.
+    pub(super) delivery_log: OnceLock<DeliveryLog>,
+}
+
+impl Shared {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // Changes of the state are complete steps that do not panic, so a poisoned lock still
+        // guards a consistent state.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts of resumed watchers, and of gap notices by reason.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) resumes: AtomicU64,
+    pub(super) window_exceeded: AtomicU64,
+    pub(super) feed_lost: AtomicU64,
+}
+
+pub(super) struct State {
+    pub(super) index: Index,
+    pub(super) window: Window,
+    /// Latest cursor that is given out while the feed catches up, since events then arrive in any
+    /// order. `None` once the feed has caught up. At first it is the start of the pod, which had no
+    /// client before.
+    pub(super) held: Option<Cursor>,
+}
+
+impl State {
+    /// Returns the position that the feed has reached, or the held cursor if there is one.
+    pub(super) fn place(&self) -> &Cursor {
+        self.held.as_ref().unwrap_or_else(|| self.window.head())
+    }
+
+    /// Returns the position, or the held cursor if that is earlier.
+    pub(super) fn cursor(&self, position: &Cursor) -> Cursor {
+        self.held.as_ref().map_or(position, |held| held.min(position)).clone()
+    }
+}
