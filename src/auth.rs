@@ -4,24 +4,28 @@
 //! token, and never lets a viewer pass whom the domain does not know.
 
 pub mod demo;
+mod error;
 pub mod jwks;
 pub mod jwt;
 pub mod secret;
+mod session;
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
-use opentelemetry::{
-    KeyValue,
-    metrics::{Counter, Meter},
+pub use self::{
+    error::{AuthError, LoadError, SetupError},
+    session::Session,
 };
-use thiserror::Error;
-
 use crate::{
     audience::Viewer,
     domain::{Claims, Domain, Identity},
 };
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Meter},
+};
 
-/// The longest authorization looked at, in bytes: twice what common proxies let through as one header.
+/// The longest authorization that is looked at, in bytes: twice what common proxies let through as one header.
 pub const MAX_AUTHORIZATION: usize = 16 * 1024;
 
 /// How tokens are checked.
@@ -31,109 +35,6 @@ pub enum Settings {
     Demo,
     /// A token is a signed JWT.
     Jwt(jwt::Settings),
-}
-
-/// Whom a token lets in, and for how long.
-#[derive(Clone, Debug)]
-pub struct Session {
-    /// The user behind the token.
-    pub viewer: Arc<Viewer>,
-    /// When the connection that showed the token must end; `None`: never. In the past for a token that only the leeway let in.
-    pub expires: Option<SystemTime>,
-}
-
-/// Why the authenticator cannot be opened. Each is the operator's to mend; none names a secret.
-#[derive(Debug, Error)]
-pub enum SetupError {
-    /// A short secret can be guessed from one token.
-    #[error(
-        "the secret of tokens has {0} bytes, HS256 needs at least 32: make one with `openssl rand -base64 48`"
-    )]
-    ShortSecret(usize),
-    /// The key set's file is absent, unreadable or not a key set.
-    #[error("cannot use the JWKS file {}: name a readable JSON file {{\"keys\": [...]}}", path.display())]
-    JwksFile {
-        /// The file as configured.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: jwks::LoadError,
-    },
-    /// The address cannot be asked. One that merely does not answer is not an error.
-    #[error("the JWKS address is not a URL that starts with http:// or https://")]
-    JwksUrl,
-    /// No HTTP client: the system's root certificates cannot be read.
-    #[error("cannot set up HTTPS for the JWKS address: are the system's CA certificates installed?")]
-    HttpClient(#[source] reqwest::Error),
-}
-
-/// Why nobody is let in. The text is fit for the client: it holds nothing of the token.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum AuthError {
-    /// There is no token.
-    #[error("a token is required")]
-    Missing,
-    /// More than [`MAX_AUTHORIZATION`]; not looked at.
-    #[error("the token is too long")]
-    TooLong,
-    /// Not `Bearer <token>`, or not a JWT that can be read.
-    #[error("the token is malformed")]
-    Malformed,
-    /// The header asks for an algorithm that is not the key's.
-    #[error("the token's algorithm is not accepted")]
-    WrongAlgorithm,
-    /// Signed by somebody else, or changed since.
-    #[error("the token's signature is wrong")]
-    BadSignature,
-    /// No `exp`: a token that never ends is not accepted.
-    #[error("the token has no expiry")]
-    MissingExpiry,
-    /// Past its `exp`. The client may come back with a fresh one.
-    #[error("the token has expired")]
-    Expired,
-    /// Before its `nbf`. The client may come back later.
-    #[error("the token is not valid yet")]
-    NotYetValid,
-    /// `iss` is not the configured one.
-    #[error("the token is from another issuer")]
-    WrongIssuer,
-    /// `aud` does not hold the configured audience, or names one where none is configured.
-    #[error("the token is for another audience")]
-    WrongAudience,
-    /// The issuer says that the e-mail has not been verified, and nothing else names a user.
-    #[error("the token's e-mail is not verified")]
-    UnverifiedEmail,
-    /// No key of the set, or more than one, could have signed it.
-    #[error("the token's key is unknown")]
-    UnknownKey,
-    /// Genuine, and the domain has no such user.
-    #[error("the token's user is unknown")]
-    UnknownUser,
-    /// The key set cannot be loaded, so nothing is known about the token: the client may retry it.
-    #[error("tokens cannot be checked at the moment")]
-    KeysUnavailable,
-}
-
-impl AuthError {
-    /// A stable label for metrics.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::TooLong => "too_long",
-            Self::Malformed => "malformed",
-            Self::WrongAlgorithm => "wrong_algorithm",
-            Self::BadSignature => "bad_signature",
-            Self::MissingExpiry => "missing_expiry",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::WrongIssuer => "wrong_issuer",
-            Self::WrongAudience => "wrong_audience",
-            Self::UnverifiedEmail => "unverified_email",
-            Self::UnknownKey => "unknown_key",
-            Self::UnknownUser => "unknown_user",
-            Self::KeysUnavailable => "keys_unavailable",
-        }
-    }
 }
 
 /// The gate. Cheap to clone; all clones share one key set.

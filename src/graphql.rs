@@ -2,90 +2,34 @@
 //!
 //! The schema is the domain's ([`Api`]); limits, sharing and the error boundary are here. Nothing here knows a transport.
 
+mod api;
 pub mod document;
 pub mod error;
 pub mod event_publisher;
 mod operation;
 pub mod subscription;
+mod viewer;
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use async_graphql::{
-    Context, ObjectType, Request, Response, Schema, SchemaBuilder, SubscriptionType, Value,
-    futures_util::stream::BoxStream,
-};
-use async_trait::async_trait;
+use async_graphql::{Request, Response, Value};
 use futures_util::FutureExt as _;
 use opentelemetry::context::FutureExt as _;
 use tracing::Instrument as _;
 
+pub use self::{
+    api::{Api, build},
+    document::Prepared,
+    error::Error,
+    event_publisher::EventPublisher,
+    viewer::viewer,
+};
 use self::{document::Documents, error::Code, operation::Operations};
-pub use self::{document::Prepared, error::Error, event_publisher::EventPublisher};
 use crate::{
     audience::Viewer,
     hub::{Hub, Replay, SendQueue, Watch, Watching},
     telemetry::{Refusals, traces},
 };
-
-/// Deep enough for the introspection query of every known tool (15), too shallow to hurt.
-const MAX_DEPTH: usize = 20;
-
-/// Fields that one operation may resolve, list lengths aside. The introspection query of tools needs about 200.
-const MAX_COMPLEXITY: usize = 1_000;
-
-/// A schema whose types are erased: what the relay needs of any domain's.
-#[async_trait]
-pub trait Api: Send + Sync + 'static {
-    /// Runs a query or a mutation.
-    async fn execute(&self, request: Request) -> Response;
-
-    /// Runs a subscription.
-    fn execute_stream(&self, request: Request) -> BoxStream<'static, Response>;
-
-    /// The schema in the definition language.
-    fn sdl(&self) -> String;
-}
-
-#[async_trait]
-impl<Q, M, S> Api for Schema<Q, M, S>
-where
-    Q: ObjectType + 'static,
-    M: ObjectType + 'static,
-    S: SubscriptionType + 'static,
-{
-    async fn execute(&self, request: Request) -> Response {
-        Self::execute(self, request).await
-    }
-
-    fn execute_stream(&self, request: Request) -> BoxStream<'static, Response> {
-        Self::execute_stream(self, request)
-    }
-
-    fn sdl(&self) -> String {
-        Self::sdl(self)
-    }
-}
-
-/// Finishes a domain's schema, with our limits on every document.
-pub fn build<Q, M, S>(schema: SchemaBuilder<Q, M, S>) -> Arc<dyn Api>
-where
-    Q: ObjectType + 'static,
-    M: ObjectType + 'static,
-    S: SubscriptionType + 'static,
-{
-    Arc::new(
-        schema.limit_depth(MAX_DEPTH).limit_complexity(MAX_COMPLEXITY).limit_directives(MAX_DEPTH).finish(),
-    )
-}
-
-/// The viewer whose request is being resolved.
-///
-/// # Errors
-/// `UNAUTHENTICATED` in a request without one, and in a subscription's resolver, whose result many viewers share.
-pub fn viewer<'a>(ctx: &'a Context<'_>) -> Result<&'a Viewer, Error> {
-    let viewer = ctx.data_opt::<Arc<Viewer>>().map(AsRef::as_ref);
-    viewer.ok_or_else(|| Error::new(Code::Unauthenticated, "this needs a viewer"))
-}
 
 /// One pod's way to run operations.
 pub struct Engine {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{AuthError, Session};
+use super::{error::AuthError, session::Session};
 use crate::domain::{Domain, Identity};
 
 pub(super) fn authenticate(token: &str, domain: &dyn Domain) -> Result<Session, AuthError> {

@@ -22,12 +22,11 @@ use std::{
 
 use jsonwebtoken::Algorithm;
 use reqwest::{Client, Url, redirect};
-use thiserror::Error;
 use tokio::{sync::OwnedMutexGuard, task::spawn_blocking, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use self::key::Key;
-use super::{AuthError, SetupError};
+use super::error::{AuthError, LoadError, SetupError};
 
 /// Where a JWKS is.
 #[derive(Clone, Debug)]
@@ -48,29 +47,6 @@ pub const MAX_BYTES: usize = 1024 * 1024;
 const PAUSE_WITHOUT_KEYS: Duration = Duration::from_secs(5);
 
 const MAX_REDIRECTS: usize = 3;
-
-/// Why a key set could not be loaded. The keys loaded before, if any, stay in use.
-#[derive(Debug, Error)]
-pub enum LoadError {
-    /// The file cannot be read.
-    #[error("cannot read the file")]
-    Read(#[from] io::Error),
-    /// The address does not answer, not in time, or sends elsewhere.
-    #[error("cannot fetch the address")]
-    Fetch(#[source] reqwest::Error),
-    /// The address answers with something other than success.
-    #[error("the address answers with status {0}")]
-    Status(u16),
-    /// More than [`MAX_BYTES`].
-    #[error("the key set is larger than 1 MiB")]
-    TooLarge,
-    /// Not a JSON object with `keys`.
-    #[error("not a JSON object with a list of keys")]
-    Syntax(#[from] serde_json::Error),
-    /// Not one RSA key of at least 2048 bits or EC key on P-256 for signatures.
-    #[error("no usable key: RSA of at least 2048 bits or EC on P-256, for signatures")]
-    NoKeys,
-}
 
 /// A key set that keeps itself fresh.
 pub(super) struct Jwks {

@@ -16,9 +16,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    AuthError, Session, SetupError,
+    error::{AuthError, SetupError},
     jwks::{Jwks, JwksSource},
     secret::Secret,
+    session::Session,
 };
 use crate::{
     audience::Viewer,
@@ -83,11 +84,8 @@ struct Token {
 
 impl From<Token> for Claims {
     fn from(Token { exp, sub, email, mut others }: Token) -> Self {
-        let registered = [
-            ("exp", exp.map(Value::from)),
-            ("sub", sub.map(Value::from)),
-            ("email", email.map(Value::from)),
-        ];
+        let registered =
+            [("exp", exp.map(Value::from)), ("sub", sub.map(Value::from)), ("email", email.map(Value::from))];
         others.extend(registered.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
         Self::new(others)
     }
@@ -134,12 +132,7 @@ impl Verifier {
         Ok(Session { viewer: Arc::new(viewer(&claims.into(), domain)?), expires })
     }
 
-    fn claims(
-        &self,
-        token: &str,
-        key: &DecodingKey,
-        algorithm: Algorithm,
-    ) -> Result<Token, AuthError> {
+    fn claims(&self, token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Token, AuthError> {
         let rules = Validation { algorithms: vec![algorithm], ..self.rules.clone() };
         let data = decode::<Token>(token, key, &rules).map_err(refusal)?;
         // "Critical" extensions must be understood or the token refused (RFC 7515, 4.1.11), and we know none.

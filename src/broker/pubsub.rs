@@ -5,25 +5,26 @@
 
 pub mod admin;
 pub mod checkup;
+mod clients;
 pub mod feed;
 pub mod janitor;
 pub mod publisher;
+mod settings;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use google_cloud_auth::credentials::{Credentials, anonymous};
-use google_cloud_gax::{client_builder, retry_policy::NeverRetry};
-use google_cloud_pubsub::client;
-use thiserror::Error;
 
-use self::admin::Admin;
-pub use self::{checkup::Checkup, feed::PubSubFeed, janitor::Janitor, publisher::Publisher};
+use self::clients::Clients;
+pub use self::{
+    checkup::Checkup,
+    clients::ConnectError,
+    feed::PubSubFeed,
+    janitor::Janitor,
+    publisher::Publisher,
+    settings::{LIMITS, Settings},
+};
 use crate::broker::{self, Broker, Connected, Limits};
-
-/// The limits of Pub/Sub. It takes 10,000,000 bytes of a message with its attributes and framing; a larger message fails
-/// together with all that share its batch. It retains for 10 minutes at least.
-pub const LIMITS: Limits = Limits { payload_bytes: 9_000_000, least_retention: Duration::from_secs(600) };
 
 /// A topic of Cloud Pub/Sub, or of its emulator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +96,7 @@ impl Broker for Topic {
             return Ok(());
         }
         Err(format!(
-            "has too long a topic: a feed is <topic>.<pod>.<incarnation> in 255 characters, so that this pod's name leaves \
+            "has too long a topic: a feed is <topic>.<pod>.<generation> in 255 characters, so that this pod's name leaves \
              {longest}"
         ))
     }
@@ -106,26 +107,6 @@ impl Broker for Topic {
         Ok(Connected { publisher: pubsub.publisher(), feed, cleanup: Some(cleanup) })
     }
 }
-
-/// Which topic, and who listens to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The project's id.
-    pub project: String,
-    /// The topic's id.
-    pub topic: String,
-    /// The pod's name: part of its feeds' names, and how it knows those of its earlier lives.
-    pub pod: String,
-    /// The `host:port` of an emulator; `None`: Google's service, with application default credentials.
-    pub emulator: Option<String>,
-    /// How far back a new feed reaches.
-    pub replay_window: Duration,
-}
-
-/// Why there is no client. It is not a matter of the network: no connection is made yet.
-#[derive(Debug, Error)]
-#[error("cannot set up the Pub/Sub client: are there application default credentials?")]
-pub struct ConnectError(#[from] client_builder::Error);
 
 /// Google Cloud Pub/Sub for one pod.
 pub struct PubSub {
@@ -160,53 +141,5 @@ impl PubSub {
     #[must_use]
     pub fn janitor(&self) -> Janitor {
         Janitor::new(self.clients.clone())
-    }
-}
-
-/// The clients of the way in.
-#[derive(Clone)]
-struct Clients {
-    settings: Settings,
-    admin: Admin,
-    subscriber: client::Subscriber,
-}
-
-impl Clients {
-    async fn connect(settings: Settings) -> Result<Self, ConnectError> {
-        let mut topics = client::TopicAdmin::builder().with_retry_policy(NeverRetry);
-        let mut subscriptions = client::SubscriptionAdmin::builder().with_retry_policy(NeverRetry);
-        let mut subscriber = client::Subscriber::builder();
-        if let Some((endpoint, anonymous)) = settings.emulator() {
-            topics = topics.with_endpoint(&endpoint).with_credentials(anonymous.clone());
-            subscriptions = subscriptions.with_endpoint(&endpoint).with_credentials(anonymous.clone());
-            subscriber = subscriber.with_endpoint(&endpoint).with_credentials(anonymous);
-        }
-        let admin = Admin::new(topics.build().await?, subscriptions.build().await?, settings.clone());
-        Ok(Self { settings, admin, subscriber: subscriber.build().await? })
-    }
-
-    /// The same with connections of their own.
-    async fn again(&self) -> Result<Self, ConnectError> {
-        Self::connect(self.settings.clone()).await
-    }
-}
-
-impl Settings {
-    /// The longest that a topic's id may be, in characters, for feeds of a pod of this name to have legal names.
-    #[must_use]
-    pub fn longest_topic(pod: &str) -> usize {
-        admin::MAX_NAME - ".".len() * 2 - pod.len() - admin::incarnation().len()
-    }
-
-    /// Returns the full name of the topic.
-    #[must_use]
-    pub fn topic_name(&self) -> String {
-        format!("projects/{}/topics/{}", self.project, self.topic)
-    }
-
-    /// Returns the endpoint and anonymous credentials of the emulator, if one is configured.
-    fn emulator(&self) -> Option<(String, Credentials)> {
-        let host = self.emulator.as_ref()?;
-        Some((format!("http://{host}"), anonymous::Builder::new().build()))
     }
 }

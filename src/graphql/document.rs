@@ -11,17 +11,14 @@ use async_graphql::{
 };
 use tracing::Span;
 
+pub use self::cursor::AFTER;
 use self::kept::Kept;
-use super::error::{Code, Error};
+use super::error::{Code, refuse};
 use crate::telemetry::traces;
 
 mod cursor;
 mod kept;
 mod limits;
-
-/// The argument of a subscription's root field that takes a cursor. A field that has it can be resumed; its resolver does
-/// not see the value.
-pub const AFTER: &str = "after";
 
 /// A request whose document parses, and the operation in it that will run.
 pub struct Prepared {
@@ -112,10 +109,6 @@ impl Documents {
             None => Ok((limits::parse(text, self.introspection)?.into(), false)),
         }
     }
-}
-
-fn refuse<T>(code: Code, text: impl Into<std::borrow::Cow<'static, str>>) -> Result<T, Box<Response>> {
-    Err(Error::new(code, text).response().into())
 }
 
 fn pick<'a>(

@@ -128,6 +128,11 @@ pub fn publicly(mut response: Response) -> Response {
     response
 }
 
+/// Refuses a request with this code and public text.
+pub(super) fn refuse<T>(code: Code, text: impl Into<Cow<'static, str>>) -> Result<T, Box<Response>> {
+    Err(Error::new(code, text).response().into())
+}
+
 /// Whether the response refuses a request that was not run at all.
 #[must_use]
 pub fn is_refusal(response: &Response) -> bool {

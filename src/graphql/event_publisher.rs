@@ -16,7 +16,7 @@ use tracing::Instrument as _;
 
 use super::{
     error::{Code, Error},
-    viewer,
+    viewer::viewer,
 };
 use crate::{
     broker::{Publish, PublishError},

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use self::replayed::Replayed;
 use super::{
-    Api,
+    api::Api,
     document::Prepared,
     error::{Code, Error, internal, publicly},
     subscription::{Results, Source},

@@ -1,6 +1,8 @@
-//! Connections: who is there, how many may be, and why each ended.
+//! [`Connections`]: the open connections of a pod, the limits on their number, and the reasons of
+//! their ends.
 //!
-//! A connection is counted by its [`Guard`], so that no way out of a handler forgets to uncount it.
+//! Connections per address are limited here too, by `Count` with the numbers of [`Limits`]. A
+//! [`Guard`] counts each connection, so that no way out of a handler forgets to count it out.
 
 mod end;
 mod instruments;
@@ -29,7 +31,7 @@ use self::{instruments::Instruments, registry::Registry};
 use super::server::Peer;
 use crate::hub::{Delivery, SendQueue};
 
-/// The connections of one pod.
+/// Open connections of one pod.
 pub struct Connections {
     count: Arc<Count>,
     drain: Arc<DrainSignal>,
@@ -38,64 +40,70 @@ pub struct Connections {
     registry: Arc<Registry>,
 }
 
-/// Bounds on the connections of one pod, and what is kept of each.
+/// Limits on the connections of one pod, per address as well; [`Connections::enter`] enforces them.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections at a time. A further one is refused with [`End::Full`].
     pub connections: usize,
-    /// Connections from one address at a time; 0: no limit. A further one is refused with [`End::Crowded`].
+    /// Connections from one address at a time; 0: no limit. A further one is refused with
+    /// [`End::Crowded`].
     pub connections_per_address: usize,
     /// Whether the registry keeps the last cursor of each connection, for `/debug/connections`.
     pub keeps_cursors: bool,
 }
 
-/// The end of all connections: each at its own moment, so that their clients do not come back all at once.
+/// Signal that ends all connections. Each ends at its own moment within `spread`, so that their
+/// clients do not reconnect all at once.
 struct DrainSignal {
-    asked: CancellationToken,
+    requested: CancellationToken,
     began: OnceLock<Instant>,
     spread: Duration,
 }
 
-/// How many there are, and how many there may be.
+/// Count of open connections, in all and per address. This is where connections per address are
+/// limited.
 struct Count {
     limit: usize,
-    /// 0: any number.
+    /// 0: no limit.
     limit_per_address: usize,
-    present: Mutex<Present>,
+    open: Mutex<Open>,
 }
 
 #[derive(Default)]
-struct Present {
+struct Open {
     all: usize,
-    /// Only kept if it is bounded; an address without connections is not in it.
+    /// Kept only if the number per address is limited. An address without connections has no entry.
     by_address: HashMap<IpAddr, usize>,
 }
 
 impl Count {
+    /// Counts a connection in, unless it would exceed a limit. Returns the address if it was
+    /// counted.
     fn enter(&self, address: Option<IpAddr>) -> Result<Option<IpAddr>, End> {
-        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let address = address.filter(|_| self.limit_per_address > 0);
-        let same = address.and_then(|address| present.by_address.get(&address)).copied().unwrap_or_default();
-        if present.all >= self.limit {
+        let same = address.and_then(|address| open.by_address.get(&address)).copied().unwrap_or_default();
+        if open.all >= self.limit {
             return Err(End::Full);
         }
         if address.is_some() && same >= self.limit_per_address {
             return Err(End::Crowded);
         }
-        present.all += 1;
-        present.by_address.extend(address.map(|address| (address, same + 1)));
+        open.all += 1;
+        open.by_address.extend(address.map(|address| (address, same + 1)));
         Ok(address)
     }
 
+    /// Counts a connection out. `address` is what `enter` returned.
     fn leave(&self, address: Option<IpAddr>) {
-        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
-        present.all -= 1;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.all -= 1;
         if let Some(address) = address
-            && let Some(count) = present.by_address.get_mut(&address)
+            && let Some(count) = open.by_address.get_mut(&address)
         {
             *count -= 1;
             if *count == 0 {
-                present.by_address.remove(&address);
+                open.by_address.remove(&address);
             }
         }
     }
@@ -105,7 +113,7 @@ impl Connections {
     /// Creates the set of connections of a pod. They end within `spread` once `drain` is cancelled.
     #[must_use]
     pub fn new(limits: Limits, drain: CancellationToken, spread: Duration, meter: &Meter) -> Self {
-        let drain = Arc::new(DrainSignal { asked: drain, began: OnceLock::new(), spread });
+        let drain = Arc::new(DrainSignal { requested: drain, began: OnceLock::new(), spread });
         let instruments = Instruments::new(meter);
         let limit = limits.connections as u64;
         meter
@@ -116,20 +124,18 @@ impl Connections {
         let count = Arc::new(Count {
             limit: limits.connections,
             limit_per_address: limits.connections_per_address,
-            present: Mutex::default(),
+            open: Mutex::default(),
         });
         let registry = Arc::new(Registry::new(limits.keeps_cursors));
         registry.observe(meter);
         Self { count, drain, tasks: TaskTracker::new(), instruments: Arc::new(instruments), registry }
     }
 
-    /// Counts a new connection in, or returns the end that it meets at once. The peer is that of its request.
-    ///
-    /// # Errors
-    /// [`End::Full`], [`End::Crowded`] or [`End::Drained`].
+    /// Counts a new connection in, or returns the end that it meets at once. `peer` is the peer of
+    /// the request; without it the limit per address does not apply.
     pub fn enter(&self, transport: Transport, peer: Option<&Peer>) -> Result<Guard, End> {
         let labels = [KeyValue::new("transport", transport.name())];
-        let entered = match self.drain.asked.is_cancelled() {
+        let entered = match self.drain.requested.is_cancelled() {
             true => Err(End::Drained),
             false => self.count.enter(peer.map(Peer::address)),
         };
@@ -147,52 +153,53 @@ impl Connections {
             deliveries: AtomicU64::new(0),
             since: Instant::now(),
             drain: self.drain.clone(),
-            moment: rand::random(),
+            drain_moment: rand::random(),
             _counted: self.tasks.token(),
         })
     }
 
-    /// How many there are.
+    /// Returns the number of open connections.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.count.present.lock().unwrap_or_else(PoisonError::into_inner).all
+        self.count.open.lock().unwrap_or_else(PoisonError::into_inner).all
     }
 
-    /// Counts a limit that was hit otherwise than by a connection's end.
+    /// Counts a limit that was reached in another way than by the end of a connection.
     pub fn refuse(&self, limit: &'static str) {
         self.instruments.refusals.count(limit);
     }
 
-    /// How many are on the registry, and the first of them.
+    /// Returns the number of connections in the registry, and the first `most` of them.
     #[must_use]
     pub fn entries(&self, most: usize) -> (usize, Vec<Entry>) {
         self.registry.first(most)
     }
 
-    /// Refuses new connections and asks those that are there to end, each at its own moment.
+    /// Refuses new connections and ends the open ones, each at its own moment.
     pub fn drain(&self) {
         self.drain.began.get_or_init(Instant::now);
-        self.drain.asked.cancel();
+        self.drain.requested.cancel();
         self.tasks.close();
     }
 
-    /// Where the tasks of connections run, so that a drain can wait for them. Each [`Guard`] counts as one.
+    /// Returns the tracker of the connections' tasks, so that a drain can wait for them. Each
+    /// [`Guard`] counts as one task.
     #[must_use]
     pub const fn tasks(&self) -> &TaskTracker {
         &self.tasks
     }
 }
 
-/// Longer than any connection lives.
-const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Longest lifetime of a connection: one year, also if its token does not expire.
+const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// When a connection must end whose token expires then, if it does.
+/// Returns when a connection must end if its token expires at `time`.
 pub(super) fn expiry(time: Option<SystemTime>) -> Instant {
-    let life = time.map(|time| time.duration_since(SystemTime::now()).unwrap_or_default());
-    Instant::now() + life.unwrap_or(FAR).min(FAR)
+    let lifetime = time.map(|time| time.duration_since(SystemTime::now()).unwrap_or_default());
+    Instant::now() + lifetime.unwrap_or(MAX_LIFETIME).min(MAX_LIFETIME)
 }
 
-/// One connection that counts, until it is dropped.
+/// Guard of one open connection, which counts until the guard is dropped.
 pub struct Guard {
     count: Arc<Count>,
     address: Option<IpAddr>,
@@ -203,49 +210,52 @@ pub struct Guard {
     labels: [KeyValue; 1],
     end: End,
     since: Instant,
-    /// How many events it was told of.
+    /// Number of deliveries written to the socket.
     deliveries: AtomicU64,
     drain: Arc<DrainSignal>,
-    /// When in a drain it ends, as a part of the whole: drawn once, or every event would draw anew.
-    moment: f32,
+    /// When in a drain the connection ends, as a fraction of the spread. Drawn once, since each
+    /// event polls the drain anew.
+    drain_moment: f32,
     _counted: TaskTrackerToken,
 }
 
 impl Guard {
-    /// Puts the connection on the registry, with the queue of what it is told.
+    /// Adds the connection to the registry, with its send queue.
     pub fn attach(&mut self, send_queue: Arc<SendQueue>) {
         self.slot = Some(self.registry.insert(self.transport, send_queue));
     }
 
-    /// Says why the connection ends. Without a word it was lost.
+    /// Records why the connection ends. Without a call the reason is [`End::Lost`].
     pub fn end(mut self, end: End) {
         self.end = end;
     }
 
     /// Waits until the pod drains and this connection's own moment in the drain has come.
     pub fn drained(&self) -> impl Future<Output = ()> + use<> {
-        let (drain, moment) = (self.drain.clone(), self.moment);
+        let (drain, moment) = (self.drain.clone(), self.drain_moment);
         async move {
-            drain.asked.cancelled().await;
+            drain.requested.cancelled().await;
             let began = *drain.began.get_or_init(Instant::now);
-            // The timer is made when it is needed: a connection in peace has no room for it.
+            // Boxed: only a connection that is drained needs room for the timer.
             Box::pin(sleep_until(began + drain.spread.mul_f32(moment))).await;
         }
     }
 
-    /// Whether the pod drains, for whom asking [`drained`](Self::drained) each time costs too much.
+    /// Reports whether the pod drains. It costs less than polling [`drained`](Self::drained) each
+    /// time.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.drain.began.get().is_some()
     }
 
-    /// Counts deliveries that were written to the socket together. They count by the one that waited longest: a look at
-    /// the clock and the histogram for each would cost a tenth of its write.
+    /// Counts deliveries that were written to the socket together. Only the latency of the one that
+    /// waited longest is recorded: the clock and the histogram would cost each delivery a tenth of
+    /// its write.
     pub fn delivered(&self, deliveries: &[Delivery]) {
         let published = deliveries.iter().find_map(|delivery| delivery.result.published);
         let latency = published.map(|published| published.elapsed().unwrap_or_default());
         let bytes = deliveries.iter().map(|delivery| delivery.result.payload.len()).sum();
-        self.instruments.wrote(self.transport, deliveries.len(), bytes, latency);
+        self.instruments.record_write(self.transport, deliveries.len(), bytes, latency);
         self.deliveries.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
         self.registry.delivered(self.slot, deliveries.last());
         for trace in deliveries.iter().filter_map(|delivery| delivery.result.trace.as_ref()) {

@@ -1,7 +1,9 @@
-//! The accept loop: HTTP/1.1 on every socket, with an end to whatever a peer could drag out before it is a connection.
+//! The accept loop of a pod: accepts TCP sockets and serves HTTP/1.1 on each of them.
 //!
-//! It hands the plain [`TcpStream`] on to whoever upgrades, and to whoever writes a body that goes on, so nothing may be left
-//! around it. It never waits for one peer on behalf of another, unless all places are taken.
+//! Everything that a peer could delay before its socket becomes a connection has a limit. A
+//! WebSocket or a stream takes over the plain [`TcpStream`], so nothing may stay wrapped around the
+//! socket. The loop must never wait for one peer on behalf of another, unless all places for
+//! pending sockets are taken.
 
 mod handoff;
 mod peer;
@@ -39,38 +41,42 @@ pub use self::{
     peer::Peer,
 };
 
-/// The largest head, in bytes: the largest token, and a document in the URL, fit thrice.
+/// The largest head of a request, in bytes: three times what the largest token and a document in
+/// the URL need. A larger head is refused with 431.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// Sockets that have not become a connection; the next wait until one leaves, or gives up its place because it is idle. A head
-/// and a body of each may be in memory, so this is what pending sockets can take.
+/// Pending sockets at a time: those that have not become a connection. At the limit the socket that
+/// has been idle longest is closed. If none is idle, further sockets wait. The head and the body of
+/// each may be in memory, so this bounds what pending sockets can hold.
 const MAX_PENDING_SOCKETS: usize = 1_024;
 
-/// How long a request may go on once the pod drains. A drain waits for it no longer than
-/// [`CLOSE_TIMEOUT`](crate::pod::drain::CLOSE_TIMEOUT), and one straggler must not cut it off.
+/// How long a request may go on once the pod drains. The [`drain`](crate::pod::drain) waits longer
+/// for tasks, so one slow request does not cut it off.
 pub const LAST_REQUEST: Duration = Duration::from_secs(4);
 
-/// Between two tries to accept while the system has no file descriptor left.
-const BREATH: Duration = Duration::from_millis(200);
+/// Delay between two tries to accept while the system has no file descriptor left.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// How long the kernel lets a peer acknowledge nothing, or take nothing, of what was written to it: a machine that is gone, or
-/// a client that has stopped to read, holds no buffer for longer.
+/// How long the kernel lets a peer acknowledge or take nothing of what was written to it. Then the
+/// socket ends. A dead machine, or a client that has stopped reading, holds no buffer for longer.
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// After so much silence the kernel asks a peer whether it is there, and then every five seconds until the
+/// TCP keep-alive: after 25 s of silence the kernel probes the peer, then every 5 s until the
 /// timeout above has passed.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(25)).with_interval(Duration::from_secs(5));
 
-/// Serves until it is told to stop, and then until the requests under way are answered. Sockets of connections are their
-/// owners'.
+/// Runs the accept loop until `stop` is cancelled, then waits until the requests under way are
+/// answered.
+///
+/// It does not wait for the sockets of connections: the tasks of the connections own them.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    serve_some(listener, router, stop, MAX_PENDING_SOCKETS).await;
+    serve_with_places(listener, router, stop, MAX_PENDING_SOCKETS).await;
 }
 
-async fn serve_some(listener: TcpListener, router: Router, stop: CancellationToken, pending: usize) {
-    let (sockets, pending) = (TaskTracker::new(), PendingSockets::new(pending));
+async fn serve_with_places(listener: TcpListener, router: Router, stop: CancellationToken, places: usize) {
+    let (sockets, pending) = (TaskTracker::new(), PendingSockets::new(places));
     let accept = async {
         loop {
             let Some((stream, address)) = accept(&listener).await else { continue };
@@ -81,7 +87,7 @@ async fn serve_some(listener: TcpListener, router: Router, stop: CancellationTok
     select! {
         () = stop.cancelled() => {}
         () = accept => {}
-        () = pending.watch() => {}
+        () = pending.close_late() => {}
     }
     drop(listener);
     sockets.close();
@@ -91,30 +97,32 @@ async fn serve_some(listener: TcpListener, router: Router, stop: CancellationTok
 async fn accept(listener: &TcpListener) -> Option<(TcpStream, IpAddr)> {
     match listener.accept().await {
         Ok((stream, address)) => return Some((stream, address.ip().to_canonical())),
-        Err(error) if is_the_peers(&error) => {}
+        Err(error) if is_peer_fault(&error) => {}
         Err(error) => {
             tracing::error!(%error, "cannot accept");
-            sleep(BREATH).await;
+            sleep(ACCEPT_RETRY_DELAY).await;
         }
     }
     None
 }
 
-/// Serves the requests on a socket, until it is closed or somebody else's: a WebSocket's, or a stream's.
+/// Serves the requests on a socket until it is closed, or until a WebSocket or a stream takes it
+/// over.
 async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: CancellationToken) {
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "socket without its options");
     }
-    // Boxed, since a channel has room for many at once.
+    // The values are boxed, since a channel allocates room for many at once.
     let (sender, mut handoffs) = mpsc::channel(1);
-    let turns = peer.place().turns.clone();
+    let activity = peer.place().activity.clone();
     let service = service_fn(move |request| answer(request, peer.clone(), router.clone(), sender.clone()));
     let mut http = http1::Builder::new();
-    // Its own would count the time before a head to the head; ours is the pending sockets'.
+    // hyper's header timeout would also count keep-alive idle time. It is off; `PendingSockets`
+    // enforces ours.
     http.header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
     let mut served =
-        http.serve_connection(TrackedSocket::new(stream, turns.clone()), service).with_upgrades();
-    let mut patience = pin!(async {
+        http.serve_connection(TrackedSocket::new(stream, activity.clone()), service).with_upgrades();
+    let mut deadline = pin!(async {
         stop.cancelled().await;
         sleep(LAST_REQUEST).await;
     });
@@ -123,7 +131,8 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
         select! {
             result = &mut served => break result,
             Some(handoff) = handoffs.recv() => {
-                // An answer before, to a client that pipelines and does not read, is lost with hyper's buffer.
+                // hyper's buffer is lost. It can hold an earlier answer, to a client that pipelines
+                // requests and does not read.
                 if let Some(parts) = served.into_parts() {
                     handoff.complete(parts.io.into_inner());
                 }
@@ -133,13 +142,13 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
                 is_last = true;
                 pin::Pin::new(&mut served).graceful_shutdown();
             }
-            () = turns.over() => {
-                if turns.is_late() {
+            () = activity.close_requested() => {
+                if activity.is_late() {
                     return;
                 }
                 pin::Pin::new(&mut served).graceful_shutdown();
             }
-            () = &mut patience => return,
+            () = &mut deadline => return,
         }
     };
     if let Err(error) = result {
@@ -148,7 +157,7 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
-    // Frames are small and each matters now: no waiting for more to fill a packet.
+    // Frames are small and urgent. Nagle's algorithm would delay them to fill a packet.
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&KEEPALIVE)?;
@@ -157,7 +166,8 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The router's answer. One that is a stream is not given to hyper, which would keep buffers as long as it lasts.
+/// Returns the router's answer. A stream is handed off instead, since hyper would keep buffers for
+/// as long as it lasts.
 async fn answer(
     mut request: Request<Incoming>,
     peer: Peer,
@@ -165,8 +175,8 @@ async fn answer(
     handoffs: mpsc::Sender<Box<PendingHandoff>>,
 ) -> Result<Response, Infallible> {
     let (version, has_body) = (request.version(), request.method() != Method::HEAD);
-    let turns = peer.place().turns.clone();
-    turns.asked();
+    let activity = peer.place().activity.clone();
+    activity.on_request();
     request.extensions_mut().insert(peer);
     let response = router.call(request).await?;
     let response = match has_body {
@@ -175,19 +185,19 @@ async fn answer(
     };
     match response {
         Ok(handoff) => {
-            // There is room for the one answer that a socket waits for.
+            // Never waits: the channel has room for the one answer of a socket.
             let _ = handoffs.send(Box::new(handoff)).await;
             future::pending().await
         }
         Err(response) => {
-            turns.answered();
+            activity.on_answer();
             Ok(response)
         }
     }
 }
 
-/// Whether the peer is to blame, who is gone already.
-fn is_the_peers(error: &io::Error) -> bool {
+/// Reports whether the peer caused the error: its socket was closed before it was accepted.
+fn is_peer_fault(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
@@ -204,14 +214,14 @@ mod tests {
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
-    /// A server with so many places, and how to connect to it.
-    async fn server(pending: usize) -> impl AsyncFn() -> TcpStream {
+    /// Starts a server with this many places. Returns a function that connects to it.
+    async fn server(places: usize) -> impl AsyncFn() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new()
             .route("/", get(async || "answer"))
             .route("/slow", get(async || sleep(Duration::from_secs(60)).await));
-        TaskTracker::new().spawn(serve_some(listener, router, CancellationToken::new(), pending));
+        TaskTracker::new().spawn(serve_with_places(listener, router, CancellationToken::new(), places));
         async move || TcpStream::connect(address).await.unwrap()
     }
 
@@ -223,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_socket_still_answers_for_as_long_as_balancers_keep_one() {
+    async fn idle_socket_outlives_keep_alive_of_balancers() {
         let connect = server(1).await;
         let mut socket = connect().await;
         for idle in [11, 600] {
@@ -237,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_head_is_cut_off_whichever_it_is_on_its_socket() {
+    async fn slow_head_of_any_request_closes_socket() {
         for answered in [0, 1, 2] {
             let connect = server(1).await;
             let mut socket = connect().await;
@@ -247,7 +257,7 @@ mod tests {
             }
             let began = Instant::now();
             socket.write_all(&REQUEST[..20]).await.unwrap();
-            // A byte each second, whether it is still taken or not.
+            // One byte each second, also after the server has closed the socket.
             while timeout(Duration::from_secs(1), socket.read(&mut [0])).await.is_err() {
                 let _ = socket.write_all(b"x").await;
             }
@@ -256,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_been_idle_for_longest_gives_up_its_place_at_once() {
+    async fn longest_idle_socket_gives_up_its_place() {
         let connect = server(2).await;
         let [mut first, mut second] = [connect().await, connect().await];
         for socket in [&mut first, &mut second] {
@@ -266,13 +276,13 @@ mod tests {
         let began = Instant::now();
         let mut third = connect().await;
         ask(&mut third).await;
-        assert!(began.elapsed() < BREATH, "{:?}", began.elapsed());
+        assert!(began.elapsed() < ACCEPT_RETRY_DELAY, "{:?}", began.elapsed());
         assert_eq!(first.read(&mut [0]).await.unwrap(), 0);
         ask(&mut second).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_that_is_being_run_is_neither_late_nor_idle() {
+    async fn running_request_is_neither_late_nor_idle() {
         let connect = server(1).await;
         let mut slow = connect().await;
         slow.write_all(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();

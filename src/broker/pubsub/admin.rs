@@ -19,14 +19,11 @@ use google_cloud_wkt as wkt;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::{LIMITS, Settings};
+use super::settings::{LIMITS, Settings, generation};
 
 /// Longest time that one call may take; then it fails with [`AdminError::Silent`]. Google's own
 /// calls take a second at most.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// Longest id of a subscription that Pub/Sub accepts, in characters.
-pub(super) const MAX_NAME: usize = 255;
 
 /// Idle time after which Pub/Sub deletes a subscription: the least it accepts. It is the last
 /// safeguard against a leaked feed.
@@ -134,7 +131,7 @@ impl Admin {
 
     /// Returns a name for a feed of this pod, which no earlier generation of any feed had.
     pub(super) fn new_name(&self) -> String {
-        format!("{}{}", self.prefix(), incarnation())
+        format!("{}{}", self.prefix(), generation())
     }
 
     /// Creates a feed under this new name, sought back to `since`. On an emulator, which starts
@@ -198,11 +195,10 @@ impl Admin {
         let Settings { project, topic, .. } = &self.settings;
         let rest = name.strip_prefix(&format!("projects/{project}/subscriptions/{topic}."))?;
         // A name with more dots belongs to another topic, named like this one plus a dot and more.
-        let (pod, incarnation) = rest
-            .split_once('.')
-            .filter(|(pod, incarnation)| !pod.is_empty() && !incarnation.contains('.'))?;
+        let (pod, generation) =
+            rest.split_once('.').filter(|(pod, generation)| !pod.is_empty() && !generation.contains('.'))?;
         let created = || {
-            let (millis, _) = incarnation.split_once('-')?;
+            let (millis, _) = generation.split_once('-')?;
             let since = Duration::from_millis(u64::from_str_radix(millis, 16).ok()?);
             SystemTime::UNIX_EPOCH.checked_add(since)
         };
@@ -212,7 +208,7 @@ impl Admin {
     /// Returns the feeds of this pod, those of earlier generations too.
     pub(super) async fn own_feeds(&self) -> Result<Vec<String>, AdminError> {
         let (mut feeds, prefix) = (self.list().await?.feeds, self.prefix());
-        feeds.retain(|feed| feed.strip_prefix(&prefix).is_some_and(|incarnation| !incarnation.contains('.')));
+        feeds.retain(|feed| feed.strip_prefix(&prefix).is_some_and(|generation| !generation.contains('.')));
         Ok(feeds)
     }
 
@@ -317,13 +313,6 @@ impl Admin {
         let Settings { project, topic, pod, .. } = &self.settings;
         format!("projects/{project}/subscriptions/{topic}.{pod}.")
     }
-}
-
-/// Returns a suffix that no generation of any feed had before: the time, and enough randomness for
-/// two in the same millisecond.
-pub(super) fn incarnation() -> String {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    format!("{:x}-{:08x}", since.as_millis(), rand::random::<u32>())
 }
 
 pub(super) fn code(error: &AdminError) -> Option<Code> {

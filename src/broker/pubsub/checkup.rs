@@ -15,9 +15,10 @@ use tokio::{
 };
 
 use super::{
-    Clients, ConnectError, LIMITS, Settings,
     admin::{AdminError, code},
+    clients::{Clients, ConnectError},
     feed::{CLOSE_TIMEOUT, reader::Reader},
+    settings::{LIMITS, Settings},
 };
 use crate::{
     broker::Received,

@@ -27,10 +27,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::reader::{Reader, Twins, fill};
+use self::reader::{Reader, Twins, describe, fill};
 use super::{
-    Clients,
     admin::{AdminError, NewFeed},
+    clients::Clients,
 };
 use crate::broker::{Feed, FeedState, Received, Reopen};
 
@@ -322,12 +322,6 @@ impl Keeper {
             }
         }
     }
-}
-
-/// Returns the error with all its causes, as text for people.
-fn describe(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::{collections::HashMap, error::Error, time::SystemTime};
 use async_trait::async_trait;
 
 use super::{
-    Clients,
     admin::{Admin, AdminError},
+    clients::Clients,
 };
 use crate::broker::{Cleanup, IsOrphan, Swept};
 

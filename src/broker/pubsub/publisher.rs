@@ -22,7 +22,10 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{ConnectError, LIMITS, Settings};
+use super::{
+    clients::ConnectError,
+    settings::{LIMITS, Settings},
+};
 use crate::{
     broker::{PUBLISH_TIMEOUT, Publish, PublishError},
     event::{Event, HEARTBEAT, cloudevent},

@@ -10,7 +10,9 @@ use async_graphql::{
     parser::types::{Field, OperationDefinition},
 };
 
-use super::AFTER;
+/// The argument of a subscription's root field that takes a cursor. A field that has it can be resumed; its resolver does
+/// not see the value.
+pub const AFTER: &str = "after";
 
 /// What stands in the place of every cursor.
 const NONE: &str = "";

@@ -8,8 +8,8 @@ use async_graphql::{
     parser::types::{ExecutableDocument, Selection, SelectionSet},
 };
 
-use super::{cursor, refuse};
-use crate::graphql::error::{Code, Error};
+use super::cursor;
+use crate::graphql::error::{Code, Error, refuse};
 
 /// How many bytes a document may have: eight times the introspection query of known tools, indented.
 const MAX_BYTES: usize = 32 << 10;

@@ -1,34 +1,36 @@
-//! [`End`]: why a connection ended, and what that means to metrics and to its client.
+//! [`End`]: why a connection ended, and how metrics and logs call the reason.
+//!
+//! The first reason counts. It must never name a client: reasons become labels of metrics.
 
-/// Why a connection ended. The first reason counts.
+/// Reason for the end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The client left in good order.
+    /// The client closed the connection in good order.
     Left,
     /// The transport broke.
     Lost,
-    /// The client did not answer our pings.
+    /// The client did not answer pings, or took nothing of what was written.
     Dead,
-    /// The client broke the protocol, or was refused by it.
+    /// The client broke the protocol, or the protocol refused it. Holds the reason's label.
     Refused(&'static str),
-    /// A message over the limit.
+    /// A message was over the limit.
     TooBig,
-    /// Text that is not UTF-8, or a frame that is not one.
+    /// Text was not UTF-8, or a frame was malformed. Holds the close code.
     Malformed(u16),
-    /// Its token expired; it may come back with a fresh one.
+    /// The token expired. The client may reconnect with a fresh one.
     Expired,
-    /// It did not read what was meant for it in time; it may come back.
+    /// The client did not read its deliveries in time. It may reconnect.
     Slow,
-    /// There was no room for it; it may come back.
+    /// The pod had no room for the connection. The client may reconnect.
     Full,
-    /// There was no room for another from its address; it may come back.
+    /// The pod had no room for another connection from this address. The client may reconnect.
     Crowded,
-    /// The pod drains; it may come back, to another pod.
+    /// The pod drains. The client may reconnect, to another pod.
     Drained,
 }
 
 impl End {
-    /// The reason as metrics and logs name it.
+    /// Returns the reason's name in metrics and logs.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -46,7 +48,7 @@ impl End {
         }
     }
 
-    /// The limit that was hit, if it was one.
+    /// Returns the limit that was reached, if the reason is one.
     pub(super) const fn limit(&self) -> Option<&'static str> {
         Some(match self {
             Self::Full => "connections",

@@ -1,4 +1,7 @@
-//! What is counted of connections.
+//! [`Instruments`]: metrics of connections, their ends, and what was written to them.
+//!
+//! Labels are the transport and the reason. They must never be an id, or the number of series would
+//! have no bound.
 
 use std::time::Duration;
 
@@ -10,17 +13,18 @@ use opentelemetry::{
 use super::{end::End, transport::Transport};
 use crate::telemetry::{LATENCY_BUCKETS, Refusals};
 
+/// Metrics of the connections of one pod.
 pub(super) struct Instruments {
     pub(super) connections: UpDownCounter<i64>,
     ends: Counter<u64>,
-    /// By transport, at its place in [`Transport::ALL`].
-    written: [Written; Transport::ALL.len()],
+    /// By transport, in the order of [`Transport::ALL`].
+    written: [WriteMetrics; Transport::ALL.len()],
     pub(super) refusals: Refusals,
 }
 
-/// What was written to sockets. Bound to its transport, or every write would look the label up once for each reader of the
-/// metrics.
-struct Written {
+/// Metrics of what was written to sockets, bound to one transport. Unbound, each write would look
+/// up the label once for each reader of the metrics.
+struct WriteMetrics {
     deliveries: BoundCounter<u64>,
     bytes: BoundCounter<u64>,
     latency: BoundHistogram<f64>,
@@ -40,13 +44,13 @@ impl Instruments {
             written: written(meter),
             refusals: Refusals::new(meter),
         };
-        instruments.begin();
+        instruments.create_series();
         instruments
     }
 
-    /// From the beginning: an autoscaler takes a gauge that does not exist for one that is broken, and the first increase of
-    /// a counter would be none to whoever watches it.
-    fn begin(&self) {
+    /// Creates the series with the value 0. An autoscaler takes a missing gauge for a broken one.
+    /// The first increase of a counter is invisible if the counter did not exist before.
+    fn create_series(&self) {
         for transport in Transport::ALL {
             let transport = KeyValue::new("transport", transport.name());
             self.connections.add(0, std::slice::from_ref(&transport));
@@ -56,8 +60,9 @@ impl Instruments {
         }
     }
 
-    /// So many deliveries were written together, so long after the topic had the one that waited longest, if one is live.
-    pub(super) fn wrote(
+    /// Records that deliveries were written together. `latency` runs from the topic's
+    /// acknowledgement of the one that waited longest. It is `None` if none of them is live.
+    pub(super) fn record_write(
         &self,
         transport: Transport,
         deliveries: usize,
@@ -80,7 +85,7 @@ impl Instruments {
     }
 }
 
-fn written(meter: &Meter) -> [Written; Transport::ALL.len()] {
+fn written(meter: &Meter) -> [WriteMetrics; Transport::ALL.len()] {
     let deliveries = meter
         .u64_counter("relay.deliveries")
         .with_description("Events written to sockets, by transport.")
@@ -100,12 +105,12 @@ fn written(meter: &Meter) -> [Written; Transport::ALL.len()] {
         .build();
     Transport::ALL.map(|transport| {
         let label = [KeyValue::new("transport", transport.name())];
-        let written = Written {
+        let written = WriteMetrics {
             deliveries: deliveries.bind(&label),
             bytes: bytes.bind(&label),
             latency: latency.bind(&label),
         };
-        // From the beginning, or the first increase would be no increase to whoever watches it.
+        // At 0 from the beginning, since the first increase of a missing counter is invisible.
         written.deliveries.add(0);
         written.bytes.add(0);
         written

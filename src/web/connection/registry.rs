@@ -1,8 +1,8 @@
-//! [`Registry`]: who is connected, for those who ask from outside.
+//! [`Registry`]: the open connections, read by `/debug/connections` and the gauges.
 //!
-//! Connections put themselves on it when they begin and are taken off when they end. No event touches it, so that what is
-//! shown of them costs nothing but the time of whoever looks; unless operators may ask where each client stands, which each
-//! write then notes.
+//! A connection is added when it begins and removed when it ends. Events do not touch the registry,
+//! so that it costs time only when it is read. Only if operators may ask for cursors, each write
+//! stores one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,32 +13,32 @@ use tokio::time::Instant;
 use super::transport::Transport;
 use crate::hub::{Delivery, SendQueue};
 
-/// Who is connected, for whoever asks from outside.
+/// Registry of open connections, read by `/debug/connections` and the gauges.
 pub(super) struct Registry {
     entries: Mutex<Slab<Entry>>,
-    /// Whether somebody may ask where each client stands.
-    notes_cursors: bool,
+    /// Whether the last cursor of each connection is kept.
+    keeps_cursors: bool,
 }
 
-/// One connection on the registry.
+/// One connection in the registry.
 #[derive(Clone)]
 pub struct Entry {
-    /// How it is connected.
+    /// Transport of the connection.
     pub transport: Transport,
-    /// What waits for it.
+    /// Send queue of the connection.
     pub send_queue: Arc<SendQueue>,
-    /// When it came.
+    /// When the connection was added.
     pub since: Instant,
-    /// What it was last written, if that is noted.
+    /// Cursor of the last delivery that was written; `None` if cursors are not kept.
     pub cursor: Option<Arc<str>>,
 }
 
 impl Registry {
-    pub(super) fn new(notes_cursors: bool) -> Self {
-        Self { entries: Mutex::default(), notes_cursors }
+    pub(super) fn new(keeps_cursors: bool) -> Self {
+        Self { entries: Mutex::default(), keeps_cursors }
     }
 
-    /// Shows what they add up to as metrics.
+    /// Registers the gauges that add up values of all connections.
     pub(super) fn observe(self: &Arc<Self>, meter: &Meter) {
         let gauge = |name, unit, description, value: fn(&SendQueue) -> usize| {
             let registry = self.clone();
@@ -64,9 +64,9 @@ impl Registry {
         self.entries().insert(Entry { transport, send_queue, since: Instant::now(), cursor: None })
     }
 
-    /// Notes where the client stands, if that is to be noted.
+    /// Stores the cursor of the last delivery, if cursors are kept.
     pub(super) fn delivered(&self, slot: Option<usize>, last: Option<&Delivery>) {
-        if !self.notes_cursors {
+        if !self.keeps_cursors {
             return;
         }
         let mut entries = self.entries();
@@ -75,7 +75,7 @@ impl Registry {
         }
     }
 
-    /// How many there are, and the first of them.
+    /// Returns the number of connections, and the first `most` of them.
     pub(super) fn first(&self, most: usize) -> (usize, Vec<Entry>) {
         let entries = self.entries();
         (entries.len(), entries.iter().take(most).map(|(_, entry)| entry.clone()).collect())
@@ -86,11 +86,11 @@ impl Registry {
     }
 
     fn entries(&self) -> MutexGuard<'_, Slab<Entry>> {
-        // Nothing panics while it is held.
+        // Not poisoned: nothing panics while the lock is held.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the connections of each transport add up to.
+    /// Adds up a value over the connections of each transport.
     fn sum(&self, value: impl Fn(&SendQueue) -> usize) -> [u64; Transport::ALL.len()] {
         let mut sums = [0; Transport::ALL.len()];
         for (_, entry) in self.entries().iter() {

@@ -1,6 +1,8 @@
-//! [`Transport`]: the ways in which a connection comes.
+//! [`Transport`]: the ways in which a client connects.
+//!
+//! The order of [`Transport::ALL`] must never differ from that of the variants: it is their index.
 
-/// A way to tell a client of many results.
+/// Transport that carries many results to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// A WebSocket.
@@ -12,10 +14,10 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// All of them, each at its own place.
+    /// All transports. The index of each is its discriminant.
     pub const ALL: [Self; 3] = [Self::WebSocket, Self::Sse, Self::Multipart];
 
-    /// The name in metrics and logs.
+    /// Returns the name in metrics and logs.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,7 +1,8 @@
-//! Socket handoff: a transport that writes its own body takes the socket of its response.
+//! [`SocketHandoff`]: gives the socket of a response to the transport that writes the body itself.
 //!
-//! hyper would keep buffers for as long as the body lasts. A handler puts a [`HandoffRequest`] into the extensions of its
-//! response; the server answers it with a [`SocketHandoff`] instead of writing the response.
+//! hyper would keep buffers for as long as the body lasts. A handler puts a [`HandoffRequest`] into
+//! the extensions of its response. The server then sends a [`SocketHandoff`] and never writes the
+//! response.
 
 use std::{
     fmt,
@@ -14,10 +15,10 @@ use axum::{
 };
 use tokio::{net::TcpStream, sync::oneshot};
 
-/// A socket, and the head of the response that is still to be written to it.
+/// A socket, with the head of the response that the transport has to write.
 #[derive(Debug)]
 pub struct SocketHandoff {
-    /// The socket, without anything around it.
+    /// The plain socket, without any wrapper.
     pub socket: TcpStream,
     /// The HTTP version of the request.
     pub version: Version,
@@ -25,18 +26,20 @@ pub struct SocketHandoff {
     pub head: response::Parts,
 }
 
-/// A response extension that asks for the socket.
+/// Response extension by which a handler asks for the socket.
 #[derive(Clone)]
 pub struct HandoffRequest(Arc<Mutex<Option<oneshot::Sender<SocketHandoff>>>>);
 
 impl HandoffRequest {
-    /// Creates a request and the receiver of its socket. The receiver fails if the client leaves before.
+    /// Creates a request and the receiver of its socket. The receiver fails if the client leaves
+    /// before the handoff.
     pub fn new() -> (Self, oneshot::Receiver<SocketHandoff>) {
         let (sender, receiver) = oneshot::channel();
         (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
     }
 
-    /// Takes the request out of a response, together with the head that the transport has to write.
+    /// Takes the request out of a response, with the head that the transport has to write. Returns
+    /// a response without a request unchanged.
     pub(super) fn take(mut response: Response, version: Version) -> Result<PendingHandoff, Response> {
         match response.extensions_mut().remove::<Self>() {
             Some(request) => Ok(PendingHandoff { request, version, head: response.into_parts().0 }),
@@ -51,7 +54,7 @@ impl fmt::Debug for HandoffRequest {
     }
 }
 
-/// A handoff that waits for hyper to release the socket.
+/// A handoff that waits until hyper releases the socket.
 pub(super) struct PendingHandoff {
     request: HandoffRequest,
     version: Version,
@@ -59,7 +62,7 @@ pub(super) struct PendingHandoff {
 }
 
 impl PendingHandoff {
-    /// Hands the socket over. A receiver that has ended meanwhile closes it.
+    /// Sends the socket to the transport. If the receiver has ended, the socket is closed.
     pub(super) fn complete(self, socket: TcpStream) {
         let Self { request, version, head } = self;
         let sender = request.0.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -1,4 +1,7 @@
-//! [`Peer`]: what a handler may know of the socket that its request came by.
+//! [`Peer`]: what a handler can learn about the socket of its request.
+//!
+//! A handler needs the address, and keeps the socket's place taken. It must never reach the socket
+//! itself.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -10,7 +13,7 @@ use super::pending::Place;
 #[derive(Clone, Debug)]
 pub struct Peer {
     address: IpAddr,
-    /// Held for as long as this value: a request under way keeps its place.
+    /// Taken for as long as this value lives, so that a request under way keeps its place.
     place: Arc<Place>,
 }
 
@@ -25,7 +28,7 @@ impl Peer {
         extensions.get()
     }
 
-    /// Returns the address of the peer, or that of the balancer in front of it.
+    /// Returns the address of the peer, or that of the load balancer in front of it.
     #[must_use]
     pub const fn address(&self) -> IpAddr {
         self.address

@@ -1,9 +1,11 @@
-//! The sockets that have not become a connection: how many there may be, and how long each may be silent.
+//! [`PendingSockets`]: limits how many sockets may be no connection yet, and how long each may be
+//! silent.
 //!
-//! The head of a request may take a few seconds, whichever it is on its socket; between two requests a socket may be idle for
-//! longer than balancers keep one, so that no request meets a socket that is being closed. One look at all of them each second
-//! sees to that: a request costs no timer. When all places are taken, who has been idle for longest gives up its own. It must
-//! never cut off a request that is being run.
+//! The head of every request on a socket may take a few seconds. Between two requests a socket may
+//! be idle longer than load balancers keep one. So no request meets a socket that is being closed.
+//! One check of all sockets each second enforces both times: a request costs no timer. When all
+//! places are taken, the socket that has been idle longest is closed. A request that is running
+//! must never be cut off.
 
 use std::{
     fmt,
@@ -17,168 +19,172 @@ use tokio::{
     time::{Instant, interval, timeout},
 };
 
-/// How long the head of a request may take, from its first byte; that of a socket's first request, from the beginning.
+/// How long the head of a request may take, from its first byte. For the first request of a socket
+/// it counts from the accept. Then the socket is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a socket may be idle between two requests: Google's balancers keep one for 600 s, and want to be the first to
-/// close it.
+/// How long a socket may be idle between two requests before it is closed. Google's load balancers
+/// keep one for 600 s and must be the first to close it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(620);
 
-/// Between two looks at all sockets.
-const PERIOD: Duration = Duration::from_secs(1);
+/// Time between two checks of all sockets.
+const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
-/// Between two tries to find a place when nobody is idle.
-const BREATH: Duration = Duration::from_millis(200);
+/// Longest time between two tries to find a place while no socket is idle.
+const PLACE_RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// What a socket waits for.
+/// State of a pending socket: what it waits for.
 #[derive(Clone, Copy, Debug)]
-enum Turn {
-    /// The rest of a head.
-    Head(Instant),
+enum State {
+    /// The rest of a head, since this time.
+    ReadingHead(Instant),
     /// The answer to a request.
-    Busy,
-    /// A request.
+    Answering,
+    /// The next request, since this time.
     Idle(Instant),
-    /// To be closed: its place is wanted.
-    Leaving,
+    /// Its end: another socket needs the place.
+    Closing,
 }
 
-/// Whose turn it is on one socket, as its reads, writes and answers tell.
+/// Activity on one socket: its state, updated by its reads, writes and answers.
 #[derive(Debug)]
-pub(super) struct Turns {
-    now: Mutex<Turn>,
-    over: Notify,
+pub(super) struct Activity {
+    state: Mutex<State>,
+    close: Notify,
 }
 
-impl Turns {
+impl Activity {
     fn new() -> Self {
-        Self { now: Mutex::new(Turn::Head(Instant::now())), over: Notify::new() }
+        Self { state: Mutex::new(State::ReadingHead(Instant::now())), close: Notify::new() }
     }
 
-    fn now(&self) -> MutexGuard<'_, Turn> {
-        // Nothing panics while it is held.
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Not poisoned: nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something was read.
-    pub(super) fn heard(&self) {
-        let mut now = self.now();
-        if matches!(*now, Turn::Idle(_) | Turn::Leaving) {
-            *now = Turn::Head(Instant::now());
+    /// Records that something was read. On an idle socket it is the beginning of a head.
+    pub(super) fn on_read(&self) {
+        let mut state = self.state();
+        if matches!(*state, State::Idle(_) | State::Closing) {
+            *state = State::ReadingHead(Instant::now());
         }
     }
 
-    /// A head was complete.
-    pub(super) fn asked(&self) {
-        *self.now() = Turn::Busy;
+    /// Records that a head is complete.
+    pub(super) fn on_request(&self) {
+        *self.state() = State::Answering;
     }
 
-    /// The answer is known.
-    pub(super) fn answered(&self) {
-        *self.now() = Turn::Idle(Instant::now());
+    /// Records that the answer is known.
+    pub(super) fn on_answer(&self) {
+        *self.state() = State::Idle(Instant::now());
     }
 
-    /// Something of an answer was written. What was read since it was known can be the end of its request's body.
-    pub(super) fn wrote(&self) {
-        let mut now = self.now();
-        if matches!(*now, Turn::Head(_) | Turn::Idle(_)) {
-            *now = Turn::Idle(Instant::now());
+    /// Records that a part of an answer was written. The socket is idle from now on: what was read
+    /// since the answer was known can be the end of the request's body.
+    pub(super) fn on_write(&self) {
+        let mut state = self.state();
+        if matches!(*state, State::ReadingHead(_) | State::Idle(_)) {
+            *state = State::Idle(Instant::now());
         }
     }
 
-    /// Whether the socket has been waiting for too long.
+    /// Reports whether the socket has waited for too long.
     pub(super) fn is_late(&self) -> bool {
-        match *self.now() {
-            Turn::Head(since) => since.elapsed() > HEAD_TIMEOUT,
-            Turn::Idle(since) => since.elapsed() > IDLE_TIMEOUT,
-            Turn::Busy | Turn::Leaving => false,
+        match *self.state() {
+            State::ReadingHead(since) => since.elapsed() > HEAD_TIMEOUT,
+            State::Idle(since) => since.elapsed() > IDLE_TIMEOUT,
+            State::Answering | State::Closing => false,
         }
     }
 
-    /// Waits until the socket is to be closed: at once if it is late, else as soon as nobody waits for an answer.
-    pub(super) async fn over(&self) {
-        self.over.notified().await;
+    /// Waits until the socket has to be closed: at once if it is late, else after the answer under
+    /// way.
+    pub(super) async fn close_requested(&self) {
+        self.close.notified().await;
     }
 
     fn idle_since(&self) -> Option<Instant> {
-        match *self.now() {
-            Turn::Idle(since) => Some(since),
+        match *self.state() {
+            State::Idle(since) => Some(since),
             _ => None,
         }
     }
 }
 
-/// All the sockets that one listener has accepted and that are no connection.
+/// Pending sockets of one listener: accepted, but no connection yet.
 pub(super) struct PendingSockets {
-    most: usize,
-    turns: Mutex<Slab<Arc<Turns>>>,
-    left: Notify,
+    places: usize,
+    sockets: Mutex<Slab<Arc<Activity>>>,
+    freed: Notify,
 }
 
 impl PendingSockets {
-    /// None yet, and never more than `most`.
-    pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, turns: Mutex::default(), left: Notify::new() })
+    /// Creates an empty set with this many places.
+    pub(super) fn new(places: usize) -> Arc<Self> {
+        Arc::new(Self { places, sockets: Mutex::default(), freed: Notify::new() })
     }
 
-    fn turns(&self) -> MutexGuard<'_, Slab<Arc<Turns>>> {
-        // Nothing panics while it is held.
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sockets(&self) -> MutexGuard<'_, Slab<Arc<Activity>>> {
+        // Not poisoned: nothing panics while the lock is held.
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for another, as soon as there is one.
+    /// Waits for a free place and takes it. While there is none, it closes the socket that has been
+    /// idle longest.
     pub(super) async fn enter(self: &Arc<Self>) -> Place {
         loop {
             if let Some(place) = self.try_enter() {
                 return place;
             }
-            self.make_room();
-            let _ = timeout(BREATH, self.left.notified()).await;
+            self.close_longest_idle();
+            let _ = timeout(PLACE_RETRY_DELAY, self.freed.notified()).await;
         }
     }
 
     fn try_enter(self: &Arc<Self>) -> Option<Place> {
-        let mut all = self.turns();
-        if all.len() >= self.most {
+        let mut all = self.sockets();
+        if all.len() >= self.places {
             return None;
         }
-        let turns = Arc::new(Turns::new());
-        let slot = all.insert(turns.clone());
-        Some(Place { pending: self.clone(), slot, turns })
+        let activity = Arc::new(Activity::new());
+        let slot = all.insert(activity.clone());
+        Some(Place { pending: self.clone(), slot, activity })
     }
 
-    fn make_room(&self) {
-        let all = self.turns();
-        let idle = all.iter().filter_map(|(_, turns)| Some((turns.idle_since()?, turns)));
+    fn close_longest_idle(&self) {
+        let all = self.sockets();
+        let idle = all.iter().filter_map(|(_, socket)| Some((socket.idle_since()?, socket)));
         if let Some((_, longest)) = idle.min_by_key(|(since, _)| *since) {
-            *longest.now() = Turn::Leaving;
-            longest.over.notify_one();
+            *longest.state() = State::Closing;
+            longest.close.notify_one();
         }
     }
 
-    /// Ends those that are late, for ever.
-    pub(super) async fn watch(&self) {
-        let mut looks = interval(PERIOD);
+    /// Asks late sockets to close, once a second. It never returns.
+    pub(super) async fn close_late(&self) {
+        let mut checks = interval(CHECK_PERIOD);
         loop {
-            looks.tick().await;
-            for (_, turns) in self.turns().iter().filter(|(_, turns)| turns.is_late()) {
-                turns.over.notify_one();
+            checks.tick().await;
+            for (_, socket) in self.sockets().iter().filter(|(_, socket)| socket.is_late()) {
+                socket.close.notify_one();
             }
         }
     }
 }
 
-/// The place of one socket, free again when it is dropped.
+/// Place of one pending socket. Dropping it frees the place.
 pub(super) struct Place {
     pending: Arc<PendingSockets>,
     slot: usize,
-    pub(super) turns: Arc<Turns>,
+    pub(super) activity: Arc<Activity>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.pending.turns().try_remove(self.slot);
-        self.pending.left.notify_one();
+        self.pending.sockets().try_remove(self.slot);
+        self.pending.freed.notify_one();
     }
 }
 

@@ -1,6 +1,8 @@
-//! The TCP socket under HTTP, which tells whose turn it is on it.
+//! [`TrackedSocket`]: the TCP socket under HTTP, which reports its reads and writes to
+//! [`Activity`].
 //!
-//! It adds nothing to what is read and written, and is taken off again by whoever takes the socket over.
+//! It changes nothing of what is read and written. A transport that takes over the socket removes
+//! it.
 
 use std::{
     io::{self, IoSlice},
@@ -13,20 +15,20 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::pending::Turns;
+use super::pending::Activity;
 
-/// A socket that is served.
+/// TCP socket that reports its reads and writes.
 pub(in crate::web) struct TrackedSocket {
     io: TokioIo<TcpStream>,
-    turns: Arc<Turns>,
+    activity: Arc<Activity>,
 }
 
 impl TrackedSocket {
-    pub(super) fn new(stream: TcpStream, turns: Arc<Turns>) -> Self {
-        Self { io: TokioIo::new(stream), turns }
+    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
+        Self { io: TokioIo::new(stream), activity }
     }
 
-    /// The socket alone.
+    /// Returns the plain socket.
     pub(in crate::web) fn into_inner(self) -> TcpStream {
         self.io.into_inner()
     }
@@ -43,8 +45,8 @@ impl Read for TrackedSocket {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.io().poll_read(cx, buffer))?;
-        // Or the end, after which there are no turns.
-        self.turns.heard();
+        // At the end of the stream too, after which the state no longer matters.
+        self.activity.on_read();
         Poll::Ready(Ok(()))
     }
 }
@@ -52,7 +54,7 @@ impl Read for TrackedSocket {
 impl Write for TrackedSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let length = ready!(self.io().poll_write(cx, bytes))?;
-        self.turns.wrote();
+        self.activity.on_write();
         Poll::Ready(Ok(length))
     }
 
@@ -62,7 +64,7 @@ impl Write for TrackedSocket {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length = ready!(self.io().poll_write_vectored(cx, parts))?;
-        self.turns.wrote();
+        self.activity.on_write();
         Poll::Ready(Ok(length))
     }
 

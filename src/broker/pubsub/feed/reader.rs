@@ -19,7 +19,6 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::describe;
 use crate::{
     broker::{Ack, Received},
     event::{HEARTBEAT, cloudevent},
@@ -164,6 +163,12 @@ fn receive(message: Message, handler: Handler) -> Received {
     let published = publish_time.and_then(|time| SystemTime::try_from(time).ok());
     let event = cloudevent::decode(|name| attributes.get(name).map(String::as_str), data, published);
     Received { event, message_id, ack: Ack::new(move || handler.ack()) }
+}
+
+/// Returns the error with all its causes, as text for people.
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]
