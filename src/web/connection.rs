@@ -133,6 +133,9 @@ impl Connections {
 
     /// Counts a new connection in, or returns the end that it meets at once. `peer` is the peer of
     /// the request; without it the limit per address does not apply.
+    ///
+    /// # Errors
+    /// [`End::Full`] or [`End::Crowded`] at a limit, [`End::Drained`] if the pod drains.
     pub fn enter(&self, transport: Transport, peer: Option<&Peer>) -> Result<Guard, End> {
         let labels = [KeyValue::new("transport", transport.name())];
         let entered = match self.drain.requested.is_cancelled() {

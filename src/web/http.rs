@@ -1,6 +1,6 @@
-//! What every transport over HTTP shares: origins, media types, requests in, refusals out.
+//! What all transports over HTTP share: origins, media types, requests and refusals.
 //!
-//! It must never know a transport or the app state, so that each of them can use it.
+//! It must never depend on a transport or on the app state, so that each of them can use it.
 
 pub mod negotiate;
 pub mod origin;

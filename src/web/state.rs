@@ -1,4 +1,6 @@
-//! [`AppState`]: what every handler of a pod works with, and [`Settings`]: what clients may do.
+//! [`AppState`]: what the handlers of a pod share, and [`Settings`]: what clients may do.
+//!
+//! Each handler gets one value instead of many arguments. It must never depend on a transport.
 
 mod authenticate;
 
@@ -11,18 +13,19 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// What clients may do, and how much of it.
+/// Settings of what clients may do, and how much of it. Defaults are those of the program.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Origins of the web pages that may send requests.
+    /// Origins of the web pages that may send requests; others are refused with 403.
     pub origins: Origins,
-    /// Bytes that the send queue of one connection holds. A full queue ends its connection.
+    /// Bytes that the send queue of one connection holds; default 256 KiB. A full queue ends its
+    /// connection.
     pub queue_bytes: usize,
-    /// Connections at a time.
+    /// Connections at a time; default 50,000. A further one is refused.
     pub max_connections: usize,
-    /// Connections from one address at a time; 0: no limit.
+    /// Connections from one address at a time; 0, the default: no limit. A further one is refused.
     pub max_connections_per_address: usize,
-    /// Watchers on one connection.
+    /// Watchers on one connection; default 64. A further operation is refused.
     pub max_watchers: usize,
     /// Token of operators for `/debug`; `None`: `/debug` does not exist.
     pub debug_token: Option<Secret>,
@@ -30,7 +33,7 @@ pub struct Settings {
     pub page: Option<Vec<Tab>>,
 }
 
-/// State that the handlers of one pod share.
+/// App state that the handlers of one pod share.
 pub struct AppState {
     /// Runs operations.
     pub engine: Engine,
@@ -44,6 +47,6 @@ pub struct AppState {
     pub health: Health,
     /// Metrics that `/metrics` shows.
     pub metrics: Metrics,
-    /// Bounds.
+    /// Settings of what clients may do.
     pub settings: Settings,
 }

@@ -1,19 +1,19 @@
-//! Which media types go in and out: what a client accepts, and what it says that it sends.
+//! Content negotiation: which media types a client accepts, and which one it sends.
 //!
-//! One reading of `Accept` for every transport over HTTP. It never looks at the operation: the caller knows whether one result
-//! is to be sent or many.
+//! All transports over HTTP read `Accept` here. It never looks at the operation: the caller decides
+//! whether one result is sent or many.
 
 use axum::http::{
     HeaderMap,
     header::{ACCEPT, CONTENT_TYPE, HeaderName},
 };
 
-/// A form that an answer can have.
+/// Form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// `application/graphql-response+json`: the status says whether the request was run.
+    /// `application/graphql-response+json`: the status tells whether the request was run.
     GraphqlResponseJson,
-    /// `application/json`: what was understood is answered with 200.
+    /// `application/json`: every request that was understood gets 200.
     Json,
     /// `text/event-stream`: graphql-sse.
     EventStream,
@@ -21,18 +21,20 @@ pub enum Form {
     Multipart,
 }
 
-/// In the order in which ties are decided. JSON is first because the audits of graphql-http want it for `*/*`.
+/// Forms of one result, in the order that decides ties. JSON is first because the audits of
+/// graphql-http expect it for `*/*`.
 const RESULT: [Form; 4] = [Form::Json, Form::GraphqlResponseJson, Form::EventStream, Form::Multipart];
+/// Forms of many results, in the order that decides ties.
 const STREAM: [Form; 2] = [Form::EventStream, Form::Multipart];
 
-/// What a client accepts.
+/// Media types that a client accepts.
 #[derive(Debug)]
 pub struct Accept {
-    /// `None`: it does not say.
+    /// `None`: the request has no `Accept` header.
     ranges: Option<Vec<Range>>,
 }
 
-/// One media range with its weight, in thousandths.
+/// Media range with its weight, in thousandths.
 #[derive(Debug)]
 struct Range {
     essence: String,
@@ -41,7 +43,7 @@ struct Range {
 }
 
 impl Accept {
-    /// Reads the `Accept` headers. What cannot be read accepts nothing.
+    /// Reads the `Accept` headers. A part that cannot be read accepts nothing.
     #[must_use]
     pub fn read(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(ACCEPT).iter().peekable();
@@ -52,28 +54,29 @@ impl Accept {
         Self { ranges: Some(texts.flat_map(|text| split(text, ',')).filter_map(Range::parse).collect()) }
     }
 
-    /// How to answer with one result; `None` if the client accepts nothing that we have.
+    /// Returns the form of one result; `None` if the client accepts no form that the pod has.
     #[must_use]
     pub fn result(&self) -> Option<Form> {
-        // The specification's default changed in 2025, but its audits and the clients that say nothing are older.
+        // The specification changed its default in 2025. Its audits, and clients without `Accept`,
+        // are older.
         self.best(&RESULT, Form::Json)
     }
 
-    /// How to answer with many results; `None` if the client accepts no stream that we have. It has to name one.
+    /// Returns the form of many results; `None` if the client names no stream that the pod has.
     #[must_use]
     pub fn stream(&self) -> Option<Form> {
         self.ranges.as_ref()?;
         self.best(&STREAM, Form::EventStream)
     }
 
-    fn best(&self, answers: &[Form], unasked: Form) -> Option<Form> {
-        let Some(ranges) = &self.ranges else { return Some(unasked) };
+    fn best(&self, answers: &[Form], default: Form) -> Option<Form> {
+        let Some(ranges) = &self.ranges else { return Some(default) };
         let weighed = answers.iter().filter_map(|&answer| {
             let (place, range) = most_specific(ranges, answer)?;
             (range.weight > 0).then_some((answer, range.weight, place))
         });
-        // The heaviest; of these the first that the client names; of these the first of ours. A stream only takes one
-        // result if nothing else is accepted.
+        // The greatest weight decides, then the client's order, then ours. One result is sent as a
+        // stream only if the client accepts nothing else.
         let key = |&(answer, weight, place): &(Form, u16, usize)| {
             (answers.len() == RESULT.len() && answer.is_stream(), u16::MAX - weight, place)
         };
@@ -82,13 +85,13 @@ impl Accept {
 }
 
 impl Form {
-    /// Whether it carries many results.
+    /// Reports whether the form carries many results.
     #[must_use]
     pub const fn is_stream(self) -> bool {
         matches!(self, Self::EventStream | Self::Multipart)
     }
 
-    /// How well the range fits: the more specific, the greater.
+    /// Returns how well the range fits: the more specific, the greater.
     fn fit(self, range: &Range) -> Option<u8> {
         let fits_charset = range.parameter("charset").is_none_or(is_utf8);
         match (self, &*range.essence) {
@@ -137,7 +140,7 @@ impl Range {
     }
 }
 
-/// `0` to `1` with at most three decimals, in thousandths.
+/// Parses a weight from `0` to `1` with at most three decimals. Returns thousandths.
 fn weight(text: &str) -> Option<u16> {
     let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
     let decimals = format!("{decimals:0<3}");
@@ -148,7 +151,7 @@ fn weight(text: &str) -> Option<u16> {
     }
 }
 
-/// The trimmed, non-empty parts between separators that stand outside of quotes.
+/// Returns the trimmed, non-empty parts between separators that stand outside of quotes.
 fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let mut is_quoted = false;
     let parts = text.split(move |character| {
@@ -158,8 +161,8 @@ fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     parts.map(str::trim).filter(|part| !part.is_empty())
 }
 
-/// Whether the body is JSON in UTF-8, by what the client says of it. A body without a type is not: browsers send those across
-/// sites without asking.
+/// Reports whether the headers announce a body of JSON in UTF-8. A body without a media type is
+/// refused, since browsers send those across sites without a preflight.
 #[must_use]
 pub fn is_json(headers: &HeaderMap) -> bool {
     let header = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
@@ -187,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn one_result_is_answered_as_the_client_likes_best() {
+    fn one_result_has_form_that_client_prefers() {
         for (text, answer) in [
             ("*/*", Some(Json)),
             ("application/*", Some(Json)),
@@ -221,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn many_results_need_a_stream_that_the_client_names() {
+    fn many_results_need_stream_that_client_names() {
         for (text, answer) in [
             ("*/*", None),
             ("application/json", None),
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn only_json_in_utf_8_is_read() {
+    fn body_must_be_json_in_utf_8() {
         for (text, is) in [
             ("application/json", true),
             ("application/json; charset=utf-8", true),

@@ -1,24 +1,25 @@
-//! Which web pages may talk to the pod: a browser tells the page's origin, other clients tell none and are let through.
+//! [`Origins`]: which web pages may send requests to the pod.
 //!
-//! CORS does not guard a WebSocket, so its handshake asks here as well.
+//! A browser sends the page's origin. Other clients send none and are let through. CORS does not
+//! protect a WebSocket, so its handshake checks the origin here as well.
 
 use axum::http::{HeaderMap, Uri, header::HOST};
 
-/// The origins that are let through. A page from the pod's own origin always is.
+/// Origins of the pages that are let through. A page from the pod's own origin always is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
-    /// No other.
+    /// No other origin.
     Same,
-    /// Any on this machine, for development.
+    /// Any origin on this machine, for development.
     Localhost,
-    /// These, each `scheme://host[:port]`.
+    /// These origins, each `scheme://host[:port]`.
     List(Vec<String>),
-    /// Any: the token alone protects.
+    /// Any origin: only the token protects.
     Any,
 }
 
 impl Origins {
-    /// Whether a page of this origin may send the request that has these headers.
+    /// Reports whether a page of this origin may send a request with these headers.
     #[must_use]
     pub fn allow(&self, origin: &[u8], headers: &HeaderMap) -> bool {
         let Ok(origin) = std::str::from_utf8(origin) else { return false };
@@ -51,14 +52,14 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_our_own_is_always_let_through() {
+    fn own_page_is_always_let_through() {
         for origins in [Origins::Same, Origins::Localhost, Origins::List(Vec::new()), Origins::Any] {
             assert!(allow(&origins, "https://relay.example:8080"));
         }
     }
 
     #[test]
-    fn a_foreign_page_is_let_through_only_if_listed() {
+    fn foreign_page_passes_only_if_listed() {
         for origin in
             ["https://evil.example", "https://localhost.evil.example", "null", "", "https://relay.example"]
         {

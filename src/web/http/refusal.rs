@@ -1,6 +1,7 @@
-//! A request over HTTP that was not run: a status, headers, and a GraphQL error in the media type that the client accepts.
+//! [`Refusal`]: the answer to an HTTP request that was not run.
 //!
-//! Every transport over HTTP refuses through it, so that none answers with an empty or foreign body.
+//! It has a status, headers, and a GraphQL error in a media type that the client accepts. Every
+//! transport over HTTP refuses through it, so that none answers with an empty or foreign body.
 
 use std::borrow::Cow;
 
@@ -19,10 +20,11 @@ use crate::{
     graphql::error::{Body, Code, Error},
 };
 
-/// Seconds until what is missing may be back: a balancer has forgotten this pod by then, and a key source is asked again.
+/// `Retry-After` of a refusal that passes, in seconds. By then a load balancer has stopped sending
+/// requests to this pod, or the keys have been fetched again.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
-/// What is said instead of running the request.
+/// Refusal of a request: what is answered instead of running it.
 #[derive(Debug)]
 pub struct Refusal {
     status: StatusCode,
@@ -31,17 +33,17 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal with this status, code and public text.
+    /// Creates a refusal with this status, code and public text.
     pub fn new(status: StatusCode, code: Code, text: impl Into<Cow<'static, str>>) -> Self {
         Self { status, header: None, error: Error::new(code, text) }
     }
 
-    /// 400: the request cannot be understood.
+    /// Creates a refusal with 400: the request cannot be understood.
     pub fn bad(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, Code::BadRequest, text)
     }
 
-    /// 503: there is no room for the connection, or the pod drains.
+    /// Creates a refusal with 503: a limit on connections was reached, or the pod drains.
     #[must_use]
     pub fn unavailable(end: &End) -> Self {
         let text = match end {
@@ -52,7 +54,8 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::LimitReached, text).with(RETRY_AFTER, RETRY_SECONDS)
     }
 
-    /// The limit that was hit, if it was one; those of connections are counted with their ends.
+    /// Returns the limit that was reached, if it was one. Limits on connections are counted with
+    /// the ends of connections.
     #[must_use]
     pub const fn limit(&self) -> Option<&'static str> {
         match self.status {
@@ -63,14 +66,14 @@ impl Refusal {
         }
     }
 
-    /// With a header, one at most.
+    /// Sets the one header that a refusal may have.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.header = Some((name, value));
         self
     }
 
-    /// The response, in a form that the client accepts if there is one.
+    /// Returns the response, in a form that the client accepts if there is one.
     #[must_use]
     pub fn answer(self, form: Option<Form>) -> Response {
         let body = self.error.response();
@@ -85,7 +88,7 @@ impl From<AuthError> for Refusal {
         tracing::debug!(reason = error.reason(), "request refused");
         let text = error.to_string();
         match error {
-            // Nothing is known about the token: a client that dropped it, as after a 401, would do so in vain.
+            // The token may be good. After a 401 the client would drop it in vain.
             AuthError::KeysUnavailable => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unauthenticated, text)
                     .with(RETRY_AFTER, RETRY_SECONDS)
@@ -96,17 +99,17 @@ impl From<AuthError> for Refusal {
     }
 }
 
-/// A GraphQL response as one JSON body.
+/// Returns a GraphQL response as one JSON body.
 pub(in crate::web) fn json(status: StatusCode, form: Option<Form>, body: &Body<'_>) -> Response {
     (status, headers(form), Json(body)).into_response()
 }
 
-/// The headers of every answer that is one JSON body.
+/// Returns the headers of every answer that is one JSON body.
 pub(in crate::web) const fn headers(form: Option<Form>) -> [(HeaderName, &'static str); 3] {
     let media_type = match form {
         Some(Form::GraphqlResponseJson) => "application/graphql-response+json; charset=utf-8",
         _ => "application/json; charset=utf-8",
     };
-    // What is answered depends on who asks, and on how.
+    // The answer depends on the viewer and on the accepted media types.
     [(CONTENT_TYPE, media_type), (VARY, "accept, authorization"), (CACHE_CONTROL, "no-store")]
 }

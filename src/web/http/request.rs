@@ -1,6 +1,7 @@
-//! Reads a GraphQL request out of an HTTP request: the parameters in its URL, or in its body.
+//! Reads a GraphQL request from an HTTP request: from the parameters in its URL or in its body.
 //!
-//! It knows the parameters' types and refuses what has others; it never looks into the document.
+//! It checks the types of the parameters and refuses all others. It must never look into the
+//! document.
 
 use std::time::Duration;
 
@@ -17,13 +18,15 @@ use tokio::time::timeout;
 use super::{negotiate, refusal::Refusal};
 use crate::{graphql::error::Code, telemetry::traces::TRACEPARENT};
 
-/// How long a body may take to come in: a megabyte over a poor mobile line.
+/// How long a body may take to arrive: enough for a megabyte over a poor mobile connection. A
+/// slower one is refused with 408.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The parameters of GraphQL over HTTP. Others in a URL are not ours to judge.
+/// Parameters of GraphQL over HTTP. Others in a URL are ignored.
 const PARAMETERS: [&str; 4] = ["query", "operationName", "variables", "extensions"];
 
-/// The request, in the body of a POST or in the URL, inside the client's trace.
+/// Reads the request from the body of a POST, else from the URL, and adds the client's trace
+/// context.
 ///
 /// # Errors
 /// Those of [`from_url`] and [`from_body`].
@@ -37,10 +40,10 @@ pub async fn read(request: HttpRequest) -> Result<Request, Refusal> {
     Ok(request)
 }
 
-/// The request in the URL's query.
+/// Reads the request from the URL's query.
 ///
 /// # Errors
-/// 400 if it is none.
+/// 400 if the query holds no request.
 pub fn from_url(uri: &Uri) -> Result<Request, Refusal> {
     let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
         return Err(Refusal::bad("the URL's query cannot be read"));
@@ -62,10 +65,11 @@ pub fn from_url(uri: &Uri) -> Result<Request, Refusal> {
     from_parameters(parameters)
 }
 
-/// The request in the body.
+/// Reads the request from the body.
 ///
 /// # Errors
-/// 400 if it is none, 408 if it comes too slowly, 413 if it is too large, 415 if it is not JSON.
+/// 415 if the body is compressed or not JSON, 413 if it is too large, 408 if it arrives too slowly,
+/// 400 if it holds no request.
 pub async fn from_body(request: HttpRequest) -> Result<Request, Refusal> {
     let unsupported = |text| Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::BadRequest, text);
     if !negotiate::is_json(request.headers()) {
@@ -120,7 +124,8 @@ fn from_parameters(mut parameters: Map<String, Value>) -> Result<Request, Refusa
     Ok(build(query, operation_name, variables, extensions))
 }
 
-/// The request that these parameters make, by whatever transport they came. The empty name of an operation is none.
+/// Builds a request from its parameters, for every transport. An empty operation name counts as
+/// none.
 pub fn build(
     query: String,
     operation_name: Option<String>,
@@ -145,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operation_without_a_name_has_none_and_what_comes_with_it_is_kept() {
+    fn operation_with_empty_name_keeps_its_extensions() {
         let extensions = Map::from_iter([("traceparent".to_owned(), "t".into())]);
         let request = build("q".to_owned(), Some(String::new()), Map::new(), extensions);
         assert_eq!(request.operation_name, None);
@@ -153,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_does_not_come_is_not_waited_for() {
+    async fn body_that_does_not_arrive_times_out() {
         let body = Body::from_stream(stream::pending::<io::Result<Bytes>>());
         let request = HttpRequest::post("/graphql").header("content-type", "application/json");
         let refusal = from_body(request.body(body).unwrap()).await.unwrap_err();
