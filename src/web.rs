@@ -1,7 +1,7 @@
-//! The pod's face to clients and machines: every route and every layer, in order.
+//! The routes and layers of a pod, in order: everything that clients and machines can reach.
 //!
-//! It turns bytes into operations and results into bytes. It decides nothing about events: that is the hub's and the
-//! domain's.
+//! It turns bytes into operations and results into bytes. It must never decide anything about
+//! events: the hub and the domain do.
 
 pub mod admin;
 pub mod connection;
@@ -41,16 +41,18 @@ pub use self::{
 };
 use self::{endpoint::Endpoint, transport::sse::reservation};
 
-/// The largest request body, in bytes: a mutation with the most location ids is under 100 KiB.
+/// The largest request body, in bytes. A larger one is refused with 413. A mutation with the most
+/// location ids is under 100 KiB.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// The smallest answer that is compressed, in bytes: below, it fits into one packet anyway.
+/// The smallest answer that is compressed, in bytes. A smaller one fits into one packet anyway.
 const MIN_COMPRESSED_BYTES: u16 = 1_400;
 
-/// How long a browser may remember what a preflight allowed, in seconds: Chromium's own most.
+/// How long a browser may cache what a preflight allowed: Chromium's own maximum.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(7_200);
 
-/// The routes for clients, and for machines too unless these have an address of their own.
+/// Builds the routes for clients. With `with_admin` it adds those for machines, for a pod without
+/// an admin address.
 pub fn router(app: Arc<AppState>, with_admin: bool) -> Router {
     let origins = app.settings.origins.clone();
     let cors = CorsLayer::new()
@@ -66,7 +68,7 @@ pub fn router(app: Arc<AppState>, with_admin: bool) -> Router {
             HeaderName::from_static(reservation::TOKEN_HEADER),
         ])
         .max_age(PREFLIGHT_AGE);
-    // Never a stream: a compressor holds back what it has not filled a block with.
+    // Streams are not compressed: a compressor holds results back until a block is full.
     let streams = NotForContentType::SSE.and(NotForContentType::const_new("multipart/mixed"));
     let compression =
         CompressionLayer::new().compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES.into()).and(streams));
@@ -75,13 +77,14 @@ pub fn router(app: Arc<AppState>, with_admin: bool) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(compression)
         .layer(cors);
-    // Outside the layers: it is for pages of this origin only, and compressed already.
+    // Outside the layers: the page is for this origin only, and its files are compressed already.
     let page = app.settings.page.as_deref().map_or_else(Router::new, page::routes);
     let clients = clients.with_state(Endpoint::new(app.clone())).merge(page);
     if with_admin { clients.merge(probes(app)) } else { clients }
 }
 
-/// The routes for machines that have an address of their own, and for operators who have a token.
+/// Builds the routes of the admin address: those for machines and, if there is a debug token, those
+/// for operators.
 pub fn admin(app: Arc<AppState>) -> Router {
     if app.settings.debug_token.is_none() {
         return probes(app);
@@ -94,7 +97,7 @@ pub fn admin(app: Arc<AppState>) -> Router {
     probes(app).merge(debug)
 }
 
-/// The routes for machines.
+/// Builds the routes for machines.
 fn probes(app: Arc<AppState>) -> Router {
     Router::new()
         .route("/livez", get(admin::livez))

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pubsub_relay::pod::drain::{AFTER_DEADLINE, CLOSE_TIMEOUT, TELEMETRY_TIMEOUT};
+use pubsub_relay::pod::drain::{AFTER_DEADLINE, CLOSE_STEP_TIMEOUT, TELEMETRY_TIMEOUT};
 
 /// File of the library without comments, literals and unit tests.
 struct Source {
@@ -346,7 +346,7 @@ fn drain_table_matches_configuration() {
             .map_or(default.replace(' ', ""), |(_, rest)| rest.split_once(')').unwrap().0.to_owned());
         assert_eq!(cluster.replace(' ', ""), in_cluster, "{name}");
     }
-    let spans = [(publisher, CLOSE_TIMEOUT), (feed, CLOSE_TIMEOUT), (telemetry, TELEMETRY_TIMEOUT)];
+    let spans = [(publisher, CLOSE_STEP_TIMEOUT), (feed, CLOSE_STEP_TIMEOUT), (telemetry, TELEMETRY_TIMEOUT)];
     for ((_, columns), span) in spans {
         assert!(columns.iter().all(|cell| *cell == format!("{} s", span.as_secs())), "{columns:?}");
     }

@@ -5,6 +5,7 @@
 //! environment.
 
 mod command_line;
+mod exit;
 mod reader;
 mod setting;
 mod settings;
@@ -12,26 +13,21 @@ mod table;
 mod value;
 
 use std::{
-    collections::BTreeMap,
     ffi::{OsStr, OsString},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use self::{reader::Reader, table as t};
 pub use self::{
+    exit::{EX_USAGE, EarlyExit},
+    reader::Environment,
     setting::{Concern, Fallback, Only, Setting, Unit, Values},
     settings::Settings,
     table::SETTINGS,
 };
+use self::{reader::Reader, table as t};
 use crate::broker::open::BrokerUrl;
-
-/// The exit code of a command line or an environment that cannot be used: `EX_USAGE` of sysexits.h.
-pub const EX_USAGE: u8 = 64;
-
-/// The environment, as the process was given it.
-pub type Environment = BTreeMap<OsString, OsString>;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -92,17 +88,6 @@ pub struct Questions {
     pub grace: Option<Duration>,
     /// `POD_NAME` is set, as manifests do through the downward API.
     pub in_kubernetes: bool,
-}
-
-/// The text and the exit code of a process that has no command to run: help was asked for, or something is wrong.
-#[derive(Debug, PartialEq, Eq)]
-pub struct EarlyExit {
-    /// What to print, final newline included.
-    pub text: String,
-    /// The exit code: 0 for help and version, else [`EX_USAGE`].
-    pub code: u8,
-    /// Whether the text was asked for and belongs on stdout rather than stderr.
-    pub to_stdout: bool,
 }
 
 /// Reads the process's own arguments and environment. `directory` is asked what is wrong with the content of the file of

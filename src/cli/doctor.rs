@@ -5,101 +5,30 @@
 //! that it makes, a trial feed, is deleted also when it is interrupted.
 
 mod broker;
+mod checks;
+mod permissions;
+mod report;
 mod socket;
 
 use std::{
-    error::Error,
     io::{self, Write},
-    iter::successors,
     net::SocketAddr,
-    path::PathBuf,
     time::Duration,
 };
 
 use humantime::format_duration as span;
 use tokio_util::sync::CancellationToken;
 
+pub use self::checks::{Checks, POD, Visit};
+use self::report::{Finding, Report, brief};
 use crate::{
     auth::{
         self,
         jwks::{self, JwksSource},
         jwt::{self, Keys},
     },
-    broker::pubsub,
-    pod::{self, Drain, drain::AFTER_DEADLINE},
+    pod::{Drain, drain::AFTER_DEADLINE},
 };
-
-/// The pod whose name the trial feed bears. It never heartbeats, so that any janitor deletes what it may leave.
-pub const POD: &str = "doctor";
-
-/// What is checked.
-pub struct Checks {
-    /// Settings of the pods.
-    pub pod: pod::Settings,
-    /// The topic, for the pod named [`POD`]; `None`: the in-memory broker.
-    pub topic: Option<pubsub::Settings>,
-    /// How long the orchestrator lets a pod end.
-    pub grace: Option<Duration>,
-    /// Whether this process runs as a pod of Kubernetes would.
-    pub in_kubernetes: bool,
-    /// The public way to the pods, if it is to be tried.
-    pub visit: Option<Visit>,
-}
-
-/// How the public way to the pods is tried.
-pub struct Visit {
-    /// `ws://` or `wss://`.
-    pub url: String,
-    /// The web page that we pretend to be.
-    pub origin: Option<String>,
-    /// The file with a token.
-    pub token_file: Option<PathBuf>,
-    /// How long a connection must live.
-    pub hold: Duration,
-}
-
-/// What a check found.
-#[derive(Debug, PartialEq, Eq)]
-enum Finding {
-    Ok(String),
-    Wrong { what: String, cure: String },
-    Skipped(String),
-}
-
-impl Finding {
-    fn ok(what: impl Into<String>) -> Self {
-        Self::Ok(what.into())
-    }
-
-    fn wrong(what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self::Wrong { what: what.into(), cure: cure.into() }
-    }
-
-    fn skipped(why: impl Into<String>) -> Self {
-        Self::Skipped(why.into())
-    }
-}
-
-/// The lines as they come.
-struct Report<'a> {
-    out: &'a mut (dyn Write + Send),
-    counts: [usize; 3],
-}
-
-impl Report<'_> {
-    fn add(&mut self, check: &str, finding: &Finding) -> io::Result<()> {
-        let (kind, word, text) = match finding {
-            Finding::Ok(what) => (0, "ok", what.clone()),
-            Finding::Wrong { what, cure } => (1, "WRONG", format!("{what}. Cure: {cure}")),
-            Finding::Skipped(why) => (2, "skipped", why.clone()),
-        };
-        self.counts[kind] += 1;
-        // A cause of an error may have lines of its own.
-        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        writeln!(self.out, "{word:<8} {check:<12} {text}")?;
-        self.out.flush()
-    }
-}
 
 /// Checks everything and writes what it finds; whether nothing is wrong. `stop` ends it early, which is not well.
 ///
@@ -130,14 +59,6 @@ pub async fn run(
     let end = if stop.is_cancelled() { "; stopped before the end" } else { "" };
     writeln!(report.out, "{well} ok, {wrong} wrong, {skipped} skipped{end}")?;
     Ok(wrong == 0 && !stop.is_cancelled())
-}
-
-/// What went wrong and, of all its causes, the first: those between say the same in other words.
-fn brief(error: &(dyn Error + 'static)) -> String {
-    match successors(error.source(), |&cause| cause.source()).last() {
-        Some(root) => format!("{error}: {root}"),
-        None => error.to_string(),
-    }
 }
 
 /// Whether tokens can be checked.

@@ -17,17 +17,17 @@ use crate::{
 
 /// How long a pod may take to put away its feed, and then to flush its publisher, once its connections have ended.
 /// Both are kept even past the deadline: a feed that is left behind costs the membership more than these seconds.
-pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CLOSE_STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 const _: () =
-    assert!(LAST_REQUEST.as_millis() < CLOSE_TIMEOUT.as_millis(), "a straggler would cut off a drain");
+    assert!(LAST_REQUEST.as_millis() < CLOSE_STEP_TIMEOUT.as_millis(), "a straggler would cut off a drain");
 
 /// How long traces and metrics, together, may take to be sent after that.
 pub const TELEMETRY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest that a pod lives on after its deadline, which its grace must have room for: feed, publisher, telemetry.
 pub const AFTER_DEADLINE: Duration =
-    Duration::from_secs(2 * CLOSE_TIMEOUT.as_secs() + TELEMETRY_TIMEOUT.as_secs());
+    Duration::from_secs(2 * CLOSE_STEP_TIMEOUT.as_secs() + TELEMETRY_TIMEOUT.as_secs());
 
 /// How a pod ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +92,8 @@ pub(super) async fn run(parts: Parts<'_>) -> Drained {
     let ended = timeout_at(deadline, connections.tasks().wait()).await.is_ok();
     stop.feed.cancel();
     tasks.close();
-    let closed = timeout(CLOSE_TIMEOUT, tasks.wait()).await.is_ok();
-    let flushed = timeout(CLOSE_TIMEOUT, publisher.flush()).await.is_ok();
+    let closed = timeout(CLOSE_STEP_TIMEOUT, tasks.wait()).await.is_ok();
+    let flushed = timeout(CLOSE_STEP_TIMEOUT, publisher.flush()).await.is_ok();
     telemetry::flush(TELEMETRY_TIMEOUT, metrics, traces).await;
     if ended && flushed && closed {
         tracing::info!("pod drained");

@@ -8,7 +8,10 @@ use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
-use super::{Flushed, SERVICE, TelemetryError, flush_apart, process, resource};
+use super::{
+    export::{Flushed, SERVICE, TelemetryError, flush_apart, resource},
+    process,
+};
 
 /// The media type of [`Metrics::text`].
 pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;

@@ -29,7 +29,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
 use self::counted::{Counted, Counts};
-use super::{Flushed, SERVICE, TelemetryError, flush_apart, resource};
+use super::export::{Flushed, SERVICE, TelemetryError, flush_apart, resource};
 
 /// What tells our spans from all others.
 const TARGET: &str = "relay.trace";

@@ -1,4 +1,6 @@
-//! What machines ask: is it alive, is it ready, and how is it doing.
+//! Endpoints for machines: liveness, readiness and metrics.
+//!
+//! They must never wait: a probe that times out restarts the pod.
 
 pub mod debug;
 
@@ -14,19 +16,19 @@ use axum::{
 use super::state::AppState;
 use crate::telemetry::PROMETHEUS_TEXT;
 
-/// Alive: it answers.
+/// Answers 200: the process is alive.
 pub async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// 200 when ready, 503 otherwise; the reasons in JSON.
+/// Answers 200 if the pod is ready, else 503, with the reasons in JSON.
 pub async fn readyz(State(app): State<Arc<AppState>>) -> impl IntoResponse {
     let readiness = app.health.readiness();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness))
 }
 
-/// Every metric in Prometheus' text format.
+/// Answers with all metrics in Prometheus' text format.
 pub async fn metrics(State(app): State<Arc<AppState>>) -> Response {
     match app.metrics.text() {
         Ok(text) => ([(CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response(),

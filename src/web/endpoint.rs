@@ -1,6 +1,8 @@
-//! GraphQL over plain HTTP: queries by GET and POST, mutations by POST, and the way into every transport of many results.
+//! The dispatcher of `/graphql`: queries and mutations over plain HTTP, and the entry to every
+//! transport.
 //!
-//! Every refusal is a GraphQL error body with a code, whatever the status.
+//! Queries come by GET and POST, mutations by POST only. Every refusal is a GraphQL error body with
+//! a code, whatever the status. It must never hold a rule of one transport.
 
 use std::sync::Arc;
 
@@ -32,12 +34,12 @@ use super::{
 };
 use crate::graphql::error::{Body, Code};
 
-/// How to subscribe, for those who did not.
+/// Error text for a subscription without a transport: how to subscribe.
 const TRANSPORTS: &str = "a subscription needs a transport for many results: at this address, a WebSocket with the subprotocol \
                           graphql-transport-ws (or the older graphql-ws), or a request with `Accept: text/event-stream` or \
                           `Accept: multipart/mixed;subscriptionSpec=\"1.0\"`";
 
-/// State of the endpoint: the pod's, and the reservations of graphql-sse.
+/// State of the endpoint: the app state, and the reservations of graphql-sse.
 #[derive(Clone)]
 pub struct Endpoint {
     app: Arc<AppState>,
@@ -45,14 +47,15 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Creates the state of an endpoint without reservations.
+    /// Creates the state of an endpoint, without reservations.
     #[must_use]
     pub fn new(app: Arc<AppState>) -> Self {
         Self { app, reservations: Arc::default() }
     }
 }
 
-/// Every method on `/graphql`: an operation, a reservation of graphql-sse, or the handshake of a WebSocket.
+/// Answers every method on `/graphql`: an operation, a reservation of graphql-sse, or a WebSocket's
+/// handshake.
 pub async fn graphql(State(endpoint): State<Endpoint>, request: Request) -> Response {
     let app = &endpoint.app;
     if ws::handshake::is_wanted(request.headers()) {
@@ -127,8 +130,11 @@ const fn format(form: Form) -> Option<&'static dyn Format> {
     }
 }
 
-/// One result. With the older media type everything that was understood is a 200, since clients cannot tell our other
-/// statuses from a proxy's. A stream's client cannot read a status, so only what cannot be parsed has one.
+/// Answers with one result.
+///
+/// With `application/json` every request that was understood gets 200: clients cannot tell our
+/// other statuses from those of a proxy. The client of a stream cannot read a status. It gets 400
+/// only for what cannot be parsed.
 fn result(form: Form, result: async_graphql::Response) -> Response {
     let body = Body::from(&result);
     match (body.refusal(), form, format(form)) {
@@ -142,7 +148,7 @@ fn result(form: Form, result: async_graphql::Response) -> Response {
     }
 }
 
-/// The status of a request that was understood and not run.
+/// Returns the status of a request that was understood and not run.
 const fn status(code: Code) -> StatusCode {
     match code {
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,

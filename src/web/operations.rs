@@ -1,10 +1,11 @@
 //! [`Running`]: the operations that run on one connection, whatever its transport.
 //!
-//! It decides for every transport how an operation starts (a subscription watches, anything else runs as a job) and how it
-//! ends (with a result, or refused).
+//! It decides for every transport how an operation starts: a subscription watches, anything else
+//! runs as a job. It also decides how an operation ends: with a result, or refused.
 //!
-//! An operation ends when it is taken out, whichever way that goes; nothing of it may be written after that, which its number
-//! tells: none is used twice. What an idle connection does not need is in boxes, made when there is something to do.
+//! An operation ends when it is removed. Nothing of it may be written after that, which its number
+//! shows: no number is used twice. What an idle connection does not need is boxed, and made when
+//! there is something to do.
 
 use std::{
     collections::VecDeque,
@@ -23,14 +24,15 @@ use crate::{
     hub::{Delivery, Replay, SendQueue, Step, Watching},
 };
 
-/// The operations whose end the client has not been told of. `L` is what the transport calls one.
+/// Operations of a connection that have not ended for the client. `L` is the transport's label of
+/// an operation.
 pub(super) struct Running<L> {
     /// In the order of their numbers.
     runs: Vec<Run<L>>,
     next_number: u64,
-    /// The watchers that have not caught up, taking turns.
-    behind: VecDeque<Turn>,
-    /// Queries and mutations, if there are any.
+    /// Replays of the watchers that have not caught up, which take turns.
+    behind: VecDeque<ReplayTurn>,
+    /// Queries and mutations; `None` if there are none.
     jobs: Option<JoinSet<Finished>>,
 }
 
@@ -40,10 +42,10 @@ struct Run<L> {
     work: Work,
 }
 
-/// Ends with its owner.
+/// Work of one operation, which stops when this value is dropped.
 enum Work {
     Watching(#[expect(dead_code, reason = "held for its drop")] Watching),
-    /// Its replay is in [`Running::behind`].
+    /// The watcher's replay is in [`Running::behind`].
     Behind,
     Job(AbortHandle),
 }
@@ -56,13 +58,13 @@ impl Drop for Work {
     }
 }
 
-/// A replay, going its next step.
-struct Turn {
+/// Replay of one watcher, with its next step under way.
+struct ReplayTurn {
     number: u64,
     step: BoxFuture<'static, (Box<Replay>, Box<Step>)>,
 }
 
-impl Turn {
+impl ReplayTurn {
     fn new(mut replay: Box<Replay>) -> Self {
         let number = replay.watcher();
         let step = async move {
@@ -73,16 +75,17 @@ impl Turn {
     }
 }
 
-/// The number of a query or mutation that has ended, and its result.
+/// Number of a query or mutation that has ended, with its result.
 type Finished = (u64, Box<Response>);
 
-/// What an operation has come to.
+/// Progress of an operation.
 pub(super) enum Progress<L> {
-    /// Some of what a watcher missed, or a notice that it is lost: to be written before what waits in the send queue.
+    /// Deliveries that a watcher missed, or a notice of a gap. They are written before what waits
+    /// in the send queue.
     Missed(Vec<Delivery>),
     /// A query or mutation has ended with this result.
     Finished(L, Box<Response>),
-    /// A query or mutation was refused: it has no result.
+    /// A query or mutation was refused with this response: it has no result.
     Refused(L, Box<Response>),
 }
 
@@ -92,38 +95,39 @@ pub(super) struct Start {
     pub(super) prepared: Prepared,
     /// The viewer that it runs for.
     pub(super) viewer: Arc<Viewer>,
-    /// The cursor to resume from; `None`: the document's own, if it has one.
+    /// The cursor to resume from; `None`: the cursor of the document, if it has one.
     pub(super) after: Option<String>,
 }
 
 impl<L> Running<L> {
-    /// None yet.
+    /// Creates an empty set.
     pub(super) const fn new() -> Self {
         Self { runs: Vec::new(), next_number: 0, behind: VecDeque::new(), jobs: None }
     }
 
-    /// How many there are.
+    /// Returns the number of operations.
     pub(super) const fn len(&self) -> usize {
         self.runs.len()
     }
 
-    /// Whether a watcher has not caught up.
+    /// Reports whether a watcher has not caught up.
     pub(super) fn is_behind(&self) -> bool {
         !self.behind.is_empty()
     }
 
-    /// Whether one is called so. There are few: a search through all of them is faster than a map.
-    pub(super) fn has(&self, is_it: impl Fn(&L) -> bool) -> bool {
-        self.runs.iter().any(|run| is_it(&run.label))
+    /// Reports whether an operation has a matching label. There are few operations, so a search
+    /// through all is faster than a map.
+    pub(super) fn has(&self, is_match: impl Fn(&L) -> bool) -> bool {
+        self.runs.iter().any(|run| is_match(&run.label))
     }
 
-    /// What the operation of a delivery is called; `None` if it has ended meanwhile.
+    /// Returns the label of a delivery's operation; `None` if the operation has ended meanwhile.
     pub(super) fn label(&self, number: u64) -> Option<&L> {
         self.find(number).map(|at| &self.runs[at].label)
     }
 
-    /// Starts an operation. Returns its label if it is a subscription, which is accepted now; a query or mutation comes back
-    /// by [`poll`](Self::poll).
+    /// Starts an operation. Returns the label of a subscription, which is accepted now. The result
+    /// of a query or mutation comes from [`poll`](Self::poll).
     ///
     /// # Errors
     /// The label, and the response that refuses the subscription.
@@ -146,7 +150,7 @@ impl<L> Running<L> {
         match app.engine.watch(prepared, viewer, send_queue, number, after.as_deref()).await {
             Ok(Watched::Live(watching)) => Ok(Some(self.add(label, Work::Watching(watching)))),
             Ok(Watched::Behind(replay)) => {
-                self.behind.push_back(Turn::new(replay));
+                self.behind.push_back(ReplayTurn::new(replay));
                 Ok(Some(self.add(label, Work::Behind)))
             }
             Err(refusal) => Err((label, refusal)),
@@ -154,7 +158,7 @@ impl<L> Running<L> {
     }
 
     fn add(&mut self, label: L, work: Work) -> &mut L {
-        // Most connections have one operation all their life.
+        // Most connections have a single operation from beginning to end.
         self.runs.reserve_exact(usize::from(self.runs.is_empty()));
         let number = self.next_number;
         self.next_number += 1;
@@ -162,17 +166,17 @@ impl<L> Running<L> {
         &mut self.runs.last_mut().expect("it was pushed").label
     }
 
-    /// Ends those that are called so.
-    pub(super) fn stop(&mut self, is_it: impl Fn(&L) -> bool) {
-        self.runs.retain(|run| !is_it(&run.label));
+    /// Ends the operations with a matching label.
+    pub(super) fn stop(&mut self, is_match: impl Fn(&L) -> bool) {
+        self.runs.retain(|run| !is_match(&run.label));
         let runs = &self.runs;
         self.behind.retain(|turn| find(runs, turn.number).is_some());
     }
 
-    /// What the next of them has come to. Replays go on only if they may: at the pace of the client, when what they brought
-    /// before is written.
+    /// Returns the next progress of an operation. `may_replay` lets replays go on: at the pace of
+    /// the client, when their earlier deliveries are written.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, may_replay: bool) -> Poll<Progress<L>> {
-        // First, since each of them ends, while a replay may be long.
+        // Jobs come first: each of them ends, while a replay may be long.
         if let Poll::Ready((label, response)) = self.poll_jobs(cx) {
             let is_refused = is_refusal(&response);
             let end = if is_refused { Progress::Refused } else { Progress::Finished };
@@ -181,7 +185,7 @@ impl<L> Running<L> {
         while let Some(turn) = self.behind.front_mut().filter(|_| may_replay) {
             let (replay, step) = ready!(turn.step.as_mut().poll(cx));
             self.behind.pop_front();
-            let missed = self.stepped(replay, *step);
+            let missed = self.on_step(replay, *step);
             if !missed.is_empty() {
                 return Poll::Ready(Progress::Missed(missed));
             }
@@ -197,7 +201,7 @@ impl<L> Running<L> {
                         return Poll::Ready((self.runs.remove(at).label, response));
                     }
                 }
-                // A job that was aborted is nobody's any more.
+                // An aborted job belongs to no operation any more.
                 Some(Err(_aborted)) => {}
                 None => self.jobs = None,
             }
@@ -205,10 +209,10 @@ impl<L> Running<L> {
         Poll::Pending
     }
 
-    fn stepped(&mut self, replay: Box<Replay>, step: Step) -> Vec<Delivery> {
+    fn on_step(&mut self, replay: Box<Replay>, step: Step) -> Vec<Delivery> {
         match step {
             Step::Deliveries(missed) => {
-                self.behind.push_back(Turn::new(replay));
+                self.behind.push_back(ReplayTurn::new(replay));
                 missed
             }
             Step::Live(watching, notice) => {
@@ -229,7 +233,7 @@ fn find<L>(runs: &[Run<L>], number: u64) -> Option<usize> {
     runs.binary_search_by_key(&number, |run| run.number).ok()
 }
 
-/// What one operation of a transport costs, in bytes.
+/// Returns the size of one operation, in bytes.
 #[cfg(test)]
 pub(super) const fn size<L>() -> usize {
     std::mem::size_of::<Run<L>>()

@@ -1,7 +1,7 @@
-//! The page for people at `/`: GraphiQL, every byte of it from this pod, bundled by `build.rs` from `page/`.
+//! The page at `/`: GraphiQL, served completely by this pod and bundled by `build.rs` from `page/`.
 //!
-//! It must run where there is no internet, and whatever it shows must be unable to reach anybody but this pod. It knows no
-//! secret: the token is what the person types.
+//! It must run without the internet, and nothing that it shows may reach any server but this pod.
+//! It holds no secret: the user types the token.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -21,42 +21,46 @@ use bytes::Bytes;
 use serde_json::json;
 use sha1::{Digest as _, Sha1};
 
-/// The bundle: names, and what the files are when compressed. Empty if the pod was built without npm.
+/// Files of the bundle: names and compressed contents. Empty if the pod was built without npm.
 static BUNDLE: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
+/// Page with GraphiQL.
 const HTML: &str = include_str!("../../page/page.html");
 
-/// What is shown in place of GraphiQL if there is none.
-const PLAIN: &str = include_str!("../../page/plain.html");
+/// Page without GraphiQL, for an empty bundle.
+const PLAIN_HTML: &str = include_str!("../../page/plain.html");
 
-/// Nothing that is not from here, and no request to anybody else. Monaco, GraphiQL's editor, draws with style sheets that it makes as
-/// it goes, hence `unsafe-inline` for styles; it shows icons from `data:`.
+/// Content security policy: everything comes from this pod, and requests go to this pod only.
+/// Monaco, the editor of GraphiQL, makes style sheets while it runs, hence `unsafe-inline` for
+/// styles. It shows icons from `data:`.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self' 'unsafe-inline'; font-src 'self'; \
      img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
-/// With every answer, a 304 too.
-const ALWAYS: [(HeaderName, HeaderValue); 4] = [
-    // Names stay when contents change, so that in a rollout a page finds its files on old pods and new: ask each time.
+/// Headers of every answer, of a 304 too.
+const HEADERS: [(HeaderName, HeaderValue); 4] = [
+    // A file keeps its name when its content changes. So a page finds its files on old and new pods
+    // during a rollout, and the browser revalidates each time.
     (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     (CONTENT_SECURITY_POLICY, POLICY),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
 ];
 
-/// A tab that the page opens with.
+/// Tab that the page opens with.
 #[derive(Clone, Debug)]
 pub struct Tab {
     /// A GraphQL document.
     pub query: Arc<str>,
-    /// What stands in the place of the token: one that is no secret, or a word that says that one belongs there.
+    /// Text in the place of the token: a token that is no secret, or a word that asks for one.
     pub token: Arc<str>,
 }
 
-/// The routes of a page that opens with these tabs.
+/// Builds the routes of a page that opens with these tabs.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(tabs: &[Tab]) -> Router<S> {
-    let html = if BUNDLE.is_empty() { PLAIN.to_owned() } else { HTML.replace("{{tabs}}", &attribute(tabs)) };
+    let html =
+        if BUNDLE.is_empty() { PLAIN_HTML.to_owned() } else { HTML.replace("{{tabs}}", &attribute(tabs)) };
     let page = File::new(HeaderValue::from_static("text/html; charset=utf-8"), None, html.into());
     BUNDLE.iter().fold(page.route(Router::new(), "/"), |router, (name, content)| {
         let gzip = HeaderValue::from_static("gzip");
@@ -65,7 +69,7 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>(tabs: &[Tab]) -> Router<S
     })
 }
 
-/// The tabs as GraphiQL takes them, in JSON that may stand in an attribute.
+/// Returns the tabs as JSON for GraphiQL, escaped for an HTML attribute.
 fn attribute(tabs: &[Tab]) -> String {
     let tabs = tabs.iter().map(|Tab { query, token }| {
         let headers = format!("{:#}", json!({ "Authorization": format!("Bearer {token}") }));
@@ -87,14 +91,15 @@ fn media_type(name: &str) -> HeaderValue {
     })
 }
 
-/// Something that does not change while the pod runs.
+/// File that does not change while the pod runs.
 #[derive(Clone)]
 struct File {
     media_type: HeaderValue,
-    /// How it is compressed. It is never sent otherwise: every browser reads gzip, and the pod need not compress it each time.
+    /// Compression of the content. A compressed file is never sent otherwise: every browser reads
+    /// gzip, and the pod does not compress it each time.
     encoding: Option<HeaderValue>,
     content: Bytes,
-    /// Names this very content.
+    /// Entity tag: names this very content.
     tag: HeaderValue,
 }
 
@@ -114,14 +119,14 @@ impl File {
     }
 
     fn answer(self, request: &HeaderMap) -> Response {
-        let known = request.get(IF_NONE_MATCH).is_some_and(|tags| lists(tags, &self.tag));
+        let known = request.get(IF_NONE_MATCH).is_some_and(|tags| names_tag(tags, &self.tag));
         let mut response = if known {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
             ([(CONTENT_TYPE, self.media_type)], self.content).into_response()
         };
         let headers = response.headers_mut();
-        headers.extend(ALWAYS);
+        headers.extend(HEADERS);
         headers.insert(ETAG, self.tag);
         if let (false, Some(encoding)) = (known, self.encoding) {
             headers.insert(CONTENT_ENCODING, encoding);
@@ -130,8 +135,9 @@ impl File {
     }
 }
 
-/// Whether `If-None-Match` names the tag. A proxy that compresses may have made a weak one of ours.
-fn lists(tags: &HeaderValue, tag: &HeaderValue) -> bool {
+/// Reports whether `If-None-Match` names the tag. A proxy that compresses may have made our tag a
+/// weak one.
+fn names_tag(tags: &HeaderValue, tag: &HeaderValue) -> bool {
     let tags = tags.to_str().unwrap_or_default().split(',').map(str::trim);
     tags.map(|known| known.strip_prefix("W/").unwrap_or(known)).any(|known| known == "*" || known == tag)
 }
@@ -155,14 +161,14 @@ mod tests {
         routes::<()>(&tabs()).call(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
-    /// The page, and all that the bundle has.
+    /// Returns the paths of the page and of all files of the bundle.
     fn paths() -> impl Iterator<Item = String> {
         let bundle = BUNDLE.iter().map(|(name, _)| format!("/page/{name}"));
         bundle.chain(["/".to_owned()])
     }
 
     #[tokio::test]
-    async fn nothing_of_it_may_reach_or_be_framed_by_others() {
+    async fn policy_forbids_other_servers_and_frames() {
         for path in paths() {
             let response = get(&path, None).await;
             assert_eq!(response.status(), StatusCode::OK, "{path}");
@@ -180,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_browser_has_is_not_sent_again() {
+    async fn cached_file_is_not_sent_again() {
         for path in paths() {
             let tag = get(&path, None).await.headers()[ETAG].clone();
             let weak = HeaderValue::from_str(&format!("\"other\", W/{}", tag.to_str().unwrap())).unwrap();
@@ -189,7 +195,7 @@ mod tests {
                 assert_eq!(response.status(), StatusCode::NOT_MODIFIED, "{path}");
                 assert_eq!(
                     (&response.headers()[ETAG], &response.headers()[CACHE_CONTROL]),
-                    (&tag, &ALWAYS[0].1)
+                    (&tag, &HEADERS[0].1)
                 );
                 assert!(!response.headers().contains_key(CONTENT_ENCODING));
             }
@@ -201,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_bundle_has_is_compressed_and_the_page_is_not() {
+    async fn bundle_is_compressed_and_page_is_not() {
         for path in paths() {
             let encoding = get(&path, None).await.headers().get(CONTENT_ENCODING).cloned();
             assert_eq!(encoding.is_some_and(|encoding| encoding == "gzip"), path != "/", "{path}");
@@ -210,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_cannot_leave_its_attribute() {
+    fn query_cannot_leave_its_attribute() {
         let attribute = attribute(&tabs());
         assert!(!attribute.contains(['"', '<']), "{attribute}");
         assert!(attribute.contains("&lt;&amp;>") && attribute.contains("Bearer ZOWI"), "{attribute}");

@@ -1,6 +1,7 @@
 //! The transports: how the results of subscriptions reach a client.
 //!
-//! [`ws`] holds a WebSocket. [`sse`] and [`multipart`] are formats of one long response, which [`stream`] writes.
+//! [`ws`] holds a WebSocket. [`sse`] and [`multipart`] are formats of one long response, which
+//! [`stream`] writes. A transport must never depend on another one.
 
 pub mod multipart;
 pub mod sse;

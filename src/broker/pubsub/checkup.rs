@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     admin::{AdminError, code},
     clients::{Clients, ConnectError},
-    feed::{CLOSE_TIMEOUT, reader::Reader},
+    feed::{STREAM_END_TIMEOUT, reader::Reader},
     settings::{LIMITS, Settings},
 };
 use crate::{
@@ -158,7 +158,7 @@ impl Checkup {
         reader.spawn(Reader::only(stream, watch::Sender::new(None)).run(sender));
         // An error means that the time is over.
         timeout(limit, receive(events, is_enough)).await.ok();
-        timeout(CLOSE_TIMEOUT, shutdown.shutdown()).await.ok();
+        timeout(STREAM_END_TIMEOUT, shutdown.shutdown()).await.ok();
     }
 
     /// Deletes the trial feed, if it exists.

@@ -55,7 +55,7 @@ const HEALTHY: Duration = Duration::from_secs(10);
 
 /// How long a stream that is given up may take to end. A stream without a network does not end at
 /// all.
-pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const STREAM_END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Pause between two tries to delete feeds that could not be deleted.
 const DELETE_PAUSE: Duration = Duration::from_secs(60);
@@ -287,7 +287,7 @@ impl Keeper {
         if !self.stop.is_cancelled() {
             self.states.send_replace(FeedState::Opening(Some(why.clone())));
         }
-        let ended = timeout(CLOSE_TIMEOUT, async {
+        let ended = timeout(STREAM_END_TIMEOUT, async {
             shutdown.shutdown().await;
             while reader.join_next().await.is_some() {}
         });

@@ -3,14 +3,19 @@
 //! A setting that is wrong is noted and takes its fallback, so that reading goes on to the next problem; nothing read may
 //! be used before [`Reader::finish`] has said that there was none. It must never put a value into a problem's text.
 
-use std::{ffi::OsStr, fs, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    fs,
+    time::Duration,
+};
 
 use clap::ArgMatches;
 
 use super::{
-    EX_USAGE, EarlyExit, Environment, SETTINGS,
+    exit::{EX_USAGE, EarlyExit},
     setting::{Fallback, Setting, Values},
-    table as t,
+    table::{self as t, SETTINGS},
     value::{self, Mode, Parsed},
 };
 use crate::auth::{
@@ -18,6 +23,9 @@ use crate::auth::{
     jwt::{self, Keys},
     secret::Secret,
 };
+
+/// The environment, as the process was given it.
+pub type Environment = BTreeMap<OsString, OsString>;
 
 /// One reading of flags and environment.
 pub(super) struct Reader<'a> {

@@ -16,7 +16,11 @@ use reqwest::{Client, header::DATE};
 use tokio_util::sync::CancellationToken;
 
 use self::verdict::Verdict;
-use super::{Checks, Finding, Report};
+use super::{
+    checks::Checks,
+    permissions::{ON_FEEDS, ON_TOPIC},
+    report::{Finding, Report},
+};
 use crate::{
     broker::pubsub::{
         self, Checkup,
@@ -26,18 +30,6 @@ use crate::{
     event::Event,
     membership::Heartbeat,
 };
-
-/// What the pods need on the topic; `terraform/pubsub.tf` has the same list.
-const ON_TOPIC: [&str; 3] = [ATTACH, "pubsub.topics.get", "pubsub.topics.publish"];
-const ATTACH: &str = "pubsub.topics.attachSubscription";
-
-/// What they need on feeds: IAM can be asked about a feed that is there.
-const ON_FEEDS: [&str; 2] = [CONSUME, "pubsub.subscriptions.delete"];
-const CONSUME: &str = "pubsub.subscriptions.consume";
-
-/// What they need on the project, which Pub/Sub cannot be asked about: it shows when it is done.
-const CREATE: &str = "pubsub.subscriptions.create";
-const LIST: &str = "pubsub.subscriptions.list";
 
 /// How long a server may take to tell the time.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(5);

@@ -19,13 +19,16 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Finding, Visit, brief};
+use super::{
+    checks::Visit,
+    report::{Finding, brief},
+};
 
 /// From the first packet to the answer of a pod.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the way out may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const CLOSE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 const SUBPROTOCOL: &str = "graphql-transport-ws";
 
@@ -170,7 +173,7 @@ async fn hold(mut socket: Socket, token: Option<&str>, hold: Duration) -> Findin
             Some(Err(_)) | None => return cut(began.elapsed(), "without a word"),
         }
     }
-    timeout(CLOSE_TIMEOUT, socket.close(None)).await.ok();
+    timeout(CLOSE_ANSWER_TIMEOUT, socket.close(None)).await.ok();
     let held = format!("a WebSocket lived for {}", span(hold));
     match token {
         Some(_) if !is_acknowledged => Finding::wrong(

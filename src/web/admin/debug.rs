@@ -1,7 +1,9 @@
-//! Who is connected, and why a user was, or was not, told of an event: for operators, behind a token of their own.
+//! `/debug` for operators, behind its own token: open connections, and why a user did or did not
+//! get an event.
 //!
-//! Without the token's setting none of this exists. Users and keys are shown as short hashes unless somebody asks to see
-//! them; payloads and tokens never are. What is answered is bounded, the total beside it.
+//! Without a token in the settings `/debug` does not exist. Users and keys are shown as short
+//! hashes unless the request asks to reveal them. Payloads and tokens must never be shown. Answers
+//! are bounded and carry the total.
 
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
@@ -22,10 +24,10 @@ use sha1::{Digest as _, Sha1};
 use crate::web::state::AppState;
 use crate::{audience::Viewer, auth::secret::Secret, hub::Answer, rfc3339};
 
-/// The most rows of an answer.
+/// The most rows of an answer. Further ones are left out.
 const MAX_ROWS: usize = 1_000;
 
-/// What is asked of both.
+/// Parameters of both requests.
 #[derive(Deserialize)]
 pub struct Asked {
     event: Option<String>,
@@ -34,7 +36,8 @@ pub struct Asked {
     reveal: bool,
 }
 
-/// Lets in who has the token. Compared in a time that does not depend on how much of it is right.
+/// Lets a request through if it has the token. The time of the comparison does not depend on how
+/// much of the token is right.
 pub async fn require_token(State(app): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
@@ -45,7 +48,7 @@ pub async fn require_token(State(app): State<Arc<AppState>>, request: Request, n
     next.run(request).await
 }
 
-/// `GET /debug/connections`.
+/// Answers `GET /debug/connections`.
 pub async fn connections(State(app): State<Arc<AppState>>, Query(asked): Query<Asked>) -> Response {
     let names = Names::new(&app, &asked);
     let viewers: HashMap<_, _> = app
@@ -56,7 +59,7 @@ pub async fn connections(State(app): State<Arc<AppState>>, Query(asked): Query<A
         .collect();
     let (total, entries) = app.connections.entries(MAX_ROWS);
     let rows = entries.into_iter().map(|entry| {
-        // Known from its watchers: a connection without any listens to nothing.
+        // The watchers show the viewer: a connection without watchers has no interests.
         let viewer = viewers.get(&Arc::as_ptr(&entry.send_queue));
         json!({
             "viewer": viewer.map(|viewer| names.show(&viewer.user)),
@@ -71,7 +74,7 @@ pub async fn connections(State(app): State<Arc<AppState>>, Query(asked): Query<A
     answer(&json!({ "total": total, "connections": rows.collect::<Value>() }))
 }
 
-/// `GET /debug/explain?event=<id>&user=<id>`; without a user, who was told.
+/// Answers `GET /debug/explain?event=<id>&user=<id>`; without a user, the users that got the event.
 pub async fn explain(State(app): State<Arc<AppState>>, Query(asked): Query<Asked>) -> Response {
     let names = Names::new(&app, &asked);
     let Some(event) = &asked.event else {
@@ -114,7 +117,7 @@ fn time(time: SystemTime) -> String {
     rfc3339::write(time).unwrap_or_default()
 }
 
-/// How users and keys are shown.
+/// Form in which users and keys are shown.
 struct Names<'a> {
     reveal: bool,
     secret: Option<&'a Secret>,
@@ -125,7 +128,8 @@ impl<'a> Names<'a> {
         Self { reveal: asked.reveal, secret: app.settings.debug_token.as_ref() }
     }
 
-    /// As it is, or as a hash that only who has the token can make: the same on every pod that has the same.
+    /// Returns the name itself, or a hash that only operators with the token can compute. Pods with
+    /// the same token show the same hash.
     fn show(&self, name: &str) -> String {
         if self.reveal {
             return name.to_owned();

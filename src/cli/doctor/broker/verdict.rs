@@ -10,14 +10,17 @@ use std::{
 
 use humantime::format_duration as span;
 
-use super::{ATTACH, CONSUME, CREATE, LIST};
 use crate::{
     broker::pubsub::{
         self, ConnectError,
         admin::AdminError,
         checkup::{FoundFeed, Inventory},
     },
-    cli::doctor::{Finding, POD, brief},
+    cli::doctor::{
+        checks::POD,
+        permissions::{ATTACH, CONSUME, CREATE, LIST},
+        report::{Finding, brief},
+    },
 };
 
 /// How far clocks may differ in whole seconds, which is what a `Date` has: 4 s ahead the first cursors would promise too

@@ -5,6 +5,7 @@
 //! say anything of an operation after its end.
 
 mod close;
+mod dialect;
 mod wire;
 
 use std::{collections::HashSet, sync::Arc};
@@ -14,33 +15,10 @@ use serde_json::{Map, Value, json};
 use self::wire::{ClientFrame, Malformed};
 pub use self::{
     close::Close,
+    dialect::Dialect,
     wire::{Request, TAIL},
 };
 use crate::graphql::error::Code;
-
-/// Which subprotocol a connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// `graphql-transport-ws`, of the package graphql-ws.
-    Transport,
-    /// `graphql-ws`, of the older package subscriptions-transport-ws.
-    Legacy,
-}
-
-impl Dialect {
-    /// The names in the handshake, the preferred one first.
-    pub const NAMES: [&'static str; 2] = ["graphql-transport-ws", "graphql-ws"];
-
-    /// The dialect of that name.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        match name {
-            "graphql-transport-ws" => Some(Self::Transport),
-            "graphql-ws" => Some(Self::Legacy),
-            _ => None,
-        }
-    }
-}
 
 /// What the driver does next.
 // Only tests may print it: it holds tokens and variables.

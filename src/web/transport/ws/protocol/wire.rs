@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::Dialect;
+use super::dialect::Dialect;
 
 /// The longest id that is accepted, in bytes: it comes back with every result. Stock clients count, or send a UUID.
 const MAX_ID: usize = 256;
