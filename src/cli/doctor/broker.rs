@@ -176,6 +176,7 @@ async fn listen(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::doctor::permissions::{CREATE, LIST};
 
     #[test]
     fn terraform_grants_what_is_checked_and_no_more() {
