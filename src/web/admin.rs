@@ -1,6 +1,6 @@
 //! Endpoints for machines: liveness, readiness and metrics.
 //!
-//! They must never wait: a probe that times out restarts the pod.
+//! They must never wait for a broker or a client: a probe that times out restarts the pod.
 
 pub mod debug;
 
