@@ -124,6 +124,7 @@ pub mod graphql;
 pub mod health;
 #[doc(hidden)]
 pub mod hub;
+mod lock;
 #[doc(hidden)]
 pub mod membership;
 #[doc(hidden)]

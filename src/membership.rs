@@ -15,7 +15,7 @@ mod members;
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
 
@@ -37,6 +37,7 @@ pub use self::{catch_up::History, heartbeat::Heartbeat, members::Size};
 use crate::{
     broker::{FeedState, Publish, PublishError, Reopen},
     event::{Event, HEARTBEAT},
+    telemetry,
 };
 
 /// Longest pause after a heartbeat that the topic did not take.
@@ -115,7 +116,6 @@ impl Membership {
     /// Creates a membership in which no pod is known yet, and registers its metrics.
     #[must_use]
     pub fn new(settings: Settings, meter: &Meter) -> Self {
-        let counter = |name, description| meter.u64_counter(name).with_description(description).build();
         let membership = Self(Arc::new(Shared {
             state: Mutex::new(State {
                 members: Members::new(),
@@ -126,14 +126,20 @@ impl Membership {
             }),
             settings,
             generation: watch::Sender::new(None),
-            heartbeats: counter("relay.heartbeats", "Heartbeats handed to the topic, by outcome."),
-            silences: counter("relay.feed.silences", "Feeds given up because nothing came through them."),
+            heartbeats: telemetry::counter_by(
+                meter,
+                "relay.heartbeats",
+                "Heartbeats handed to the topic, by outcome.",
+                "outcome",
+                [ACKNOWLEDGED, FAILED],
+            ),
+            silences: telemetry::counter(
+                meter,
+                "relay.feed.silences",
+                "Feeds given up because nothing came through them.",
+            ),
         }));
         membership.observe(meter);
-        membership.0.silences.add(0, &[]);
-        for outcome in [ACKNOWLEDGED, FAILED] {
-            membership.0.heartbeats.add(0, &[KeyValue::new("outcome", outcome)]);
-        }
         membership
     }
 
@@ -360,8 +366,7 @@ impl Membership {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code panics under the lock halfway through a change.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.0.state)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     event::Event,
     hub::{HEAD_START, Hub},
     membership::{Heard, History, Membership},
-    telemetry::traces::Messaging,
+    telemetry::{self, traces::Messaging},
 };
 
 /// How many event ids are remembered at most: at 1,000 events a second the whole of a 10-minute window, in about 60 MiB.
@@ -227,18 +227,7 @@ struct Counters {
 
 impl Counters {
     fn new(meter: &Meter) -> Self {
-        let counter = |name, description| {
-            let counter = meter.u64_counter(name).with_description(description).build();
-            // From the beginning, or the first increase would be no increase to whoever watches it.
-            counter.add(0, &[]);
-            counter
-        };
-        let rejected = meter.u64_counter("relay.events.rejected");
-        let rejected =
-            rejected.with_description("Messages without an event that the domain reads, by reason.").build();
-        for reason in ["not_cloudevent", UNKNOWN_TYPE, MALFORMED_DATA, MALFORMED_HEARTBEAT] {
-            rejected.add(0, &[KeyValue::new("reason", reason)]);
-        }
+        let counter = |name, description| telemetry::counter(meter, name, description);
         Self {
             received: counter(
                 "relay.events.received",
@@ -248,7 +237,13 @@ impl Counters {
                 "relay.events.deduplicated",
                 "Events dropped because their id was seen before.",
             ),
-            rejected,
+            rejected: telemetry::counter_by(
+                meter,
+                "relay.events.rejected",
+                "Messages without an event that the domain reads, by reason.",
+                "reason",
+                ["not_cloudevent", UNKNOWN_TYPE, MALFORMED_DATA, MALFORMED_HEARTBEAT],
+            ),
             matched: counter("relay.events.matched", "Watchers that events were dispatched to."),
             losses: counter(
                 "relay.feed.losses",

@@ -22,7 +22,7 @@ use tracing_subscriber::{
 pub use self::{
     export::TelemetryError,
     logs::LogFormat,
-    metrics::{LATENCY_BUCKETS, Metrics, PROMETHEUS_TEXT, Refusals},
+    metrics::{LATENCY_BUCKETS, Metrics, PROMETHEUS_TEXT, Refusals, counter, counter_by},
     traces::Traces,
 };
 

@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
 
@@ -146,8 +146,7 @@ impl Publish for Topic {
 
 impl Shared {
     fn log(&self) -> MutexGuard<'_, Log> {
-        // No code panics under the lock halfway through a change.
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.log)
     }
 
     /// Appends the event if there is room. Returns whether there was.

@@ -23,7 +23,7 @@ use crate::{
     domain::Domain,
     event::Event,
     telemetry::{
-        LATENCY_BUCKETS,
+        self, LATENCY_BUCKETS,
         traces::{self, Messaging},
     },
 };
@@ -49,12 +49,13 @@ impl EventPublisher {
         messaging: Messaging,
         meter: &Meter,
     ) -> Self {
-        let publishes = meter.u64_counter("relay.publishes");
-        let publishes = publishes.with_description("Events handed to the topic, by outcome.").build();
-        // From the beginning, or the first failure would be no increase to whoever watches it.
-        for outcome in PublishError::REASONS.into_iter().chain([ACKNOWLEDGED]) {
-            publishes.add(0, &[KeyValue::new("outcome", outcome)]);
-        }
+        let publishes = telemetry::counter_by(
+            meter,
+            "relay.publishes",
+            "Events handed to the topic, by outcome.",
+            "outcome",
+            PublishError::REASONS.into_iter().chain([ACKNOWLEDGED]),
+        );
         Self {
             publisher,
             domain,

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     future::poll_fn,
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     task::Poll,
     time::Duration,
 };
@@ -29,6 +29,7 @@ use super::{
 use crate::{
     event::Payload,
     hub::{Relayed, Render},
+    lock::lock,
 };
 
 /// How many distinct operations a pod runs at once. An event executes at most this many.
@@ -261,11 +262,6 @@ impl Render for Operation {
         let notice = Response::new(data).extension("gap", gap).extension("cursor", Value::from(cursor));
         serde_json::to_string(&notice).expect("names and texts have a JSON form").into()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while one of these is held.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context as TaskContext, Poll, Waker},
 };
 
@@ -73,8 +73,7 @@ impl Source {
     }
 
     fn slot(&self) -> MutexGuard<'_, Slot> {
-        // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.0)
     }
 }
 

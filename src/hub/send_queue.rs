@@ -8,7 +8,7 @@ use std::{
     future::poll_fn,
     mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -172,8 +172,7 @@ impl SendQueue {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // No code panics while it holds the lock.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.queue)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The state that a hub shares with its watchers and replays, under one lock.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, atomic::AtomicU64};
 
 use tokio::sync::watch;
 
@@ -24,9 +24,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        // Changes of the state are complete steps that do not panic, so a poisoned lock still
-        // guards a consistent state.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.state)
     }
 }
 

@@ -8,7 +8,10 @@ use std::time::Duration;
 use opentelemetry::{KeyValue, metrics::Meter};
 use tokio::time::sleep;
 
-use crate::broker::{Cleanup, IsOrphan, Swept};
+use crate::{
+    broker::{Cleanup, IsOrphan, Swept},
+    telemetry,
+};
 
 /// Least time between two sweeps of a pod. At one sweep a minute the administrative calls of a thousand pods stay far below
 /// every quota.
@@ -21,10 +24,11 @@ pub(super) async fn run(
     is_orphan: &IsOrphan<'_>,
     meter: &Meter,
 ) {
-    let deleted = meter
-        .u64_counter("relay.feed.orphans.deleted")
-        .with_description("Feeds of pods that are gone, deleted by this pod.")
-        .build();
+    let deleted = telemetry::counter(
+        meter,
+        "relay.feed.orphans.deleted",
+        "Feeds of pods that are gone, deleted by this pod.",
+    );
     let feeds = meter
         .u64_gauge("relay.feeds")
         .with_description("Feeds on the topic, of all pods, when this pod looked last.")

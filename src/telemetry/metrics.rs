@@ -20,6 +20,29 @@ pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;
 pub const LATENCY_BUCKETS: [f64; 13] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
+/// Builds a counter that shows zero from the start: without that point, a reader of the metric misses the first increase.
+#[must_use]
+pub fn counter(meter: &Meter, name: &'static str, description: &'static str) -> Counter<u64> {
+    let counter = meter.u64_counter(name).with_description(description).build();
+    counter.add(0, &[]);
+    counter
+}
+
+/// Builds a counter that shows zero from the start for each of these values of its label.
+pub fn counter_by(
+    meter: &Meter,
+    name: &'static str,
+    description: &'static str,
+    label: &'static str,
+    values: impl IntoIterator<Item = &'static str>,
+) -> Counter<u64> {
+    let counter = meter.u64_counter(name).with_description(description).build();
+    for value in values {
+        counter.add(0, &[KeyValue::new(label, value)]);
+    }
+    counter
+}
+
 /// Every limit that is hit, whoever keeps it: who asks for too much, and of what.
 #[derive(Clone, Debug)]
 pub struct Refusals(Counter<u64>);

@@ -13,7 +13,7 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -80,7 +80,7 @@ impl Count {
     /// Counts a connection in, unless it would exceed a limit. Returns the address if it was
     /// counted.
     fn enter(&self, address: Option<IpAddr>) -> Result<Option<IpAddr>, End> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = crate::lock::lock(&self.open);
         let address = address.filter(|_| self.limit_per_address > 0);
         let same = address.and_then(|address| open.by_address.get(&address)).copied().unwrap_or_default();
         if open.all >= self.limit {
@@ -96,7 +96,7 @@ impl Count {
 
     /// Counts a connection out. `address` is what `enter` returned.
     fn leave(&self, address: Option<IpAddr>) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = crate::lock::lock(&self.open);
         open.all -= 1;
         if let Some(address) = address
             && let Some(count) = open.by_address.get_mut(&address)
@@ -164,7 +164,7 @@ impl Connections {
     /// Returns the number of open connections.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.count.open.lock().unwrap_or_else(PoisonError::into_inner).all
+        crate::lock::lock(&self.count.open).all
     }
 
     /// Counts a limit that was reached in another way than by the end of a connection.

@@ -6,7 +6,7 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -103,7 +103,7 @@ impl Publisher {
 
     fn current(&self) -> MutexGuard<'_, Current> {
         // A client is replaced in one step, so a poisoned lock still guards a whole one.
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.current)
     }
 
     fn mark_silent(&self, number: u64) {

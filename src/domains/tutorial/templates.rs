@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     mem,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, RwLock, RwLockReadGuard},
     time::{Duration, SystemTime},
 };
 
@@ -74,8 +74,7 @@ impl Templates {
     /// Takes an event in: one without a published time is this pod's own, not back from the topic yet. The order of
     /// calls does not matter to what shows in the end, nor do repeats.
     pub(super) fn apply(&self, event: &Event, template: Arc<Template>, now: SystemTime) {
-        // The state is changed by whole steps that do not panic: a poisoned lock still guards a sound one.
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = crate::lock::write(&self.state);
         match event.published {
             Some(published) => {
                 state.arrivals.insert(event.id.clone(), now);
@@ -105,7 +104,7 @@ impl Templates {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::read(&self.state)
     }
 }
 

@@ -4,7 +4,7 @@
 //! so that it costs time only when it is read. Only if operators may ask for cursors, each write
 //! stores one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use opentelemetry::{KeyValue, metrics::Meter};
 use slab::Slab;
@@ -86,8 +86,7 @@ impl Registry {
     }
 
     fn entries(&self) -> MutexGuard<'_, Slab<Entry>> {
-        // Not poisoned: nothing panics while the lock is held.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.entries)
     }
 
     /// Adds up a value over the connections of each transport.

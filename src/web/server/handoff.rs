@@ -6,7 +6,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use axum::{
@@ -65,7 +65,7 @@ impl PendingHandoff {
     /// Sends the socket to the transport. If the receiver has ended, the socket is closed.
     pub(super) fn complete(self, socket: TcpStream) {
         let Self { request, version, head } = self;
-        let sender = request.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let sender = crate::lock::lock(&request.0).take();
         sender.map(|sender| sender.send(SocketHandoff { socket, version, head }));
     }
 }

@@ -9,7 +9,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -59,8 +59,7 @@ impl Activity {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Not poisoned: nothing panics while the lock is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.state)
     }
 
     /// Records that something was read. On an idle socket it is the beginning of a head.
@@ -127,8 +126,7 @@ impl PendingSockets {
     }
 
     fn sockets(&self) -> MutexGuard<'_, Slab<Arc<Activity>>> {
-        // Not poisoned: nothing panics while the lock is held.
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.sockets)
     }
 
     /// Waits for a free place and takes it. While there is none, it closes the socket that has been

@@ -1,21 +1,22 @@
 //! Apollo's multipart protocol for subscriptions: each result is a part of one response.
 //!
-//! Its clients read a part when they see the boundary behind it, so each is written together with that; the boundary that
-//! closes the body is written only when the operation is over.
+//! Its clients read a part when they see the boundary behind it, so each part is written together
+//! with that boundary. The boundary that closes the body must be written only when the operation is
+//! over.
 
 use std::time::Duration;
 
 use super::stream::format::Format;
 use crate::web::connection::Transport;
 
-/// Results as parts.
+/// Format that writes results as parts.
 pub(in crate::web) const PARTS: &dyn Format = &Parts;
 
-/// As Apollo's router does.
+/// Time between two signs of life, the same as in Apollo's router.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// The part that says nothing.
-const HEARTBEAT: &str = "\r\ncontent-type: application/json\r\n\r\n{}\r\n--graphql";
+/// Sign of life: a part with an empty object.
+const EMPTY_PART: &str = "\r\ncontent-type: application/json\r\n\r\n{}\r\n--graphql";
 
 struct Parts;
 
@@ -34,7 +35,7 @@ impl Format for Parts {
 
     fn begin(&self, chunk: &mut Vec<u8>, _: Option<&str>) {
         chunk.extend_from_slice(b"\r\n--graphql");
-        chunk.extend_from_slice(HEARTBEAT.as_bytes());
+        chunk.extend_from_slice(EMPTY_PART.as_bytes());
     }
 
     fn next(&self, chunk: &mut Vec<u8>, _: Option<&str>, _: Option<&str>, result: &str) {
@@ -46,7 +47,7 @@ impl Format for Parts {
     }
 
     fn keep_alive(&self, chunk: &mut Vec<u8>, _: Option<&str>) {
-        chunk.extend_from_slice(HEARTBEAT.as_bytes());
+        chunk.extend_from_slice(EMPTY_PART.as_bytes());
     }
 
     fn expired(&self, chunk: &mut Vec<u8>) -> bool {
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_part_is_written_with_the_boundary_behind_it() {
+    fn each_part_carries_boundary_behind_it() {
         let mut chunk = Vec::new();
         PARTS.begin(&mut chunk, None);
         PARTS.next(&mut chunk, None, Some("c"), r#"{"data":1}"#);
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_token_is_an_error_of_the_transport() {
+    fn expired_token_is_error_of_transport() {
         let mut chunk = Vec::new();
         assert!(PARTS.expired(&mut chunk));
         let text = String::from_utf8(chunk).unwrap();

@@ -1,7 +1,7 @@
-//! Server-sent events, as graphql-sse's protocol names them: `next` and `complete`.
+//! Server-sent events with the names of the graphql-sse protocol: `next` and `complete`.
 //!
-//! Results carry their cursor as `id:`, which an `EventSource` says again by itself when it comes back. A result never spans
-//! lines: it is JSON without line breaks.
+//! Each result carries its cursor as `id:`, which an `EventSource` sends back by itself when it
+//! reconnects. A result must never span lines: it is JSON without line breaks.
 
 pub mod reservation;
 
@@ -10,10 +10,11 @@ use std::time::Duration;
 use super::stream::format::Format;
 use crate::web::connection::Transport;
 
-/// Results as events.
+/// Format that writes results as events.
 pub(in crate::web) const EVENTS: &dyn Format = &Events;
 
-/// Under the 15 s after which the most impatient of common proxies give up an idle connection.
+/// Time between two signs of life: less than the 15 s after which the strictest of common proxies
+/// close an idle connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 struct Events;
@@ -47,7 +48,7 @@ impl Format for Events {
     }
 
     fn complete(&self, chunk: &mut Vec<u8>, id: Option<&str>) {
-        // An event without any data line is none to an `EventSource`.
+        // An `EventSource` ignores an event without a `data` line.
         match id {
             None => append(chunk, &["event: complete\ndata:\n\n"]),
             Some(id) => append(chunk, &["event: complete\ndata: {\"id\":", id, "}\n\n"]),
@@ -57,7 +58,8 @@ impl Format for Events {
     fn keep_alive(&self, chunk: &mut Vec<u8>, cursor: Option<&str>) {
         append(chunk, &[":\n\n"]);
         if let Some(cursor) = cursor {
-            // Without data it is no event, and still moves the id that a client comes back with.
+            // Without data it is no event, and still sets the id that a client sends when it
+            // reconnects.
             append(chunk, &["id: ", cursor, "\n\n"]);
         }
     }
@@ -83,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_one_event_with_its_cursor() {
+    fn result_is_one_event_with_its_cursor() {
         let text = written(|chunk| EVENTS.next(chunk, None, Some("c"), r#"{"data":1}"#));
         assert_eq!(text, "event: next\nid: c\ndata: {\"data\":1}\n\n");
         let text = written(|chunk| EVENTS.next(chunk, Some(r#""op""#), None, "{}"));
@@ -91,14 +93,14 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_an_operation_is_an_event_with_data() {
+    fn end_of_operation_is_event_with_data() {
         assert_eq!(written(|chunk| EVENTS.complete(chunk, None)), "event: complete\ndata:\n\n");
         let text = written(|chunk| EVENTS.complete(chunk, Some(r#""op""#)));
         assert_eq!(text, "event: complete\ndata: {\"id\":\"op\"}\n\n");
     }
 
     #[test]
-    fn a_sign_of_life_is_no_event() {
+    fn sign_of_life_is_no_event() {
         assert_eq!(written(|chunk| EVENTS.keep_alive(chunk, None)), ":\n\n");
         assert_eq!(written(|chunk| EVENTS.keep_alive(chunk, Some("c"))), ":\n\nid: c\n\n");
     }

@@ -1,7 +1,7 @@
 //! Streams: connections that are one long HTTP response.
 //!
-//! For every transport of this kind; what differs between them is a [`Format`]. One result that there is at once needs no
-//! connection: it is a body like any other.
+//! They serve every transport of this kind; a [`Format`] holds what differs. A single result that
+//! is available at once needs no connection: it is an ordinary body.
 
 mod body;
 pub mod command;
@@ -28,23 +28,24 @@ use crate::{
     },
 };
 
-/// Returns the cursor that a client resumes from, as an `EventSource` sends it by itself when it comes back.
+/// Returns the cursor that a client resumes from. An `EventSource` sends it by itself when it
+/// reconnects.
 pub(in crate::web) fn last_event_id(headers: &HeaderMap) -> Option<&str> {
     headers.get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty())
 }
 
-/// The client that opens a stream.
+/// Client that opens a stream.
 pub(in crate::web) struct Caller {
     pub(in crate::web) session: Session,
-    /// The cursor to resume from, if not the document's own.
+    /// The cursor to resume from; `None`: the cursor of the document, if it has one.
     pub(in crate::web) after: Option<String>,
     pub(in crate::web) peer: Option<Peer>,
 }
 
-/// Answers with the results of a subscription.
+/// Starts a subscription and answers with the stream of its results.
 ///
 /// # Errors
-/// 503 if there is no room for the connection, or if the pod drains.
+/// 503 if a limit on connections is reached or the pod drains.
 pub(in crate::web) async fn subscribe(
     app: Arc<AppState>,
     format: &'static dyn Format,
@@ -53,7 +54,7 @@ pub(in crate::web) async fn subscribe(
 ) -> Result<Response, Refusal> {
     let guard = app.connections.enter(format.transport(), peer.as_ref());
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
-    // From before the watcher is let in, so that a client that resumes from there misses nothing.
+    // Taken before the watcher is added, so that a client that resumes from it misses nothing.
     let cursor = app.engine.cursor();
     let mut stream = Stream::new(app, guard, format, &session);
     let start = Start { prepared, viewer: session.viewer.clone(), after };

@@ -1,12 +1,14 @@
-//! graphql-sse's single connection mode: a client reserves one stream of events and runs many operations on it, each by a
-//! request of its own.
+//! The single connection mode of graphql-sse: a client reserves one stream of events and runs many
+//! operations on it.
 //!
-//! A reservation lives on this pod only, so its requests must all come here. Its token lets nobody but its viewer run or end
-//! an operation, and cannot be guessed; it counts as a connection from the beginning, and ends soon if nobody comes to read.
+//! Each operation is started by a request of its own. A reservation exists on this pod only, so all
+//! its requests must reach this pod. Its token cannot be guessed. Only its viewer may run or end
+//! operations on it. It counts as a connection from the beginning, and ends soon if no reader
+//! comes.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -42,39 +44,40 @@ use crate::{
     },
 };
 
-/// The header that names the reservation.
+/// Header that names the reservation.
 pub const TOKEN_HEADER: &str = "x-graphql-event-stream-token";
 
-/// How long a reservation waits for somebody to read it.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a reservation waits for its reader. Then it ends.
+const READER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Twice the 128 bits that nobody can guess.
+/// Random bytes of a token: twice the 128 bits that cannot be guessed.
 const TOKEN_BYTES: usize = 32;
 
-/// Commands of one connection that wait for its driver; more wait in their requests.
-const COMMANDS: usize = 4;
+/// Commands of one connection that wait for its driver. Further ones wait in their requests.
+const MAX_WAITING_COMMANDS: usize = 4;
 
-/// The longest id of an operation that is accepted, in bytes: it comes back with every result.
-const MAX_ID: usize = 256;
+/// The longest accepted id of an operation, in bytes, since each result repeats it. A longer one is
+/// refused with 400.
+const MAX_ID_BYTES: usize = 256;
 
-/// The reservations of one pod, by token.
+/// Reservations of one pod, by token.
 #[derive(Default)]
 pub struct Reservations(Mutex<HashMap<Arc<str>, Reservation>>);
 
 struct Reservation {
     user: Arc<str>,
     commands: mpsc::Sender<Command>,
-    /// Until somebody reads it.
+    /// `None` once a reader has come.
     handoff: Option<HandoffRequest>,
 }
 
-/// Takes the reservation away when its connection ends.
-struct Seat {
+/// Guard that removes the reservation when its connection ends.
+struct ReservationGuard {
     reservations: Arc<Reservations>,
     token: Arc<str>,
 }
 
-impl Drop for Seat {
+impl Drop for ReservationGuard {
     fn drop(&mut self) {
         self.reservations.lock().remove(&self.token);
     }
@@ -82,34 +85,34 @@ impl Drop for Seat {
 
 impl Reservations {
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Reservation>> {
-        // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.0)
     }
 
-    /// The way to the connection, for the viewer whose it is.
+    /// Returns the channel to the connection, if the reservation is the viewer's.
     fn find(&self, token: &str, session: &Session) -> Option<mpsc::Sender<Command>> {
         let reservations = self.lock();
         let reservation = reservations.get(token)?;
         (reservation.user == session.viewer.user).then(|| reservation.commands.clone())
     }
 
-    /// The same, and the stream for its first reader. A reader without an `Authorization` is the viewer's `EventSource`, which
-    /// can send none.
+    /// Returns the handoff for the first reader; the inner `None` is for later ones. A reader
+    /// without `Authorization` is the viewer's `EventSource`, which cannot send the header.
     fn take(&self, token: &str, session: Option<&Session>) -> Option<Option<HandoffRequest>> {
         let mut reservations = self.lock();
         let reservation = reservations.get_mut(token)?;
-        let is_theirs = session.is_none_or(|session| reservation.user == session.viewer.user);
-        is_theirs.then(|| reservation.handoff.take())
+        let is_owner = session.is_none_or(|session| reservation.user == session.viewer.user);
+        is_owner.then(|| reservation.handoff.take())
     }
 }
 
-/// The reservation that a request names, in its header or, for an `EventSource`, in its URL.
+/// Returns the reservation that a request names, in its header or, for an `EventSource`, in its
+/// URL.
 pub(in crate::web) fn token(headers: &HeaderMap, uri: &Uri) -> Option<String> {
     let header = headers.get(TOKEN_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned);
     header.or_else(|| parameter(uri, "token"))
 }
 
-/// `PUT /graphql`: reserves a stream.
+/// Answers `PUT /graphql`: reserves a stream.
 pub(in crate::web) async fn reserve(
     app: Arc<AppState>,
     reservations: &Arc<Reservations>,
@@ -119,18 +122,20 @@ pub(in crate::web) async fn reserve(
     let guard = app.connections.enter(EVENTS.transport(), Peer::of(request.extensions()));
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
     let token: Arc<str> = URL_SAFE_NO_PAD.encode(rand::random::<[u8; TOKEN_BYTES]>()).into();
-    let (commands, receiver) = mpsc::channel(COMMANDS);
+    let (commands, receiver) = mpsc::channel(MAX_WAITING_COMMANDS);
     let (handoff, socket) = HandoffRequest::new();
-    let seat = Seat { reservations: reservations.clone(), token: token.clone() };
+    let end_guard = ReservationGuard { reservations: reservations.clone(), token: token.clone() };
     let user = session.viewer.user.clone();
     let reservation = Reservation { user, commands, handoff: Some(handoff) };
     reservations.lock().insert(token.clone(), reservation);
-    Stream::new(app, guard, EVENTS, &session).reserve(receiver, PATIENCE, Box::new(seat)).spawn(socket);
+    Stream::new(app, guard, EVENTS, &session)
+        .reserve(receiver, READER_TIMEOUT, Box::new(end_guard))
+        .spawn(socket);
     let headers = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-store")];
     Ok((StatusCode::CREATED, headers, token.to_string()).into_response())
 }
 
-/// `GET /graphql` with a token: the one stream.
+/// Answers `GET /graphql` with a token: the one stream of the reservation.
 pub(in crate::web) async fn read(
     app: &AppState,
     reservations: &Reservations,
@@ -149,7 +154,8 @@ pub(in crate::web) async fn read(
     Ok(response::respond(EVENTS, handoff))
 }
 
-/// `POST /graphql` with a token: an operation whose results go into the stream.
+/// Answers `POST /graphql` with a token: starts an operation that writes its results into the
+/// stream.
 pub(in crate::web) async fn submit(
     app: &AppState,
     reservations: &Reservations,
@@ -181,12 +187,12 @@ pub(in crate::web) async fn submit(
             Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::LimitReached, text))
         }
         Ok(Err(Rejected::Refused(refusal))) => Ok(bad(&refusal)),
-        // The operation was ended, or the stream with it, before it came to anything.
+        // The operation, or the whole stream, ended before there was an answer.
         Err(_) => Err(unknown()),
     }
 }
 
-/// `DELETE /graphql`: ends an operation.
+/// Answers `DELETE /graphql`: ends an operation.
 pub(in crate::web) async fn stop(
     app: &AppState,
     reservations: &Reservations,
@@ -201,10 +207,10 @@ pub(in crate::web) async fn stop(
     Ok(StatusCode::OK.into_response())
 }
 
-/// As it stands in every result: a JSON string.
+/// Returns the id as it stands in every result: a JSON string.
 fn operation_id(id: &Value) -> Option<Arc<str>> {
     let Value::String(text) = id else { return None };
-    (1..=MAX_ID).contains(&text.len()).then(|| id.to_string().into())
+    (1..=MAX_ID_BYTES).contains(&text.len()).then(|| id.to_string().into())
 }
 
 fn parameter(uri: &Uri, name: &str) -> Option<String> {

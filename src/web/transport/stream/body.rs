@@ -1,8 +1,9 @@
-//! The socket under a response whose body goes on: chunks straight to the kernel.
+//! [`BodyWriter`]: writes a response body that goes on, in chunks straight to the kernel.
 //!
-//! An idle one holds no buffer. What the kernel does not take is kept until it does, and meanwhile nothing more is made for this
-//! client. A body writer that is dropped without [`finish`](BodyWriter::finish) is cut, so that its client knows that this was not the
-//! end; it never ends in good order by chance.
+//! An idle body writer holds no buffer. What the kernel does not take is kept until it does.
+//! Meanwhile nothing more is made for this client. A body writer that is dropped without
+//! [`finish`](BodyWriter::finish) cuts the body: the client notices that this was not the end. It
+//! must never end a body in good order by accident.
 
 use std::{
     future::poll_fn,
@@ -19,28 +20,28 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::web::server::SocketHandoff;
 
-/// What a client says on a body writer is read and thrown away, this much at a time, in bytes.
-const DISCARDED: usize = 1_024;
+/// Size of one read, in bytes. What a client sends during the response is read and thrown away.
+const DISCARD_BYTES: usize = 1_024;
 
-/// The end of a body in chunked encoding.
+/// Last chunk of a body in chunked encoding.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// A way for the chunks of one body.
+/// Writer of the chunks of one body.
 #[derive(Debug)]
 pub(super) struct BodyWriter {
     stream: TcpStream,
-    /// What the kernel did not take.
+    /// Bytes that the kernel did not take.
     unwritten: BytesMut,
-    /// Clients of HTTP/1.0 know no chunks: their body is what comes until the socket is closed.
+    /// Clients of HTTP/1.0 know no chunks: their body ends when the socket is closed.
     is_chunked: bool,
-    /// Whether the kernel took something since [`has_moved`](Self::has_moved) was asked.
+    /// Whether the kernel took bytes since the last call of [`has_moved`](Self::has_moved).
     has_moved: bool,
 }
 
-/// What can be done about a body writer.
+/// State of a body writer on which its driver acts.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ready {
-    /// The kernel has taken all there was: there is room for a chunk.
+    /// The kernel has taken all bytes: there is room for a chunk.
     Room,
     /// The client has closed its end.
     Left,
@@ -49,7 +50,8 @@ pub(super) enum Ready {
 }
 
 impl BodyWriter {
-    /// A body behind this head, which goes out with the first chunk. The socket serves no other request after it.
+    /// Creates the writer of a body with this head, which is written with the first chunk. The
+    /// socket serves no other request after it.
     pub(super) fn new(handoff: SocketHandoff) -> Self {
         let SocketHandoff { socket: stream, version, head } = handoff;
         let (status, mut headers) = (head.status, head.headers);
@@ -70,7 +72,8 @@ impl BodyWriter {
         Self { stream, unwritten: BytesMut::from(&*head), is_chunked, has_moved: false }
     }
 
-    /// Waits until the client is gone or, if there is something to write, until there is room for it. Cancel-safe.
+    /// Waits until the client is gone or, with `wants_room`, until there is room for a chunk.
+    /// Cancel-safe.
     pub(super) async fn ready(&mut self, wants_room: bool) -> Ready {
         poll_fn(|task| {
             match self.poll_gone(task) {
@@ -87,14 +90,14 @@ impl BodyWriter {
         .await
     }
 
-    /// Writes a chunk that is not empty, or keeps what the kernel does not take. That the client is gone is
-    /// [`ready`](Self::ready)'s to find.
+    /// Writes a chunk, which must not be empty, and keeps what the kernel does not take. If the
+    /// client is gone, [`ready`](Self::ready) reports it.
     pub(super) fn send(&mut self, chunk: &[u8]) {
         self.unwritten.reserve(chunk.len() + 20);
         if self.is_chunked {
             let mut size = [0; 20];
             let mut rest = &mut size[..];
-            // A length has 16 digits at most.
+            // Always fits: a length has 16 digits at most.
             let written = write!(rest, "{:x}\r\n", chunk.len()).map_or(0, |()| 20 - rest.len());
             self.unwritten.extend_from_slice(&size[..written]);
         }
@@ -107,7 +110,7 @@ impl BodyWriter {
         }
     }
 
-    /// Waits until the kernel has taken all there is.
+    /// Waits until the kernel has taken all bytes.
     ///
     /// # Errors
     /// If the client is gone.
@@ -127,12 +130,12 @@ impl BodyWriter {
         self.stream.shutdown().await
     }
 
-    /// Whether there is something that the kernel did not take.
+    /// Reports whether there are bytes that the kernel did not take.
     pub(super) fn is_blocked(&self) -> bool {
         !self.unwritten.is_empty()
     }
 
-    /// Whether the kernel took something since this was asked last.
+    /// Reports whether the kernel took bytes since the last call.
     pub(super) fn has_moved(&mut self) -> bool {
         mem::take(&mut self.has_moved)
     }
@@ -152,7 +155,7 @@ impl BodyWriter {
     fn poll_gone(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.stream.poll_read_ready(task))?;
-            match self.stream.try_read(&mut [0; DISCARDED]) {
+            match self.stream.try_read(&mut [0; DISCARD_BYTES]) {
                 Ok(0) => return Poll::Ready(Ok(())),
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -165,7 +168,7 @@ impl BodyWriter {
         self.unwritten.advance(length);
         self.has_moved |= length > 0;
         if self.unwritten.is_empty() {
-            // An empty buffer would keep its room.
+            // An empty buffer would keep its capacity.
             self.unwritten = BytesMut::new();
         }
     }
@@ -193,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_that_is_dropped_is_cut_and_one_that_is_finished_is_not() {
+    async fn only_finished_body_has_its_last_chunk() {
         for (is_finished, end) in [(false, ""), (true, "0\r\n\r\n")] {
             let (mut writer, client) = writer(Version::HTTP_11).await;
             writer.send(b"one");
@@ -211,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_old_client_gets_no_chunks() {
+    async fn http_1_0_client_gets_no_chunks() {
         let (mut writer, client) = writer(Version::HTTP_10).await;
         writer.send(b"one");
         writer.finish().await.unwrap();
@@ -221,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_is_gone_is_noticed_whatever_it_said_before() {
+    async fn writer_notices_departed_client_behind_unread_bytes() {
         let (mut writer, mut client) = writer(Version::HTTP_11).await;
         client.write_all(&[b'x'; 5_000]).await.unwrap();
         drop(client);
@@ -229,18 +232,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_does_not_read_leaves_no_room_until_it_does() {
+    async fn stalled_client_leaves_no_room_until_it_reads() {
         let (mut writer, mut client) = writer(Version::HTTP_11).await;
         while !writer.is_blocked() || writer.has_moved() {
             writer.send(&[0; 1 << 16]);
         }
         assert!(!writer.has_moved());
-        let mut heard = vec![0; 1 << 24];
+        let mut buffer = vec![0; 1 << 24];
         let room = async {
             while !writer.has_moved() {
                 tokio::select! {
                     ready = writer.ready(true) => assert_eq!(ready, Ready::Room),
-                    _ = client.read(&mut heard) => {}
+                    _ = client.read(&mut buffer) => {}
                 }
             }
         };

@@ -1,4 +1,6 @@
-//! [`Command`]: what requests ask of a stream that several operations share.
+//! [`Command`]: starts or stops an operation on a stream that several operations share.
+//!
+//! A request sends it to the stream's task. It must never wait for the stream's client.
 
 use std::sync::Arc;
 
@@ -7,43 +9,43 @@ use tokio::sync::oneshot;
 
 use crate::web::operations;
 
-/// What the operations of a connection that several share are started and stopped by.
+/// Command of a request to a shared stream.
 pub(in crate::web) enum Command {
-    /// Run this operation.
+    /// Start of this operation.
     Start(Box<Start>),
-    /// End this operation, if it runs.
+    /// End of this operation, if it runs.
     Stop(Arc<str>),
 }
 
-/// An operation to run.
+/// Operation to start.
 pub(in crate::web) struct Start {
-    /// The client's id of it, a JSON string.
+    /// The client's id of the operation, a JSON string.
     pub(in crate::web) id: Arc<str>,
     /// What to run.
     pub(in crate::web) operation: operations::Start,
-    /// Told whether its results go into the body.
+    /// Channel for the answer to the request.
     pub(in crate::web) reply: Reply,
 }
 
-/// Tells the request that started an operation what became of it.
+/// Channel that answers the request: the results go into the body, or the operation was rejected.
 pub(in crate::web) type Reply = oneshot::Sender<Result<(), Rejected>>;
 
-/// Why an operation does not run.
+/// Reason why an operation does not run.
 pub(in crate::web) enum Rejected {
-    /// Another one has its id.
+    /// Another operation has this id.
     Taken,
-    /// There are as many others as there may be.
+    /// The stream has as many operations as it may.
     Full,
-    /// The engine says so.
+    /// The engine refused the operation with this response.
     Refused(Box<GraphQLResponse>),
 }
 
-/// What an operation is called on a stream.
+/// Label of an operation on a stream.
 #[derive(Default)]
 pub(super) struct Label {
-    /// The client's id of it, where several share the stream.
+    /// The client's id of the operation, where several share the stream.
     pub(super) id: Option<Arc<str>>,
-    /// The request that waits for an answer.
+    /// Channel to the request that waits for an answer.
     pub(super) reply: Option<Reply>,
 }
 

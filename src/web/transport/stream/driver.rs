@@ -1,9 +1,9 @@
 //! The task of one stream (SSE or multipart): runs its operations and writes their results.
 //!
-//! The body is made a chunk at a time, and the next when the kernel has taken the last: what waits
-//! meanwhile is written together. It never says that an operation is over when it is not, or its client would not
-//! come back. Most connections are idle most of the time, so what an idle one does not need is in boxes, made when there is
-//! something to do.
+//! The body is made one chunk at a time. The next chunk is made when the kernel has taken the last
+//! one: what waits meanwhile is written together. The driver must never report the end of an
+//! operation that goes on, since its client would not reconnect. Most connections are idle most of
+//! the time. What an idle one does not need is boxed, and made when there is something to do.
 
 use std::{
     future::{self, poll_fn},
@@ -34,20 +34,21 @@ use crate::{
     },
 };
 
-/// How long a client may take nothing of what waits for it before it counts as dead, in whole keep-alives.
+/// How long a client may take nothing of what waits for it, in whole keep-alive periods. Then it
+/// counts as dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(24);
 
-/// How often a client that is told nothing is told where it stands.
+/// How often a client without results receives its cursor.
 const CURSOR_PERIOD: Duration = Duration::from_secs(60);
 
-/// How long the last chunk may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the last chunk may take. Then the connection ends without it.
+const LAST_CHUNK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Between the last chunk and the cut behind it. graphql-sse's client takes a cut that comes on the heels of a result for a
-/// fatal error, or never notices it; a moment later it comes back.
-const LAST_WORD: Duration = Duration::from_millis(100);
+/// Delay between the last chunk and the cut behind it. The client of graphql-sse takes a cut right
+/// after a result for a fatal error, or never notices it. After this delay it reconnects.
+const CUT_DELAY: Duration = Duration::from_millis(100);
 
-/// One connection whose body is being made.
+/// Stream of one connection.
 pub(in crate::web) struct Stream {
     pub(super) app: Arc<AppState>,
     guard: Guard,
@@ -55,22 +56,24 @@ pub(in crate::web) struct Stream {
     pub(super) send_queue: Arc<SendQueue>,
     pub(super) running: Running<Label>,
     commands: Option<mpsc::Receiver<Command>>,
-    /// Whatever must last as long as the connection.
-    seat: Option<Box<dyn Send>>,
-    /// Where the body goes, once its head is on the way.
+    /// Guard that is dropped when the connection ends.
+    end_guard: Option<Box<dyn Send>>,
+    /// Writer of the body, once the socket has arrived.
     writer: Option<BodyWriter>,
-    /// What goes into the next chunk before what waits in the send queue.
+    /// Content of the next chunk, written before what waits in the send queue.
     pub(super) chunk: Vec<u8>,
     /// Whether something waits in the send queue.
     is_due: bool,
-    /// How long the client has taken nothing although something waits, in whole keep-alives.
+    /// How long the client has taken nothing although something waits, in whole keep-alive periods.
     stalled: Duration,
-    /// How long ago the client was told where it stands, in whole keep-alives, and what.
+    /// How long ago the client received its cursor, in whole keep-alive periods.
     since_cursor: Duration,
+    /// The cursor that the client received last.
     cursor: String,
-    /// When the connection ends: when its token does, or when nobody has come to read it.
+    /// When the connection ends: when its token expires, or earlier if its reservation has no
+    /// reader by then.
     deadline: Instant,
-    /// When its token expires.
+    /// When the token expires.
     expires: Instant,
 }
 
@@ -91,7 +94,7 @@ impl Stream {
             format,
             running: Running::new(),
             commands: None,
-            seat: None,
+            end_guard: None,
             writer: None,
             chunk: Vec::new(),
             is_due: false,
@@ -103,37 +106,39 @@ impl Stream {
         }
     }
 
-    /// A connection that takes commands, and ends if nobody comes to read it within `patience`. It drops `seat` when it ends.
+    /// Makes the stream a reservation that takes commands. It ends if no reader comes within
+    /// `reader_timeout`, and drops `end_guard` at its end.
     pub(in crate::web) fn reserve(
         mut self,
         commands: mpsc::Receiver<Command>,
-        patience: Duration,
-        seat: Box<dyn Send>,
+        reader_timeout: Duration,
+        end_guard: Box<dyn Send>,
     ) -> Self {
         self.format.begin(&mut self.chunk, None);
-        (self.commands, self.seat) = (Some(commands), Some(seat));
-        self.deadline = self.expires.min(Instant::now() + patience);
+        (self.commands, self.end_guard) = (Some(commands), Some(end_guard));
+        self.deadline = self.expires.min(Instant::now() + reader_timeout);
         self
     }
 
-    /// Writes the first bytes. A watcher that is not behind stands at the cursor.
+    /// Writes the first bytes. They hold the cursor unless a watcher has to catch up.
     pub(super) fn begin(&mut self, cursor: String) {
         self.cursor = cursor;
         self.format.begin(&mut self.chunk, (!self.running.is_behind()).then_some(&self.cursor));
     }
 
-    /// Ends it before it began.
+    /// Ends the stream before it began.
     pub(super) fn end(self, end: End) {
         self.guard.end(end);
     }
 
-    /// Runs in a task of its own, which a drain waits for, and writes to the body writer as soon as there is one.
+    /// Starts the stream's task, which a drain waits for. The task writes to the socket as soon as
+    /// it arrives.
     pub(in crate::web) fn spawn(mut self, socket: oneshot::Receiver<SocketHandoff>) {
         let tasks = self.app.connections.tasks().clone();
         tasks.spawn(async move {
             let end = self.serve(socket).await;
             if matches!(end, End::Drained | End::Expired)
-                && Box::pin(timeout(CLOSE_TIMEOUT, self.close(&end))).await.is_err()
+                && Box::pin(timeout(LAST_CHUNK_TIMEOUT, self.close(&end))).await.is_err()
             {
                 tracing::trace!("the last chunk was not taken");
             }
@@ -141,26 +146,28 @@ impl Stream {
         });
     }
 
-    /// Writes what waits until the connection ends, and says why it did.
+    /// Writes what waits until the connection ends. Returns the reason.
     async fn serve(&mut self, socket: oneshot::Receiver<SocketHandoff>) -> End {
         let period = self.format.keep_alive_period();
         let mut keep_alive = interval_at(Instant::now() + period, period);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut arriving = Some(socket);
+        let mut socket = Some(socket);
         let deadline = sleep_until(self.deadline);
         pin!(deadline);
         loop {
             let is_due = self.is_due || !self.chunk.is_empty();
             let is_writing = is_due || self.writer.as_ref().is_some_and(BodyWriter::is_blocked);
-            // The results of queries and mutations wait for room, or they would pile up for a client that asks and does not read.
+            // Results of queries and mutations wait for room. Otherwise they would pile up for a
+            // client that sends requests and does not read.
             let may_finish = self.chunk.len() < self.app.settings.queue_bytes;
             select! {
                 () = self.guard.drained() => return End::Drained,
-                Some(socket) = arrival(&mut arriving) => match socket {
+                Some(arrived) = next_socket(&mut socket) => match arrived {
                     Ok(handoff) => self.attach(handoff),
                     Err(_) => return End::Left,
                 },
-                // Also if there is nothing new to write: a replay waits until the body writer is through.
+                // Polled even if nothing new waits: a replay goes on when the body writer has
+                // written everything.
                 ready = ready(&mut self.writer, is_writing) => match ready {
                     Ready::Room => self.write(),
                     Ready::Left => return End::Left,
@@ -168,7 +175,7 @@ impl Stream {
                 },
                 () = self.send_queue.changed(), if !self.is_due => self.is_due = true,
                 () = self.send_queue.overflow(), if self.is_due => return End::Slow,
-                progress = poll_fn(|cx| self.running.poll(cx, !is_writing)), if may_finish => self.go_on(progress),
+                progress = poll_fn(|cx| self.running.poll(cx, !is_writing)), if may_finish => self.on_progress(progress),
                 Some(command) = next_command(&mut self.commands) => Box::pin(self.act(command)).await,
                 _ = keep_alive.tick(), if self.writer.is_some() => {
                     if !self.keep_alive(is_writing) {
@@ -183,30 +190,31 @@ impl Stream {
         }
     }
 
-    /// The client reads from now on.
+    /// Takes the socket: the client reads from now on.
     fn attach(&mut self, handoff: SocketHandoff) {
         (self.writer, self.deadline) = (Some(BodyWriter::new(handoff)), self.expires);
         self.write();
     }
 
-    /// What is still to be said, and then the cut, or a proper end if the transport has words for it.
+    /// Writes what still waits, then cuts the body. An expired token ends it in good order, if the
+    /// transport has a message for that.
     async fn close(&mut self, end: &End) {
-        // Nothing may come behind the last words.
+        // Nothing may be written behind the last chunk.
         let waiting = self.send_queue.take();
         self.encode(&waiting);
         self.running = Running::new();
-        let has_words = *end == End::Expired && self.format.expired(&mut self.chunk);
+        let is_proper = *end == End::Expired && self.format.expired(&mut self.chunk);
         self.write();
         let Some(writer) = &mut self.writer else { return };
-        // A client that is gone needs no end.
-        if has_words {
+        // Errors are ignored: a client that is gone needs no end.
+        if is_proper {
             let _ = writer.finish().await;
         } else if writer.flush().await.is_ok() {
-            sleep(LAST_WORD).await;
+            sleep(CUT_DELAY).await;
         }
     }
 
-    /// All that waits, in one chunk.
+    /// Writes everything that waits, in one chunk.
     fn write(&mut self) {
         let deliveries = self.send_queue.take();
         self.encode(&deliveries);
@@ -221,7 +229,7 @@ impl Stream {
 
     fn encode(&mut self, deliveries: &[Delivery]) {
         for Delivery { watcher, result } in deliveries {
-            // What was under way to an operation that the client has ended meanwhile is dropped.
+            // Results for an operation that the client has ended meanwhile are dropped.
             if let Some(Label { id, .. }) = self.running.label(*watcher) {
                 self.format.next(&mut self.chunk, id.as_deref(), Some(&result.cursor), &result.payload);
             }
@@ -229,7 +237,7 @@ impl Stream {
         self.guard.delivered(deliveries);
     }
 
-    fn go_on(&mut self, progress: Progress<Label>) {
+    fn on_progress(&mut self, progress: Progress<Label>) {
         match progress {
             Progress::Missed(deliveries) => self.encode(&deliveries),
             Progress::Finished(label, response) => self.finish(label, &response),
@@ -237,7 +245,8 @@ impl Stream {
         }
     }
 
-    /// Whether the client is still there, as far as one can tell.
+    /// Returns whether the client still takes bytes, as far as that is visible. Adds a sign of life
+    /// if nothing else waits.
     fn keep_alive(&mut self, is_writing: bool) -> bool {
         let period = self.format.keep_alive_period();
         if is_writing {
@@ -246,14 +255,14 @@ impl Stream {
             return self.stalled < WRITE_TIMEOUT;
         }
         self.since_cursor += period;
-        let cursor = self.moved_cursor();
+        let cursor = self.has_cursor_moved();
         self.format.keep_alive(&mut self.chunk, cursor.then_some(&*self.cursor));
         true
     }
 
-    /// Whether the client stands elsewhere than it was told last. What is still on its way to it is younger than the margin
-    /// with which every replay begins.
-    fn moved_cursor(&mut self) -> bool {
+    /// Reports whether the client has to receive a new cursor. What is still on its way to it is
+    /// younger than the margin with which every replay begins.
+    fn has_cursor_moved(&mut self) -> bool {
         if self.since_cursor < CURSOR_PERIOD || self.commands.is_some() || self.running.is_behind() {
             return false;
         }
@@ -265,8 +274,8 @@ impl Stream {
     }
 }
 
-/// The line when it comes, once; that it does not come is an error.
-async fn arrival(
+/// Waits for the socket, once. An error means that it never comes.
+async fn next_socket(
     socket: &mut Option<oneshot::Receiver<SocketHandoff>>,
 ) -> Option<Result<SocketHandoff, oneshot::error::RecvError>> {
     let arrived = socket.as_mut()?.await;
@@ -274,7 +283,8 @@ async fn arrival(
     Some(arrived)
 }
 
-/// Whether there is room for a chunk, or nobody left to read it. Nothing happens before there is a body writer.
+/// Waits until there is room for a chunk or the client is gone. Without a body writer it never
+/// returns.
 async fn ready(writer: &mut Option<BodyWriter>, is_due: bool) -> Ready {
     match writer {
         Some(writer) => writer.ready(is_due).await,
@@ -291,8 +301,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_is_small() {
-        // its task holds this and little more, or ten thousand idle ones would not fit into 40 MB
+    fn stream_is_small() {
+        // A task holds little more than this: ten thousand idle ones must fit into 40 MB.
         assert!(mem::size_of::<Stream>() <= 576, "{}", mem::size_of::<Stream>());
     }
 }

@@ -4,30 +4,38 @@ use std::time::Duration;
 
 use crate::web::connection::Transport;
 
-/// What a transport writes around results. Everything is appended to the chunk.
+/// Format of a stream: what a transport writes around results. Everything is appended to the chunk.
 pub trait Format: Sync {
-    /// Which transport it is.
+    /// Returns the transport, for example `Transport::Sse`.
     fn transport(&self) -> Transport;
 
-    /// The media type of the body.
+    /// Returns the media type of the body, for example `text/event-stream; charset=utf-8`.
     fn content_type(&self) -> &'static str;
 
-    /// Between two signs of life, when there is nothing else to write.
+    /// Returns the time between two signs of life while nothing else is written, for example 12 s.
     fn keep_alive_period(&self) -> Duration;
 
-    /// What the body begins with, at once: a client, or a proxy, may wait for a first byte. With a cursor, the client can
-    /// resume from there before it has a result.
+    /// Writes the beginning of the body, at once: a client or a proxy may wait for a first byte.
+    /// With a cursor, the client can resume from it before it has a result.
+    ///
+    /// Server-sent events begin with `:` and an empty line, for example.
     fn begin(&self, chunk: &mut Vec<u8>, cursor: Option<&str>);
 
-    /// A result of an operation. `id` is the client's id of it, a JSON string, where several share the body.
+    /// Writes a result of an operation. `id` is the client's id of the operation, a JSON string,
+    /// where several share the body.
+    ///
+    /// Server-sent events write `event: next`, the cursor as `id:` and the result as `data:`, for
+    /// example.
     fn next(&self, chunk: &mut Vec<u8>, id: Option<&str>, cursor: Option<&str>, result: &str);
 
-    /// That the operation is over.
+    /// Writes that the operation is over, for example `event: complete`.
     fn complete(&self, chunk: &mut Vec<u8>, id: Option<&str>);
 
-    /// A sign of life, and where the client stands.
+    /// Writes a sign of life and, if it is given, the cursor of the client. Multipart writes an
+    /// empty part, for example.
     fn keep_alive(&self, chunk: &mut Vec<u8>, cursor: Option<&str>);
 
-    /// That the client's token has expired; `false` if the transport has no words for it, and the body is cut instead.
+    /// Writes that the client's token has expired. Returns `false` if the transport has no message
+    /// for it; the body is cut instead. Multipart writes a part with `errors`, for example.
     fn expired(&self, chunk: &mut Vec<u8>) -> bool;
 }

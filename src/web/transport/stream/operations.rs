@@ -1,4 +1,7 @@
-//! The operations of one stream: started and stopped by commands where several share it, one from the beginning where not.
+//! The operations of one stream: commands start and stop them where several share it, else there is
+//! one from the beginning.
+//!
+//! It must never write to the socket: results go into the next chunk.
 
 use async_graphql::Response as GraphQLResponse;
 
@@ -10,6 +13,7 @@ use super::{
 use crate::web::operations;
 
 impl Stream {
+    /// Carries out a command.
     pub(super) async fn act(&mut self, command: Command) {
         match command {
             Command::Start(start) => self.start(*start).await,
@@ -26,16 +30,16 @@ impl Stream {
             let label = Label { id: Some(id), reply: Some(reply) };
             return match self.run(operation, label).await {
                 Ok(Some(label)) => label.reply(Ok(())),
-                // The result of a query or mutation is its answer.
+                // The request is answered when the query or mutation has its result.
                 Ok(None) => {}
                 Err((mut label, refusal)) => label.reply(Err(Rejected::Refused(refusal))),
             };
         };
-        // Whoever asked may be gone; its operation is ended like any other.
+        // Errors are ignored: the request may have ended meanwhile.
         let _ = reply.send(answer);
     }
 
-    /// Runs an operation on this stream.
+    /// Starts an operation on this stream.
     pub(super) async fn run(
         &mut self,
         operation: operations::Start,
@@ -44,7 +48,7 @@ impl Stream {
         self.running.start(&self.app, operation, self.send_queue.clone(), label).await
     }
 
-    /// Writes the result of a query or mutation, and that there will be no other.
+    /// Writes the result of a query or mutation, and that no other one follows.
     pub(super) fn finish(&mut self, mut label: Label, response: &GraphQLResponse) {
         write_result(self.format, &mut self.chunk, label.id.as_deref(), response);
         self.format.complete(&mut self.chunk, label.id.as_deref());

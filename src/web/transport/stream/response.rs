@@ -1,4 +1,6 @@
-//! Responses whose body is a stream: the head, and a body that holds the one result there is.
+//! Responses with the format of a stream: the head of a long body, or a body with a single result.
+//!
+//! The head of a stream must never announce a length.
 
 use std::convert::Infallible;
 
@@ -16,7 +18,7 @@ use futures_util::stream;
 use super::format::Format;
 use crate::{graphql::error, web::server::HandoffRequest};
 
-/// Answers with the one result that there is.
+/// Answers with the one result that there is, and the end.
 pub(in crate::web) fn once(format: &'static dyn Format, response: &GraphQLResponse) -> Response {
     let mut chunk = Vec::new();
     format.begin(&mut chunk, None);
@@ -25,9 +27,9 @@ pub(in crate::web) fn once(format: &'static dyn Format, response: &GraphQLRespon
     head(format, chunk.into())
 }
 
-/// The head of a stream, whose body is written by whoever waits for the body writer.
+/// Answers with the head of a stream. Its task writes the body.
 pub(in crate::web) fn respond(format: &'static dyn Format, handoff: HandoffRequest) -> Response {
-    // Nobody reads it, but a body of a known length would be announced as such.
+    // Never read. A body of a known length would be announced in the head.
     let body = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
     let mut response = head(format, body);
     response.extensions_mut().insert(handoff);
@@ -39,13 +41,14 @@ fn head(format: &'static dyn Format, body: Body) -> Response {
         (CONTENT_TYPE, HeaderValue::from_static(format.content_type())),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (VARY, HeaderValue::from_static("accept, authorization")),
-        // nginx, and those who learnt it from there, would hold results back to fill a buffer.
+        // nginx, and proxies that adopted its header, would hold results back to fill a buffer.
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
     (headers, body).into_response()
 }
 
-/// A query's or mutation's result, or a refusal. A result without a JSON form cannot be: ours are made of JSON values.
+/// Writes the result of a query or mutation, or a refusal. It always has a JSON form: results are
+/// made of JSON values.
 pub(super) fn write_result(
     format: &dyn Format,
     chunk: &mut Vec<u8>,
