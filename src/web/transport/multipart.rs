@@ -1,6 +1,6 @@
 //! Apollo's multipart protocol for subscriptions: each result is a part of one response.
 //!
-//! Its clients read a part when they see the boundary behind it, so each part is written together
+//! Its clients read a part when they see the boundary behind it. So each part is written together
 //! with that boundary. The boundary that closes the body must be written only when the operation is
 //! over.
 

@@ -175,7 +175,9 @@ impl Stream {
                 },
                 () = self.send_queue.changed(), if !self.is_due => self.is_due = true,
                 () = self.send_queue.overflow(), if self.is_due => return End::Slow,
-                progress = poll_fn(|cx| self.running.poll(cx, !is_writing)), if may_finish => self.on_progress(progress),
+                progress = poll_fn(|cx| self.running.poll(cx, !is_writing)), if may_finish => {
+                    self.on_progress(progress);
+                }
                 Some(command) = next_command(&mut self.commands) => Box::pin(self.act(command)).await,
                 _ = keep_alive.tick(), if self.writer.is_some() => {
                     if !self.keep_alive(is_writing) {
