@@ -1,9 +1,12 @@
-//! WebSockets: the way in, and the task of one connection from its first byte to its end.
+//! WebSockets: accepts the handshake and starts the task of each connection.
 //!
-//! From the bottom up: [`frame`] reads and writes the frames of RFC 6455, [`handshake`] opens a connection, [`socket`] moves
-//! its bytes, [`protocol`] knows the subprotocols, and the driver joins them to the engine. A frame is a piece of what
-//! travels; a message, here alone, is what RFC 6455 calls one: frames put together. The stack is our own because
-//! the common ones keep buffers for each connection, and an idle one shall cost as little as its task.
+//! From the bottom up: [`frame`] reads and writes the frames of RFC 6455. [`handshake`] opens a
+//! connection, and [`socket`] moves its bytes. [`protocol`] holds the rules of the subprotocols.
+//! The driver joins all of them to the engine. A frame is one piece of what travels. A message, in
+//! this folder only, is what RFC 6455 calls one: frames put together.
+//!
+//! The stack is our own because the common ones keep buffers for each connection. An idle
+//! connection must never cost more than its task.
 
 mod driver;
 pub mod frame;
@@ -33,16 +36,18 @@ use crate::{
     },
 };
 
-/// How long a peer may take to answer our close.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a peer may take to answer our close. Then the socket is dropped.
+const CLOSE_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The largest message of a client, in bytes: a mutation with the most location ids is under 100 KiB.
+/// The largest message of a client, in bytes. A larger one ends the connection with close code
+/// 1009. A mutation with the most location ids is under 100 KiB.
 const MAX_MESSAGE_BYTES: usize = 128 << 10;
 
-/// The largest one of a client that has not said who it is: as much as all headers of a request may take.
+/// The largest message of a client that has not authenticated, in bytes: enough for the longest
+/// `Authorization` value. A larger one ends the connection with close code 1009.
 const MAX_FIRST_MESSAGE_BYTES: usize = 16 << 10;
 
-/// Answers the handshake and drives the connection in a task of its own, which a drain waits for.
+/// Answers the handshake and starts the connection's task, which a drain waits for.
 pub(in crate::web) fn accept(app: &Arc<AppState>, mut request: Request) -> Response {
     if let Err(refusal) = app.check_origin(request.headers()) {
         return refusal.answer(None);
@@ -62,21 +67,22 @@ pub(in crate::web) fn accept(app: &Arc<AppState>, mut request: Request) -> Respo
     let (peer, tasks) = (Peer::of(request.extensions()), app.connections.tasks());
     match app.connections.enter(Transport::WebSocket, peer) {
         Ok(guard) => {
-            let arrival = Arrival { app: app.clone(), guard, authorization };
-            tasks.spawn(arrival.serve(handshake));
+            let connection = NewConnection { app: app.clone(), guard, authorization };
+            tasks.spawn(connection.serve(handshake));
         }
         Err(end) => {
-            tasks.spawn(turn_away(handshake, end, peer.cloned()));
+            tasks.spawn(close_refused(handshake, end, peer.cloned()));
         }
     }
     response
 }
 
-/// Tells a client by a close that there is no room for it: no browser shows a page the status of a handshake, and stock
-/// clients come back by the code. Meanwhile it keeps the place of a stranger, so that no more of them are turned away at once.
-async fn turn_away(handshake: Handshake, end: End, _place: Option<Peer>) {
+/// Closes a connection that there is no room for. Browsers hide the status of a handshake from
+/// pages, and stock clients reconnect by the close code. Meanwhile the socket keeps its place among
+/// the pending ones, which bounds how many are closed at a time.
+async fn close_refused(handshake: Handshake, end: End, _place: Option<Peer>) {
     if let Some(mut socket) = upgraded(handshake).await {
-        goodbye(&mut socket, Close::of(&end).as_ref(), true).await;
+        send_close(&mut socket, Close::of(&end).as_ref(), true).await;
     }
 }
 
@@ -89,40 +95,40 @@ async fn upgraded(handshake: Handshake) -> Option<Socket> {
     None
 }
 
-/// A client whose handshake is in order.
-struct Arrival {
+/// New client with an accepted handshake.
+struct NewConnection {
     app: Arc<AppState>,
     guard: Guard,
     /// The `Authorization` header, for clients that cannot send a token with `connection_init`.
     authorization: Option<Box<str>>,
 }
 
-impl Arrival {
+impl NewConnection {
     async fn serve(self, handshake: Handshake) {
         let dialect = handshake.subprotocol.and_then(Dialect::parse);
         let Some(mut socket) = upgraded(handshake).await else { return };
         let Some(dialect) = dialect else {
             let close = Close::BAD_SUBPROTOCOL;
-            goodbye(&mut socket, Some(&close), true).await;
+            send_close(&mut socket, Some(&close), true).await;
             return self.guard.end(End::Refused(close.label()));
         };
         let Self { app, guard, authorization } = self;
         let tasks = app.connections.tasks().clone();
         let mut connection = Connection::new(app, socket, dialect, authorization, guard);
-        // A task of its own: this one's is as large as its way here, and a connection lives long.
+        // A second task: this one has the size of the whole handshake, and a connection lasts long.
         tasks.spawn(async move {
             let end = connection.run().await;
-            let (close, expects_answer) = connection.leave(&end);
-            Box::pin(goodbye(connection.socket(), close.as_ref(), expects_answer)).await;
+            let (close, expects_answer) = connection.prepare_close(&end);
+            Box::pin(send_close(connection.socket(), close.as_ref(), expects_answer)).await;
             connection.end(end);
         });
     }
 }
 
-/// Tells the client why, if there is anybody to tell, and lets it answer.
-async fn goodbye(socket: &mut Socket, close: Option<&Close>, expects_answer: bool) {
+/// Sends the close, if there is one, and lets the client answer it.
+async fn send_close(socket: &mut Socket, close: Option<&Close>, expects_answer: bool) {
     let Some(close) = close else { return };
-    match timeout(CLOSE_TIMEOUT, socket.close(close, expects_answer)).await {
+    match timeout(CLOSE_ANSWER_TIMEOUT, socket.close(close, expects_answer)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::trace!(%error, "connection lost while closing"),
         Err(_elapsed) => tracing::trace!("no answer to the close"),

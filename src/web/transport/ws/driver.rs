@@ -1,8 +1,10 @@
-//! The driver of one WebSocket: messages to [`Protocol`], deliveries to the socket, and the clock.
+//! The driver of one WebSocket: passes messages to [`Protocol`] and deliveries to the socket, and
+//! keeps the time.
 //!
-//! One task a connection. It holds no rule of the subprotocols, and nothing that it waits for is unbounded: a peer that
-//! does not read, answer or say who it is ends, and costs the others nothing. Most connections are idle most of the time, so
-//! what an idle one does not need is in boxes, made when there is something to do.
+//! There is one task for each connection. The driver must never hold a rule of the subprotocols,
+//! nor wait for anything without a limit. A peer that does not read, answer or authenticate is
+//! ended and costs the others nothing. Most connections are idle most of the time. What an idle one
+//! does not need is boxed, and made when there is something to do.
 
 use std::{
     convert::Infallible,
@@ -35,30 +37,32 @@ use crate::{
     },
 };
 
-/// How long a client may take to say who it is.
+/// How long a client may take to send `connection_init`. Then the connection ends with close code
+/// 4408.
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two pings; under the 30 s after which common proxies give up an idle connection.
+/// Time between two pings: less than the 30 s after which common proxies close an idle connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(25);
 
-/// How long one write may take before the peer counts as dead.
+/// How long one write may take. Then the peer counts as dead.
 const WRITE_TIMEOUT: Duration = KEEP_ALIVE;
 
-/// How long it may take once the connection's moment in a drain has come: within what is left of the deadline.
+/// How long a write may take once the connection's moment in a drain has come: within what is left
+/// of the deadline.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An operation on a WebSocket.
+/// Label of an operation on a WebSocket.
 pub(super) struct Label {
-    /// The client's id of it.
+    /// The client's id of the operation.
     pub(super) id: Arc<str>,
     /// The frame of a result up to its payload.
     pub(super) head: Arc<str>,
 }
 
-/// A close that the protocol chose, rather than the one that follows from the [`End`].
-pub(super) struct Farewell {
+/// Close that the protocol chose, instead of the one that follows from the [`End`].
+pub(super) struct ChosenClose {
     pub(super) close: Close,
-    /// Whether the client answers it with a close of its own.
+    /// Whether the client will answer it with a close of its own.
     pub(super) expects_answer: bool,
 }
 
@@ -70,17 +74,18 @@ pub(super) struct Connection {
     pub(super) protocol: Protocol,
     pub(super) authorization: Option<Box<str>>,
     pub(super) session: Option<Session>,
-    /// When the client must have said who it is; then, when its token expires.
+    /// When `connection_init` is due; after authentication, when the token expires.
     pub(super) deadline: Instant,
     next_ping: Instant,
     pub(super) send_queue: Arc<SendQueue>,
     pub(super) running: Running<Label>,
-    heard: bool,
-    /// What the client is told at the end, if it is not what the end says.
-    pub(super) farewell: Option<Farewell>,
+    /// Whether anything was received since the last ping.
+    has_received: bool,
+    /// Close to send instead of the one that follows from the end.
+    pub(super) chosen_close: Option<ChosenClose>,
 }
 
-/// What there is to do: each once, so that none keeps the others waiting.
+/// Work that is due. Each part of it is done once a round, so that none keeps the others waiting.
 #[derive(Default)]
 struct Due {
     drain: bool,
@@ -112,12 +117,12 @@ impl Connection {
             deadline: now + INIT_TIMEOUT,
             next_ping: now + KEEP_ALIVE,
             running: Running::new(),
-            heard: true,
-            farewell: None,
+            has_received: true,
+            chosen_close: None,
         }
     }
 
-    /// Runs until the connection ends, and says why it did.
+    /// Runs until the connection ends. Returns the reason.
     pub(super) async fn run(&mut self) -> End {
         match self.serve().await {
             Ok(never) => match never {},
@@ -129,18 +134,19 @@ impl Connection {
         &mut self.socket
     }
 
-    /// Counts it out, by the reason why it ended.
+    /// Counts the connection out, with the reason of its end.
     pub(super) fn end(self, end: End) {
         self.guard.end(end);
     }
 
-    /// Ends all operations. Returns what the client is told, if anything, and whether it will answer.
-    pub(super) fn leave(&mut self, end: &End) -> (Option<Close>, bool) {
-        // Nothing more is dispatched to it while it is closed.
+    /// Ends all operations. Returns the close to send, if any, and whether the client will answer
+    /// it.
+    pub(super) fn prepare_close(&mut self, end: &End) -> (Option<Close>, bool) {
+        // Nothing more is dispatched to the connection while it is closed.
         self.running = Running::new();
         let expects_answer = !matches!(end, End::TooBig | End::Malformed(_));
-        match self.farewell.take() {
-            Some(Farewell { close, expects_answer }) => (Some(close), expects_answer),
+        match self.chosen_close.take() {
+            Some(ChosenClose { close, expects_answer }) => (Some(close), expects_answer),
             None => (Close::of(end), expects_answer),
         }
     }
@@ -148,10 +154,11 @@ impl Connection {
     async fn serve(&mut self) -> Result<Infallible, End> {
         let mut drained = pin!(self.guard.drained());
         let mut timer = pin!(sleep_until(self.next_ping.min(self.deadline)));
-        // Asked once so that it wakes us, and then only if it has something to say: the answer takes a lock that all
-        // connections of the pod share.
+        // The drain is polled once, so that it wakes this task, and again only when it has begun. A
+        // poll takes a lock that all connections of the pod share.
         let mut is_first = true;
-        // Every other time deliveries are looked for alone: mostly there is nothing else, which is asked then anyway.
+        // Every other round looks for deliveries alone. Mostly there is nothing else, and the next
+        // round looks for everything.
         let mut has_delivered = false;
         loop {
             let due = poll_fn(|cx| {
@@ -166,7 +173,7 @@ impl Connection {
             has_delivered = due.deliveries;
             // Before the live deliveries: a notice of a gap comes first.
             if let Some(progress) = due.progress {
-                Box::pin(self.go_on(progress)).await?;
+                Box::pin(self.on_progress(progress)).await?;
             }
             if due.deliveries || due.drain {
                 self.deliver().await?;
@@ -184,7 +191,8 @@ impl Connection {
             if timer.deadline() != next {
                 timer.as_mut().reset(next);
             }
-            // What is always due must not keep the other connections of the thread waiting.
+            // A connection that always has work must not keep the other connections of the thread
+            // waiting.
             coop::consume_budget().await;
         }
     }
@@ -200,7 +208,7 @@ impl Connection {
             time: timer.poll(cx).is_ready(),
             deliveries: self.send_queue.poll_changed(cx).is_ready(),
             message: ready(self.socket.poll_message(cx)),
-            // What a replay brought before is written by now.
+            // Replays may go on: their earlier deliveries are written by now.
             progress: ready(self.running.poll(cx, true)),
         };
         let is_due = due.drain || due.time || due.deliveries;
@@ -211,7 +219,7 @@ impl Connection {
         }
     }
 
-    /// Writes all that waits, together.
+    /// Writes everything that waits, together.
     async fn deliver(&mut self) -> Result<(), End> {
         let deliveries = self.send_queue.take();
         if self.send_queue.overflowed() {
@@ -220,7 +228,7 @@ impl Connection {
         self.write_deliveries(deliveries).await
     }
 
-    async fn go_on(&mut self, progress: Progress<Label>) -> Result<(), End> {
+    async fn on_progress(&mut self, progress: Progress<Label>) -> Result<(), End> {
         match progress {
             Progress::Missed(deliveries) => self.write_deliveries(deliveries.into()).await,
             Progress::Finished(label, response) => self.finish(&label, &response).await,
@@ -229,7 +237,7 @@ impl Connection {
     }
 
     async fn write_deliveries(&mut self, mut deliveries: Deliveries) -> Result<(), End> {
-        // What was under way to an operation that the client has ended meanwhile is dropped.
+        // Results for an operation that the client has ended meanwhile are dropped.
         deliveries.retain(|delivery| self.running.label(delivery.watcher).is_some());
         let running = &self.running;
         let encode = |frames: &mut Vec<u8>| {
@@ -240,26 +248,26 @@ impl Connection {
             }
         };
         let written = self.socket.write(encode);
-        self.written(written).await?;
+        self.await_write(written).await?;
         self.guard.delivered(&deliveries);
         Ok(())
     }
 
     async fn receive(&mut self, message: Result<Message, ReadError>) -> Result<(), End> {
-        self.heard = true;
+        self.has_received = true;
         let action = match message {
             Err(ReadError::Lost(_)) => return Err(End::Lost),
             Err(ReadError::Frame(frame::FrameError::TooBig)) => return Err(End::TooBig),
             Err(ReadError::Frame(error)) => return Err(End::Malformed(error.code())),
             Ok(Message::Close(close)) => {
-                // The answer has the same code, and no words.
+                // The answer has the same code and an empty reason.
                 let close = Close::new(close.code, "");
-                self.farewell = Some(Farewell { close, expects_answer: false });
+                self.chosen_close = Some(ChosenClose { close, expects_answer: false });
                 return Err(End::Left);
             }
             Ok(Message::Ping(payload)) => {
                 let written = self.socket.write(|frames| frame::pong(frames, &payload));
-                return self.written(written).await;
+                return self.await_write(written).await;
             }
             Ok(Message::Pong) => return Ok(()),
             Ok(Message::Text(text)) => self.protocol.on_text(&text),
@@ -271,7 +279,7 @@ impl Connection {
     async fn on_time(&mut self) -> Result<(), End> {
         let now = Instant::now();
         if now >= self.deadline {
-            self.late().await?;
+            self.on_deadline().await?;
         }
         if now >= self.next_ping {
             self.next_ping = now + KEEP_ALIVE;
@@ -280,7 +288,7 @@ impl Connection {
         Ok(())
     }
 
-    async fn late(&mut self) -> Result<(), End> {
+    async fn on_deadline(&mut self) -> Result<(), End> {
         if self.session.is_some() {
             return Err(End::Expired);
         }
@@ -290,7 +298,7 @@ impl Connection {
     }
 
     async fn keep_alive(&mut self) -> Result<(), End> {
-        if !mem::take(&mut self.heard) {
+        if !mem::take(&mut self.has_received) {
             return Err(End::Dead);
         }
         let keep_alive = self.protocol.keep_alive();
@@ -300,7 +308,7 @@ impl Connection {
             }
             frame::ping(frames);
         });
-        self.written(written).await
+        self.await_write(written).await
     }
 
     /// Writes the texts together.
@@ -310,11 +318,12 @@ impl Connection {
                 frame::text(frames, [&text]);
             }
         });
-        self.written(written).await
+        self.await_write(written).await
     }
 
-    /// Waits until what was written is on its way, unless the peer is stuck or the queue behind it overflows meanwhile.
-    async fn written(&mut self, written: io::Result<()>) -> Result<(), End> {
+    /// Waits until the kernel has taken what was written. Ends the connection if the peer is stuck,
+    /// or if the send queue overflows meanwhile.
+    async fn await_write(&mut self, written: io::Result<()>) -> Result<(), End> {
         match written {
             Ok(()) if self.socket.is_blocked() => Box::pin(self.unblock()).await,
             Ok(()) => Ok(()),
@@ -329,7 +338,7 @@ impl Connection {
             sleep(DRAIN_TIMEOUT).await;
         };
         select! {
-            // A write that is done is done, whatever else is due.
+            // A write that is finished counts, whatever else is due.
             biased;
             flushed = self.socket.flush() => flushed.map_err(|_lost| End::Lost),
             () = self.send_queue.overflow() => Err(End::Slow),

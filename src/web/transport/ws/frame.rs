@@ -1,7 +1,9 @@
-//! The frames of RFC 6455 as a server sees them: a [`Decoder`] of what clients send, an encoder of what they are told.
+//! The frames of RFC 6455 as a server sees them: a [`Decoder`] of what clients send, and an encoder
+//! of what they receive.
 //!
-//! Bytes in, [`Message`]s out, and no socket: the rules can be tested with any chunking. Extensions are not negotiated: permessage-deflate would cost each
-//! connection a context of 40 KiB and more in each direction, ten times all the rest of it.
+//! It takes bytes, returns [`Message`]s and has no socket: tests can split the bytes anywhere. It
+//! must never agree to an extension: permessage-deflate would cost each connection 40 KiB and more
+//! in each direction. That is ten times all the rest of a connection.
 
 mod decoder;
 
@@ -13,28 +15,29 @@ use super::protocol::Close;
 /// The longest payload of a control frame, in bytes (RFC 6455, 5.5).
 const MAX_CONTROL: usize = 125;
 
-/// The longest header of a client's frame: two bytes, eight of length, four of mask.
+/// The longest header of a client's frame, in bytes: two, eight of length, four of mask.
 const MAX_HEADER: usize = 14;
 
-/// What a client sent, whole.
+/// Message of a client, whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// Text, however many frames it came in.
+    /// Text, from any number of frames.
     Text(String),
-    /// Bytes, likewise.
+    /// Bytes, from any number of frames.
     Binary(Vec<u8>),
-    /// A ping, to be answered by a pong with the same bytes.
+    /// A ping. Its answer is a pong with the same bytes.
     Ping(Vec<u8>),
-    /// A pong, whether asked for or not.
+    /// A pong, requested or not.
     Pong,
-    /// The end. Code 1005 stands for a close without a code.
+    /// A close. Code 1005 stands for a close without a code.
     Close(Close),
 }
 
-/// Why the connection fails: the client's bytes are no WebSocket. There is no reading on.
+/// Reason why the connection fails: the client's bytes are no valid WebSocket. Nothing more can be
+/// read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FrameError {
-    /// A rule of RFC 6455 is broken.
+    /// The bytes break a rule of RFC 6455.
     #[error("{0}")]
     Protocol(&'static str),
     /// Text, or the reason of a close, is not UTF-8.
@@ -46,7 +49,7 @@ pub enum FrameError {
 }
 
 impl FrameError {
-    /// The close code that says so.
+    /// Returns the close code for the error.
     #[must_use]
     pub const fn code(self) -> u16 {
         match self {
@@ -86,9 +89,10 @@ impl Opcode {
     }
 }
 
-/// Appends a text message that reads as these parts one after the other.
+/// Appends a text message that consists of these parts.
 ///
-/// On the way of every delivery: the parts are copied once, straight to where the socket takes them from.
+/// Every delivery comes this way. The parts are copied once, straight into the buffer that the
+/// socket writes.
 pub fn text<const N: usize>(frames: &mut Vec<u8>, parts: [&str; N]) {
     encode(frames, Opcode::Text, parts.map(str::as_bytes));
 }

@@ -1,7 +1,9 @@
-//! The opening handshake of RFC 6455, section 4.2: an HTTP request in, a [`Socket`] and the response out.
+//! The opening handshake of RFC 6455, section 4.2: reads an HTTP request, returns the response and
+//! the [`Socket`].
 //!
-//! hyper reads the request and writes the response; after that nothing of it is left, neither its task nor its buffers.
-//! What is refused is refused before anything is promised. No extension is ever agreed to; [`super::frame`] says why.
+//! hyper reads the request and writes the response. After that neither its task nor its buffers are
+//! left. A request must be refused before the response promises anything. No extension is ever
+//! agreed to; [`super::frame`] gives the reason.
 
 use axum::{
     body::Body,
@@ -24,19 +26,19 @@ use tokio::net::TcpStream;
 use super::socket::Socket;
 use crate::web::server::TrackedSocket;
 
-/// What a server appends to the key, to show that it knows WebSockets (RFC 6455, 1.3).
-const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// GUID that a server appends to the key, to prove that it speaks WebSocket (RFC 6455, 1.3).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The only version there is.
+/// The only version of the protocol.
 const WEBSOCKET_VERSION: &str = "13";
 
-/// Why a handshake is refused. The text is for the client.
+/// Reason why a handshake is refused. The text is for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HandshakeError {
-    /// Not a `GET` of HTTP/1.1 that asks for `Connection: Upgrade` to `websocket`.
+    /// The request is no `GET` of HTTP/1.1 that asks for `Connection: Upgrade` to `websocket`.
     #[error("a WebSocket begins with GET, HTTP/1.1, `Connection: Upgrade` and `Upgrade: websocket`")]
     NotUpgrade,
-    /// Another version of the protocol.
+    /// The request asks for another version of the protocol.
     #[error("the version of the WebSocket must be 13")]
     Version,
     /// The key is not 16 bytes in base64.
@@ -45,7 +47,7 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// How the response says so: its status, and headers beside it.
+    /// Returns the status of the response.
     #[must_use]
     pub const fn status(self) -> StatusCode {
         match self {
@@ -54,7 +56,7 @@ impl HandshakeError {
         }
     }
 
-    /// The headers of the response: what would have been understood.
+    /// Returns the headers of the response, which name what would have been understood.
     #[must_use]
     pub fn headers(self) -> HeaderMap {
         let headers: &[(HeaderName, &'static str)] = match self {
@@ -67,27 +69,27 @@ impl HandshakeError {
     }
 }
 
-/// Why there is no socket although the handshake was in order.
+/// Reason why there is no socket although the handshake was accepted.
 #[derive(Debug, Error)]
 pub enum UpgradeError {
     /// The client left meanwhile.
     #[error("the connection was lost in the handshake")]
     Lost(#[from] hyper::Error),
-    /// The server was not given TCP sockets to serve; no client can do anything about it.
+    /// The server does not serve TCP sockets. A client cannot change that.
     #[error("the connection is not a TCP socket")]
     NotTcp,
 }
 
-/// Whether a request asks for a WebSocket. Other upgrades may be ignored.
+/// Reports whether a request asks for a WebSocket. Other upgrades may be ignored.
 #[must_use]
 pub fn is_wanted(headers: &HeaderMap) -> bool {
     has_token(headers, &UPGRADE, "websocket")
 }
 
-/// A handshake that is accepted.
+/// Handshake that is accepted.
 #[derive(Debug)]
 pub struct Handshake {
-    /// The subprotocol that both speak, if there is one.
+    /// Subprotocol that both sides speak, if there is one.
     pub subprotocol: Option<&'static str>,
     accept: String,
     upgrade: OnUpgrade,
@@ -97,7 +99,7 @@ impl Handshake {
     /// Checks the request and chooses the first of `subprotocols` that the client speaks too.
     ///
     /// # Errors
-    /// [`HandshakeError`], if the request is not in order.
+    /// [`HandshakeError`] if the request breaks a rule of the handshake.
     pub fn read(request: &mut Request, subprotocols: &[&'static str]) -> Result<Self, HandshakeError> {
         let headers = request.headers();
         let is_upgrade = request.method() == Method::GET
@@ -110,13 +112,13 @@ impl Handshake {
         if single(headers, &SEC_WEBSOCKET_VERSION) != Some(WEBSOCKET_VERSION) {
             return Err(HandshakeError::Version);
         }
-        let accept = single(headers, &SEC_WEBSOCKET_KEY).and_then(accept_of).ok_or(HandshakeError::Key)?;
+        let accept = single(headers, &SEC_WEBSOCKET_KEY).and_then(accept_key).ok_or(HandshakeError::Key)?;
         let offered: Vec<&str> = list(headers, &SEC_WEBSOCKET_PROTOCOL).collect();
         let subprotocol = subprotocols.iter().copied().find(|name| offered.contains(name));
         Ok(Self { subprotocol, accept, upgrade: hyper::upgrade::on(request) })
     }
 
-    /// The response that makes a WebSocket of the connection.
+    /// Returns the response that turns the connection into a WebSocket.
     #[must_use]
     pub fn response(&self) -> Response {
         let mut response = Response::new(Body::empty());
@@ -133,36 +135,38 @@ impl Handshake {
         response
     }
 
-    /// The socket, once the response is written. Messages have at most `limit` bytes.
+    /// Waits until the response is written, then returns the socket. Its messages have at most
+    /// `limit` bytes.
     ///
     /// # Errors
-    /// [`UpgradeError`].
+    /// [`UpgradeError`] if the client has left, or if the server does not serve TCP sockets.
     pub async fn socket(self, limit: usize) -> Result<Socket, UpgradeError> {
-        let (stream, unread) = raw(self.upgrade.await?).ok_or(UpgradeError::NotTcp)?;
+        let (stream, unread) = into_tcp(self.upgrade.await?).ok_or(UpgradeError::NotTcp)?;
         Ok(Socket::new(stream, unread, limit))
     }
 }
 
-/// The TCP socket under the upgraded connection, and what was read of it already.
-fn raw(upgraded: Upgraded) -> Option<(TcpStream, bytes::Bytes)> {
+/// Returns the TCP socket under the upgraded connection, with the bytes that were read from it
+/// already.
+fn into_tcp(upgraded: Upgraded) -> Option<(TcpStream, bytes::Bytes)> {
     let parts = upgraded.downcast::<TrackedSocket>().ok()?;
     Some((parts.io.into_inner(), parts.read_buf))
 }
 
-fn accept_of(key: &str) -> Option<String> {
+fn accept_key(key: &str) -> Option<String> {
     let bytes = BASE64_STANDARD.decode(key).ok()?;
-    let hash = Sha1::new().chain_update(key).chain_update(MAGIC).finalize();
+    let hash = Sha1::new().chain_update(key).chain_update(GUID).finalize();
     (bytes.len() == 16).then(|| BASE64_STANDARD.encode(hash))
 }
 
-/// The value of a header that must not be repeated.
+/// Returns the value of a header that must not be repeated.
 fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then(|| value.trim())
 }
 
-/// The members of a header that is a list, over all its lines.
+/// Returns the members of a header that is a list, over all its lines.
 fn list<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim)
@@ -176,7 +180,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// The example of RFC 6455, section 1.3.
+    /// Key of the example in RFC 6455, section 1.3.
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
     fn request(change: impl FnOnce(&mut Request)) -> Request {
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_rfc_is_answered_as_it_says() {
+    fn example_of_rfc_gets_its_answer() {
         let response = Handshake::read(&mut request(|_| {}), &[]).unwrap().response();
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(response.headers()[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
@@ -210,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_chooses_the_subprotocol_among_those_of_the_client() {
+    fn server_chooses_subprotocol_that_client_offers() {
         let mut offer = request(|request| {
             for line in ["mqtt, b", "a"] {
                 request.headers_mut().append(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(line));
@@ -222,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_handshake_is_refused() {
+    fn malformed_handshake_is_refused() {
         assert_eq!(refused(|request| *request.method_mut() = Method::POST), HandshakeError::NotUpgrade);
         assert_eq!(refused(|request| *request.version_mut() = Version::HTTP_10), HandshakeError::NotUpgrade);
         assert_eq!(with(CONNECTION, "keep-alive"), HandshakeError::NotUpgrade);
@@ -238,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_told_which_one_is_spoken() {
+    fn refused_version_gets_name_of_right_one() {
         let error = with(SEC_WEBSOCKET_VERSION, "8");
         assert_eq!(error.status(), StatusCode::UPGRADE_REQUIRED);
         assert_eq!(error.headers()[SEC_WEBSOCKET_VERSION], "13");

@@ -1,4 +1,6 @@
-//! The operations of one WebSocket: what [`Action`]s ask for, done by the engine.
+//! The operations of one WebSocket: carries out the [`Action`]s of the protocol with the engine.
+//!
+//! It must never decide what a client may do: the protocol does.
 
 use std::sync::Arc;
 
@@ -7,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     MAX_MESSAGE_BYTES,
-    driver::{Connection, Farewell, Label},
+    driver::{ChosenClose, Connection, Label},
     protocol::{self, Action, Close},
 };
 use crate::web::{
@@ -17,6 +19,7 @@ use crate::web::{
 };
 
 impl Connection {
+    /// Carries out an action of the protocol.
     pub(super) async fn act(&mut self, action: Action) -> Result<(), End> {
         match action {
             Action::Nothing => Ok(()),
@@ -38,7 +41,7 @@ impl Connection {
             }
             Action::Close(close) => Err(self.refuse(close)),
             Action::Terminate => {
-                self.farewell = Some(Farewell { close: Close::NORMAL, expects_answer: false });
+                self.chosen_close = Some(ChosenClose { close: Close::NORMAL, expects_answer: false });
                 Err(End::Left)
             }
         }
@@ -83,10 +86,10 @@ impl Connection {
         }
     }
 
-    /// Keeps the close that the protocol chose, and returns the end that goes with it.
+    /// Keeps the close that the protocol chose. Returns the end that goes with it.
     fn refuse(&mut self, close: Close) -> End {
         let label = close.label();
-        self.farewell = Some(Farewell { close, expects_answer: true });
+        self.chosen_close = Some(ChosenClose { close, expects_answer: true });
         End::Refused(label)
     }
 
@@ -100,7 +103,7 @@ impl Connection {
         self.write(frame).await
     }
 
-    /// Writes the result of a query or mutation, and that there will be no other.
+    /// Writes the result of a query or mutation, and that no other one follows.
     pub(super) async fn finish(&mut self, label: &Label, response: &GraphQLResponse) -> Result<(), End> {
         let Ok(result) = serde_json::to_string(response) else { return Err(End::Lost) };
         let result = [&label.head, &*result, protocol::TAIL].concat();

@@ -1,8 +1,8 @@
-//! A WebSocket on a raw TCP socket that costs nothing while nobody speaks.
+//! [`Socket`]: a WebSocket on a plain TCP socket, which holds no buffer while it is idle.
 //!
-//! Reading and writing go through one buffer each a thread, so an idle connection holds neither; what the kernel does not
-//! take, and what came with the message before, is kept until it is dealt with, and then freed. It must never read
-//! ahead: a client that does not get its answers is not listened to either.
+//! Reads and writes go through one buffer each per thread. What the kernel does not take, and what
+//! came behind the last message, is kept until it is handled. It must never read ahead: a client
+//! that does not take its answers is not read from either.
 
 use std::{
     cell::RefCell,
@@ -24,10 +24,12 @@ use super::{
     protocol::Close,
 };
 
-/// Enough for what clients send in one go, except for the largest mutations.
+/// Size of a thread's read buffer, in bytes: enough for what clients send at once, except for the
+/// largest mutations.
 const READ_BYTES: usize = 16 << 10;
 
-/// A thread's write buffer keeps no more than this; a batch for a slow client may need megabytes, once.
+/// Capacity that a thread's write buffer keeps, in bytes. A batch for a slow client may need
+/// megabytes, once.
 const KEPT_WRITE_BYTES: usize = 256 << 10;
 
 thread_local! {
@@ -35,13 +37,13 @@ thread_local! {
     static WRITE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Why there is nothing more to read.
+/// Reason why nothing more can be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// The connection is gone, in good order or not.
     #[error("connection lost")]
     Lost(#[from] io::Error),
-    /// What came is no WebSocket.
+    /// The bytes are no valid WebSocket.
     #[error(transparent)]
     Frame(#[from] FrameError),
 }
@@ -51,33 +53,34 @@ pub enum ReadError {
 pub struct Socket {
     stream: TcpStream,
     decoder: Decoder,
-    /// What came behind the last message in the same read.
+    /// Bytes that came behind the last message in the same read.
     unread: Bytes,
-    /// What the kernel did not take.
+    /// Bytes that the kernel did not take.
     unwritten: BytesMut,
 }
 
 impl Socket {
-    /// A socket on which `unread` has been read already; messages have at most `limit` bytes.
+    /// Creates a socket from which `unread` was read already. Messages have at most `limit` bytes.
     #[must_use]
     pub fn new(stream: TcpStream, unread: Bytes, limit: usize) -> Self {
         Self { stream, decoder: Decoder::new(limit), unread, unwritten: BytesMut::new() }
     }
 
-    /// Lets in messages of at most this many bytes from now on.
+    /// Sets the size of the largest message, in bytes, from now on.
     pub const fn set_limit(&mut self, limit: usize) {
         self.decoder.set_limit(limit);
     }
 
-    /// The next message. Cancel-safe.
+    /// Waits for the next message. Cancel-safe.
     ///
     /// # Errors
-    /// [`ReadError`]; then there is nothing more to read.
+    /// [`ReadError`]; nothing more can be read after it.
     pub async fn message(&mut self) -> Result<Message, ReadError> {
         poll_fn(|cx| self.poll_message(cx)).await
     }
 
-    /// The same as [`message`](Self::message), without a future that would take room.
+    /// Polls for the next message as [`message`](Self::message) does, without a future that takes
+    /// room.
     ///
     /// # Errors
     /// The same.
@@ -110,7 +113,7 @@ impl Socket {
         READ.with_borrow_mut(|buffer| self.poll_read(cx, buffer).map_ok(|_discarded| ()))
     }
 
-    /// Reads at least one byte. The length of what was read.
+    /// Reads at least one byte. Returns the number of bytes.
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
@@ -118,8 +121,9 @@ impl Socket {
         Poll::Ready(if length == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(length) })
     }
 
-    /// Writes frames together: all that `encode` appends, in one call to the kernel. What it does not take waits for
-    /// [`flush`](Self::flush); see [`is_blocked`](Self::is_blocked).
+    /// Writes frames together: everything that `encode` appends, in one call to the kernel. What
+    /// the kernel does not take waits for [`flush`](Self::flush); see
+    /// [`is_blocked`](Self::is_blocked).
     ///
     /// # Errors
     /// If the connection is gone.
@@ -143,13 +147,13 @@ impl Socket {
         }
     }
 
-    /// Whether something waits that the kernel did not take.
+    /// Reports whether there are bytes that the kernel did not take.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
         !self.unwritten.is_empty()
     }
 
-    /// Waits until the kernel has taken all that was written. Cancel-safe.
+    /// Waits until the kernel has taken everything that was written. Cancel-safe.
     ///
     /// # Errors
     /// If the connection is gone.
@@ -162,8 +166,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Says the last word and lets the peer answer, unless it cannot, or `close` is the answer. Takes as long as the peer
-    /// does.
+    /// Sends a close and lets the peer answer, if it is expected to. It waits for as long as the
+    /// peer takes.
     ///
     /// # Errors
     /// If the connection is gone.
@@ -172,7 +176,8 @@ impl Socket {
         self.flush().await?;
         while expects_answer && !matches!(self.message().await, Ok(Message::Close(_)) | Err(_)) {}
         self.stream.shutdown().await?;
-        // Closing with something unread would reset the connection, and the peer might lose the close.
+        // A close with unread bytes would reset the connection, and the peer might lose the close
+        // frame.
         while poll_fn(|cx| self.poll_discard(cx)).await.is_ok() {}
         Ok(())
     }

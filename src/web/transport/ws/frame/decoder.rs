@@ -1,42 +1,42 @@
-//! [`Decoder`]: a client's bytes in, whole messages out.
+//! [`Decoder`]: takes a client's bytes and returns whole messages.
 //!
-//! It judges each byte as it comes, so that nothing is kept of what will be refused. It must never hold more of a message
-//! than its limit, nor allocate for a length that is only announced.
+//! It checks each byte when it comes, so that nothing is kept of what will be refused. It must
+//! never hold more of a message than its limit, nor allocate for a length that is only announced.
 
 use std::{mem, str};
 
 use super::{Close, FrameError, MAX_CONTROL, MAX_HEADER, Message, Opcode};
 
-/// A frame whose header is read.
+/// Frame with a complete header.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     opcode: Opcode,
     is_final: bool,
-    /// Turned as far as the payload has been read.
+    /// Rotated by the length of the payload that has been read.
     mask: [u8; 4],
-    /// How much of the payload is still to come.
+    /// Bytes of the payload that are still missing.
     left: usize,
 }
 
-/// Reads a client's frames, in whatever pieces they come. Between messages it holds nothing.
+/// Decoder of a client's frames, in pieces of any length. Between messages it holds no buffer.
 #[derive(Debug)]
 pub struct Decoder {
     limit: usize,
     header: [u8; MAX_HEADER],
     header_length: usize,
-    /// The frame whose payload is being read.
+    /// Frame with a payload that is not complete.
     frame: Option<Frame>,
-    /// What kind of message `data` belongs to, once its first frame has begun.
+    /// Kind of the message in `data`, once its first frame has begun.
     kind: Option<Opcode>,
     pub(super) data: Vec<u8>,
-    /// So much of `data` is known to be UTF-8.
+    /// Bytes of `data` that are known to be UTF-8.
     checked: usize,
     /// The payload of a control frame, which may come between two frames of a message.
     pub(super) control: Vec<u8>,
 }
 
 impl Decoder {
-    /// A decoder of messages of at most `limit` bytes.
+    /// Creates a decoder of messages of at most `limit` bytes.
     #[must_use]
     pub const fn new(limit: usize) -> Self {
         Self {
@@ -51,15 +51,15 @@ impl Decoder {
         }
     }
 
-    /// Lets in messages of at most this many bytes from now on.
+    /// Sets the size of the largest message, in bytes, from now on.
     pub const fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
 
-    /// Takes bytes off `input` until a message is whole, or none are left.
+    /// Takes bytes off `input` until a message is complete or no bytes are left.
     ///
     /// # Errors
-    /// [`FrameError`], as soon as there is no doubt; the decoder is of no use any more.
+    /// [`FrameError`] at the first byte that proves it. The decoder must not be used after it.
     pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Message>, FrameError> {
         loop {
             let mut frame = match self.frame.take() {
@@ -71,7 +71,7 @@ impl Decoder {
             };
             let (payload, rest) = input.split_at(frame.left.min(input.len()));
             *input = rest;
-            self.keep(&mut frame, payload)?;
+            self.store(&mut frame, payload)?;
             if frame.left > 0 {
                 self.frame = Some(frame);
                 return Ok(None);
@@ -82,7 +82,7 @@ impl Decoder {
         }
     }
 
-    /// Reads as much of a header as there is, and judges each byte of it.
+    /// Reads as much of a header as there is, and checks each byte of it.
     fn read_header(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, FrameError> {
         while let Some((&byte, rest)) = input.split_first() {
             *input = rest;
@@ -151,7 +151,7 @@ impl Decoder {
         bytes.iter().fold(0, |length, &byte| length << 8 | u64::from(byte))
     }
 
-    /// The frame that the header in hand announces, which has been checked.
+    /// Returns the frame that the header announces, which has been checked.
     fn begin(&mut self, length_ends: usize) -> Frame {
         let opcode = Opcode::parse(self.header[0]).unwrap_or(Opcode::Continuation);
         if matches!(opcode, Opcode::Text | Opcode::Binary) {
@@ -164,14 +164,14 @@ impl Decoder {
         Frame { opcode, is_final: self.header[0] & 0x80 != 0, mask, left }
     }
 
-    fn keep(&mut self, frame: &mut Frame, payload: &[u8]) -> Result<(), FrameError> {
+    fn store(&mut self, frame: &mut Frame, payload: &[u8]) -> Result<(), FrameError> {
         frame.left -= payload.len();
         let is_control = frame.opcode.is_control();
         let kept = if is_control { &mut self.control } else { &mut self.data };
         let begin = kept.len();
         let needed = begin + payload.len();
         if needed > kept.capacity() {
-            // Twice as much each time, but never over the bound.
+            // The capacity doubles each time, but never exceeds the bound.
             let bound = if is_control { MAX_CONTROL } else { self.limit };
             kept.reserve_exact((2 * begin).clamp(needed, bound.max(needed)) - begin);
         }
@@ -184,7 +184,7 @@ impl Decoder {
     fn check_text(&mut self) -> Result<(), FrameError> {
         match str::from_utf8(&self.data[self.checked..]) {
             Ok(_) => self.checked = self.data.len(),
-            // A character that the end of the piece cuts may still turn out well.
+            // A character that the end of the piece cuts may still be completed.
             Err(error) if error.error_len().is_none() => self.checked += error.valid_up_to(),
             Err(_) => return Err(FrameError::NotUtf8),
         }
@@ -198,7 +198,7 @@ impl Decoder {
                 self.control = Vec::new();
                 return Ok(Some(Message::Pong));
             }
-            Opcode::Close => return closing(&mem::take(&mut self.control)).map(Message::Close).map(Some),
+            Opcode::Close => return parse_close(&mem::take(&mut self.control)).map(Message::Close).map(Some),
             Opcode::Continuation | Opcode::Text | Opcode::Binary if !frame.is_final => return Ok(None),
             Opcode::Continuation | Opcode::Text | Opcode::Binary => {}
         }
@@ -224,7 +224,7 @@ fn check_second(first: u8, second: u8) -> Result<(), FrameError> {
     Ok(())
 }
 
-/// Where the length ends in a header with this second byte.
+/// Returns where the length ends in a header with this second byte.
 const fn length_end(second: u8) -> usize {
     match second & 0x7f {
         126 => 4,
@@ -233,7 +233,7 @@ const fn length_end(second: u8) -> usize {
     }
 }
 
-fn closing(payload: &[u8]) -> Result<Close, FrameError> {
+fn parse_close(payload: &[u8]) -> Result<Close, FrameError> {
     match payload {
         [] => Ok(Close::new(Close::NO_CODE, "")),
         [_] => Err(FrameError::Protocol("half a close code")),
@@ -248,7 +248,7 @@ fn closing(payload: &[u8]) -> Result<Close, FrameError> {
     }
 }
 
-/// Eight bytes at a time, which the compiler makes sixteen or more of.
+/// Removes the mask, eight bytes at a time. The compiler makes sixteen or more of them.
 pub(super) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     let [a, b, c, d] = mask;
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);

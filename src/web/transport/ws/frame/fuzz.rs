@@ -1,4 +1,5 @@
-//! Arbitrary bytes through decoder and protocol together, as a connection's task would pass them on.
+//! Fuzz test: arbitrary bytes through decoder and protocol together, as a connection's task passes
+//! them on.
 
 use std::{
     collections::BTreeSet,
@@ -17,8 +18,8 @@ use super::{
 const LIMIT: usize = 2_000;
 const MAX_OPERATIONS: usize = 3;
 
-/// What a client might say in one text, in good order or not.
-fn said() -> impl Strategy<Value = Vec<u8>> {
+/// Generates one text of a client, valid or not.
+fn client_text() -> impl Strategy<Value = Vec<u8>> {
     let kind = prop::sample::select(vec![
         "connection_init",
         "subscribe",
@@ -44,16 +45,17 @@ fn said() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![8 => text, 1 => any::<String>(), 1 => deep].prop_map(String::into_bytes)
 }
 
-/// A conversation, the texts of which may be cut into fragments, and damaged somewhere.
+/// Generates a conversation. Its texts may be cut into fragments, and one byte may be damaged.
 fn conversation() -> impl Strategy<Value = Vec<u8>> {
-    let message = (said(), any::<prop::sample::Index>(), any::<bool>()).prop_map(|(text, at, is_cut)| {
-        let (head, tail) = text.split_at(at.index(text.len() + 1));
-        if is_cut {
-            [client_frame(0x01, head), client_frame(0x89, b"?"), client_frame(0x80, tail)].concat()
-        } else {
-            client_frame(0x81, &text)
-        }
-    });
+    let message =
+        (client_text(), any::<prop::sample::Index>(), any::<bool>()).prop_map(|(text, at, is_cut)| {
+            let (head, tail) = text.split_at(at.index(text.len() + 1));
+            if is_cut {
+                [client_frame(0x01, head), client_frame(0x89, b"?"), client_frame(0x80, tail)].concat()
+            } else {
+                client_frame(0x81, &text)
+            }
+        });
     let init = client_frame(0x81, br#"{"type":"connection_init"}"#);
     let damage = prop::option::weighted(0.3, (any::<prop::sample::Index>(), any::<u8>()));
     let sound =
@@ -77,7 +79,7 @@ fn input() -> impl Strategy<Value = (bool, Vec<u8>, Vec<usize>)> {
     (any::<bool>(), conversation(), prop::collection::vec(1usize..200, 1..6))
 }
 
-/// Drives one connection with these bytes in these pieces. It panics if anything is amiss.
+/// Runs one connection with these bytes in these pieces. Panics if an invariant is broken.
 fn drive(is_legacy: bool, bytes: &[u8], lengths: &[usize]) {
     let dialect = if is_legacy { Dialect::Legacy } else { Dialect::Transport };
     let (mut decoder, mut protocol) = (Decoder::new(LIMIT), Protocol::new(dialect, MAX_OPERATIONS));
@@ -108,14 +110,14 @@ fn drive(is_legacy: bool, bytes: &[u8], lengths: &[usize]) {
 
 proptest! {
     #[test]
-    fn no_bytes_bring_a_connection_s_task_down((is_legacy, bytes, lengths) in input()) {
+    fn no_bytes_break_connection((is_legacy, bytes, lengths) in input()) {
         drive(is_legacy, &bytes, &lengths);
     }
 }
 
 #[test]
 #[ignore = "takes ten minutes; docs/PROTOCOLS.md has the command and its last result"]
-fn no_bytes_bring_a_connection_s_task_down_in_ten_minutes() {
+fn no_bytes_break_connection_in_ten_minutes() {
     let (begin, mut cases) = (SystemTime::now(), 0u64);
     while begin.elapsed().unwrap() < Duration::from_secs(600) {
         let mut runner = TestRunner::new(ProptestConfig { failure_persistence: None, ..Default::default() });

@@ -1,4 +1,4 @@
-//! RFC 6455, rule by rule, in any chunking.
+//! Tests of RFC 6455, rule by rule, with bytes split anywhere.
 
 use std::iter;
 
@@ -6,10 +6,10 @@ use proptest::prelude::*;
 
 use super::{decoder::unmask, *};
 
-/// More than one byte of length, and a number that is easy to be wrong about.
+/// A limit with more than one byte of length, and no power of two.
 const LIMIT: usize = 1_000;
 
-/// A client's frame: the first byte as given, the length written as short as can be.
+/// Returns a client's frame with this first byte and the shortest form of the length.
 pub(in super::super) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let length = payload.len();
     let head = match length {
@@ -20,7 +20,7 @@ pub(in super::super) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     masked(first, &head, payload)
 }
 
-/// The same with the length written as given.
+/// Returns a client's frame with this form of the length.
 fn masked(first: u8, length: &[u8], payload: &[u8]) -> Vec<u8> {
     let mask = [0x37, 0xfa, 0x21, 0x3d];
     let mut frame = vec![first, length[0] | 0x80];
@@ -30,7 +30,7 @@ fn masked(first: u8, length: &[u8], payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// What comes of these bytes, in these pieces.
+/// Decodes bytes in these pieces. Returns the messages, the result and the decoder.
 fn decode<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> (Vec<Message>, Result<(), FrameError>, Decoder) {
     let (mut decoder, mut messages) = (Decoder::new(LIMIT), Vec::new());
     for mut piece in pieces {
@@ -39,7 +39,7 @@ fn decode<'b>(pieces: impl IntoIterator<Item = &'b [u8]>) -> (Vec<Message>, Resu
                 Ok(message) => messages.extend(message),
                 Err(error) => return (messages, Err(error), decoder),
             }
-            assert!(decoder.data.capacity() <= LIMIT, "never more than the bound");
+            assert!(decoder.data.capacity() <= LIMIT, "the buffer exceeds the bound");
             assert!(decoder.control.capacity() <= MAX_CONTROL);
         }
     }
@@ -52,12 +52,13 @@ fn messages(frames: &[Vec<u8>]) -> Vec<Message> {
     assert_eq!(
         (decoder.data.capacity(), decoder.control.capacity()),
         (0, 0),
-        "it holds nothing between messages"
+        "the decoder holds no buffer between messages"
     );
     messages
 }
 
-/// The error of these frames, which comes with their last byte at the latest, and no message before it.
+/// Returns the error of these frames. It comes with their last byte at the latest, before any
+/// message.
 fn error(frames: &[Vec<u8>]) -> FrameError {
     let (messages, result, _) = decode([&*frames.concat()]);
     assert_eq!(messages, []);
@@ -69,7 +70,7 @@ fn text(text: &str) -> Message {
 }
 
 #[test]
-fn the_examples_of_the_rfc_are_read() {
+fn decoder_reads_examples_of_rfc() {
     let hello = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
     assert_eq!(messages(&[hello.to_vec()]), [text("Hello")]);
     let ping = [0x89, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
@@ -77,7 +78,7 @@ fn the_examples_of_the_rfc_are_read() {
 }
 
 #[test]
-fn every_way_to_write_a_length_is_read_and_written() {
+fn every_form_of_length_is_read_and_written() {
     for length in [0, 1, 125, 126, 127, LIMIT] {
         let payload = vec![b'x'; length];
         assert_eq!(messages(&[client_frame(0x82, &payload)]), [Message::Binary(payload.clone())]);
@@ -95,7 +96,7 @@ fn every_way_to_write_a_length_is_read_and_written() {
 }
 
 #[test]
-fn a_length_that_is_longer_than_it_must_be_is_refused() {
+fn needlessly_long_length_is_refused() {
     for length in
         [&[126, 0, 125][..], &[127, 0, 0, 0, 0, 0, 0, 0xff, 0xff], &[127, 0x80, 0, 0, 0, 0, 0, 0, 0]]
     {
@@ -104,7 +105,7 @@ fn a_length_that_is_longer_than_it_must_be_is_refused() {
 }
 
 #[test]
-fn a_fragmented_text_is_one_message_with_control_frames_between() {
+fn control_frames_may_stand_between_fragments() {
     let frames = [
         client_frame(0x01, "zw\u{f6}lf".as_bytes().split_at(3).0),
         client_frame(0x89, b"still there?"),
@@ -118,7 +119,7 @@ fn a_fragmented_text_is_one_message_with_control_frames_between() {
 }
 
 #[test]
-fn whatever_breaks_the_rules_of_framing_ends_with_1002() {
+fn broken_rule_of_framing_ends_with_1002() {
     let unmasked = vec![0x81, 0x01];
     let half_a_code = client_frame(0x88, &[3]);
     let fragment = client_frame(0x01, b"a");
@@ -140,7 +141,7 @@ fn whatever_breaks_the_rules_of_framing_ends_with_1002() {
 }
 
 #[test]
-fn the_client_closes_with_a_code_that_may_be_sent_or_none() {
+fn client_closes_with_allowed_code_or_none() {
     assert_eq!(messages(&[client_frame(0x88, b"")]), [Message::Close(Close::new(1005, ""))]);
     for code in [1000u16, 1001, 1002, 1003, 1007, 1011, 1014, 3000, 4999] {
         let payload = [&code.to_be_bytes()[..], b"bye"].concat();
@@ -153,7 +154,7 @@ fn the_client_closes_with_a_code_that_may_be_sent_or_none() {
 }
 
 #[test]
-fn a_close_is_written_with_its_code_or_without() {
+fn close_is_written_with_or_without_code() {
     let mut frames = Vec::new();
     close(&mut frames, &Close::new(1000, "bye"));
     close(&mut frames, &Close::new(Close::NO_CODE, ""));
@@ -161,7 +162,7 @@ fn a_close_is_written_with_its_code_or_without() {
 }
 
 #[test]
-fn text_that_is_not_utf_8_is_refused_with_the_byte_that_shows_it() {
+fn first_byte_that_breaks_utf_8_is_refused() {
     for (good, bad) in
         [(&b"abc"[..], 0xff), (b"\xce\xba\xe1\xbd\xb9", 0x80), (b"\xf4", 0x90), (b"\xed", 0xa0)]
     {
@@ -175,7 +176,7 @@ fn text_that_is_not_utf_8_is_refused_with_the_byte_that_shows_it() {
 }
 
 #[test]
-fn a_message_over_the_limit_is_refused_by_its_header() {
+fn message_over_limit_is_refused_by_header() {
     let whole = client_frame(0x81, &[b'x'; LIMIT + 1]);
     assert_eq!(decode([&whole[..4]]).1, Err(FrameError::TooBig));
     let huge = masked(0x82, &[127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], b"");
@@ -184,7 +185,7 @@ fn a_message_over_the_limit_is_refused_by_its_header() {
     assert_eq!(error(&parts), FrameError::TooBig);
 }
 
-/// Frames, most of them good, with damage here and there.
+/// Generates frames: most of them are valid, some are damaged.
 pub(in super::super) fn stream() -> impl Strategy<Value = Vec<u8>> {
     let first = prop_oneof![
         8 => prop::sample::select(vec![0x81u8, 0x81, 0x82, 0x01, 0x00, 0x80, 0x89, 0x8a]),
@@ -212,7 +213,7 @@ pub(in super::super) fn stream() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// The bytes in pieces of these lengths, over and over.
+/// Returns the bytes in pieces of these lengths, which repeat.
 pub(in super::super) fn pieces<'b>(bytes: &'b [u8], lengths: &[usize]) -> Vec<&'b [u8]> {
     let (mut rest, mut lengths) = (bytes, lengths.iter().cycle());
     iter::from_fn(|| {
@@ -226,7 +227,7 @@ pub(in super::super) fn pieces<'b>(bytes: &'b [u8], lengths: &[usize]) -> Vec<&'
 
 proptest! {
     #[test]
-    fn any_chunking_gives_the_same(bytes in stream(), lengths in prop::collection::vec(1usize..40, 1..8)) {
+    fn any_chunking_gives_same_messages(bytes in stream(), lengths in prop::collection::vec(1usize..40, 1..8)) {
         let (messages, result, _) = decode([&*bytes]);
         let in_pieces = decode(pieces(&bytes, &lengths));
         prop_assert_eq!((&in_pieces.0, in_pieces.1), (&messages, result));
@@ -235,7 +236,7 @@ proptest! {
     }
 
     #[test]
-    fn unmasking_is_what_the_rfc_says(payload in prop::collection::vec(any::<u8>(), 0..50), mask in any::<[u8; 4]>()) {
+    fn unmasking_follows_rfc(payload in prop::collection::vec(any::<u8>(), 0..50), mask in any::<[u8; 4]>()) {
         let mut unmasked = payload.clone();
         unmask(&mut unmasked, mask);
         let by_the_rfc: Vec<u8> = payload.iter().enumerate().map(|(i, byte)| byte ^ mask[i % 4]).collect();

@@ -1,4 +1,4 @@
-//! A socket against a plain TCP client, byte by byte.
+//! Tests of a socket against a plain TCP client, byte by byte.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn pair() -> (Socket, TcpStream) {
 }
 
 #[tokio::test]
-async fn what_came_with_the_handshake_and_what_comes_together_is_read_in_order() {
+async fn early_and_joined_messages_are_read_in_order() {
     let (socket, mut client) = pair().await;
     let first = client_frame(0x81, b"first");
     let (early, late) = first.split_at(3);
@@ -35,7 +35,7 @@ async fn what_came_with_the_handshake_and_what_comes_together_is_read_in_order()
 }
 
 #[tokio::test]
-async fn what_the_kernel_does_not_take_waits_and_comes_in_order() {
+async fn blocked_bytes_wait_and_keep_their_order() {
     let (mut socket, mut client) = pair().await;
     let mut count = 0;
     while !socket.is_blocked() {
@@ -43,7 +43,7 @@ async fn what_the_kernel_does_not_take_waits_and_comes_in_order() {
         count += 1;
     }
     socket.write(|frames| frame::text(frames, ["last"])).unwrap();
-    assert!(timeout(Duration::from_millis(50), socket.flush()).await.is_err(), "nobody reads");
+    assert!(timeout(Duration::from_millis(50), socket.flush()).await.is_err(), "the client does not read");
     let reads = async move {
         let mut bytes = Vec::new();
         client.read_to_end(&mut bytes).await.unwrap();
@@ -51,7 +51,7 @@ async fn what_the_kernel_does_not_take_waits_and_comes_in_order() {
     };
     let writes = async move {
         socket.flush().await.unwrap();
-        assert_eq!(socket.unwritten.capacity(), 0, "it holds nothing any more");
+        assert_eq!(socket.unwritten.capacity(), 0, "an idle socket holds no buffer");
     };
     let (bytes, ()) = tokio::join!(reads, writes);
     assert_eq!(bytes.len(), count * ((1 << 20) + 10) + 6);
@@ -59,17 +59,17 @@ async fn what_the_kernel_does_not_take_waits_and_comes_in_order() {
 }
 
 #[tokio::test]
-async fn a_close_reaches_a_peer_that_is_still_sending() {
+async fn close_reaches_peer_that_still_sends() {
     let (mut socket, mut client) = pair().await;
     client.write_all(&client_frame(0x81, &[b'x'; 5_000])).await.unwrap();
     assert!(matches!(socket.message().await, Err(ReadError::Frame(FrameError::TooBig))));
-    let hears = async move {
+    let reads = async move {
         let mut bytes = Vec::new();
         client.read_to_end(&mut bytes).await.unwrap();
         bytes
     };
     let close = Close::new(1009, "");
-    let (bytes, closed) = tokio::join!(hears, socket.close(&close, false));
+    let (bytes, closed) = tokio::join!(reads, socket.close(&close, false));
     assert_eq!(bytes, b"\x88\x02\x03\xf1");
     closed.unwrap();
 }
