@@ -1,6 +1,7 @@
-//! Several whole pods in one process on neighbouring ports: the way to see the relay work on a laptop.
+//! Several whole pods in one process, on neighbouring ports: the way to try the relay on a laptop.
 //!
-//! They share nothing but the topic: each has its own feed, hub, listener and state. For development only.
+//! Each pod has its own feed, hub, listener and state; the pods share nothing but the topic. It is
+//! for development and must never run in production.
 
 use std::{
     io::{self, Write},
@@ -18,25 +19,28 @@ use crate::{
     pod::{Drained, Pod},
 };
 
-/// The project and topic of a cluster's pods.
+/// Project of the topic that all pods share, if the broker is an emulator.
 const PROJECT: &str = "relay-cluster";
+/// Name of the topic that all pods share, if the broker is an emulator.
 const TOPIC: &str = "events";
 
-/// How long the pods may take to hear the topic before the cluster says that they do not.
+/// Time that the pods have, together, to become ready. At the limit the cluster logs which pods are
+/// not ready, and goes on.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What carries the events of a cluster.
+/// Broker that all pods of a cluster share.
 pub enum ClusterBroker {
-    /// An emulator that runs already, at this `host:port`.
+    /// Emulator that runs already, at this `host:port`.
     Running(String),
-    /// An emulator that was started for this cluster and ends with it.
+    /// Emulator that was started for this cluster and ends with it.
     Started(Emulator),
-    /// Nothing but this process's memory, because no emulator could be had.
+    /// Memory of this process, and the reason why no emulator could be started.
     Memory(memory::Topic, EmulatorError),
 }
 
 impl ClusterBroker {
-    /// The emulator at `running`, else one that it finds and starts, else memory.
+    /// Chooses the emulator at `running`, else an emulator that it finds and starts, else memory. A
+    /// topic in memory keeps events for `window`, at most `bytes` of them.
     pub async fn choose(running: Option<String>, search: &Search, window: Duration, bytes: usize) -> Self {
         if let Some(host) = running {
             return Self::Running(host);
@@ -47,7 +51,7 @@ impl ClusterBroker {
         }
     }
 
-    /// Returns the broker that all the pods share.
+    /// Returns the broker that all pods share.
     #[must_use]
     pub fn broker(&self) -> Arc<dyn Broker> {
         let host = match self {
@@ -59,6 +63,7 @@ impl ClusterBroker {
         Arc::new(pubsub::Topic { project, id, emulator: Some(host.to_owned()) })
     }
 
+    /// Returns the words for the broker in the welcome.
     fn describe(&self) -> String {
         match self {
             Self::Running(host) => format!("the Pub/Sub emulator at {host} (PUBSUB_EMULATOR_HOST)"),
@@ -67,7 +72,7 @@ impl ClusterBroker {
         }
     }
 
-    /// Ends what was started.
+    /// Stops the emulator, if it was started for this cluster.
     pub async fn stop(self) {
         if let Self::Started(emulator) = self {
             emulator.stop().await;
@@ -75,12 +80,13 @@ impl ClusterBroker {
     }
 }
 
-/// The addresses of `pods` pods from `first_port` on.
+/// Returns the loopback addresses of `pods` pods, on the ports from `first_port` on. The caller
+/// ensures that they end below 65536.
 pub fn addresses(first_port: u16, pods: u16) -> impl Iterator<Item = SocketAddr> {
     (0..pods).map(move |n| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), first_port.saturating_add(n)))
 }
 
-/// Waits until every pod is ready, or says at the end which ones are not.
+/// Waits until every pod is ready. After 15 seconds it logs each pod that is not, and returns.
 pub async fn wait_until_ready(pods: &[Pod]) {
     let deadline = Instant::now() + READY_TIMEOUT;
     for pod in pods {
@@ -95,7 +101,7 @@ pub async fn wait_until_ready(pods: &[Pod]) {
     }
 }
 
-/// Tells what runs where and what to try.
+/// Prints the broker, the address of each pod, and commands to try.
 ///
 /// # Errors
 /// If `out` cannot be written.
@@ -120,12 +126,12 @@ Add a template as ZOWI on another:
   curl http://{first}/graphql -H 'authorization: Bearer ZOWI' -H 'content-type: application/json' \\
     -d '{{\"query\":\"mutation {{ addTemplate(templateInput: {{name: \\\"Hello\\\", shareLocationIds: [3]}}) {{ success }} }}\"}}'
 
-ZOLO and ZEWI are told, ZOWI (the author) and ZELO (location 1) are not. Ctrl-C stops everything."
+ZOLO and ZEWI receive the event; ZOWI (the author) and ZELO (location 1) do not. Ctrl-C stops everything."
     )?;
     out.flush()
 }
 
-/// Drains all the pods at once.
+/// Drains all pods at the same time. Returns [`Drained::CutOff`] if any of them was cut off.
 pub async fn drain(pods: Vec<Pod>) -> Drained {
     let ends = join_all(pods.into_iter().map(Pod::drain)).await;
     if ends.contains(&Drained::CutOff) { Drained::CutOff } else { Drained::Cleanly }

@@ -1,7 +1,7 @@
-//! [`Emulator`]: finds Google's Pub/Sub emulator on this machine and runs one of our own.
+//! [`Emulator`]: finds Google's Pub/Sub emulator on this machine and runs a process of it.
 //!
-//! `relay cluster` and the tests want the real protocol without anybody having to start a thing. It must never use an
-//! emulator that somebody else started, and never leave one running behind.
+//! `relay cluster` and the tests use the real protocol without any preparation. It must never use an
+//! emulator that another process started, and never leave an emulator running.
 
 use std::{
     ffi::OsString,
@@ -18,21 +18,26 @@ use thiserror::Error;
 use tokio::{sync::oneshot, task::spawn_blocking, time::timeout};
 use tracing::debug;
 
-/// How long the emulator may take until it serves; it needs about one second on an idle machine.
+/// Longest time until the emulator serves. At the limit the start fails with
+/// [`EmulatorError::Timeout`]. On an idle machine the emulator needs about one second.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long [`Emulator::stop`] waits for the end of a process that was killed.
+/// Longest time that [`Emulator::stop`] waits for the end of the killed process. At the limit it
+/// logs and returns.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many ports to try: each was free a moment before, so that even one retry is rare.
+/// Number of ports to try; then the start fails. Each port was free a moment before, so even one
+/// retry is rare.
 const MAX_PORTS: usize = 5;
 
-/// Starts in half the time and takes half the memory, at a speed that no laptop will miss.
+/// Options that halve the emulator's start time and memory. It is slower with them, but fast enough
+/// for a laptop.
 const JVM_OPTIONS: &str = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xmx512m -XX:-UsePerfData";
 
+/// Path of the emulator's launcher in a Cloud SDK.
 const LAUNCHER: &str = "platform/pubsub-emulator/bin/cloud-pubsub-emulator";
 
-/// Where packages, images and Homebrew put the Cloud SDK.
+/// Directories in which packages, images and Homebrew install the Cloud SDK.
 const WELL_KNOWN_ROOTS: [&str; 6] = [
     "/usr/lib/google-cloud-sdk",
     "/usr/lib64/google-cloud-sdk",
@@ -42,61 +47,66 @@ const WELL_KNOWN_ROOTS: [&str; 6] = [
     "/google-cloud-sdk",
 ];
 
-/// Runs the launcher and kills it when standard input ends: when we close it, and also when we are killed ourselves, since
-/// the emulator would outlive us. The launcher's pid is the emulator's, because it execs Java. Only the emulator holds on
-/// to standard output, so that the end of it is the emulator's.
+/// Shell script that runs the launcher and kills it when standard input ends. That is when
+/// [`Emulator`] closes it, and also when this process is killed; otherwise the emulator would outlive
+/// it. The launcher's pid is the emulator's, because the launcher execs Java. Only the emulator keeps
+/// standard output open, so the output ends when the emulator ends.
 const GUARD: &str = r#""$0" "$@" 2>&1 & exec >&-; read -r _; kill -KILL $!"#;
 
-/// What the emulator keeps of its output for an error, in bytes.
+/// Most bytes of the emulator's output that are kept for an error. Lines beyond it are left out.
 const MAX_OUTPUT_BYTES: usize = 4_096;
 
-/// Where to look for the Cloud SDK, beside the places where packages put it.
+/// Where to look for the Cloud SDK, besides the directories in which packages install it.
 #[derive(Clone, Debug, Default)]
 pub struct Search {
-    /// The SDK's directory, `CLOUDSDK_ROOT_DIR`; looked at first.
+    /// Directory of the SDK, `CLOUDSDK_ROOT_DIR`. It is looked at first.
     pub cloudsdk_root: Option<PathBuf>,
-    /// The `PATH` on which a `gcloud` may stand, in its SDK's `bin`.
+    /// `PATH`, which may lead to a `gcloud` in the `bin` of its SDK. It is looked at second.
     pub path: Option<OsString>,
 }
 
 /// Why there is no emulator.
 #[derive(Debug, Error)]
 pub enum EmulatorError {
-    /// It is not installed where [`Search`] leads.
+    /// The emulator is not installed where [`Search`] leads.
     #[error(
         "no Pub/Sub emulator on this machine: install it with `gcloud components install pubsub-emulator` \
          or the package google-cloud-cli-pubsub-emulator, and a Java runtime"
     )]
     NotFound,
-    /// It is installed, but there is no Java to run it.
+    /// The emulator is installed, but Java is not.
     #[error(
         "the Pub/Sub emulator needs Java: install a runtime (default-jre-headless on Debian) or set JAVA_HOME"
     )]
     NoJava,
-    /// It ended instead of serving, or could not be run; the text is what it said last.
+    /// The emulator ended instead of serving, or could not be run. The text is its output, or the
+    /// error.
     #[error("Pub/Sub emulator did not start: {0}")]
     Start(String),
-    /// It neither served nor ended in time. It was killed.
+    /// The emulator neither served nor ended within 30 s. It was killed.
     #[error("Pub/Sub emulator was not ready within {} s", START_TIMEOUT.as_secs())]
     Timeout,
 }
 
-/// An emulator of our own, on a free port of the loopback address, with all its state in memory.
+/// Emulator that this process runs, on a free port of the loopback address, with its state in memory.
 ///
-/// Dropped, it is killed; it also ends when this process does, in whatever way. It stands in a process group of its own:
-/// a Ctrl-C on the terminal does not reach it before those who use it have finished.
+/// Dropping it kills the emulator. The emulator also ends when this process ends, even if it is
+/// killed. It has its own process group, so a Ctrl-C on the terminal does not end it before its users
+/// have finished.
 #[derive(Debug)]
 pub struct Emulator {
     host: String,
     guard: Child,
-    /// Reads its output to the end, lest it block on a full pipe; a thread, for it may outlive the runtime of its start.
+    /// Thread that reads the emulator's output to its end, so that the emulator never blocks on a
+    /// full pipe. It is not a task, because it may outlive the runtime in which it was started.
     reader: Option<JoinHandle<()>>,
 }
 
-/// How a start came out.
+/// Outcome of a start.
 enum Startup {
     Serving,
     PortTaken,
+    /// The emulator ended, with this output.
     Ended(String),
 }
 
@@ -104,19 +114,20 @@ impl Emulator {
     /// Starts an emulator and returns once it serves.
     ///
     /// # Errors
-    /// [`EmulatorError`] says what to install, or what the emulator said. Nothing is left running.
+    /// [`EmulatorError`], with what to install or with the emulator's output. Nothing is left running.
     pub async fn start(search: &Search) -> Result<Self, EmulatorError> {
         let launcher = find(search, &WELL_KNOWN_ROOTS).ok_or(EmulatorError::NotFound)?;
         timeout(START_TIMEOUT, Self::launch(&launcher)).await.map_err(|_elapsed| EmulatorError::Timeout)?
     }
 
-    /// Its address, `127.0.0.1:PORT`, as `PUBSUB_EMULATOR_HOST` has it.
+    /// Returns the emulator's address, `127.0.0.1:PORT`, in the form of `PUBSUB_EMULATOR_HOST`.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Kills it and returns once it is gone, or after five seconds. It has no state worth a gentler end.
+    /// Kills the emulator and returns once it has ended, or after five seconds. It has no state that
+    /// a gentler end would save.
     pub async fn stop(mut self) {
         let reader = self.reader.take();
         let gone = spawn_blocking(move || {
@@ -134,7 +145,7 @@ impl Emulator {
                 Self::spawn(launcher).map_err(|error| EmulatorError::Start(error.to_string()))?;
             match startup.await {
                 Ok(Startup::Serving) => return Ok(emulator),
-                // It goes on running without serving
+                // This emulator runs on without serving. It is dropped here, which kills it.
                 Ok(Startup::PortTaken) => {}
                 Ok(Startup::Ended(output)) if output.contains("JAVA_HOME") => {
                     return Err(EmulatorError::NoJava);
@@ -170,18 +181,19 @@ impl Emulator {
 impl Drop for Emulator {
     fn drop(&mut self) {
         drop(self.guard.stdin.take());
-        // A moment: the guard has nothing left to do but one kill
+        // This takes a moment only: the guard's last act is one kill.
         if let Err(error) = self.guard.wait() {
             debug!(%error, "emulator's guard not waited for");
         }
     }
 }
 
-/// Reads the output of the emulator until it ends, and announces how the start came out. Only its own word counts: that
-/// the port answers says nothing, for an emulator that finds it taken prints so and goes on running.
+/// Reads the output of the emulator until it ends, and reports the outcome of the start. Only the
+/// output counts. That the port answers proves nothing: an emulator that finds the port taken prints
+/// so and runs on.
 fn read(output: impl Read, announce: oneshot::Sender<Startup>) {
     let mut announce = Some(announce);
-    let mut said = String::new();
+    let mut kept = String::new();
     for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         debug!(%line, "emulator output");
@@ -189,23 +201,23 @@ fn read(output: impl Read, announce: oneshot::Sender<Startup>) {
             line if line.contains("Server started") => Startup::Serving,
             line if line.contains("BindException") => Startup::PortTaken,
             line => {
-                if said.len() + line.len() < MAX_OUTPUT_BYTES && !line.trim().is_empty() {
-                    said.push_str(line.trim());
-                    said.push(' ');
+                if kept.len() + line.len() < MAX_OUTPUT_BYTES && !line.trim().is_empty() {
+                    kept.push_str(line.trim());
+                    kept.push(' ');
                 }
                 continue;
             }
         };
-        // Nobody waits any more after a timeout
+        // After a timeout the receiver is gone.
         announce.take().map(|announce| announce.send(startup).ok());
     }
-    announce.take().map(|announce| announce.send(Startup::Ended(said.trim_end().to_owned())).ok());
+    announce.take().map(|announce| announce.send(Startup::Ended(kept.trim_end().to_owned())).ok());
 }
 
-/// The launcher in the first SDK that has one.
+/// Returns the launcher of the first SDK that has one.
 fn find(search: &Search, well_known: &[&str]) -> Option<PathBuf> {
     let on_path = search.path.iter().flat_map(std::env::split_paths).filter_map(|directory| {
-        // Packages link it into /usr/bin
+        // Packages link gcloud into /usr/bin.
         let gcloud = directory.join("gcloud").canonicalize().ok()?;
         Some(gcloud.parent()?.parent()?.to_owned())
     });
@@ -223,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory that goes with it.
+    /// Directory that is deleted when dropped.
     struct Scratch(PathBuf);
 
     impl Scratch {
@@ -233,7 +245,7 @@ mod tests {
             Self(path)
         }
 
-        /// An SDK whose launcher is this shell script.
+        /// Creates an SDK that has this shell script as its launcher.
         fn sdk(&self, name: &str, script: &str) -> PathBuf {
             let root = self.0.join(name);
             let launcher = root.join(LAUNCHER);
@@ -255,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_named_sdk_comes_before_the_one_of_gcloud_and_that_before_the_well_known() {
+    fn named_sdk_precedes_gcloud_and_well_known_ones() {
         let scratch = Scratch::new();
         let [named, gclouds, known] = ["named", "gclouds", "known"].map(|name| scratch.sdk(name, ""));
         let bin = scratch.0.join("bin");
@@ -277,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_serves_on_the_second_port_if_the_first_was_taken_and_ends_when_stopped() {
+    async fn emulator_serves_on_second_port_and_ends_when_stopped() {
         let scratch = Scratch::new();
         let root = scratch.sdk(
             "sdk",
@@ -298,17 +310,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_stands_in_the_way_is_said() {
+    async fn error_names_missing_java_or_output() {
         let scratch = Scratch::new();
         let no_java = scratch.sdk("no-java", "echo 'ERROR: JAVA_HOME is not set and no java'; exit 1");
         let broken = scratch.sdk("broken", "echo 'Unrecognized option'; exit 1");
         assert!(matches!(Emulator::start(&at(&no_java)).await, Err(EmulatorError::NoJava)));
         let error = Emulator::start(&at(&broken)).await.unwrap_err();
-        assert!(matches!(&error, EmulatorError::Start(said) if said == "Unrecognized option"), "{error}");
+        assert!(matches!(&error, EmulatorError::Start(output) if output == "Unrecognized option"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_says_nothing_is_given_up() {
+    async fn silent_emulator_is_given_up() {
         let scratch = Scratch::new();
         let silent = scratch.sdk("silent", "exec sleep 60");
         assert!(matches!(Emulator::start(&at(&silent)).await, Err(EmulatorError::Timeout)));
