@@ -12,21 +12,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[path = "structure/imports.rs"]
+mod imports;
+
+use imports::{
+    Mention, Module, Source, circles, graph, mentions, sources, without_comments_and_literals, without_tests,
+};
 use pubsub_relay::pod::drain::{AFTER_DEADLINE, CLOSE_STEP_TIMEOUT, TELEMETRY_TIMEOUT};
-
-/// File of the library without comments, literals and unit tests.
-struct Source {
-    path: String,
-    /// Path of the module: `["web", "ws"]` for `src/web/ws.rs`.
-    module: Vec<String>,
-    code: String,
-}
-
-impl Source {
-    fn room(&self) -> &str {
-        &self.module[0]
-    }
-}
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -43,230 +35,123 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     rust.chain(directories.iter().flat_map(|directory| files(directory))).collect()
 }
 
-/// Returns all files except those that hold only unit tests.
-fn sources() -> Vec<Source> {
-    let src = root().join("src");
-    let sources = files(&src).into_iter().map(|path| {
-        let relative = path.strip_prefix(&src).unwrap().with_extension("");
-        let module = relative.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
-        let code = without_tests(&without_comments_and_literals(&fs::read_to_string(&path).unwrap()));
-        Source { path: path.strip_prefix(root()).unwrap().display().to_string(), module, code }
-    });
-    sources.filter(|source| source.module.last().is_none_or(|name| name != "tests")).collect()
-}
-
-/// Replaces each comment by a space and each literal by an empty one. Lifetimes stay: a `'` opens a
-/// literal only if another one closes it.
-fn without_comments_and_literals(text: &str) -> String {
-    let mut code = String::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let length = if rest.starts_with("//") {
-            code.push(' ');
-            rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("/*") {
-            code.push(' ');
-            rest.find("*/").map_or(rest.len(), |end| end + 2)
-        } else if let Some(length) = literal(rest, code.chars().next_back()) {
-            code.push_str("\"\"");
-            length
-        } else {
-            code.push(first);
-            first.len_utf8()
-        };
-        rest = &rest[length..];
-    }
-    code
-}
-
-/// Returns the length of the literal at the beginning of the text, if there is one. `before`
-/// distinguishes a raw string from a name that ends in `r`.
-fn literal(text: &str, before: Option<char>) -> Option<usize> {
-    let is_name = before.is_some_and(|before| before.is_alphanumeric() || before == '_');
-    if let Some(hashes) = text.strip_prefix('r').filter(|_| !is_name) {
-        let count = hashes.len() - hashes.trim_start_matches('#').len();
-        if hashes[count..].starts_with('"') {
-            let begin = 1 + count + 1;
-            let end = format!("\"{}", "#".repeat(count));
-            return text[begin..].find(&end).map(|at| begin + at + end.len());
-        }
-    }
-    let quote = text.chars().next().filter(|&first| first == '"' || first == '\'')?;
-    let mut escaped = false;
-    for (at, character) in text.char_indices().skip(1) {
-        if quote == '\'' && at > 12 {
-            return None; // Longer than '\u{10ffff}': a lifetime
-        }
-        match character {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            _ if character == quote => {
-                let is_lifetime =
-                    quote == '\'' && !text.starts_with("'\\") && text[1..at].chars().count() != 1;
-                return (!is_lifetime).then_some(at + 1);
-            }
-            _ => {}
-        }
-    }
-    None
-}
-
-/// Removes modules under `#[cfg(test)]`. Their braces are balanced, since no literal and no comment
-/// is left.
-fn without_tests(code: &str) -> String {
-    let Some(begin) = code.find("#[cfg(test)]") else { return code.to_owned() };
-    let rest = &code[begin..];
-    let body = rest.find(['{', ';']).unwrap();
-    let mut depth = 0;
-    let end = rest[body..].find(|character| {
-        depth += i32::from(character == '{') - i32::from(character == '}');
-        depth == 0
-    });
-    let end = body + end.unwrap() + 1;
-    format!("{}{}", &code[..begin], without_tests(&rest[end..]))
-}
-
-/// Returns the names that follow a path prefix at the beginning of a path; of a group in braces,
-/// each name.
-fn named_after(code: &str, prefix: &str) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for (at, _) in code.match_indices(prefix) {
-        let before = code[..at].chars().next_back();
-        if before.is_some_and(|before| before.is_alphanumeric() || before == '_' || before == ':') {
-            continue;
-        }
-        let rest = &code[at + prefix.len()..];
-        match rest.strip_prefix('{') {
-            Some(group) => names.extend(members(group)),
-            None => names.extend(name(rest)),
-        }
-    }
-    names
-}
-
-/// Returns the first name of each member of a `{a, b::{c, d}, e}` without its opening brace.
-fn members(group: &str) -> Vec<String> {
-    let mut depth = 1;
-    let mut names: Vec<String> = name(group).into_iter().collect();
-    for (at, character) in group.char_indices() {
-        depth += i32::from(character == '{') - i32::from(character == '}');
-        match (depth, character) {
-            (0, _) => break,
-            (1, ',') => names.extend(name(&group[at + 1..])),
-            _ => {}
-        }
-    }
-    names
-}
-
-fn name(text: &str) -> Option<String> {
-    let text = text.trim_start();
-    let end = text.find(|character: char| !character.is_alphanumeric() && character != '_');
-    Some(text[..end.unwrap_or(text.len())].to_owned()).filter(|name| !name.is_empty())
-}
-
-/// Returns the modules that a file names, except its own: as `crate::module`, or by as many `super`
-/// as lead to the root.
-fn known(source: &Source, rooms: &BTreeSet<String>) -> BTreeSet<String> {
-    let mut names = named_after(&source.code, "crate::");
-    names.extend(named_after(&source.code, &"super::".repeat(source.module.len())));
-    names.retain(|name| rooms.contains(name) && name != source.room());
-    names
-}
-
-fn rooms() -> BTreeSet<String> {
-    let library = without_comments_and_literals(&fs::read_to_string(root().join("src/lib.rs")).unwrap());
-    library.split("mod ").skip(1).filter_map(name).collect()
-}
-
 /// Returns the texts in backticks.
 fn ticked(cell: &str) -> Vec<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// Returns the document's table: the imports that each module may have. Modules that may import
-/// everything, and `config`, have rules of their own.
-fn table() -> BTreeMap<String, BTreeSet<String>> {
-    let document = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
-    let (_, section) = document.split_once("## Who may know whom").expect("the document has the table");
+/// Returns the table below a heading of the document: the modules that each module may import.
+fn table(heading: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let document = read("docs/ARCHITECTURE.md");
+    let (_, section) = document.split_once(heading).expect("the document has the table");
     let section = section.split_once("\n## ").map_or(section, |(section, _)| section);
+    let section = section.split_once("\n### ").map_or(section, |(section, _)| section);
     let mut table = BTreeMap::new();
     for row in section.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        if cells[2] == "everything" || cells[1] == "`config`" {
-            continue;
-        }
         for module in ticked(cells[1]) {
             table.insert(module, ticked(cells[2]).into_iter().collect());
         }
     }
-    assert!(table.len() > 8, "the table was found: {table:?}");
+    assert!(table.len() > 4, "the table was found: {table:?}");
     table
 }
 
-/// Modules that connect all others.
-const ROOTS: [&str; 4] = ["main", "lib", "pod", "cluster"];
+/// Returns the imports between the modules below `prefix`, each file counted to its module there.
+fn imports_below(prefix: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+    let room = |module: &Module| {
+        let below =
+            module.strip_prefix(prefix.iter().map(|&name| name.to_owned()).collect::<Vec<_>>().as_slice());
+        below.map(|rest| rest.first().map_or("", String::as_str).to_owned())
+    };
+    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (file, uses) in graph(&library()) {
+        let Some(from) = room(&file) else { continue };
+        let uses: Vec<_> = uses.iter().filter_map(room).filter(|to| *to != from).collect();
+        imports.entry(from).or_default().extend(uses);
+    }
+    // The root declares the modules and re-exports from them; it is the one that no module may use.
+    imports.remove("");
+    imports
+}
+
+/// Returns the sources of the library, without those of the program.
+fn library() -> Vec<Source> {
+    sources().into_iter().filter(|source| source.room() != "bin").collect()
+}
 
 #[test]
-fn imports_run_one_way() {
-    let (rooms, table) = (rooms(), table());
-    assert!(table.keys().all(|room| rooms.contains(room)), "the table names what does not exist");
-    let mut wrong = Vec::new();
-    for source in sources() {
-        let room = source.room();
-        if ROOTS.contains(&room) || room == "config" {
-            continue;
+fn imports_match_tables_of_architecture() {
+    for (heading, prefix) in [("## Imports\n", &[][..]), ("### Inside `web`\n", &["web"][..])] {
+        let (table, imports) = (table(heading), imports_below(prefix));
+        assert_eq!(
+            table.keys().collect::<Vec<_>>(),
+            imports.keys().collect::<Vec<_>>(),
+            "modules below {heading}"
+        );
+        for (module, uses) in imports {
+            assert_eq!(table[&module], uses, "{heading}: {module}: left as documented, right as imported");
         }
-        // A module that is not in the table may import none of ours
-        let allowed = table.get(room).cloned().unwrap_or_default();
-        let known = known(&source, &rooms);
-        wrong.extend(known.difference(&allowed).map(|other| format!("{}: {other}", source.path)));
-    }
-    assert!(wrong.is_empty(), "imports that docs/ARCHITECTURE.md does not allow: {wrong:#?}");
-}
-
-#[test]
-fn table_allows_only_used_imports() {
-    let rooms = rooms();
-    let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for source in sources() {
-        used.entry(source.room().to_owned()).or_default().extend(known(&source, &rooms));
-    }
-    for (room, allowed) in table() {
-        assert_eq!(allowed, used[&room], "{room}");
     }
 }
 
 #[test]
-fn table_has_no_circle() {
-    let mut table = table();
-    while !table.is_empty() {
-        let before = table.len();
-        let rest: BTreeSet<String> = table.keys().cloned().collect();
-        table.retain(|_, knows| !knows.is_disjoint(&rest));
-        assert!(table.len() < before, "they know one another: {table:?}");
+fn tables_of_architecture_have_no_circle() {
+    for heading in ["## Imports\n", "### Inside `web`\n"] {
+        let mut table = table(heading);
+        while !table.is_empty() {
+            let before = table.len();
+            let rest: BTreeSet<String> = table.keys().cloned().collect();
+            table.retain(|_, uses| !uses.is_disjoint(&rest));
+            assert!(table.len() < before, "they import one another: {table:?}");
+        }
     }
 }
 
 #[test]
-fn only_main_imports_config() {
-    let rooms = rooms();
-    for source in sources() {
-        let is_config = known(&source, &rooms).contains("config");
-        assert!(!is_config || ROOTS[..2].contains(&source.room()), "{}", source.path);
+fn no_circle_of_files() {
+    let circles = circles(graph(&library()));
+    let named: Vec<_> = circles
+        .iter()
+        .map(|(file, uses)| {
+            format!(
+                "{} uses {:?}",
+                file.join("/"),
+                uses.iter().map(|used| used.join("/")).collect::<Vec<_>>()
+            )
+        })
+        .collect();
+    assert!(circles.is_empty(), "files that import one another: {named:#?}");
+}
+
+#[test]
+fn architecture_names_existing_files() {
+    let document = read("docs/ARCHITECTURE.md");
+    let named = ticked(&document.replace("```", "")).into_iter().filter(|text| text.starts_with("src/"));
+    let mut count = 0;
+    for pattern in named {
+        // `src/web/{a,b}.rs` stands for two files.
+        let (before, rest) = pattern.split_once('{').unwrap_or((&pattern, "}"));
+        let (names, after) = rest.split_once('}').unwrap();
+        for name in names.split(',') {
+            let path = format!("{before}{name}{after}");
+            assert!(root().join(&path).exists(), "{path}");
+            count += 1;
+        }
     }
+    assert!(count > 30, "the tables were found: {count}");
 }
 
 #[test]
 fn foreign_crates_stay_in_their_rooms() {
     let homes: [(&str, &[&str]); 7] = [
-        ("google_cloud_", &["pubsub"]),
-        ("async_graphql", &["graphql", "web", "domain"]),
+        ("google_cloud_", &["broker"]),
+        ("async_graphql", &["", "graphql", "web", "domains"]),
         ("axum", &["web"]),
         ("hyper", &["web"]),
         ("tower_http", &["web"]),
         ("jsonwebtoken", &["auth"]),
-        ("clap", &["config"]),
+        ("clap", &["cli"]),
     ];
     for source in sources() {
         for (foreign, homes) in homes {
@@ -279,7 +164,7 @@ fn foreign_crates_stay_in_their_rooms() {
 
 #[test]
 fn only_config_reads_environment() {
-    for source in sources().iter().filter(|source| source.room() != "config") {
+    for source in sources().iter().filter(|source| !source.path.starts_with("src/cli/config")) {
         for call in ["env::var(", "env::var_os(", "env::vars(", "env::vars_os(", "env::{var"] {
             assert!(!source.code.contains(call), "{}: {call}", source.path);
         }
@@ -373,8 +258,41 @@ fn reader_sees_code_only() {
                 fn x() { super::super::g::h(); mycrate::no; }\n\
                 #[cfg(test)]\nmod tests { use crate::no; fn y() {} }\n\
                 #[cfg(test)]\nmod more;\n\
-                fn z<'a>() -> crate::i::J<'a> {}";
+                pub(in crate::no) fn z<'a>() -> crate::i::J<'a> {}\n\
+                pub use self::k::L;";
     let code = without_tests(&without_comments_and_literals(code));
-    assert_eq!(named_after(&code, "crate::"), ["a", "b", "e", "i"].map(str::to_owned).into());
-    assert_eq!(named_after(&code, "super::super::"), ["g".to_owned()].into());
+    let found: BTreeSet<_> = mentions(&code).iter().map(|mention| mention.names.join("::")).collect();
+    let expected = [
+        "crate::a",
+        "crate::b::c",
+        "crate::b::d",
+        "crate::e::F",
+        "crate::i::J",
+        "self::k::L",
+        "super::super::g::h",
+    ];
+    assert_eq!(found, expected.map(str::to_owned).into());
+    let door = Mention { names: ["self", "k", "L"].map(str::to_owned).into(), is_door: true };
+    assert!(mentions(&code).contains(&door));
+}
+
+#[test]
+fn circle_of_files_is_found() {
+    let source = |path: &str, code: &str| Source {
+        path: path.to_owned(),
+        module: path.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        code: code.to_owned(),
+    };
+    let straight = [
+        source("", "pub mod a;"),
+        source("a", "mod b; mod c; pub use self::b::B; use self::c::C;"),
+        source("a/b", "use super::c::C; pub struct B(C);"),
+        source("a/c", "pub struct C;"),
+        source("d", "use crate::a::B;"),
+    ];
+    assert!(circles(graph(&straight)).is_empty());
+    let mut round = straight;
+    round[3].code = "pub struct C(crate::a::B);".to_owned();
+    let names: Vec<_> = circles(graph(&round)).into_keys().map(|file| file.join("/")).collect();
+    assert_eq!(names, ["a/b", "a/c"]);
 }
