@@ -1,8 +1,9 @@
-//! The two WebSocket subprotocols as one state machine: the client's frames and the driver's decisions in, [`Action`]s out.
+//! [`Protocol`]: the two WebSocket subprotocols as one state machine.
 //!
-//! No socket, clock or executor, so that every rule is a plain test. Where the legacy dialect's own PROTOCOL.md is silent,
-//! the last release of its library is the model. It must never let an operation start before its viewer is let in, nor
-//! say anything of an operation after its end.
+//! The client's frames and the driver's decisions go in, [`Action`]s come out. There is no socket,
+//! clock or executor, so that every rule is a plain test. Where PROTOCOL.md of the legacy dialect
+//! is silent, the last release of its library is the model. An operation must never start before
+//! its viewer is authenticated. Nothing of an operation may be written after its end.
 
 mod close;
 mod dialect;
@@ -20,7 +21,7 @@ pub use self::{
 };
 use crate::graphql::error::Code;
 
-/// What the driver does next.
+/// Action that the driver takes next.
 // Only tests may print it: it holds tokens and variables.
 #[cfg_attr(test, derive(Debug, PartialEq))]
 pub enum Action {
@@ -28,78 +29,82 @@ pub enum Action {
     Nothing,
     /// Write this frame.
     Write(String),
-    /// The same, of a client that has as many operations as it may.
+    /// Write this frame: the client has as many operations as it may.
     Refuse(String),
-    /// Find out who this is and call [`Protocol::admitted`] or [`Protocol::refused`], before the next frame is read:
-    /// legacy clients start operations on the heels of `connection_init`.
+    /// Authenticate the viewer and call [`Protocol::admitted`] or [`Protocol::refused`], before the
+    /// next frame is read. Legacy clients start operations right behind `connection_init`.
     Authenticate {
-        /// What came with `connection_init`; see [`token`].
+        /// Payload of `connection_init`; see [`token`].
         payload: Option<Map<String, Value>>,
     },
-    /// Run this operation, and say how it ended with [`Protocol::completed`] or [`Protocol::rejected`].
+    /// Run this operation and report its end with [`Protocol::completed`] or
+    /// [`Protocol::rejected`].
     Start {
-        /// The client's id of it, free until now.
+        /// The client's id of the operation, free until now.
         id: Arc<str>,
-        /// The beginning of the frame of each of its results, to be followed by the result and [`TAIL`].
+        /// Beginning of the frame of each result, followed by the result and [`TAIL`].
         head: Arc<str>,
-        /// What to run.
+        /// Request to run.
         request: Request,
     },
-    /// End the operation, then write the reply, if any. Nothing of it may be written any more; its id is free.
+    /// End the operation, then write the reply, if any. Nothing of the operation may be written any
+    /// more; its id is free.
     Stop {
-        /// The client's id of it.
+        /// The client's id of the operation.
         id: Arc<str>,
-        /// What the client is told.
+        /// Frame for the client, if the dialect answers.
         reply: Option<String>,
     },
     /// A [`Stop`](Self::Stop), then a [`Start`](Self::Start) with the same id.
     Restart {
-        /// The client's id of both.
+        /// The client's id of both operations.
         id: Arc<str>,
-        /// What the client is told of the one that ends.
+        /// Frame for the client about the operation that ends.
         reply: String,
-        /// The beginning of the frame of each result of the one that starts.
+        /// Beginning of the frame of each result of the new operation.
         head: Arc<str>,
-        /// What to run.
+        /// Request to run.
         request: Request,
     },
-    /// End the connection, all its operations with it.
+    /// End the connection with all its operations.
     Close(Close),
-    /// The same, as the client wishes: a normal close.
+    /// End the connection with a normal close, as the client wishes.
     Terminate,
 }
 
-/// How far the conversation has come.
+/// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The client has not said who it is.
+    /// `connection_init` has not come yet.
     Opened,
-    /// It has; the driver looks into it.
+    /// The driver authenticates the viewer.
     Initialised,
-    /// It is let in.
+    /// The viewer is authenticated: operations may start.
     Acknowledged,
-    /// Nothing counts any more.
+    /// The connection ends: nothing is answered any more.
     Ended,
 }
 
-/// The server's side of one connection.
+/// Protocol state of one connection, on the server's side.
 #[derive(Debug)]
 pub struct Protocol {
     dialect: Dialect,
     phase: Phase,
-    /// The ids in use.
+    /// Ids in use.
     operations: HashSet<Arc<str>>,
+    /// Operations at a time. A further one is refused with `LIMIT_REACHED`.
     max_operations: usize,
 }
 
 impl Protocol {
-    /// A connection that has just been opened, on which at most `max_operations` may run at once.
+    /// Creates the state of a connection that has just been opened. At most `max_operations` may
+    /// run on it at a time.
     #[must_use]
     pub fn new(dialect: Dialect, max_operations: usize) -> Self {
         Self { dialect, phase: Phase::Opened, operations: HashSet::new(), max_operations }
     }
 
-    /// The client sent this text.
+    /// Handles a text of the client.
     pub fn on_text(&mut self, text: &str) -> Action {
         if self.phase == Phase::Ended {
             return Action::Nothing;
@@ -111,16 +116,16 @@ impl Protocol {
             Ok(ClientFrame::Start { id, request }) => self.start(id, request),
             Ok(ClientFrame::Stop { id }) => self.stop(&id),
             Ok(ClientFrame::Terminate) => self.end(Action::Terminate),
-            Err(malformed) => self.complain(malformed),
+            Err(malformed) => self.on_malformed(malformed),
         }
     }
 
-    /// The client sent bytes, which neither dialect has a use for.
+    /// Handles bytes of the client. Neither dialect uses them, so the connection is closed.
     pub fn on_binary(&mut self) -> Action {
         self.close(Close::bad_message("only text is understood"))
     }
 
-    /// The client has had time enough to say who it is.
+    /// Handles the end of the time for `connection_init`.
     pub fn on_init_timeout(&mut self) -> Action {
         match self.phase {
             Phase::Opened => self.close(Close::INIT_TIMEOUT),
@@ -128,7 +133,8 @@ impl Protocol {
         }
     }
 
-    /// The viewer is let in: the frames to write, none if nobody asked. The payload is for the client to read.
+    /// Acknowledges the viewer. Returns the frames to write, none if no `connection_init` waits for
+    /// an answer. `payload` is for the client.
     pub fn admitted(&mut self, payload: Option<&Value>) -> Vec<String> {
         if self.phase != Phase::Initialised {
             return Vec::new();
@@ -137,35 +143,39 @@ impl Protocol {
         [wire::connection_ack(payload)].into_iter().chain(self.keep_alive()).collect()
     }
 
-    /// The viewer is not let in, for a reason fit for the client: the frame to write, if any, and how to close then.
+    /// Refuses the viewer for a reason that the client may read. Returns the frame to write, if
+    /// any, and the close that follows it.
     pub fn refused(&mut self, reason: &str) -> (Option<String>, Close) {
-        let speaks = self.dialect == Dialect::Legacy && self.phase != Phase::Ended;
+        let has_frame = self.dialect == Dialect::Legacy && self.phase != Phase::Ended;
         self.end(Action::Nothing);
-        (speaks.then(|| wire::connection_error(reason)), Close::forbidden(reason))
+        (has_frame.then(|| wire::connection_error(reason)), Close::forbidden(reason))
     }
 
-    /// The operation has come to its end: the frame to write, unless the client ended it first. The id is free.
+    /// Records the end of an operation and frees its id. Returns the frame to write, unless the
+    /// client ended the operation first.
     pub fn completed(&mut self, id: &str) -> Option<String> {
         self.operations.remove(id).then(|| wire::complete(id))
     }
 
-    /// The operation cannot run: the frame to write, unless the client ended it first. The id is free. `errors` is
-    /// an array of at least one GraphQL error; legacy clients are told the first.
+    /// Records that an operation cannot run, and frees its id. Returns the frame to write, unless
+    /// the client ended the operation first. `errors` is an array of at least one GraphQL error;
+    /// legacy clients get the first one.
     pub fn rejected(&mut self, id: &str, errors: &Value) -> Option<String> {
         self.operations.remove(id).then(|| wire::error(self.dialect, Some(id), errors))
     }
 
-    /// The frame that tells a client every now and then that the server is there, if the dialect has one. (In the other,
-    /// the WebSocket's own pings do.)
+    /// Returns the frame that shows that the server is alive, if the dialect has one. In the other
+    /// dialect the WebSocket's own pings do.
     #[must_use]
     pub fn keep_alive(&self) -> Option<String> {
-        let due = self.dialect == Dialect::Legacy && self.phase == Phase::Acknowledged;
-        due.then(|| r#"{"type":"ka"}"#.to_owned())
+        let is_due = self.dialect == Dialect::Legacy && self.phase == Phase::Acknowledged;
+        is_due.then(|| r#"{"type":"ka"}"#.to_owned())
     }
 
     fn init(&mut self, payload: Option<Map<String, Value>>) -> Action {
         if self.phase != Phase::Opened {
-            // The legacy library would ask again who this is; a connection of ours has one viewer all its life.
+            // The legacy library would authenticate again. A connection of this server has one
+            // viewer to its end.
             return self.close(Close::SECOND_INIT);
         }
         self.phase = Phase::Initialised;
@@ -198,15 +208,15 @@ impl Protocol {
 
     fn stop(&mut self, id: &str) -> Action {
         let Some(id) = self.operations.take(id) else {
-            // It may have ended by itself while the client's frame was on its way.
+            // The operation may have ended by itself while the client's frame was on its way.
             return Action::Nothing;
         };
-        // Only the legacy library's server answers, by the way its iterators end.
+        // Only the server of the legacy library answers, because of the way its iterators end.
         let reply = (self.dialect == Dialect::Legacy).then(|| wire::complete(&id));
         Action::Stop { id, reply }
     }
 
-    fn complain(&mut self, malformed: Malformed) -> Action {
+    fn on_malformed(&mut self, malformed: Malformed) -> Action {
         match (self.dialect, malformed) {
             (Dialect::Transport, Malformed::Text(reason) | Malformed::Frame { reason, .. }) => {
                 self.close(Close::bad_message(&reason))
@@ -215,7 +225,7 @@ impl Protocol {
             (Dialect::Legacy, Malformed::Frame { id, reason }) => {
                 let id = id.as_deref();
                 let error = self.error(id, &reason, Code::BadRequest);
-                // An `error` is the last that a client hears of an id, also of one that happens to be in use.
+                // An `error` is the last frame for an id, also for an id that is in use.
                 match id.and_then(|id| self.operations.take(id)) {
                     Some(id) => Action::Stop { id, reply: Some(error) },
                     None => Action::Write(error),
@@ -244,7 +254,8 @@ impl Protocol {
     }
 }
 
-/// The token in the payload of `connection_init`: `token`, or else `Authorization` in either case.
+/// Returns the token in the payload of `connection_init`: `token`, or else `Authorization` in
+/// either case.
 #[must_use]
 pub fn token(payload: Option<&Map<String, Value>>) -> Option<&str> {
     let payload = payload?;

@@ -1,6 +1,8 @@
 //! [`Dialect`]: the WebSocket subprotocols by their names.
+//!
+//! The names must never change: stock clients offer them in the handshake.
 
-/// Which subprotocol a connection speaks.
+/// Subprotocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// `graphql-transport-ws`, of the package graphql-ws.
@@ -10,10 +12,10 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The names in the handshake, the preferred one first.
+    /// Names in the handshake, the preferred one first.
     pub const NAMES: [&'static str; 2] = ["graphql-transport-ws", "graphql-ws"];
 
-    /// The dialect of that name.
+    /// Parses a name of the handshake; `None` if no dialect has it.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         match name {

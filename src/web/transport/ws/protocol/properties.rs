@@ -1,4 +1,5 @@
-//! The rules all together: whatever a client sends and whenever the driver decides, a naive driver finds nothing amiss.
+//! Property tests of all rules together: a naive driver finds no fault, whatever comes in which
+//! order.
 
 use proptest::prelude::*;
 
@@ -7,7 +8,7 @@ use super::{
     *,
 };
 
-/// A driver that does as told and holds the machine to its word.
+/// Driver that follows each action and checks it against its own state.
 struct Driver {
     protocol: Protocol,
     running: HashSet<Arc<str>>,
@@ -51,26 +52,30 @@ impl Driver {
             }
             Input::Admit => {
                 let frames = self.protocol.admitted(None);
-                assert_eq!(!frames.is_empty(), self.authenticating, "acknowledged iff asked");
+                assert_eq!(
+                    !frames.is_empty(),
+                    self.authenticating,
+                    "acknowledged if and only if it was asked for"
+                );
                 self.admitted |= self.authenticating;
                 self.authenticating = false;
-                frames.iter().for_each(|frame| self.written(frame));
+                frames.iter().for_each(|frame| self.check_frame(frame));
             }
             Input::Refuse => {
                 let (frame, close) = self.protocol.refused("no");
                 assert!(!self.ended || frame.is_none());
                 if let Some(frame) = frame {
-                    self.written(&frame);
+                    self.check_frame(&frame);
                 }
-                self.over(&close);
+                self.on_close(&close);
             }
             Input::Complete(id) => {
                 let frame = self.protocol.completed(id);
-                self.last_of(id, frame.as_deref());
+                self.check_last_frame(id, frame.as_deref());
             }
             Input::Reject(id) => {
                 let frame = self.protocol.rejected(id, &json!([{"message": "no"}]));
-                self.last_of(id, frame.as_deref());
+                self.check_last_frame(id, frame.as_deref());
             }
         }
         assert_eq!(self.protocol.operations, self.running);
@@ -82,7 +87,7 @@ impl Driver {
         assert!(!self.ended || action == Action::Nothing, "{action:?} after the end");
         match action {
             Action::Nothing => {}
-            Action::Write(frame) | Action::Refuse(frame) => self.written(&frame),
+            Action::Write(frame) | Action::Refuse(frame) => self.check_frame(&frame),
             Action::Authenticate { .. } => {
                 assert!(!self.authenticating && !self.admitted);
                 self.authenticating = true;
@@ -90,39 +95,40 @@ impl Driver {
             Action::Start { id, .. } => assert!(self.running.insert(id)),
             Action::Stop { id, reply } => {
                 assert!(self.running.remove(&id));
-                reply.iter().for_each(|frame| self.written(frame));
+                reply.iter().for_each(|frame| self.check_frame(frame));
             }
             Action::Restart { id, reply, .. } => {
                 assert!(self.running.remove(&id));
-                self.written(&reply);
+                self.check_frame(&reply);
                 self.running.insert(id);
             }
-            Action::Close(close) => self.over(&close),
-            Action::Terminate => self.over(&Close::new(1000, "")),
+            Action::Close(close) => self.on_close(&close),
+            Action::Terminate => self.on_close(&Close::new(1000, "")),
         }
     }
 
-    fn over(&mut self, close: &Close) {
+    fn on_close(&mut self, close: &Close) {
         assert!(close.reason.len() <= Close::MAX_REASON);
         self.ended = true;
         self.authenticating = false;
         self.running.clear();
     }
 
-    fn last_of(&mut self, id: &str, frame: Option<&str>) {
-        assert_eq!(frame.is_some(), self.running.remove(id), "the end of what runs is told once");
-        frame.into_iter().for_each(|frame| self.written(frame));
+    fn check_last_frame(&mut self, id: &str, frame: Option<&str>) {
+        assert_eq!(frame.is_some(), self.running.remove(id), "an operation that runs ends with one frame");
+        frame.into_iter().for_each(|frame| self.check_frame(frame));
     }
 
-    /// A frame of the dialect, and if it is the last of an id, of one that does not run.
-    fn written(&self, frame: &str) {
+    /// Checks that a frame belongs to the dialect. The last frame of an id must be of an operation
+    /// that does not run.
+    fn check_frame(&self, frame: &str) {
         let frame: Value = serde_json::from_str(frame).expect("a frame is JSON");
         let kind = frame["type"].as_str().expect("a frame has a type");
         let known: &[&str] = match self.protocol.dialect {
             Dialect::Transport => &["connection_ack", "pong", "error", "complete"],
             Dialect::Legacy => &["connection_ack", "connection_error", "ka", "error", "complete"],
         };
-        assert!(known.contains(&kind), "{kind} is not the server's to say");
+        assert!(known.contains(&kind), "a server does not send {kind}");
         if let Some(id) = frame["id"].as_str() {
             assert!(!self.running.contains(id), "{kind} of an operation that runs");
         }
@@ -165,7 +171,7 @@ fn json_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Few ids, so that they meet.
+/// Generates few ids, so that they collide.
 fn id() -> impl Strategy<Value = String> {
     "[1-4]"
 }
@@ -182,7 +188,7 @@ fn odd_frame() -> impl Strategy<Value = String> {
         .prop_map(|(kind, id, payload)| json!({"type": kind, "id": id, "payload": payload}).to_string())
 }
 
-/// A frame with one character replaced, or cut short.
+/// Generates a frame with one character replaced, or cut short.
 fn damaged_frame() -> impl Strategy<Value = String> {
     (good_frame(), any::<prop::sample::Index>(), any::<Option<char>>()).prop_map(
         |(frame, at, replacement)| {
@@ -217,7 +223,7 @@ fn dialect() -> impl Strategy<Value = Dialect> {
 
 proptest! {
     #[test]
-    fn no_text_is_too_much(dialect in dialect(), text in prop_oneof![any::<String>(), odd_frame(), damaged_frame()]) {
+    fn no_text_breaks_any_rule(dialect in dialect(), text in prop_oneof![any::<String>(), odd_frame(), damaged_frame()]) {
         Driver::new(dialect).feed(&Input::Text(text.clone()));
         let mut driver = Driver::new(dialect);
         for input in [Input::Text(INIT.to_owned()), Input::Admit, Input::Text(text)] {
@@ -226,13 +232,13 @@ proptest! {
     }
 
     #[test]
-    fn no_sequence_makes_it_break_its_word(dialect in dialect(), inputs in prop::collection::vec(input(), 0..40)) {
+    fn no_sequence_breaks_any_rule(dialect in dialect(), inputs in prop::collection::vec(input(), 0..40)) {
         let mut driver = Driver::new(dialect);
         inputs.iter().for_each(|input| driver.feed(input));
     }
 
     #[test]
-    fn a_long_conversation_in_good_order_does_not_either(
+    fn valid_conversation_never_ends_connection(
         dialect in dialect(),
         steps in prop::collection::vec((0..5, id()), 0..200),
     ) {

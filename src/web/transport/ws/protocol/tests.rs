@@ -1,4 +1,5 @@
-//! The rules one by one: a test for each row of either PROTOCOL.md, and for what their libraries do beyond it.
+//! Tests of the rules one by one: each row of either PROTOCOL.md, and what the libraries do beyond
+//! it.
 
 mod both_dialects;
 mod graphql_transport_ws;

@@ -1,7 +1,8 @@
-//! Frames as text: the client's read, the server's written.
+//! Frames as text: parses those of the client and writes those of the server.
 //!
-//! Apart from the rules, so that what may be said when and how it is spelled can each be read alone. Reading must never
-//! panic, nor nest without bound, whatever the client sends; what is written is always one JSON object.
+//! The rules are elsewhere, so that the order of frames and their spelling can be read separately.
+//! Parsing must never panic nor nest without a bound, whatever the client sends. What is written is
+//! always one JSON object.
 
 use std::sync::Arc;
 
@@ -10,29 +11,30 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use super::dialect::Dialect;
 
-/// The longest id that is accepted, in bytes: it comes back with every result. Stock clients count, or send a UUID.
-const MAX_ID: usize = 256;
+/// The longest accepted id, in bytes, since each result repeats it. A longer one is refused. Stock
+/// clients count, or send a UUID.
+const MAX_ID_BYTES: usize = 256;
 
-/// A GraphQL request, as clients of either dialect send it.
+/// GraphQL request of a client, in either dialect.
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(Debug, PartialEq))]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
     /// The document.
     pub query: String,
-    /// Which of the document's operations to run, if it has several.
+    /// Name of the operation to run, if the document has several.
     pub operation_name: Option<String>,
-    /// The values of its variables.
+    /// Values of the document's variables.
     pub variables: Option<Map<String, Value>>,
-    /// Whatever else the client says to servers that understand it.
+    /// Extensions of the request, for servers that know them.
     pub extensions: Option<Map<String, Value>>,
 }
 
-/// A frame of the client, in either dialect.
+/// Frame of a client, in either dialect.
 pub(super) enum ClientFrame<'a> {
     /// `connection_init`.
     Init { payload: Option<Map<String, Value>> },
-    /// `ping`, with an object or nothing.
+    /// `ping`, with an object or without a payload.
     Ping { payload: Option<&'a RawValue> },
     /// `pong`.
     Pong,
@@ -44,11 +46,11 @@ pub(super) enum ClientFrame<'a> {
     Terminate,
 }
 
-/// Why a text is not a frame of the client. The reason is fit for the client, and as long as it pleases.
+/// Reason why a text is no frame of a client. Clients may read it, and its length has no bound.
 pub(super) enum Malformed {
-    /// It is not an object with the fields of a frame.
+    /// The text is no object with the fields of a frame.
     Text(String),
-    /// It is, but there is no such frame.
+    /// The object has these fields, but there is no such frame.
     Frame { id: Option<String>, reason: String },
 }
 
@@ -64,7 +66,7 @@ struct Envelope<'a> {
 impl<'a> ClientFrame<'a> {
     pub(super) fn parse(dialect: Dialect, text: &'a str) -> Result<Self, Malformed> {
         let Envelope { kind, id, payload } = object(text).map_err(Malformed::Text)?;
-        let id = id.filter(|id| (1..=MAX_ID).contains(&id.len()));
+        let id = id.filter(|id| (1..=MAX_ID_BYTES).contains(&id.len()));
         Self::read(dialect, kind.as_deref().unwrap_or_default(), id.as_deref(), payload)
             .map_err(|reason| Malformed::Frame { id, reason })
     }
@@ -76,7 +78,8 @@ impl<'a> ClientFrame<'a> {
         payload: Option<&'a RawValue>,
     ) -> Result<Self, String> {
         use Dialect::{Legacy, Transport};
-        let id = || id.map(Arc::from).ok_or_else(|| format!("{kind}: `id` must have 1 to {MAX_ID} bytes"));
+        let id =
+            || id.map(Arc::from).ok_or_else(|| format!("{kind}: `id` must have 1 to {MAX_ID_BYTES} bytes"));
         let within = |reason| format!("{kind}: payload: {reason}");
         Ok(match (dialect, kind) {
             (_, "connection_init") => {
@@ -103,7 +106,7 @@ impl<'a> ClientFrame<'a> {
 
 const NOT_AN_OBJECT: &str = "not a JSON object";
 
-/// Reads a JSON object. (serde alone would take an array for a struct, field by field.)
+/// Parses a JSON object. serde alone would accept an array for a struct, field by field.
 fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     if !text.trim_ascii_start().starts_with('{') {
         return Err(NOT_AN_OBJECT.to_owned());
@@ -111,11 +114,11 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
-/// What the frame of one result ends with, after what [`super::Action::Start`] gave as its head and the JSON of an
-/// execution result. On the way of every delivery: nothing is parsed or escaped.
+/// End of the frame of a result, behind the head of [`super::Action::Start`] and the JSON of the
+/// result. Every delivery comes this way: nothing is parsed or escaped.
 pub const TAIL: &str = "}";
 
-/// What the frames of an operation's results begin with.
+/// Returns the beginning of the frames of an operation's results.
 pub(super) fn head(dialect: Dialect, id: &str) -> Arc<str> {
     let kind = match dialect {
         Dialect::Transport => "next",
@@ -128,7 +131,7 @@ pub(super) fn complete(id: &str) -> String {
     format!(r#"{{"type":"complete","id":{}}}"#, quoted(id))
 }
 
-/// `errors` is an array, of which the legacy dialect says the first.
+/// Returns an `error` frame. `errors` is an array; the legacy dialect sends the first one only.
 pub(super) fn error(dialect: Dialect, id: Option<&str>, errors: &Value) -> String {
     let payload = match dialect {
         Dialect::Transport => errors,

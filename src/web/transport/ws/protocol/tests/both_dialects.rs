@@ -1,24 +1,24 @@
-//! What holds in either dialect.
+//! Tests of the rules that both dialects share.
 
 use super::*;
 
 const BOTH: [Dialect; 2] = [Dialect::Transport, Dialect::Legacy];
 
 #[test]
-fn the_names_of_the_handshake_are_the_dialects() {
+fn handshake_names_are_names_of_dialects() {
     assert_eq!(Dialect::NAMES.map(Dialect::parse), BOTH.map(Some));
     assert_eq!(Dialect::parse("graphql-subscriptions"), None);
 }
 
 #[test]
-fn an_init_that_does_not_come_in_time_closes_4408() {
+fn missing_init_closes_4408() {
     for dialect in BOTH {
         closes(&opened(dialect).on_init_timeout(), 4408, "Connection initialisation timeout");
     }
 }
 
 #[test]
-fn the_timeout_is_for_the_init_not_for_its_answer() {
+fn timeout_is_for_init_not_its_answer() {
     for dialect in BOTH {
         let mut protocol = opened(dialect);
         protocol.on_text(INIT);
@@ -28,7 +28,7 @@ fn the_timeout_is_for_the_init_not_for_its_answer() {
 }
 
 #[test]
-fn a_second_init_closes_4429_answered_or_not() {
+fn second_init_closes_4429_answered_or_not() {
     for dialect in BOTH {
         let mut waiting = opened(dialect);
         waiting.on_text(INIT);
@@ -46,7 +46,7 @@ fn bytes_close_4400() {
 }
 
 #[test]
-fn nobody_is_acknowledged_without_having_asked() {
+fn client_without_init_gets_no_acknowledgement() {
     for dialect in BOTH {
         assert!(opened(dialect).admitted(None).is_empty());
         assert!(admitted(dialect).admitted(None).is_empty());
@@ -57,7 +57,7 @@ fn nobody_is_acknowledged_without_having_asked() {
 }
 
 #[test]
-fn the_acknowledgement_carries_what_the_driver_has_to_say() {
+fn acknowledgement_carries_payload_of_driver() {
     for dialect in BOTH {
         let mut protocol = opened(dialect);
         protocol.on_text(INIT);
@@ -67,7 +67,7 @@ fn the_acknowledgement_carries_what_the_driver_has_to_say() {
 }
 
 #[test]
-fn after_the_end_nothing_is_answered() {
+fn ended_connection_answers_nothing() {
     for dialect in BOTH {
         let mut protocol = admitted(dialect);
         let frame = if dialect == Dialect::Legacy { start("1") } else { subscribe("1") };
@@ -86,7 +86,7 @@ fn after_the_end_nothing_is_answered() {
 }
 
 #[test]
-fn a_request_keeps_all_its_parts() {
+fn request_keeps_all_its_parts() {
     for (dialect, kind) in [(Dialect::Transport, "subscribe"), (Dialect::Legacy, "start")] {
         let payload =
             json!({"query": "q", "operationName": "n", "variables": {"a": [1]}, "extensions": {"b": 2}});
@@ -100,7 +100,7 @@ fn a_request_keeps_all_its_parts() {
 }
 
 #[test]
-fn null_is_as_good_as_absent_and_unknown_fields_are_not_looked_at() {
+fn null_counts_as_absent_unknown_fields_are_ignored() {
     for (dialect, kind) in [(Dialect::Transport, "subscribe"), (Dialect::Legacy, "start")] {
         let payload =
             json!({"query": "q", "operationName": null, "variables": null, "extensions": null, "x": [{}]});
@@ -114,7 +114,7 @@ fn null_is_as_good_as_absent_and_unknown_fields_are_not_looked_at() {
 }
 
 #[test]
-fn a_token_is_found_under_each_of_its_names_in_their_order() {
+fn token_names_are_searched_in_order() {
     let payload = |value: Value| value.as_object().cloned();
     let found = |value: Value| token(payload(value).as_ref()).map(str::to_owned);
     assert_eq!(
@@ -128,7 +128,7 @@ fn a_token_is_found_under_each_of_its_names_in_their_order() {
 }
 
 #[test]
-fn a_result_is_its_head_and_its_payload_whatever_the_id() {
+fn head_payload_and_tail_make_result_frame() {
     for (dialect, frame, kind) in [
         (Dialect::Transport, subscribe("a\"\\\n\u{1F41D}"), "next"),
         (Dialect::Legacy, start("a\"\\\n\u{1F41D}"), "data"),
@@ -140,7 +140,7 @@ fn a_result_is_its_head_and_its_payload_whatever_the_id() {
 }
 
 #[test]
-fn no_reason_to_close_is_longer_than_a_close_frame_takes() {
+fn every_close_reason_fits_its_frame() {
     let long = "\u{1F41D}".repeat(64);
     let mut protocol = transport();
     run(&mut protocol, &subscribe(&long));

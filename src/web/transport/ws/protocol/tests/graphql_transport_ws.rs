@@ -1,9 +1,9 @@
-//! Today's dialect, `graphql-transport-ws`.
+//! Tests of the current dialect, `graphql-transport-ws`.
 
 use super::*;
 
 #[test]
-fn an_init_is_answered_by_an_acknowledgement_and_no_more() {
+fn init_gets_acknowledgement_only() {
     let mut protocol = opened(Dialect::Transport);
     let payload = json!({"token": "Bearer ZOWI"}).as_object().cloned();
     let init = r#"{"type":"connection_init","payload":{"token":"Bearer ZOWI"}}"#;
@@ -12,7 +12,7 @@ fn an_init_is_answered_by_an_acknowledgement_and_no_more() {
 }
 
 #[test]
-fn a_viewer_who_is_not_let_in_is_closed_4403_without_a_frame() {
+fn refused_viewer_is_closed_4403_without_frame() {
     let mut protocol = opened(Dialect::Transport);
     protocol.on_text(INIT);
     let (frame, close) = protocol.refused("the token has expired");
@@ -22,7 +22,7 @@ fn a_viewer_who_is_not_let_in_is_closed_4403_without_a_frame() {
 }
 
 #[test]
-fn subscribe_before_the_acknowledgement_closes_4401() {
+fn subscribe_before_acknowledgement_closes_4401() {
     closes(&opened(Dialect::Transport).on_text(&subscribe("1")), 4401, "Unauthorized");
     let mut waiting = opened(Dialect::Transport);
     waiting.on_text(INIT);
@@ -30,7 +30,7 @@ fn subscribe_before_the_acknowledgement_closes_4401() {
 }
 
 #[test]
-fn a_ping_is_answered_by_a_pong_with_its_payload_at_any_time() {
+fn ping_always_gets_pong_with_its_payload() {
     for mut protocol in [opened(Dialect::Transport), transport()] {
         writes(protocol.on_text(r#"{"type":"ping"}"#), &json!({"type": "pong"}));
         writes(protocol.on_text(r#"{"type":"ping","payload":null}"#), &json!({"type": "pong"}));
@@ -40,7 +40,7 @@ fn a_ping_is_answered_by_a_pong_with_its_payload_at_any_time() {
 }
 
 #[test]
-fn a_pong_is_taken_in_silence_at_any_time() {
+fn pong_never_gets_answer() {
     for mut protocol in [opened(Dialect::Transport), transport()] {
         assert_eq!(protocol.on_text(r#"{"type":"pong"}"#), Action::Nothing);
         assert_eq!(protocol.on_text(r#"{"type":"pong","payload":{"a":1}}"#), Action::Nothing);
@@ -48,14 +48,14 @@ fn a_pong_is_taken_in_silence_at_any_time() {
 }
 
 #[test]
-fn subscribe_starts_the_operation_under_its_id() {
+fn subscribe_starts_operation_under_its_id() {
     let (id, head, request) = run(&mut transport(), &subscribe("1"));
     assert_eq!((&*id, &*head), ("1", r#"{"type":"next","id":"1","payload":"#));
     assert_eq!(request.query, DOCUMENT);
 }
 
 #[test]
-fn an_id_in_use_closes_4409() {
+fn id_in_use_closes_4409() {
     let mut protocol = transport();
     run(&mut protocol, &subscribe("1"));
     run(&mut protocol, &subscribe("2"));
@@ -63,7 +63,7 @@ fn an_id_in_use_closes_4409() {
 }
 
 #[test]
-fn an_operation_that_ends_by_itself_is_completed_once_and_its_id_is_free() {
+fn ended_operation_completes_once_and_frees_id() {
     let mut protocol = transport();
     run(&mut protocol, &subscribe("1"));
     is_frame(&protocol.completed("1").expect("a frame"), &json!({"type": "complete", "id": "1"}));
@@ -72,7 +72,7 @@ fn an_operation_that_ends_by_itself_is_completed_once_and_its_id_is_free() {
 }
 
 #[test]
-fn the_complete_of_the_client_is_not_echoed_and_frees_the_id() {
+fn complete_of_client_frees_id_without_echo() {
     let mut protocol = transport();
     run(&mut protocol, &subscribe("1"));
     let complete = r#"{"type":"complete","id":"1"}"#;
@@ -83,14 +83,14 @@ fn the_complete_of_the_client_is_not_echoed_and_frees_the_id() {
 }
 
 #[test]
-fn the_complete_of_an_unknown_id_is_ignored_at_any_time() {
+fn complete_of_unknown_id_is_always_ignored() {
     for mut protocol in [opened(Dialect::Transport), transport()] {
         assert_eq!(protocol.on_text(r#"{"type":"complete","id":"1"}"#), Action::Nothing);
     }
 }
 
 #[test]
-fn an_operation_that_cannot_run_is_an_error_with_all_its_errors_and_no_complete() {
+fn rejected_operation_gets_all_errors_no_complete() {
     let mut protocol = transport();
     run(&mut protocol, &subscribe("1"));
     let errors = json!([{"message": "a"}, {"message": "b"}]);
@@ -101,7 +101,7 @@ fn an_operation_that_cannot_run_is_an_error_with_all_its_errors_and_no_complete(
 }
 
 #[test]
-fn one_operation_too_many_is_an_error_and_the_others_live_on() {
+fn excess_operation_is_error_and_others_continue() {
     let mut protocol = transport();
     for id in ["1", "2", "3"] {
         run(&mut protocol, &subscribe(id));
@@ -116,12 +116,12 @@ fn one_operation_too_many_is_an_error_and_the_others_live_on() {
 }
 
 #[test]
-fn it_has_no_keep_alive_of_its_own() {
+fn dialect_has_no_keep_alive_frame() {
     assert_eq!(transport().keep_alive(), None);
 }
 
 #[test]
-fn the_frames_of_a_server_close_4400_when_a_client_sends_them() {
+fn server_frame_from_client_closes_4400() {
     for kind in
         ["next", "error", "connection_ack", "data", "ka", "start", "stop", "connection_terminate", "x"]
     {
@@ -131,7 +131,7 @@ fn the_frames_of_a_server_close_4400_when_a_client_sends_them() {
 }
 
 #[test]
-fn what_is_not_an_object_closes_4400() {
+fn text_without_object_closes_4400() {
     for text in [
         "",
         " ",
@@ -149,7 +149,7 @@ fn what_is_not_an_object_closes_4400() {
 }
 
 #[test]
-fn a_missing_or_mistyped_field_closes_4400() {
+fn missing_or_mistyped_field_closes_4400() {
     for (text, reason) in [
         (r#"{}"#, "`type` is missing"),
         (r#"{"type":null}"#, "`type` is missing"),
@@ -179,13 +179,13 @@ fn a_missing_or_mistyped_field_closes_4400() {
 }
 
 #[test]
-fn an_id_of_256_bytes_is_taken_and_a_longer_one_closes_4400() {
+fn id_over_256_bytes_closes_4400() {
     run(&mut transport(), &subscribe(&"i".repeat(256)));
     closes(&transport().on_text(&subscribe(&"i".repeat(257))), 4400, "`id` must have 1 to 256 bytes");
 }
 
 #[test]
-fn what_nests_without_end_closes_4400() {
+fn endless_nesting_closes_4400() {
     let bomb = |depth: usize| {
         let variables = format!("{}{}", r#"{"a":"#.repeat(depth), "1") + &"}".repeat(depth);
         format!(r#"{{"type":"subscribe","id":"1","payload":{{"query":"q","variables":{variables}}}}}"#)

@@ -1,9 +1,9 @@
-//! The older dialect, `graphql-ws`.
+//! Tests of the older dialect, `graphql-ws`.
 
 use super::*;
 
 #[test]
-fn an_init_is_answered_by_an_acknowledgement_and_a_keep_alive() {
+fn init_gets_acknowledgement_and_keep_alive() {
     let mut protocol = opened(Dialect::Legacy);
     assert_eq!(
         protocol.on_text(r#"{"type":"connection_init","payload":{}}"#),
@@ -13,13 +13,13 @@ fn an_init_is_answered_by_an_acknowledgement_and_a_keep_alive() {
 }
 
 #[test]
-fn keep_alives_begin_with_the_acknowledgement() {
+fn keep_alives_begin_with_acknowledgement() {
     assert_eq!(opened(Dialect::Legacy).keep_alive(), None);
     assert_eq!(legacy().keep_alive().as_deref(), Some(r#"{"type":"ka"}"#));
 }
 
 #[test]
-fn a_viewer_who_is_not_let_in_is_told_by_connection_error_before_the_close() {
+fn refused_viewer_gets_connection_error_before_close() {
     let mut protocol = opened(Dialect::Legacy);
     protocol.on_text(INIT);
     let (frame, close) = protocol.refused("the token has expired");
@@ -31,7 +31,7 @@ fn a_viewer_who_is_not_let_in_is_told_by_connection_error_before_the_close() {
 }
 
 #[test]
-fn start_before_the_acknowledgement_is_an_error_and_nothing_runs() {
+fn start_before_acknowledgement_is_error_without_operation() {
     let mut protocol = opened(Dialect::Legacy);
     let payload = json!({"message": "Unauthorized", "extensions": {"code": "UNAUTHENTICATED"}});
     writes(protocol.on_text(&start("1")), &json!({"type": "error", "id": "1", "payload": payload}));
@@ -40,14 +40,14 @@ fn start_before_the_acknowledgement_is_an_error_and_nothing_runs() {
 }
 
 #[test]
-fn start_starts_the_operation_under_its_id() {
+fn start_starts_operation_under_its_id() {
     let (id, head, request) = run(&mut legacy(), &start("1"));
     assert_eq!((&*id, &*head), ("1", r#"{"type":"data","id":"1","payload":"#));
     assert_eq!(request.query, DOCUMENT);
 }
 
 #[test]
-fn start_with_an_id_in_use_completes_the_old_operation_and_runs_the_new_one() {
+fn start_with_id_in_use_restarts_operation() {
     let mut protocol = legacy();
     run(&mut protocol, &start("1"));
     let Action::Restart { id, reply, head, request } = protocol.on_text(&start("1")) else {
@@ -61,7 +61,7 @@ fn start_with_an_id_in_use_completes_the_old_operation_and_runs_the_new_one() {
 }
 
 #[test]
-fn stop_is_answered_by_complete_and_frees_the_id() {
+fn stop_gets_complete_and_frees_id() {
     let mut protocol = legacy();
     run(&mut protocol, &start("1"));
     let Action::Stop { id, reply } = protocol.on_text(r#"{"type":"stop","id":"1"}"#) else {
@@ -74,12 +74,12 @@ fn stop_is_answered_by_complete_and_frees_the_id() {
 }
 
 #[test]
-fn stop_of_an_unknown_id_is_ignored() {
+fn stop_of_unknown_id_is_ignored() {
     assert_eq!(legacy().on_text(r#"{"type":"stop","id":"1"}"#), Action::Nothing);
 }
 
 #[test]
-fn an_operation_that_ends_by_itself_is_completed_once_and_its_id_is_free() {
+fn ended_operation_completes_once_and_frees_id() {
     let mut protocol = legacy();
     run(&mut protocol, &start("1"));
     is_frame(&protocol.completed("1").expect("a frame"), &json!({"type": "complete", "id": "1"}));
@@ -88,7 +88,7 @@ fn an_operation_that_ends_by_itself_is_completed_once_and_its_id_is_free() {
 }
 
 #[test]
-fn an_operation_that_cannot_run_is_an_error_with_one_object_and_no_complete() {
+fn rejected_operation_gets_one_error_no_complete() {
     let mut protocol = legacy();
     run(&mut protocol, &start("1"));
     let frame = protocol.rejected("1", &json!([{"message": "a"}, {"message": "b"}])).expect("a frame");
@@ -97,7 +97,7 @@ fn an_operation_that_cannot_run_is_an_error_with_one_object_and_no_complete() {
 }
 
 #[test]
-fn one_operation_too_many_is_an_error_and_the_others_live_on() {
+fn excess_operation_is_error_and_others_continue() {
     let mut protocol = legacy();
     for id in ["1", "2", "3"] {
         run(&mut protocol, &start(id));
@@ -105,11 +105,11 @@ fn one_operation_too_many_is_an_error_and_the_others_live_on() {
     let Action::Refuse(frame) = protocol.on_text(&start("4")) else { panic!("not refused") };
     let frame: Value = serde_json::from_str(&frame).expect("JSON");
     assert_eq!(frame["payload"]["extensions"]["code"], "LIMIT_REACHED");
-    assert!(matches!(protocol.on_text(&start("3")), Action::Restart { .. }), "which adds none");
+    assert!(matches!(protocol.on_text(&start("3")), Action::Restart { .. }), "a restart adds no operation");
 }
 
 #[test]
-fn connection_terminate_ends_the_connection_at_any_time() {
+fn connection_terminate_always_ends_connection() {
     for mut protocol in [opened(Dialect::Legacy), legacy()] {
         assert_eq!(protocol.on_text(r#"{"type":"connection_terminate"}"#), Action::Terminate);
         assert_eq!(protocol.on_text(INIT), Action::Nothing);
@@ -117,7 +117,7 @@ fn connection_terminate_ends_the_connection_at_any_time() {
 }
 
 #[test]
-fn what_is_not_an_object_is_a_connection_error_and_the_connection_lives_on() {
+fn text_without_object_is_error_and_connection_continues() {
     let mut protocol = legacy();
     for text in ["{", "null", "5", "[]", r#"{"type":1}"#] {
         let Action::Write(frame) = protocol.on_text(text) else { panic!("{text} was not answered") };
@@ -129,7 +129,7 @@ fn what_is_not_an_object_is_a_connection_error_and_the_connection_lives_on() {
 }
 
 #[test]
-fn an_unknown_type_is_an_error_and_the_connection_lives_on() {
+fn unknown_type_is_error_and_connection_continues() {
     let mut protocol = legacy();
     let payload = json!({"message": "Invalid message type!", "extensions": {"code": "BAD_REQUEST"}});
     for kind in ["subscribe", "ping", "pong", "complete", "data", "ka", "connection_ack", "init"] {
@@ -141,7 +141,7 @@ fn an_unknown_type_is_an_error_and_the_connection_lives_on() {
 }
 
 #[test]
-fn start_without_a_request_or_an_id_is_an_error_and_the_connection_lives_on() {
+fn start_without_request_or_id_is_error() {
     let mut protocol = legacy();
     let answer = protocol.on_text(r#"{"type":"start","id":"1"}"#);
     let payload =
@@ -156,7 +156,7 @@ fn start_without_a_request_or_an_id_is_an_error_and_the_connection_lives_on() {
 }
 
 #[test]
-fn an_error_is_the_last_that_is_said_of_an_id_that_was_in_use() {
+fn error_is_last_frame_for_used_id() {
     let mut protocol = legacy();
     run(&mut protocol, &start("1"));
     let Action::Stop { id, reply } = protocol.on_text(r#"{"type":"start","id":"1"}"#) else {
