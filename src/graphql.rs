@@ -1,6 +1,7 @@
-//! GraphQL behind the transports: one [`Engine`] that checks, runs and watches operations for all of them.
+//! GraphQL for every transport: one [`Engine`] checks, runs and watches operations.
 //!
-//! The schema is the domain's ([`Api`]); limits, sharing and the error boundary are here. Nothing here knows a transport.
+//! The schema is the domain's ([`Api`]). Limits, sharing of operations and the error boundary are
+//! here, so that all transports behave alike. Nothing here may name a transport.
 
 mod api;
 pub mod document;
@@ -31,7 +32,7 @@ use crate::{
     telemetry::{Refusals, traces},
 };
 
-/// One pod's way to run operations.
+/// GraphQL engine of one pod.
 pub struct Engine {
     api: Arc<dyn Api>,
     event_publisher: Arc<EventPublisher>,
@@ -42,8 +43,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Runs the operations of `api`, publishes through `event_publisher`, watches in `hub`. Only with `introspection` do clients learn
-    /// the schema.
+    /// Creates the engine of one pod. It runs the operations of `api`, publishes through
+    /// `event_publisher` and watches in `hub`. Only with `introspection` may clients read the
+    /// schema.
     #[must_use]
     pub fn new(
         api: Arc<dyn Api>,
@@ -56,23 +58,26 @@ impl Engine {
         Self { api, event_publisher: Arc::new(event_publisher), documents, operations, hub, refusals }
     }
 
-    /// Counts the limit that the response says was hit, if it says so.
+    /// Counts the limit that a refused request exceeded, if the response names one.
     fn count(&self, response: &Response) {
         if let Some(limit) = error::limit(response) {
             self.refusals.count(limit);
         }
     }
 
-    /// Parses the request and tells what it asks for.
+    /// Parses the request and picks the operation that will run.
     ///
     /// # Errors
-    /// The response that refuses it.
+    /// A response that refuses the request.
     pub fn prepare(&self, request: Request) -> Result<Prepared, Box<Response>> {
         self.documents.prepare(request).inspect_err(|refusal| self.count(refusal))
     }
 
-    /// Runs a query or a mutation for the viewer. A resolver that panics costs its own request only. The result's
-    /// cursor is from before it ran, so that who watches from there misses nothing of what it does not show.
+    /// Runs a query or a mutation for the viewer. A resolver that panics fails only its own
+    /// request.
+    ///
+    /// The result carries a cursor that was taken before the operation ran. A client that watches
+    /// from this cursor misses no event that the result lacks.
     pub async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Response {
         let cursor = self.cursor();
         let (span, client) =
@@ -92,11 +97,12 @@ impl Engine {
         response
     }
 
-    /// Lets the viewer watch a subscription: its results go to the send queue, marked with `id`, until the guard is dropped.
-    /// With a cursor, `after` or else the request's own, it begins with what was missed since.
+    /// Starts a watcher of a subscription. Its results go to the send queue, marked with `id`,
+    /// until the guard is dropped. With a cursor (`after`, or else the request's own), the events
+    /// missed since then come first.
     ///
     /// # Errors
-    /// The response that refuses it.
+    /// A response that refuses the request.
     pub async fn watch(
         &self,
         prepared: Prepared,
@@ -110,7 +116,8 @@ impl Engine {
             Some(Ok(cursor)) => Some(cursor),
             Some(Err(bad)) => return Err(Error::new(Code::BadCursor, bad.to_string()).response().into()),
         };
-        let operation = self.operations.open(prepared).await.inspect_err(|refusal| self.count(refusal))?;
+        let operation = self.operations.get_or_create(prepared).await;
+        let operation = operation.inspect_err(|refusal| self.count(refusal))?;
         let watch = Watch { id, field: operation.field().clone(), viewer, operation, send_queue };
         Ok(match after {
             None => Watched::Live(self.hub.watch(watch)),
@@ -118,17 +125,18 @@ impl Engine {
         })
     }
 
-    /// Where the feed has come to: a subscription that begins after this misses nothing from now on.
+    /// Returns the cursor of the feed's present position. A subscription that resumes from it
+    /// misses no event from now on.
     #[must_use]
     pub fn cursor(&self) -> String {
         self.hub.cursor()
     }
 }
 
-/// A watcher that was let in.
+/// A watcher that was accepted.
 pub enum Watched {
-    /// It gets what comes.
+    /// The watcher receives events from now on.
     Live(Watching),
-    /// It has to be led through what it missed first.
+    /// The watcher must first receive the events that it missed.
     Behind(Box<Replay>),
 }

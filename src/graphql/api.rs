@@ -1,4 +1,6 @@
-//! [`Api`]: the schema of a domain, with its types erased and the limits of every document in it.
+//! [`Api`]: the schema of a domain, with its types erased and the limits of every document.
+//!
+//! The engine runs any domain's schema through this trait. Nothing here may name a domain.
 
 use std::sync::Arc;
 
@@ -7,13 +9,15 @@ use async_graphql::{
 };
 use async_trait::async_trait;
 
-/// Deep enough for the introspection query of every known tool (15), too shallow to hurt.
+/// Most levels of nesting in a document, and most directives on one field. It is deep enough for
+/// the introspection query of every known tool (15), and too shallow to hurt.
 const MAX_DEPTH: usize = 20;
 
-/// Fields that one operation may resolve, list lengths aside. The introspection query of tools needs about 200.
+/// Most fields that one operation may resolve, without the lengths of lists. The introspection
+/// query of tools needs about 200.
 const MAX_COMPLEXITY: usize = 1_000;
 
-/// A schema whose types are erased: what the relay needs of any domain's.
+/// A schema whose types are erased: all that the relay needs of a domain's schema.
 #[async_trait]
 pub trait Api: Send + Sync + 'static {
     /// Runs a query or a mutation.
@@ -22,7 +26,7 @@ pub trait Api: Send + Sync + 'static {
     /// Runs a subscription.
     fn execute_stream(&self, request: Request) -> BoxStream<'static, Response>;
 
-    /// The schema in the definition language.
+    /// Returns the schema in the definition language.
     fn sdl(&self) -> String;
 }
 
@@ -46,7 +50,7 @@ where
     }
 }
 
-/// Finishes a domain's schema, with our limits on every document.
+/// Builds a domain's schema, with our limits on every document.
 pub fn build<Q, M, S>(schema: SchemaBuilder<Q, M, S>) -> Arc<dyn Api>
 where
     Q: ObjectType + 'static,

@@ -1,7 +1,7 @@
-//! What a request asks for, known before it runs: which operation of the document, of which kind, and whether the document
-//! stays within our own limits.
+//! Prepares a request before it runs: parses its document, checks our limits, picks the operation.
 //!
-//! Documents that were seen lately are neither counted nor parsed again: most clients of a service send the same few.
+//! Most clients of a service send the same few documents, so recent ones are neither checked nor
+//! parsed again. Nothing is executed here.
 
 use std::sync::Arc;
 
@@ -20,22 +20,23 @@ mod cursor;
 mod kept;
 mod limits;
 
-/// A request whose document parses, and the operation in it that will run.
+/// A request with a parsed document, and the operation in it that will run.
 pub struct Prepared {
-    /// The request, without its document parsed.
+    /// Request, without the parsed document.
     pub request: Request,
-    /// Whether it is a query, a mutation or a subscription.
+    /// Query, mutation or subscription.
     pub kind: OperationType,
     pub(super) document: Arc<ExecutableDocument>,
-    /// A subscription's one root field, and its name in the result.
+    /// Name of a subscription's one root field; empty for the other kinds.
     pub(super) field: String,
+    /// Name of that field in the result: its alias, if there is one.
     pub(super) response_key: String,
-    /// The cursor to resume from: the field's argument [`AFTER`].
+    /// Cursor to resume from: the field's argument [`AFTER`].
     pub(super) after: Option<String>,
 }
 
 impl Prepared {
-    /// The client's `traceparent`, which rides in the request's extensions.
+    /// Returns the client's `traceparent` from the request's extensions.
     pub(super) fn client(&self) -> Option<&str> {
         match self.request.extensions.get(traces::TRACEPARENT) {
             Some(Value::String(client)) => Some(client),
@@ -43,7 +44,7 @@ impl Prepared {
         }
     }
 
-    /// The span of its execution on this pod, under that of the client.
+    /// Returns the span of the execution on this pod, a child of the client's span.
     pub(super) fn span(&self, pod: &str) -> Span {
         let kind = match self.kind {
             OperationType::Query => "query",
@@ -54,14 +55,14 @@ impl Prepared {
     }
 }
 
-/// Parses documents and picks operations.
+/// Parser of requests, with the documents that it parsed lately.
 pub(super) struct Documents {
     introspection: bool,
     kept: Kept,
 }
 
 impl Documents {
-    /// None yet. Only with `introspection` may they ask for the schema.
+    /// Creates a parser. Only with `introspection` may documents ask for the schema.
     pub(super) fn new(introspection: bool) -> Self {
         Self { introspection, kept: Kept::default() }
     }
@@ -69,7 +70,7 @@ impl Documents {
     /// Parses the request's document and picks its operation.
     ///
     /// # Errors
-    /// The response that refuses it.
+    /// A response that refuses the request.
     pub(super) fn prepare(&self, mut request: Request) -> Result<Prepared, Box<Response>> {
         if request.query.trim().is_empty() {
             return refuse(Code::BadRequest, "the request has no query");
@@ -102,7 +103,7 @@ impl Documents {
         Ok(Prepared { request, kind, document, field, response_key, after })
     }
 
-    /// The document, and whether it is kept.
+    /// Returns the document, and whether it is kept already.
     fn parse(&self, text: &str) -> Result<(Arc<ExecutableDocument>, bool), Box<Response>> {
         match self.kept.get(text) {
             Some(document) => Ok((document, true)),
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cursor_is_no_part_of_the_operation() {
+    fn cursor_is_no_part_of_operation() {
         for (document, variables) in [
             ("subscription { a(after: \"c\") { b } }", json!({})),
             ("subscription {\r\n  # é\n  x: a(n: 1, after:\n\"c\", m: \"c\") { b } }", json!({})),
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cursor_nothing_changes() {
+    fn request_without_cursor_stays_unchanged() {
         for document in [
             "subscription { a { b } }",
             "subscription { a(after: null) { b } }",
@@ -176,20 +177,20 @@ mod tests {
     }
 
     #[test]
-    fn an_escaped_quote_does_not_end_the_cursor() {
+    fn escaped_quote_does_not_end_cursor() {
         let prepared = prepared(r#"subscription { a(after: "c\"\\", n: "d") { b } }"#, json!({}));
         assert_eq!(prepared.after.as_deref(), Some(r#"c"\"#));
         assert_eq!(prepared.request.query, r#"subscription { a(after: "", n: "d") { b } }"#);
     }
 
     #[test]
-    fn a_cursor_may_be_a_variable_s_default() {
+    fn variable_default_may_hold_cursor() {
         let with = prepared("subscription ($c: String = \"c\") { a(after: $c) { b } }", json!({}));
         assert_eq!(with.after.as_deref(), Some("c"));
     }
 
     #[test]
-    fn a_document_is_parsed_once_and_again_only_if_another_cursor_stands_in_it() {
+    fn known_document_is_not_parsed_again() {
         let documents = Documents::new(true);
         let prepare = |text: &str| documents.prepare(Request::new(text)).ok().unwrap().document;
         assert!(Arc::ptr_eq(&prepare("{ a }"), &prepare("{ a }")));

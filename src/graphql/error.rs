@@ -1,7 +1,8 @@
-//! The one boundary between what goes wrong inside and what a client reads: a code and a public text.
+//! Turns internal errors into what a client reads: a code and a public text.
 //!
-//! Whatever is not an [error](struct@Error) of ours, nor the executor's own word on the request, becomes `INTERNAL` with a fixed text
-//! and is logged here, once. No `Display` of a foreign error ever reaches a client.
+//! This is the one boundary of errors, so that no detail escapes. An error that is neither
+//! [ours](struct@Error) nor the executor's own about the request becomes `INTERNAL` with a fixed
+//! text. It is logged here, once. No `Display` of a foreign error may ever reach a client.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -9,7 +10,7 @@ use async_graphql::{ErrorExtensionValues, Response, ServerError, Value};
 use serde::Serialize;
 use thiserror::Error;
 
-/// What went wrong, as `extensions.code` says it.
+/// Code of an error, sent as `extensions.code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     /// There is no viewer: the token is missing, bad or expired.
@@ -20,23 +21,23 @@ pub enum Code {
     BadUserInput,
     /// The thing named does not exist.
     NotFound,
-    /// What is to be resumed from is no cursor of this service.
+    /// The cursor to resume from is not one of this service.
     BadCursor,
     /// The document does not parse.
     ParseFailed,
-    /// The document does not fit the schema, or passes a limit.
+    /// The document does not fit the schema, or exceeds a limit.
     ValidationFailed,
-    /// The request around the document is not one.
+    /// The request around the document is malformed.
     BadRequest,
     /// The topic did not acknowledge the event; nothing is stored.
     PublishFailed,
-    /// This pod has as many distinct operations, or this connection as many watchers, as it may.
+    /// This pod has its most distinct operations, or this connection its most watchers.
     LimitReached,
-    /// Our fault.
+    /// The service failed. The client's request was legal.
     Internal,
 }
 
-/// All of them.
+/// All codes.
 const CODES: [Code; 11] = [
     Code::Unauthenticated,
     Code::Forbidden,
@@ -52,7 +53,7 @@ const CODES: [Code; 11] = [
 ];
 
 impl Code {
-    /// As clients read it.
+    /// Returns the code as clients read it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -80,22 +81,23 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error with this code and public text.
+    /// Creates an error with this code and public text.
     pub fn new(code: Code, text: impl Into<Cow<'static, str>>) -> Self {
         Self { code, text: text.into() }
     }
 
-    /// An argument is out of bounds: the text says which, and the bound.
+    /// Creates an error about an argument out of bounds. The text should name the argument and its
+    /// bound.
     pub fn bad_input(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::BadUserInput, text)
     }
 
-    /// The thing named does not exist.
+    /// Creates an error about a thing that does not exist.
     pub fn not_found(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Code::NotFound, text)
     }
 
-    /// A response that is only this error.
+    /// Converts the error into a response that holds nothing else.
     #[must_use]
     pub fn response(self) -> Response {
         let mut error = ServerError::new(self.text, None);
@@ -104,7 +106,8 @@ impl Error {
     }
 }
 
-/// Makes the response fit for a client: each error gets a code, and what a client must not read is masked and logged.
+/// Makes the response fit for a client. Each error gets a code; a foreign error is logged, and its
+/// text masked.
 #[must_use]
 pub fn publicly(mut response: Response) -> Response {
     let executed = !matches!(response.data, async_graphql::Value::Null);
@@ -119,7 +122,8 @@ pub fn publicly(mut response: Response) -> Response {
                 mask(error);
                 continue;
             }
-            // The executor's own words: about a document that was refused whole, or about one value in it.
+            // The executor's own errors: it refused one value of the document here, the whole
+            // document below.
             (None, None) if executed || !error.path.is_empty() => Code::BadUserInput,
             (None, None) => Code::ValidationFailed,
         };
@@ -133,7 +137,7 @@ pub(super) fn refuse<T>(code: Code, text: impl Into<Cow<'static, str>>) -> Resul
     Err(Error::new(code, text).response().into())
 }
 
-/// Whether the response refuses a request that was not run at all.
+/// Returns whether the response refuses a request that did not run at all.
 #[must_use]
 pub fn is_refusal(response: &Response) -> bool {
     let was_run = response.data != async_graphql::Value::Null
@@ -141,7 +145,8 @@ pub fn is_refusal(response: &Response) -> bool {
     !was_run && response.is_err()
 }
 
-/// The limits whose text the executor or this room writes, by what tells one from the others.
+/// Limits that the executor or this module reports: the metric's label, and the part of the text
+/// that identifies the limit.
 const LIMITS: [(&str, &str); 8] = [
     ("tokens", " tokens"),
     ("aliases", " aliases; "),
@@ -153,7 +158,7 @@ const LIMITS: [(&str, &str); 8] = [
     ("operations", "this pod runs as many distinct subscriptions"),
 ];
 
-/// The limit that a request hit, if that is why it was refused.
+/// Returns the limit that a request exceeded, if it was refused for that.
 #[must_use]
 pub fn limit(response: &Response) -> Option<&'static str> {
     let text = &response.errors.first()?.message;
@@ -161,7 +166,8 @@ pub fn limit(response: &Response) -> Option<&'static str> {
     LIMITS.iter().find(|(_, part)| is_refused && text.contains(part)).map(|(limit, _)| *limit)
 }
 
-/// A response as it is written: one that refuses the request has no `data` at all, as GraphQL wants it.
+/// Body of a response as it is written. A refusal has no `data` at all, as the GraphQL
+/// specification requires.
 #[derive(Serialize)]
 pub struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -180,7 +186,7 @@ impl<'a> From<&'a Response> for Body<'a> {
 }
 
 impl Body<'_> {
-    /// Why the request was not run at all, if it was not.
+    /// Returns the code of a request that did not run at all; `None` if it ran.
     #[must_use]
     pub fn refusal(&self) -> Option<Code> {
         let error = self.errors.first().filter(|_| self.data.is_none())?;
@@ -190,7 +196,7 @@ impl Body<'_> {
     }
 }
 
-/// The answer to an operation that panicked or never ended.
+/// Creates the response to an operation that panicked or never ended.
 #[must_use]
 pub fn internal() -> Response {
     Error::new(Code::Internal, INTERNAL_TEXT).response()
@@ -244,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn our_errors_are_read_as_they_are() {
+    async fn own_errors_reach_clients_unchanged() {
         let answer = answer("{ ours }").await;
         assert_eq!(answer["errors"][0]["message"], "no such thing");
         assert_eq!(answer["errors"][0]["extensions"]["code"], "NOT_FOUND");
@@ -258,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_document_that_does_not_fit_the_schema_says_so() {
+    async fn misfit_document_fails_validation() {
         assert_eq!(
             answer("{ nothing }").await["errors"][0]["extensions"]["code"],
             "GRAPHQL_VALIDATION_FAILED"

@@ -1,7 +1,8 @@
-//! A mutation's way out: its event to the topic and, once acknowledged, into this pod's own state.
+//! Publishes a mutation's event and, once the topic has acknowledged it, applies it to this pod's
+//! state.
 //!
-//! It never touches the hub: watchers hear of the event when it comes back from the topic, on this pod like on every
-//! other.
+//! So the author of a mutation reads at once what it wrote. It must never touch the hub: watchers
+//! receive the event when it comes back from the topic, on this pod as on every other.
 
 use std::{error::Error as _, sync::Arc};
 
@@ -28,10 +29,10 @@ use crate::{
     },
 };
 
-/// What becomes of a publish that does not fail, as metrics say it.
+/// Value of the metric attribute `outcome` for a publish that succeeds.
 const ACKNOWLEDGED: &str = "acknowledged";
 
-/// Where mutations publish. One a pod, in the data of each of its requests.
+/// Publisher of the events of mutations. Each pod has one, in the data of each of its requests.
 pub struct EventPublisher {
     publisher: Arc<dyn Publish>,
     domain: Arc<dyn Domain>,
@@ -86,14 +87,14 @@ impl EventPublisher {
     }
 }
 
-/// Publishes what the viewer did, as an event of this kind with this data in JSON.
+/// Publishes an event of this kind, with the viewer as its author and `data` as JSON.
 ///
-/// Returns once the topic has acknowledged the event and the domain's state on this pod shows it, so that its author
-/// reads what it wrote.
+/// Returns once the topic has acknowledged the event and the domain's state on this pod shows it.
+/// So the author reads what it wrote.
 ///
 /// # Errors
-/// `PUBLISH_FAILED` within [`crate::broker::PUBLISH_TIMEOUT`]: then this pod's state is as before. `UNAUTHENTICATED`
-/// without a viewer.
+/// `PUBLISH_FAILED` within [`crate::broker::PUBLISH_TIMEOUT`]: this pod's state is then as before.
+/// `UNAUTHENTICATED` without a viewer. `INTERNAL` if the data has no JSON form.
 pub async fn publish<T: Serialize + Sync>(ctx: &Context<'_>, kind: &str, data: &T) -> Result<(), Error> {
     let author = viewer(ctx)?.user.clone();
     let internal = |text: &'static str| Error::new(Code::Internal, text);

@@ -1,7 +1,8 @@
-//! Operations: one validated GraphQL subscription (document, name, variables), executed once per event for all the
-//! watchers that share it.
+//! Operations: one validated GraphQL subscription (document, name, variables), executed once per
+//! event for all watchers that share it.
 //!
-//! The executor's own stream is kept open and fed one payload at a time, so that parsing and validation happen once.
+//! The executor's stream stays open and receives one payload at a time, so parsing and validation
+//! happen once. An operation must never depend on a viewer, because viewers share its results.
 
 mod replayed;
 
@@ -32,33 +33,36 @@ use crate::{
     lock::lock,
 };
 
-/// How many distinct operations a pod runs at once. An event executes at most this many.
+/// Most distinct operations that a pod runs at once. An event executes at most this many; one more
+/// subscription is refused.
 const MAX_OPERATIONS: usize = 10_000;
 
-/// What they may take together, in bytes: twice what so many of a usual size do.
+/// Most bytes that all operations may take together: 128 MiB, twice the size of 10,000 usual ones.
+/// A subscription beyond it is refused.
 const MAX_OPERATIONS_BYTES: usize = 128 << 20;
 
-/// How long the variables of a subscription may be as JSON, in bytes.
+/// Longest variables of a subscription as JSON: 16 KiB. Longer ones are refused.
 const MAX_VARIABLES_BYTES: usize = 16 << 10;
 
-/// How long one execution may take. Resolvers of payloads need no I/O; one that hangs would hold up every event.
+/// Longest time of one execution. Resolvers of payloads need no I/O; one that hangs would delay
+/// every event. At the limit its watchers receive `INTERNAL` for the event.
 const EXECUTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The operations that have watchers.
 pub(super) struct Operations {
     api: Arc<dyn Api>,
-    live: Arc<Mutex<Live>>,
+    running: Arc<Mutex<Running>>,
     replayed: Arc<Mutex<Replayed>>,
 }
 
-/// Each operation for as long as somebody holds it.
+/// Running operations. Each stays until its last `Arc` is dropped.
 #[derive(Default)]
-struct Live {
+struct Running {
     operations: HashMap<Arc<Key>, Weak<Operation>>,
     bytes: usize,
 }
 
-/// What makes an operation distinct.
+/// Parts of a request that make its operation distinct.
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
     query: String,
@@ -67,7 +71,8 @@ struct Key {
 }
 
 impl Key {
-    /// What an operation takes in memory, in bytes, roughly: a parsed document some twenty times its text.
+    /// Returns the approximate memory of an operation, in bytes. A parsed document takes about
+    /// twenty times its text.
     fn bytes(&self) -> usize {
         4_096 + 20 * self.query.len() + 4 * self.variables.len()
     }
@@ -75,26 +80,27 @@ impl Key {
 
 impl Operations {
     pub(super) fn new(api: Arc<dyn Api>) -> Self {
-        Self { api, live: Arc::default(), replayed: Arc::default() }
+        Self { api, running: Arc::default(), replayed: Arc::default() }
     }
 
-    /// The operation of this request, shared with whoever runs the same.
+    /// Returns the operation of this request. Requests for the same subscription share one.
     ///
     /// # Errors
-    /// The response that refuses it: it does not validate, or there are too many others.
-    pub(super) async fn open(&self, prepared: Prepared) -> Result<Arc<Operation>, Box<Response>> {
+    /// A response that refuses the request: it does not validate, its variables are too long, or
+    /// too many operations run.
+    pub(super) async fn get_or_create(&self, prepared: Prepared) -> Result<Arc<Operation>, Box<Response>> {
         let Request { query, operation_name: name, variables, .. } = prepared.request;
         let key = Key { query, name, variables: serde_json::to_string(&variables).map_err(|_| internal())? };
         if key.variables.len() > MAX_VARIABLES_BYTES {
             let text = format!("the variables of a subscription have more than {MAX_VARIABLES_BYTES} bytes");
             return Err(Error::new(Code::BadRequest, text).response().into());
         }
-        if let Some(operation) = lock(&self.live).get(&key) {
+        if let Some(operation) = lock(&self.running).get(&key) {
             return Ok(operation);
         }
         let mut operation = Operation {
             api: self.api.clone(),
-            live: self.live.clone(),
+            running: self.running.clone(),
             replayed: self.replayed.clone(),
             number: lock(&self.replayed).number(),
             field: prepared.field.into(),
@@ -106,17 +112,18 @@ impl Operations {
         };
         operation.validate().await?;
         let operation = Arc::new(operation);
-        // The lock is free again before `operation` goes, which takes it if another one is shared.
-        lock(&self.live).insert(&operation)
+        // The lock is released before `operation` is dropped. If another task was faster, that drop
+        // takes the lock again.
+        lock(&self.running).insert(&operation)
     }
 }
 
-impl Live {
+impl Running {
     fn get(&self, key: &Key) -> Option<Arc<Operation>> {
         self.operations.get(key).and_then(Weak::upgrade)
     }
 
-    /// Adds the operation, unless somebody else was faster.
+    /// Adds the operation, or returns the same one if another task has added it meanwhile.
     fn insert(&mut self, operation: &Arc<Operation>) -> Result<Arc<Operation>, Box<Response>> {
         if let Some(same) = self.get(&operation.key) {
             return Ok(same);
@@ -132,7 +139,8 @@ impl Live {
         Ok(operation.clone())
     }
 
-    /// Removes the operation at this address, whose last holder is gone; a successor of the same key stays.
+    /// Removes the operation at this address, when its last `Arc` is dropped. A newer operation
+    /// with the same key stays.
     fn remove(&mut self, key: &Key, address: *const Operation) {
         if self.operations.get(key).is_some_and(|operation| operation.as_ptr() == address) {
             self.operations.remove(key);
@@ -141,19 +149,20 @@ impl Live {
     }
 }
 
-/// A validated subscription and the executor's stream behind it.
+/// A validated subscription, with the executor's stream for it.
 pub(super) struct Operation {
     api: Arc<dyn Api>,
-    live: Arc<Mutex<Live>>,
+    running: Arc<Mutex<Running>>,
     replayed: Arc<Mutex<Replayed>>,
-    /// Never that of another operation, as an address might be.
+    /// Number of the operation. Unlike an address, it is never used again.
     number: u64,
     field: Arc<str>,
     response_key: String,
     key: Arc<Key>,
     variables: async_graphql::Variables,
     document: Arc<ExecutableDocument>,
-    // Events are executed one after the other: the lock is never contended, and tokio's may be held across an await.
+    // It is held across an await, so it is tokio's mutex. The relay dispatches one event at a time;
+    // only replays contend for it.
     execution: tokio::sync::Mutex<Option<Execution>>,
 }
 
@@ -164,12 +173,12 @@ struct Execution {
 
 impl Drop for Operation {
     fn drop(&mut self) {
-        lock(&self.live).remove(&self.key, self);
+        lock(&self.running).remove(&self.key, self);
     }
 }
 
 impl Operation {
-    /// Begins its execution. Validation answers before the first payload is asked for.
+    /// Starts the execution. Validation fails before the executor asks for a first payload.
     async fn validate(&mut self) -> Result<(), Box<Response>> {
         let mut execution = self.start();
         if let Some(refusal) = execution.next().await {
@@ -179,7 +188,7 @@ impl Operation {
         Ok(())
     }
 
-    /// The subscription root field.
+    /// Returns the name of the subscription's root field.
     pub(super) const fn field(&self) -> &Arc<str> {
         &self.field
     }
@@ -196,7 +205,7 @@ impl Operation {
     async fn execute(&self, payload: &Payload) -> Option<Response> {
         let mut kept = self.execution.lock().await;
         let mut execution = kept.take().unwrap_or_else(|| {
-            // The last one panicked, hung or ended: begin anew.
+            // The last execution panicked, hung or ended.
             self.start()
         });
         execution.source.put(payload.clone());
@@ -219,7 +228,7 @@ impl Operation {
 }
 
 impl Execution {
-    /// The result for the payload that was put in; `None` if the resolver left it out.
+    /// Returns the result for the payload that was put in; `None` if the resolver filtered it out.
     async fn next(&mut self) -> Option<Response> {
         poll_fn(|task| match self.results.as_mut().poll_next(task) {
             Poll::Pending if self.source.is_drained() => Poll::Ready(None),
@@ -325,12 +334,12 @@ mod tests {
         (Operations::new(graphql::build(schema)), executions)
     }
 
-    async fn open(operations: &Operations, document: &str) -> Result<Arc<Operation>, serde_json::Value> {
-        let opened = match Documents::new(true).prepare(Request::new(document)) {
-            Ok(prepared) => operations.open(prepared).await,
+    async fn get(operations: &Operations, document: &str) -> Result<Arc<Operation>, serde_json::Value> {
+        let operation = match Documents::new(true).prepare(Request::new(document)) {
+            Ok(prepared) => operations.get_or_create(prepared).await,
             Err(refusal) => Err(refusal),
         };
-        opened.map_err(|refusal| serde_json::to_value(&refusal.errors[0]).unwrap())
+        operation.map_err(|refusal| serde_json::to_value(&refusal.errors[0]).unwrap())
     }
 
     async fn render(operation: &Operation, number: u32) -> Option<serde_json::Value> {
@@ -354,10 +363,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_same_subscription_is_one_operation_executed_once_an_event() {
+    async fn same_subscriptions_share_one_execution_per_event() {
         let (operations, executions) = operations();
-        let first = open(&operations, "subscription { all { value } }").await.unwrap();
-        let second = open(&operations, "subscription { all { value } }").await.unwrap();
+        let first = get(&operations, "subscription { all { value } }").await.unwrap();
+        let second = get(&operations, "subscription { all { value } }").await.unwrap();
         assert!(Arc::ptr_eq(&first, &second));
         let result = render(&first, 1).await.unwrap();
         assert_eq!(result["data"]["all"]["value"], 1);
@@ -367,10 +376,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_many_missed_is_rendered_once() {
+    async fn replayed_event_is_rendered_once_per_operation() {
         let (operations, executions) = operations();
-        let all = open(&operations, "subscription { all { value } }").await.unwrap();
-        let other = open(&operations, "subscription { x: all { value } }").await.unwrap();
+        let all = get(&operations, "subscription { all { value } }").await.unwrap();
+        let other = get(&operations, "subscription { x: all { value } }").await.unwrap();
         let (first, second) = (relayed("first", 1), relayed("second", 2));
         for _ in 0..3 {
             assert!(all.render_again(&first).await.unwrap().contains(r#""all":{"value":1}"#));
@@ -381,47 +390,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gap_is_told_under_the_clients_own_name_of_the_field() {
+    async fn gap_notice_uses_clients_field_alias() {
         let (operations, _) = operations();
-        let aliased = open(&operations, "subscription { x: all { value } }").await.unwrap();
+        let aliased = get(&operations, "subscription { x: all { value } }").await.unwrap();
         let notice: serde_json::Value = serde_json::from_str(&aliased.gap("WHY", "c")).unwrap();
-        let told =
+        let expected =
             serde_json::json!({"data": {"x": null}, "extensions": {"gap": {"reason": "WHY"}, "cursor": "c"}});
-        assert_eq!(notice, told);
+        assert_eq!(notice, expected);
     }
 
     #[tokio::test]
-    async fn what_the_resolver_leaves_out_nobody_gets() {
+    async fn filtered_payload_renders_nothing() {
         let (operations, _) = operations();
-        let even = open(&operations, "subscription { even { value } }").await.unwrap();
+        let even = get(&operations, "subscription { even { value } }").await.unwrap();
         assert_eq!(render(&even, 1).await, None);
         assert_eq!(render(&even, 2).await.unwrap()["data"]["even"]["value"], 2);
         assert_eq!(render(&even, 3).await, None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_resolver_may_wait_but_not_for_long() {
+    async fn hanging_resolver_is_cut_off() {
         let (operations, _) = operations();
-        let slow = open(&operations, "subscription { all { slow } }").await.unwrap();
+        let slow = get(&operations, "subscription { all { slow } }").await.unwrap();
         assert_eq!(render(&slow, 4).await.unwrap()["data"]["all"]["slow"], 4);
         assert_eq!(render(&slow, 60).await.unwrap()["errors"][0]["extensions"]["code"], "INTERNAL");
         assert_eq!(
             render(&slow, 1).await.unwrap()["data"]["all"]["slow"],
             1,
-            "the next event is not its concern"
+            "a timeout must not affect the next event"
         );
     }
 
     #[tokio::test]
-    async fn a_resolver_that_panics_costs_one_event_one_error() {
+    async fn panicking_resolver_fails_one_event_only() {
         let (operations, _) = operations();
-        let all = open(&operations, "subscription { all { value } }").await.unwrap();
+        let all = get(&operations, "subscription { all { value } }").await.unwrap();
         assert_eq!(render(&all, 13).await.unwrap()["errors"][0]["extensions"]["code"], "INTERNAL");
         assert_eq!(render(&all, 1).await.unwrap()["data"]["all"]["value"], 1);
     }
 
     #[tokio::test]
-    async fn what_does_not_validate_is_refused_before_it_watches() {
+    async fn invalid_subscription_is_refused() {
         let (operations, _) = operations();
         for (document, code) in [
             ("subscription { all { nonsense } }", "GRAPHQL_VALIDATION_FAILED"),
@@ -430,36 +439,36 @@ mod tests {
             ("subscription {", "GRAPHQL_PARSE_FAILED"),
             ("", "BAD_REQUEST"),
         ] {
-            let error = open(&operations, document).await.err().unwrap();
+            let error = get(&operations, document).await.err().unwrap();
             assert_eq!(error["extensions"]["code"], code, "{document}");
         }
     }
 
     #[tokio::test]
-    async fn operations_that_nobody_watches_make_room() {
+    async fn dropped_operations_make_room() {
         let (operations, _) = operations();
         let document = |n: usize| format!("subscription Name{n} {{ all {{ value }} }}");
         let mut held = Vec::new();
         for n in 0..MAX_OPERATIONS {
-            held.push(open(&operations, &document(n)).await.unwrap());
+            held.push(get(&operations, &document(n)).await.unwrap());
         }
-        let error = open(&operations, &document(MAX_OPERATIONS)).await.err().unwrap();
+        let error = get(&operations, &document(MAX_OPERATIONS)).await.err().unwrap();
         assert_eq!(error["extensions"]["code"], "LIMIT_REACHED");
         held.pop();
-        assert!(open(&operations, &document(MAX_OPERATIONS)).await.is_ok());
+        assert!(get(&operations, &document(MAX_OPERATIONS)).await.is_ok());
         drop(held);
-        let live = lock(&operations.live);
-        assert_eq!((live.operations.len(), live.bytes), (0, 0), "nothing is kept of what nobody holds");
+        let running = lock(&operations.running);
+        assert_eq!((running.operations.len(), running.bytes), (0, 0), "dropped operations leave nothing");
     }
 
     #[tokio::test]
-    async fn operations_are_bounded_in_bytes_as_well() {
+    async fn operations_are_bounded_in_bytes() {
         let (operations, _) = operations();
         let document =
             |n: usize| format!("subscription Name{n} {{ all {{ value }} }} #{}", "x".repeat(30_000));
         let mut held = Vec::new();
         let refused = loop {
-            match open(&operations, &document(held.len())).await {
+            match get(&operations, &document(held.len())).await {
                 Ok(operation) => held.push(operation),
                 Err(refused) => break refused,
             }

@@ -1,7 +1,8 @@
-//! How an event reaches a subscription's resolver.
+//! Brings events to a subscription's resolver.
 //!
-//! A resolver does not listen anywhere: its operation is executed once for each event that any of its watchers may see,
-//! and [`payloads`] is where that event comes out. It must not look at the viewer, since many share its result.
+//! A resolver does not listen anywhere: its operation is executed once for each event that any of
+//! its watchers may receive. [`payloads`] yields that event. A resolver must never read the viewer,
+//! because many viewers share its result.
 
 use std::{
     pin::Pin,
@@ -14,10 +15,11 @@ use futures_util::{Stream, stream};
 
 use crate::event::Payload;
 
-/// The payloads, of type `T`, of the events that this operation is executed for. Payloads of another type are passed
-/// over: the field has nothing to say about them.
+/// Returns the payloads, of type `T`, of the events for which this operation is executed. Payloads
+/// of another type are skipped.
 ///
-/// The stream does not end. A resolver may filter and map it: what it leaves out, no watcher of the operation gets.
+/// The stream does not end. A resolver may filter and map it: a payload that it filters out reaches
+/// no watcher of the operation.
 pub fn payloads<T: Clone + Send + Sync + 'static>(
     ctx: &Context<'_>,
 ) -> impl Stream<Item = T> + Send + use<T> {
@@ -32,20 +34,20 @@ pub fn payloads<T: Clone + Send + Sync + 'static>(
     })
 }
 
-/// Hands one payload at a time to an operation's stream.
+/// Source of an operation's stream, which hands over one payload at a time.
 #[derive(Clone, Default)]
 pub(super) struct Source(Arc<Mutex<Slot>>);
 
 #[derive(Default)]
 struct Slot {
     payload: Option<Payload>,
-    /// The resolver asked for more than there is: it is done with the last payload.
+    /// Whether the resolver has asked for another payload, so that it is done with the last one.
     drained: bool,
     waker: Option<Waker>,
 }
 
 impl Source {
-    /// Puts the next payload in.
+    /// Puts in the next payload.
     pub(super) fn put(&self, payload: Payload) {
         let mut slot = self.slot();
         slot.payload = Some(payload);
@@ -57,7 +59,7 @@ impl Source {
         }
     }
 
-    /// Whether the resolver has taken the payload and come back for another one.
+    /// Returns whether the resolver has taken the payload and asked for another one.
     pub(super) fn is_drained(&self) -> bool {
         self.slot().drained
     }

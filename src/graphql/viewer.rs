@@ -1,4 +1,6 @@
-//! [`viewer`]: the viewer of a request, for resolvers.
+//! [`viewer`]: gives a resolver the viewer of its request.
+//!
+//! A subscription's resolver must not depend on a viewer, so it gets none.
 
 use std::sync::Arc;
 
@@ -7,10 +9,11 @@ use async_graphql::Context;
 use super::error::{Code, Error};
 use crate::audience::Viewer;
 
-/// The viewer whose request is being resolved.
+/// Returns the viewer of the request that is being resolved.
 ///
 /// # Errors
-/// `UNAUTHENTICATED` in a request without one, and in a subscription's resolver, whose result many viewers share.
+/// `UNAUTHENTICATED` in a request without a viewer. It is also the error in a subscription's
+/// resolver, because many viewers share its result.
 pub fn viewer<'a>(ctx: &'a Context<'_>) -> Result<&'a Viewer, Error> {
     let viewer = ctx.data_opt::<Arc<Viewer>>().map(AsRef::as_ref);
     viewer.ok_or_else(|| Error::new(Code::Unauthenticated, "this needs a viewer"))

@@ -1,7 +1,8 @@
 //! Takes the cursor out of a subscription's request.
 //!
-//! Where a client resumes is its own affair; what it watches it shares with others. Without their cursors, the requests of
-//! all who watch the same are the same operation.
+//! Each client resumes from a position of its own, but many watch the same subscription. Without
+//! their cursors, their requests become one shared operation. It must not change anything else in a
+//! request.
 
 use std::convert::Infallible;
 
@@ -10,21 +11,22 @@ use async_graphql::{
     parser::types::{Field, OperationDefinition},
 };
 
-/// The argument of a subscription's root field that takes a cursor. A field that has it can be resumed; its resolver does
-/// not see the value.
+/// Argument of a subscription's root field that takes a cursor. A field with this argument can be
+/// resumed; its resolver does not see the cursor.
 pub const AFTER: &str = "after";
 
-/// What stands in the place of every cursor.
+/// Text that replaces every cursor.
 const NONE: &str = "";
 
 /// A cursor that was taken out of a request.
 pub(super) struct Taken {
     pub(super) cursor: String,
-    /// It stood in the document itself, which is now another one.
+    /// Whether the cursor was a literal, so that the document's text has changed.
     pub(super) is_in_document: bool,
 }
 
-/// The cursor that the field is to resume from, taken out of the request; `None` if there is none, or no text.
+/// Takes the cursor of this field out of the request; `None` if there is none, or if it is not a
+/// text.
 pub(super) fn take(request: &mut Request, operation: &OperationDefinition, field: &Field) -> Option<Taken> {
     let argument = field.get_argument(AFTER)?;
     let mut variable = None;
@@ -46,16 +48,16 @@ pub(super) fn take(request: &mut Request, operation: &OperationDefinition, field
     Some(Taken { cursor, is_in_document })
 }
 
-/// What the operation gives the variable if the request does not.
+/// Returns the default value of a variable, if the operation declares one.
 fn default<'a>(operation: &'a OperationDefinition, name: &Name) -> Option<&'a Value> {
     let mut definitions = operation.variable_definitions.iter().map(|definition| &definition.node);
     let definition = definitions.find(|definition| definition.name.node == *name)?;
     definition.default_value.as_ref().map(|value| &value.node)
 }
 
-/// Where in the text the position is, in bytes.
+/// Returns the offset of a position in the text, in bytes.
 fn offset(text: &str, pos: Pos) -> Option<usize> {
-    // As the parser counts: only a line feed ends a line.
+    // The parser counts in the same way: only a line feed ends a line.
     let (mut line, mut column) = (1, 1);
     for (at, character) in text.char_indices() {
         if (line, column) == (pos.line, pos.column) {
@@ -70,7 +72,7 @@ fn offset(text: &str, pos: Pos) -> Option<usize> {
     None
 }
 
-/// How long the string is that the text begins with, in bytes, quotes included.
+/// Returns the length of the string literal at the start of the text, in bytes, quotes included.
 pub(super) fn literal(text: &str) -> Option<usize> {
     let quotes = if text.starts_with("\"\"\"") { "\"\"\"" } else { "\"" };
     let mut at = quotes.len();

@@ -1,7 +1,9 @@
-//! The documents that were parsed lately.
+//! Keeps the documents that were parsed lately.
 //!
-//! Parsing is a third of the work of a small mutation (`docs/PERFORMANCE.md`), and most of that of a subscription whose
-//! operation is running already.
+//! Parsing is a third of the work of a small mutation
+//! (`docs/decisions/0008-parsed-documents-are-kept.md`). It is most of the work of a subscription
+//! whose operation is running already. The oldest documents make room for new ones: the memory must
+//! stay bounded.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,10 +12,11 @@ use std::{
 
 use async_graphql::parser::types::ExecutableDocument;
 
-/// How many bytes of text are kept. A parsed document takes some twenty times as much.
+/// Most bytes of text that are kept: 512 KiB. Beyond that the oldest documents are dropped. A
+/// parsed document takes about twenty times its text.
 const MAX_BYTES: usize = 512 << 10;
 
-/// Documents by their text, the oldest of which make room for new ones.
+/// Parsed documents by their text.
 #[derive(Default)]
 pub(super) struct Kept(Mutex<Documents>);
 
@@ -57,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_make_room_for_the_newest() {
+    fn oldest_documents_make_room_for_newest() {
         let kept = Kept::default();
         let document = Arc::new(parse_query("{ a }").unwrap());
         let text = |n: usize| format!("{{ a }} #{n}{}", "x".repeat(MAX_BYTES / 4));

@@ -1,4 +1,7 @@
-//! What a document may be, checked before anything else looks at it: whatever its text, reading it costs little.
+//! Checks the size and shape of a document before any other code reads it.
+//!
+//! The executor's own limits walk through the whole document, so a small text could cost much work.
+//! Nothing here may cost more than a few passes over the text.
 
 use std::collections::HashMap;
 
@@ -11,25 +14,29 @@ use async_graphql::{
 use super::cursor;
 use crate::graphql::error::{Code, Error, refuse};
 
-/// How many bytes a document may have: eight times the introspection query of known tools, indented.
+/// Most bytes of a document: 32 KiB, eight times the indented introspection query of known tools. A
+/// longer document is refused.
 const MAX_BYTES: usize = 32 << 10;
 
-/// How many tokens a document may have: four times those of the introspection query of known tools. They are counted before the
-/// document is parsed, so that nobody pays for parsing the rest.
+/// Most tokens of a document: four times those of the introspection query of known tools. They are
+/// counted before the document is parsed. A document with more is refused without the cost of
+/// parsing.
 pub(super) const MAX_TOKENS: usize = 1_000;
 
-/// How many fields of a document may carry an alias: enough for any page, too few to multiply work with.
+/// Most fields of a document that may carry an alias: enough for any page, too few to multiply
+/// work. A document with more is refused.
 const MAX_ALIASES: usize = 30;
 
-/// How many selections a document may come to with each fragment written out where it is spread: twice the fields that
-/// an operation may resolve. The executor's own limits walk through every one of them, and fragments that spread others
-/// twice double that with each level.
+/// Most selections of a document with each fragment written out where it is spread. It is twice the
+/// number of fields that an operation may resolve. The executor's own limits walk through every
+/// selection. Fragments that spread others twice double the number with each level.
 const MAX_SELECTIONS: usize = 2_000;
 
-/// Parses the text. It may ask for the schema only with `introspection`.
+/// Parses the text, if it is within the limits. Only with `introspection` may it ask for the
+/// schema.
 ///
 /// # Errors
-/// The response that refuses it.
+/// A response that refuses the request.
 pub(super) fn parse(text: &str, introspection: bool) -> Result<ExecutableDocument, Box<Response>> {
     if text.len() > MAX_BYTES {
         return refuse(Code::ValidationFailed, format!("the document has more than {MAX_BYTES} bytes"));
@@ -62,8 +69,9 @@ fn selection_sets(document: &ExecutableDocument) -> impl Iterator<Item = &Select
     operations.chain(document.fragments.values().map(|fragment| &fragment.node.selection_set.node))
 }
 
-/// How many selections the set comes to. `sizes` holds what is known of fragments; one that is being looked at counts as
-/// endless, since it spreads itself.
+/// Returns the number of selections in the set, with its fragments written out. `sizes` holds the
+/// known sizes of fragments. A fragment that is met again while it is measured spreads itself, so
+/// it counts as endless.
 fn written_out<'a>(
     set: &SelectionSet,
     document: &'a ExecutableDocument,
@@ -77,7 +85,7 @@ fn written_out<'a>(
         Selection::FragmentSpread(spread) => {
             let Some((name, fragment)) = document.fragments.get_key_value(&spread.node.fragment_name.node)
             else {
-                // The validator says what it thinks of that.
+                // The validator reports the missing fragment.
                 return 0;
             };
             if let Some(size) = sizes.get(name) {
@@ -92,7 +100,7 @@ fn written_out<'a>(
     sizes_of.fold(set.items.len(), usize::saturating_add)
 }
 
-/// What a document is made of.
+/// Findings from a walk through a document.
 #[derive(Default)]
 struct Survey {
     aliases: usize,
@@ -116,7 +124,7 @@ impl Survey {
     }
 }
 
-/// How many tokens the text has, or a few more if it is no document.
+/// Returns the number of tokens in the text, or a few more if the text is not a document.
 fn tokens(text: &str) -> usize {
     let run = |text: &str, is: fn(char) -> bool| text.find(|c| !is(c)).unwrap_or(text.len());
     let (mut rest, mut count) = (text, 0);
@@ -135,8 +143,8 @@ fn tokens(text: &str) -> usize {
     count
 }
 
-/// How long the number is that the text begins with, in bytes. A sign is part of it at its beginning and in its exponent only,
-/// or a row of numbers would be one.
+/// Returns the length of the number at the start of the text, in bytes. A sign belongs to it only
+/// at its start and in its exponent. Otherwise a row of signed numbers would count as one.
 fn number(text: &str) -> usize {
     let mut last = ' ';
     let end = text.find(|c: char| {
@@ -152,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_counted_as_a_lexer_counts_them() {
+    fn token_count_matches_lexer() {
         for (document, count) in [
             ("", 0),
             (" ,\n\t\u{feff}# a comment { a }", 0),
@@ -168,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_of_too_many_tokens_is_not_parsed() {
+    fn document_with_too_many_tokens_is_refused() {
         let refused = |fields: usize| {
             let document = format!("{{ {} }}", "a ".repeat(fields));
             parse(&document, true).is_err()
@@ -178,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schema_is_hidden_wherever_it_is_asked_for() {
+    fn schema_is_hidden_in_every_position() {
         for document in [
             "{ __schema { types { name } } }",
             "{ x: __type(name: \"a\") { name } }",
@@ -191,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_spreads_its_fragments_without_end_is_refused_at_once() {
+    fn endless_fragment_spread_is_refused_at_once() {
         let levels = (1..32).map(|n| format!("fragment f{n} on Query {{ ...f{} ...f{} }} ", n + 1, n + 1));
         let bomb = format!("{{ ...f1 }} {} fragment f32 on Query {{ a }}", levels.collect::<String>());
         assert!(parse(&bomb, true).is_err());
@@ -201,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_of_too_many_bytes_is_not_parsed() {
+    fn document_with_too_many_bytes_is_refused() {
         assert!(parse(&format!("{{ a }} #{}", "x".repeat(MAX_BYTES - 7)), true).is_ok());
         assert!(parse(&format!("{{ a }} #{}", "x".repeat(MAX_BYTES)), true).is_err());
     }

@@ -1,4 +1,7 @@
-//! What replays rendered lately: clients that come back together missed the same.
+//! Keeps the results that replays rendered lately.
+//!
+//! Clients that reconnect together missed the same events, so each result is rendered once. The
+//! oldest results make room for new ones: the memory must stay bounded.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -7,7 +10,7 @@ use std::{
 
 use crate::cursor::Cursor;
 
-/// What the results may take, in bytes, for the whole pod.
+/// Most bytes that all kept results of a pod take: 8 MiB. Beyond that the oldest are dropped.
 const MAX_BYTES: usize = 8 << 20;
 
 /// Results by operation and event.
@@ -19,22 +22,22 @@ pub(super) struct Replayed {
     operations: u64,
 }
 
-/// An operation, by its number, and an event.
+/// Number of an operation, and position of an event.
 type ReplayedKey = (u64, Cursor);
 
 impl Replayed {
-    /// A number for an operation, never given twice.
+    /// Returns a number for an operation. No number is returned twice.
     pub(super) const fn number(&mut self) -> u64 {
         self.operations += 1;
         self.operations
     }
 
-    /// The result, if it is still known.
+    /// Returns the result, if it is still kept.
     pub(super) fn get(&self, key: &ReplayedKey) -> Option<Option<Arc<str>>> {
         self.results.get(key).cloned()
     }
 
-    /// Keeps a result, and lets go of the oldest ones that are too much.
+    /// Keeps a result, and drops the oldest ones beyond [`MAX_BYTES`].
     pub(super) fn insert(&mut self, key: ReplayedKey, result: Option<Arc<str>>) {
         self.bytes += weight(result.as_deref());
         if let Some(replaced) = self.results.insert(key.clone(), result) {
@@ -50,7 +53,7 @@ impl Replayed {
     }
 }
 
-/// What a result takes with its key, in bytes, roughly.
+/// Returns the approximate size of a result with its key, in bytes.
 fn weight(result: Option<&str>) -> usize {
     result.map_or(0, str::len) + 256
 }
