@@ -252,8 +252,8 @@ impl Guard {
     }
 
     /// Counts deliveries that were written to the socket together. Only the latency of the one that
-    /// waited longest is recorded: the clock and the histogram would cost each delivery a tenth of
-    /// its write.
+    /// waited longest is recorded. For each delivery, the clock and the histogram would cost a
+    /// tenth of its write.
     pub fn delivered(&self, deliveries: &[Delivery]) {
         let published = deliveries.iter().find_map(|delivery| delivery.result.published);
         let latency = published.map(|published| published.elapsed().unwrap_or_default());

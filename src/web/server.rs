@@ -41,8 +41,8 @@ pub use self::{
     peer::Peer,
 };
 
-/// The largest head of a request, in bytes: three times what the largest token and a document in
-/// the URL need. A larger head is refused with 431.
+/// The largest head of a request, in bytes. The largest token and a document in the URL fit into it
+/// three times. A larger head is refused with 431.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// Pending sockets at a time: those that have not become a connection. At the limit the socket that
@@ -62,7 +62,7 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
 #[cfg(target_os = "linux")]
 const USER_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// TCP keep-alive: after 25 s of silence the kernel probes the peer, then every 5 s until the
+/// TCP keep-alive. The kernel probes the peer after 25 s of silence, then every 5 s until the
 /// timeout above has passed.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(25)).with_interval(Duration::from_secs(5));

@@ -83,8 +83,8 @@ pub async fn explain(State(app): State<Arc<AppState>>, Query(asked): Query<Asked
     let Some((relayed, record)) = app.hub.explain(event) else {
         return answer(&json!({ "event": event, "answer": "NOT_IN_WINDOW" }));
     };
-    let told = record.told.iter().filter(|(_, told)| **told == Answer::Told);
-    let told: Vec<_> = told.take(MAX_ROWS).map(|(user, _)| names.show(user)).collect();
+    let receivers = record.told.iter().filter(|(_, answer)| **answer == Answer::Told);
+    let receivers: Vec<_> = receivers.take(MAX_ROWS).map(|(user, _)| names.show(user)).collect();
     let why = asked.user.as_deref().map(|user| {
         let viewer: Option<Viewer> = app.auth.viewer(user);
         json!({
@@ -103,7 +103,7 @@ pub async fn explain(State(app): State<Arc<AppState>>, Query(asked): Query<Asked
         "keys": names.show_all(relayed.audience.keys()),
         "matched_watchers": record.matched,
         "repeats": { "count": record.repeats, "answer": "ALREADY_SEEN" },
-        "told": told,
+        "told": receivers,
         "told_is_cut": record.is_cut,
         "user": why,
     }))

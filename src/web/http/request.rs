@@ -68,7 +68,7 @@ pub fn from_url(uri: &Uri) -> Result<Request, Refusal> {
 /// Reads the request from the body.
 ///
 /// # Errors
-/// 415 if the body is compressed or not JSON, 413 if it is too large, 408 if it arrives too slowly,
+/// 415 if the body is compressed or not JSON, 413 if it is too large. 408 if it arrives too slowly,
 /// 400 if it holds no request.
 pub async fn from_body(request: HttpRequest) -> Result<Request, Refusal> {
     let unsupported = |text| Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::BadRequest, text);

@@ -13,7 +13,7 @@ use super::pending::Place;
 #[derive(Clone, Debug)]
 pub struct Peer {
     address: IpAddr,
-    /// Taken for as long as this value lives, so that a request under way keeps its place.
+    /// Taken for as long as this value exists, so that a request under way keeps its place.
     place: Arc<Place>,
 }
 

@@ -80,7 +80,7 @@ impl Activity {
         *self.state() = State::Idle(Instant::now());
     }
 
-    /// Records that a part of an answer was written. The socket is idle from now on: what was read
+    /// Records that a part of an answer was written. The socket is idle from now on. What was read
     /// since the answer was known can be the end of the request's body.
     pub(super) fn on_write(&self) {
         let mut state = self.state();

@@ -13,8 +13,8 @@ use crate::web::connection::Transport;
 /// Format that writes results as events.
 pub(in crate::web) const EVENTS: &dyn Format = &Events;
 
-/// Time between two signs of life: less than the 15 s after which the strictest of common proxies
-/// close an idle connection.
+/// Time between two signs of life. The strictest of common proxies close an idle connection after
+/// 15 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 struct Events;

@@ -1,4 +1,4 @@
-//! The operations of one stream: commands start and stop them where several share it, else there is
+//! The operations of one stream. Commands start and stop them where several share it; else there is
 //! one from the beginning.
 //!
 //! It must never write to the socket: results go into the next chunk.

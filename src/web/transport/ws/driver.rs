@@ -47,8 +47,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(25);
 /// How long one write may take. Then the peer counts as dead.
 const WRITE_TIMEOUT: Duration = KEEP_ALIVE;
 
-/// How long a write may take once the connection's moment in a drain has come: within what is left
-/// of the deadline.
+/// How long a write may take once the connection's moment in a drain has come. The rest of the
+/// deadline has room for it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Label of an operation on a WebSocket.

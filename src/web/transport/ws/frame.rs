@@ -1,5 +1,5 @@
-//! The frames of RFC 6455 as a server sees them: a [`Decoder`] of what clients send, and an encoder
-//! of what they receive.
+//! The frames of RFC 6455 as a server sees them: [`Decoder`] reads those of clients, functions
+//! append its own.
 //!
 //! It takes bytes, returns [`Message`]s and has no socket: tests can split the bytes anywhere. It
 //! must never agree to an extension: permessage-deflate would cost each connection 40 KiB and more
