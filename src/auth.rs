@@ -3,18 +3,26 @@
 //! One gate for every transport, so that HTTP and WebSocket cannot come to differ. It never logs, stores or returns a
 //! token, and never lets a viewer pass whom the domain does not know.
 
-pub mod demo;
+mod demo;
 mod error;
+#[doc(hidden)]
 pub mod jwks;
+#[doc(hidden)]
 pub mod jwt;
+#[doc(hidden)]
 pub mod secret;
 mod session;
 
 use std::sync::Arc;
 
+#[doc(hidden)]
+pub use self::{error::AuthError, session::Session};
+#[doc(inline)]
 pub use self::{
-    error::{AuthError, LoadError, SetupError},
-    session::Session,
+    error::{LoadError, SetupError},
+    jwks::JwksSource,
+    jwt::{Keys, Settings as JwtSettings},
+    secret::Secret,
 };
 use crate::{
     audience::Viewer,
@@ -26,6 +34,7 @@ use opentelemetry::{
 };
 
 /// The longest authorization that is looked at, in bytes: twice what common proxies let through as one header.
+#[doc(hidden)]
 pub const MAX_AUTHORIZATION: usize = 16 * 1024;
 
 /// How tokens are checked.
@@ -39,6 +48,7 @@ pub enum Settings {
 
 /// The gate. Cheap to clone; all clones share one key set.
 #[derive(Clone)]
+#[doc(hidden)]
 pub struct Authenticator {
     scheme: Arc<Scheme>,
     domain: Arc<dyn Domain>,

@@ -4,9 +4,11 @@
 //! (`tests/contract.rs`). The guarantee is at least once, in the order of each author. Repeats are dropped by the reader
 //! ([`crate::relay`]). Nothing outside this folder may name an adapter, but [`open`] and the program's own commands.
 
+#[doc(hidden)]
 pub mod memory;
 pub mod open;
 #[cfg(feature = "pubsub")]
+#[doc(hidden)]
 pub mod pubsub;
 
 use std::{

@@ -4,9 +4,13 @@
 //! up an event: a collector that is slow or away costs spans, which are counted, and points, and nothing else.
 
 mod export;
+#[doc(hidden)]
 pub mod logs;
+#[doc(hidden)]
 pub mod metrics;
+#[doc(hidden)]
 pub mod process;
+#[doc(hidden)]
 pub mod traces;
 
 use std::{
@@ -19,12 +23,10 @@ use tracing_subscriber::{
     EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-pub use self::{
-    export::TelemetryError,
-    logs::LogFormat,
-    metrics::{LATENCY_BUCKETS, Metrics, PROMETHEUS_TEXT, Refusals, counter, counter_by},
-    traces::Traces,
-};
+#[doc(hidden)]
+pub use self::metrics::{LATENCY_BUCKETS, Metrics, PROMETHEUS_TEXT, Refusals, counter, counter_by};
+#[doc(inline)]
+pub use self::{export::TelemetryError, logs::LogFormat, traces::Traces};
 
 /// What the process tells of itself, and how.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +61,7 @@ pub fn init(settings: &Settings) -> Result<Traces, TelemetryError> {
 
 /// Exports what waits of a pod's metrics and of the process's spans, side by side, for as long as `limit`: a collector
 /// that does not answer in time costs what it would have been told. Nothing is measured by these metrics from then on.
+#[doc(hidden)]
 pub async fn flush(limit: Duration, metrics: &Metrics, traces: &Traces) {
     let both = async { tokio::join!(metrics.flush(), traces.flush()) };
     let flushed = timeout(limit, both).await;

@@ -16,7 +16,7 @@ pub enum LoadError {
     /// The address answers with something other than success.
     #[error("the address answers with status {0}")]
     Status(u16),
-    /// More than [`MAX_BYTES`].
+    /// More than 1 MiB.
     #[error("the key set is larger than 1 MiB")]
     TooLarge,
     /// Not a JSON object with `keys`.

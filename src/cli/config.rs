@@ -1,8 +1,8 @@
-//! The command line and the environment, read once into typed settings.
+//! Reads the command line and the environment once, into typed settings.
 //!
-//! One table ([`SETTINGS`]) is what `--help`, `docs/CONFIG.md` and the parser share, so that none can know a setting that
-//! another does not. Every problem is reported at once. It must never print a secret, and nothing else of ours reads the
-//! environment.
+//! One table ([`SETTINGS`]) feeds the parser and `--help`, and a test compares `docs/CONFIG.md`
+//! with it. So all three know the same settings. Every problem is reported at once. It must never
+//! print a secret, and nothing else in this crate may read the environment.
 
 mod command_line;
 mod exit;
@@ -29,41 +29,41 @@ pub use self::{
 use self::{reader::Reader, table as t};
 use crate::broker::open::BrokerUrl;
 
-/// What the command line asks for.
+/// Command to run, with its settings.
 #[derive(Debug)]
 pub enum Command {
-    /// Run one pod.
+    /// Runs one pod.
     Serve(Settings),
-    /// Run several pods in one process, on neighbouring ports.
+    /// Runs several pods in one process, on neighbouring ports.
     Cluster {
-        /// Settings that all the pods share. The cluster chooses names, addresses and broker.
+        /// Settings that all pods share. The cluster chooses names, addresses and broker.
         settings: Settings,
-        /// How many, 1 to 64.
+        /// Number of pods, 1 to 64; 4 by default.
         pods: u16,
-        /// The first pod's port; those of all the others fit below 65536.
+        /// Port of the first pod, 3001 by default. The ports of all pods are below 65536.
         first_port: u16,
-        /// `CLOUDSDK_ROOT_DIR`: where the Cloud SDK is installed.
+        /// `CLOUDSDK_ROOT_DIR`: directory of the Cloud SDK.
         cloudsdk_root: Option<PathBuf>,
-        /// `PATH`: where to look for `gcloud`.
+        /// `PATH`: directories in which `gcloud` is looked for.
         path: Option<OsString>,
-        /// `PUBSUB_EMULATOR_HOST`, as `HOST:PORT`: an emulator that runs already.
+        /// `PUBSUB_EMULATOR_HOST`, as `HOST:PORT`: emulator that runs already.
         emulator_host: Option<String>,
     },
-    /// Check what a deploy gets wrong.
+    /// Checks a deployment for common faults.
     Doctor {
-        /// Those of the pod that it would run.
+        /// Settings of the pod that the deployment would run.
         settings: Settings,
-        /// What the command line asks besides.
+        /// Arguments of the check itself.
         questions: Questions,
     },
-    /// Print the GraphQL schema.
+    /// Prints the GraphQL schema.
     Schema,
-    /// Ask the pod of this very environment whether it lives, at the address of its `/livez`.
+    /// Checks that the pod of this environment is alive. This is the address of its `/livez`.
     Healthcheck(SocketAddr),
 }
 
 impl Command {
-    /// Those of its pods, if it has to do with any.
+    /// Returns the settings of the command's pods, if the command has any.
     #[must_use]
     pub const fn settings(&self) -> Option<&Settings> {
         match self {
@@ -75,35 +75,35 @@ impl Command {
     }
 }
 
-/// What `relay doctor` is asked besides the settings of a pod.
+/// Arguments of `relay doctor` besides the settings of a pod.
 #[derive(Debug)]
 pub struct Questions {
-    /// `--url`: where clients reach the pods, `ws://` or `wss://`.
+    /// `--url`: public URL of the pods, `ws://` or `wss://`; `None`: not checked.
     pub url: Option<String>,
-    /// `--token-file`: a readable file.
+    /// `--token-file`: readable file with a token for the WebSocket at `url`.
     pub token_file: Option<PathBuf>,
-    /// `--hold`: how long a WebSocket there is held open.
+    /// `--hold`: time for which the WebSocket is held open, 1 s to 1 h; 40 s by default.
     pub hold: Duration,
-    /// `--grace`: how long the orchestrator lets a pod end.
+    /// `--grace`: time from SIGTERM until the orchestrator kills a pod; `None`: not checked.
     pub grace: Option<Duration>,
-    /// `POD_NAME` is set, as manifests do through the downward API.
+    /// Whether `POD_NAME` is set, as manifests do through the downward API.
     pub in_kubernetes: bool,
 }
 
-/// Reads the process's own arguments and environment. `directory` is asked what is wrong with the content of the file of
-/// that setting, which is the domain's.
+/// Reads the arguments and the environment of this process. `directory` checks the content of the
+/// file that `RELAY_DIRECTORY` names, since only the domain can read it.
 ///
 /// # Errors
-/// A [`EarlyExit`], which names every problem that there is.
+/// [`EarlyExit`], with every problem that was found, or with the text of `--help` or `--version`.
 pub fn parse(directory: impl FnOnce(&Path) -> Result<(), String>) -> Result<Command, EarlyExit> {
     parse_from(std::env::args_os(), &std::env::vars_os().collect(), directory)
 }
 
-/// Reads these arguments, the first of which is the program's name, in this environment. Of the machine it touches only
-/// the files that settings name, and its hosts if an address is one by name.
+/// Reads these arguments in this environment. The first argument is the program's name. Besides
+/// them it reads only the files that settings name, and looks up the hosts of addresses.
 ///
 /// # Errors
-/// As [`parse`].
+/// The same as [`parse`].
 pub fn parse_from(
     arguments: impl IntoIterator<Item = OsString>,
     environment: &Environment,
@@ -133,7 +133,8 @@ pub fn parse_from(
     reader.finish().map(|()| command)
 }
 
-/// The pod beside us, which listens on all addresses or on one: loopback is among all.
+/// Returns the command that checks the pod of this environment. A pod that listens on all addresses
+/// is asked on loopback.
 fn healthcheck(reader: &mut Reader<'_>) -> Command {
     let (listen, admin_listen) = settings::addresses(reader);
     let mut address = admin_listen.unwrap_or(listen);
@@ -145,6 +146,7 @@ fn healthcheck(reader: &mut Reader<'_>) -> Command {
     Command::Healthcheck(address)
 }
 
+/// Reads the arguments of `relay doctor` besides the settings of a pod.
 fn questions(reader: &mut Reader<'_>) -> Questions {
     Questions {
         url: reader.optional(&t::URL, value::websocket_url),
@@ -155,10 +157,10 @@ fn questions(reader: &mut Reader<'_>) -> Questions {
     }
 }
 
-/// Several pods.
+/// Reads the command that runs several pods.
 fn cluster(reader: &mut Reader<'_>) -> Command {
     for setting in SETTINGS.iter().flat_map(|concern| concern.settings) {
-        // PORT and POD_NAME belong to whatever the process runs in: nobody expects the cluster to follow them.
+        // PORT and POD_NAME belong to the environment of the process, so a cluster ignores them.
         let is_ours = setting.variable.is_some_and(|variable| variable.starts_with("RELAY_"));
         if setting.only == Some(Only::Serve) && is_ours && reader.is_given(setting) {
             reader.refuse(setting, "is not for cluster, which chooses its own: unset it, or run serve");

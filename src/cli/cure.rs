@@ -1,7 +1,7 @@
 //! Cures: the settings to change when a pod does not start.
 //!
-//! The library's errors name no variable, because a program that embeds a pod has other settings.
-//! A cure must never repeat a setting's value, which may be a secret.
+//! The library's errors name no variable, because a program that embeds a pod has other settings. A
+//! cure must never repeat a setting's value, which may be a secret.
 
 use crate::{auth::SetupError, pod::StartError};
 

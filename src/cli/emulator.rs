@@ -1,7 +1,7 @@
 //! [`Emulator`]: finds Google's Pub/Sub emulator on this machine and runs a process of it.
 //!
-//! `relay cluster` and the tests use the real protocol without any preparation. It must never use an
-//! emulator that another process started, and never leave an emulator running.
+//! `relay cluster` and the tests use the real protocol without any preparation. It must never use
+//! an emulator that another process started, and never leave an emulator running.
 
 use std::{
     ffi::OsString,
@@ -48,9 +48,9 @@ const WELL_KNOWN_ROOTS: [&str; 6] = [
 ];
 
 /// Shell script that runs the launcher and kills it when standard input ends. That is when
-/// [`Emulator`] closes it, and also when this process is killed; otherwise the emulator would outlive
-/// it. The launcher's pid is the emulator's, because the launcher execs Java. Only the emulator keeps
-/// standard output open, so the output ends when the emulator ends.
+/// [`Emulator`] closes it, and also when this process is killed; otherwise the emulator would
+/// outlive it. The launcher's pid is the emulator's, because the launcher execs Java. Only the
+/// emulator keeps standard output open, so the output ends when the emulator ends.
 const GUARD: &str = r#""$0" "$@" 2>&1 & exec >&-; read -r _; kill -KILL $!"#;
 
 /// Most bytes of the emulator's output that are kept for an error. Lines beyond it are left out.
@@ -88,11 +88,11 @@ pub enum EmulatorError {
     Timeout,
 }
 
-/// Emulator that this process runs, on a free port of the loopback address, with its state in memory.
+/// Emulator that this process runs on a free loopback port, with its state in memory.
 ///
 /// Dropping it kills the emulator. The emulator also ends when this process ends, even if it is
-/// killed. It has its own process group, so a Ctrl-C on the terminal does not end it before its users
-/// have finished.
+/// killed. It has its own process group, so a Ctrl-C on the terminal does not end it before its
+/// users have finished.
 #[derive(Debug)]
 pub struct Emulator {
     host: String,
@@ -114,7 +114,8 @@ impl Emulator {
     /// Starts an emulator and returns once it serves.
     ///
     /// # Errors
-    /// [`EmulatorError`], with what to install or with the emulator's output. Nothing is left running.
+    /// [`EmulatorError`], with what to install or with the emulator's output. Nothing is left
+    /// running.
     pub async fn start(search: &Search) -> Result<Self, EmulatorError> {
         let launcher = find(search, &WELL_KNOWN_ROOTS).ok_or(EmulatorError::NotFound)?;
         timeout(START_TIMEOUT, Self::launch(&launcher)).await.map_err(|_elapsed| EmulatorError::Timeout)?
@@ -126,8 +127,8 @@ impl Emulator {
         &self.host
     }
 
-    /// Kills the emulator and returns once it has ended, or after five seconds. It has no state that
-    /// a gentler end would save.
+    /// Kills the emulator and returns once it has ended, or after five seconds. It has no state
+    /// that a gentler end would save.
     pub async fn stop(mut self) {
         let reader = self.reader.take();
         let gone = spawn_blocking(move || {
@@ -189,8 +190,8 @@ impl Drop for Emulator {
 }
 
 /// Reads the output of the emulator until it ends, and reports the outcome of the start. Only the
-/// output counts. That the port answers proves nothing: an emulator that finds the port taken prints
-/// so and runs on.
+/// output counts. That the port answers proves nothing: an emulator that finds the port taken
+/// prints so and runs on.
 fn read(output: impl Read, announce: oneshot::Sender<Startup>) {
     let mut announce = Some(announce);
     let mut kept = String::new();

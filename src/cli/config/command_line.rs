@@ -1,7 +1,7 @@
-//! The command line and its help, made from the table.
+//! Builds the command line and its help from the table.
 //!
-//! Flags carry plain text: what they may say is checked with the variables, so that all problems are found together.
-//! It must never hold a flag or a line of help that the table does not.
+//! Flags take any text. Their values are checked together with the variables, so that all problems
+//! are reported at once. It must never offer a setting that the table does not have.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ use super::{
     setting::{Only, Setting},
 };
 
-/// The `relay` command.
+/// Returns the `relay` command.
 pub(super) fn command() -> Command {
     Command::new("relay")
         .version(env!("CARGO_PKG_VERSION"))
@@ -20,61 +20,62 @@ pub(super) fn command() -> Command {
         .args_conflicts_with_subcommands(true)
         .disable_help_subcommand(true)
         .args(flags(Only::Serve))
-        .after_long_help(settings(None))
+        .after_long_help(settings_help(None))
         .after_help("All settings: relay --help")
         .subcommands([
             Command::new("serve")
-                .about("Runs one pod; what relay does alone")
+                .about("Runs one pod; the default command")
                 .args(flags(Only::Serve))
-                .after_long_help(settings(Some(Only::Serve))),
+                .after_long_help(settings_help(Some(Only::Serve))),
             Command::new("cluster")
                 .about("Runs several pods in this process, on neighbouring ports")
                 .long_about(
-                    "Runs several pods in this process, on neighbouring ports: on the emulator of\n\
-                     PUBSUB_EMULATOR_HOST, else on one that it finds and starts, else in memory.",
+                    "Runs several pods in this process, on neighbouring ports. Their broker is the emulator at\n\
+                     PUBSUB_EMULATOR_HOST, else an emulator that it finds and starts, else memory.",
                 )
                 .args(flags(Only::Cluster))
-                .after_long_help(settings(Some(Only::Cluster))),
+                .after_long_help(settings_help(Some(Only::Cluster))),
             Command::new("doctor")
-                .about("Checks what a deploy gets wrong, and says what to do; exits with 0 or 1")
+                .about("Checks a deployment and prints cures; exits with 0 or 1")
                 .long_about(
-                    "Checks what a deploy gets wrong, with the settings of serve: one line for each check, ok, WRONG\n\
+                    "Checks a deployment with the settings of serve. Prints one line for each check: ok, WRONG\n\
                      (with the cure) or skipped (with the reason). Exits with 0 if nothing is wrong, else with 1.",
                 )
                 .args(flags(Only::Doctor))
-                .after_long_help(settings(Some(Only::Doctor))),
+                .after_long_help(settings_help(Some(Only::Doctor))),
             Command::new("schema").about("Prints the GraphQL schema"),
             Command::new("healthcheck")
-                .about("Asks the pod of this environment whether it lives; exits with 0 or 1"),
+                .about("Checks that the pod of this environment is alive; exits with 0 or 1"),
         ])
 }
 
-/// The settings of a command (`None`: of all), by concern.
-fn of(command: Option<Only>) -> impl Iterator<Item = (&'static str, Vec<&'static Setting>)> {
-    let is_of = move |setting: &&Setting| match (command, setting.only) {
+/// Returns the settings of a command (`None`: of all commands), by concern.
+fn by_concern(command: Option<Only>) -> impl Iterator<Item = (&'static str, Vec<&'static Setting>)> {
+    let is_listed = move |setting: &&Setting| match (command, setting.only) {
         (None, _) | (_, None) | (Some(Only::Doctor), Some(Only::Serve)) => true,
         (command, only) => command == only,
     };
     SETTINGS
         .iter()
         .map(move |concern| {
-            (concern.title, concern.settings.iter().copied().filter(is_of).collect::<Vec<_>>())
+            (concern.title, concern.settings.iter().copied().filter(is_listed).collect::<Vec<_>>())
         })
         .filter(|(_, settings)| !settings.is_empty())
 }
 
+/// Returns the flags of a command.
 fn flags(command: Only) -> impl Iterator<Item = Arg> {
-    of(Some(command)).flat_map(|(_, settings)| settings).filter_map(|setting| {
+    by_concern(Some(command)).flat_map(|(_, settings)| settings).filter_map(|setting| {
         let flag = setting.flag?;
         Some(Arg::new(flag).long(flag).value_name("VALUE").help(setting.meaning))
     })
 }
 
-/// What `--help` says of every setting.
-fn settings(command: Option<Only>) -> String {
+/// Returns the list of settings in the help of a command (`None`: of all commands).
+fn settings_help(command: Option<Only>) -> String {
     let mut text =
         "Settings. A flag wins over its variable; an empty variable counts as not set.\n".to_owned();
-    for (title, settings) in of(command) {
+    for (title, settings) in by_concern(command) {
         let _ = write!(text, "\n{title}:\n");
         for setting in settings {
             let only = match (command, setting.only) {

@@ -1,15 +1,16 @@
-//! [`EarlyExit`]: why there is no command to run.
+//! [`EarlyExit`]: the end of a process that has no command to run.
 
-/// The exit code of a command line or an environment that cannot be used: `EX_USAGE` of sysexits.h.
+/// Exit code for a command line or an environment that cannot be used: `EX_USAGE` of sysexits.h.
 pub const EX_USAGE: u8 = 64;
 
-/// The text and the exit code of a process that has no command to run: help was asked for, or something is wrong.
+/// Text and exit code of a process that has no command to run. It was asked for help or its
+/// version, or settings are wrong.
 #[derive(Debug, PartialEq, Eq)]
 pub struct EarlyExit {
-    /// What to print, final newline included.
+    /// Text to print, final newline included.
     pub text: String,
-    /// The exit code: 0 for help and version, else [`EX_USAGE`].
+    /// Exit code: 0 for help and version, else [`EX_USAGE`].
     pub code: u8,
-    /// Whether the text was asked for and belongs on stdout rather than stderr.
+    /// Whether the text belongs on stdout: it was asked for. Problems belong on stderr.
     pub to_stdout: bool,
 }

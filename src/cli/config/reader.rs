@@ -1,7 +1,8 @@
-//! Looks settings up, flag before variable, and gathers every problem on the way.
+//! [`Reader`]: looks settings up, flag before variable, and collects every problem.
 //!
-//! A setting that is wrong is noted and takes its fallback, so that reading goes on to the next problem; nothing read may
-//! be used before [`Reader::finish`] has said that there was none. It must never put a value into a problem's text.
+//! A wrong setting becomes a problem and takes its default, so that reading goes on to the next
+//! problem. The values may be used only after [`Reader::finish`] found no problem. It must never
+//! put a value into a problem's text.
 
 use std::{
     collections::BTreeMap,
@@ -24,10 +25,10 @@ use crate::auth::{
     secret::Secret,
 };
 
-/// The environment, as the process was given it.
+/// Environment of a process: names and values of its variables.
 pub type Environment = BTreeMap<OsString, OsString>;
 
-/// One reading of flags and environment.
+/// Reader of flags and environment, with the problems found so far.
 pub(super) struct Reader<'a> {
     flags: &'a ArgMatches,
     environment: &'a Environment,
@@ -39,7 +40,10 @@ impl<'a> Reader<'a> {
         Self { flags, environment, problems: Vec::new() }
     }
 
-    /// The problems, one a line, if there are any.
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// [`EarlyExit`] with the problems, one a line, if there are any.
     pub(super) fn finish(self) -> Result<(), EarlyExit> {
         if self.problems.is_empty() {
             return Ok(());
@@ -48,25 +52,26 @@ impl<'a> Reader<'a> {
         Err(EarlyExit { text, code: EX_USAGE, to_stdout: false })
     }
 
-    /// Notes what is wrong with the setting, in words that follow its name.
+    /// Adds a problem of the setting. The complaint continues a sentence that begins with the name.
     pub(super) fn refuse(&mut self, setting: &Setting, complaint: &str) {
         self.problems.push(format!("{setting} {complaint}"));
     }
 
-    /// The value as it was given, flag before variable. An empty one counts as not given.
+    /// Returns the value as it was given, flag before variable. An empty value counts as not given.
     pub(super) fn raw(&self, setting: &Setting) -> Option<&'a OsStr> {
-        // A flag that the running command does not have is an error to clap and merely absent here.
+        // clap returns an error for a flag that the command does not have. Here it is just absent.
         let flag = setting.flag.and_then(|flag| self.flags.try_get_one::<String>(flag).ok().flatten());
         let variable = || self.environment.get(OsStr::new(setting.variable?));
         let not_empty = |value: &&OsStr| !value.is_empty();
         flag.map(OsStr::new).filter(not_empty).or_else(|| variable().map(AsRef::as_ref).filter(not_empty))
     }
 
+    /// Returns whether the setting is given, by flag or variable.
     pub(super) fn is_given(&self, setting: &Setting) -> bool {
         self.raw(setting).is_some()
     }
 
-    /// The setting, if it is given and right.
+    /// Returns the setting, if it is given and valid.
     pub(super) fn optional<T>(&mut self, setting: &Setting, parse: impl Fn(&str) -> Parsed<T>) -> Option<T> {
         let parsed = match self.raw(setting)?.to_str() {
             Some(text) => parse(text.trim()),
@@ -75,12 +80,13 @@ impl<'a> Reader<'a> {
         parsed.map_err(|complaint| self.refuse(setting, &complaint)).ok()
     }
 
-    /// The setting, or its fallback.
+    /// Returns the setting, or its default.
     pub(super) fn required<T>(&mut self, setting: &Setting, parse: impl Fn(&str) -> Parsed<T>) -> T {
         self.optional(setting, &parse).unwrap_or_else(|| fallback(setting, parse))
     }
 
-    /// The amount, or its fallback, in nanoseconds, bytes or ones; within the setting's bounds.
+    /// Returns the amount, or its default, in nanoseconds, bytes or a plain count. It is within the
+    /// setting's bounds.
     pub(super) fn amount(&mut self, setting: &Setting) -> u64 {
         let Values::Between(unit, least, most) = setting.values else {
             unreachable!("{setting} is no amount")
@@ -95,23 +101,23 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// An amount of time.
+    /// Returns an amount of time, or its default.
     pub(super) fn duration(&mut self, setting: &Setting) -> Duration {
         Duration::from_nanos(self.amount(setting))
     }
 
-    /// An amount that counts things in memory.
+    /// Returns an amount of things in memory, or its default.
     pub(super) fn size(&mut self, setting: &Setting) -> usize {
         usize::try_from(self.amount(setting)).unwrap_or(usize::MAX)
     }
 
-    /// Whether demo tokens were asked for, or nothing at all.
+    /// Returns whether `RELAY_AUTH` is `demo` or not given.
     pub(super) fn is_demo(&self) -> bool {
         let is_demo = |raw: &OsStr| raw.to_str().map(|text| value::mode(text.trim())) == Some(Ok(Mode::Demo));
         self.raw(&t::AUTH).is_none_or(is_demo)
     }
 
-    /// How tokens are checked.
+    /// Reads how tokens are checked.
     pub(super) fn auth(&mut self) -> auth::Settings {
         let mode = self.optional(&t::AUTH, value::mode);
         if self.is_demo() {
@@ -119,7 +125,7 @@ impl<'a> Reader<'a> {
                 [&t::JWT_SECRET, &t::JWT_SECRET_FILE, &t::JWT_JWKS, &t::JWT_ISSUER, &t::JWT_AUDIENCE]
             {
                 if self.is_given(setting) {
-                    self.refuse(setting, "is of no use to demo tokens: set RELAY_AUTH=jwt, or unset it");
+                    self.refuse(setting, "is of no use with demo tokens: set RELAY_AUTH=jwt, or unset it");
                 }
             }
         }
@@ -134,7 +140,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The one source of keys, if there is exactly one and it is right.
+    /// Reads the source of keys. Returns it if exactly one is given and it is valid.
     fn keys(&mut self, is_needed: bool) -> Option<Keys> {
         let [secret, file, jwks] = [&t::JWT_SECRET, &t::JWT_SECRET_FILE, &t::JWT_JWKS];
         let given: Vec<_> =
@@ -157,7 +163,7 @@ impl<'a> Reader<'a> {
         inline.or(from_file).map(Keys::Secret).or(jwks.map(Keys::Jwks))
     }
 
-    /// What lets operators in, if anybody: at an address where no client is.
+    /// Reads the token for operators, if there is one. It needs an address without clients.
     pub(super) fn debug_token(&mut self) -> Option<Secret> {
         let [inline, file] = [&t::DEBUG_TOKEN, &t::DEBUG_TOKEN_FILE];
         if self.is_given(inline) && self.is_given(file) {
@@ -175,7 +181,8 @@ impl<'a> Reader<'a> {
         self.secret(file, |path| fs::read(path)).or(token)
     }
 
-    /// A secret, if it is long enough. One final newline is an editor's, not the secret's.
+    /// Returns a secret, if it is given and long enough. One final newline is not part of it, since
+    /// editors add one.
     fn secret(
         &mut self,
         setting: &Setting,
@@ -185,7 +192,7 @@ impl<'a> Reader<'a> {
         secret.and_then(value::secret).map_err(|complaint| self.refuse(setting, &complaint)).ok()
     }
 
-    /// The names of variables that look like settings and are none.
+    /// Returns the names of variables that look like settings but are none.
     pub(super) fn unknown(&self) -> Vec<String> {
         let is_known = |name: &str| {
             SETTINGS.iter().flat_map(|concern| concern.settings).any(|setting| setting.variable == Some(name))
@@ -201,7 +208,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The fallback of a setting that has a value for it.
+/// Returns the default of a setting that has a value for it.
 fn fallback<T>(setting: &Setting, parse: impl Fn(&str) -> Parsed<T>) -> T {
     match setting.fallback {
         Fallback::Is(text) => {
@@ -211,7 +218,7 @@ fn fallback<T>(setting: &Setting, parse: impl Fn(&str) -> Parsed<T>) -> T {
     }
 }
 
-/// Whether Kubernetes made the variable for a Service whose name begins with `relay`.
+/// Returns whether Kubernetes set the variable for a Service with a name that begins with `relay`.
 fn is_service_link(name: &str, value: &str) -> bool {
     name.contains("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")

@@ -1,48 +1,49 @@
-//! What there is to know of a setting.
+//! [`Setting`]: description of one setting.
 //!
-//! Plain data that [`super::table`] fills in and that parser, help and documents read. It must never hold the value that a
-//! setting was given.
+//! It is plain data that [`super::table`] fills in and that the parser and the help read. It must
+//! never hold the value that a setting was given.
 
 use std::fmt;
 
 use super::value;
 
-/// One thing that can be set, by a variable, a flag or both.
+/// Description of a setting that has a variable, a flag or both.
 #[derive(Debug)]
 pub struct Setting {
-    /// The environment variable; `None` for a matter of one command line.
+    /// Environment variable; `None` if the setting exists only as a flag.
     pub variable: Option<&'static str>,
-    /// The long flag, without its dashes. It wins over the variable. Secrets have none: `ps` would show them.
+    /// Long flag, without its dashes. It wins over the variable. Secrets have none, because `ps`
+    /// would show them.
     pub flag: Option<&'static str>,
-    /// What holds when it is not set. An empty value counts as not set.
+    /// Default. An empty value counts as not set.
     pub fallback: Fallback,
-    /// What it accepts.
+    /// Values that it accepts.
     pub values: Values,
-    /// What it does, in one line.
+    /// Effect, in one line.
     pub meaning: &'static str,
-    /// The command that it is for, if not for all that run pods.
+    /// Command that it is for; `None`: all commands that have pods.
     pub only: Option<Only>,
 }
 
-/// What holds when a setting is not set.
+/// Default of a setting.
 #[derive(Clone, Copy, Debug)]
 pub enum Fallback {
-    /// This value.
+    /// This value, which the setting accepts.
     Is(&'static str),
-    /// What this text says.
+    /// No value: this text describes what happens instead.
     Says(&'static str),
 }
 
-/// What a setting accepts.
+/// Values that a setting accepts.
 #[derive(Clone, Copy, Debug)]
 pub enum Values {
-    /// What this text says.
+    /// Values of this form, in words.
     Form(&'static str),
-    /// An amount between these two, both included.
+    /// Amount between these two bounds, both included.
     Between(Unit, &'static str, &'static str),
 }
 
-/// How an amount is written.
+/// Unit in which an amount is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// `10m`, `45s`.
@@ -53,23 +54,23 @@ pub enum Unit {
     Count,
 }
 
-/// The command that a setting is for.
+/// Command that a setting is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Only {
-    /// `relay serve`, and `relay doctor`, which checks what that would run on.
+    /// `relay serve`, and `relay doctor`, which checks the settings of `serve`.
     Serve,
     /// `relay cluster`.
     Cluster,
-    /// `relay doctor`, which reads those of `serve`, too.
+    /// `relay doctor`, which reads the settings of `serve` as well.
     Doctor,
 }
 
 /// Settings that belong together.
 #[derive(Debug)]
 pub struct Concern {
-    /// Its heading.
+    /// Heading in the help and in `docs/CONFIG.md`.
     pub title: &'static str,
-    /// Its settings, the most used first.
+    /// Settings of the concern, the most used first.
     pub settings: &'static [&'static Setting],
 }
 
@@ -96,7 +97,7 @@ impl Setting {
     }
 }
 
-/// `RELAY_LISTEN (--listen)`: what messages and help call it.
+/// Name in messages and help, such as `RELAY_LISTEN (--listen)`.
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.variable, self.flag) {
@@ -124,7 +125,8 @@ impl fmt::Display for Values {
 }
 
 impl Unit {
-    /// The amount in nanoseconds, bytes or ones; `None` if the text is not written in this unit, or is beyond all bounds.
+    /// Parses an amount into nanoseconds, bytes or a plain count. Returns `None` if the text is not
+    /// in this unit, or exceeds 64 bits.
     pub(super) fn parse(self, text: &str) -> Option<u64> {
         match self {
             Self::Duration => value::nanoseconds(text),

@@ -1,6 +1,7 @@
-//! [`Settings`]: what the table's entries become, in the structs that live beside each module.
+//! [`Settings`]: values of the settings, in the settings structs of each module.
 //!
-//! Filled by a [`Reader`], which gathers what is wrong. It must never decide what a setting does: that is the module's.
+//! A [`Reader`] supplies the values and collects the problems. It must never decide what a setting
+//! does: the module decides that.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -18,27 +19,28 @@ use crate::{
     web::{self, Origins},
 };
 
-/// The waits of a drain that are shorter in a cluster, unless they are given: on a laptop there is no balancer to wait for,
-/// and a person waits for the prompt.
+/// Defaults of a drain's waits that are shorter in a cluster. On a laptop there is no load balancer
+/// to wait for, and a user waits for the prompt.
 pub(super) const CLUSTER_WAITS: [(&Setting, Duration); 2] =
     [(&t::DRAIN_DELAY, Duration::ZERO), (&t::DRAIN_SPREAD, Duration::from_secs(1))];
 
-/// Settings of the program: those of a pod, and what only the program needs.
+/// Settings of the program: those of a pod, and those that only the program needs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Settings of the pod. Its traces are off and the page has no tabs until the program adds them.
+    /// Settings of the pod. Traces are off, and the page has no tabs, until the program adds them.
     pub pod: pod::Settings,
-    /// `RELAY_BROKER`, as the commands need it that look at the topic themselves.
+    /// `RELAY_BROKER`, for the commands that read the topic themselves.
     pub broker: BrokerUrl,
-    /// `RELAY_DIRECTORY`: a file that the domain accepted; `None`: the built-in directory.
+    /// `RELAY_DIRECTORY`: file that the domain accepted; `None`: the built-in directory.
     pub directory: Option<PathBuf>,
-    /// `RELAY_LOG`, `RELAY_LOG_FORMAT`, and whether there is an OTLP endpoint for traces.
+    /// `RELAY_LOG`, `RELAY_LOG_FORMAT`, and whether traces have an OTLP endpoint.
     pub telemetry: telemetry::Settings,
-    /// Variables that begin with `RELAY_` and are no setting: probably misspelt, worth a warning.
+    /// Names of variables that begin with `RELAY_` and are no setting. They are probably misspelt,
+    /// so the program logs a warning for each.
     pub unknown: Vec<String>,
 }
 
-/// Where clients connect, and where machines ask if that is somewhere else.
+/// Reads the address for clients, and the one for probes and operators if it is set.
 pub(super) fn addresses(reader: &mut Reader<'_>) -> (SocketAddr, Option<SocketAddr>) {
     let port = match reader.is_given(&t::LISTEN) {
         true => None,
@@ -78,17 +80,18 @@ pub(super) fn one_pod(reader: &mut Reader<'_>) -> Settings {
         if topic.emulator.is_none() && !reader.is_given(&t::EMULATOR_HOST) && reader.is_demo() {
             reader.refuse(
                 &t::AUTH,
-                "demo lets anybody in and is refused with a real Pub/Sub project: set it to jwt, or PUBSUB_EMULATOR_HOST",
+                "demo accepts every client and is refused with a real Pub/Sub project: set it to jwt, or PUBSUB_EMULATOR_HOST",
             );
         }
     }
     settings
 }
 
-/// Reads the settings that all commands with pods know. Name and addresses are placeholders.
+/// Reads the settings that all commands with pods share. Name and addresses are placeholders.
+/// `waits` replace the defaults of these settings.
 pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Setting, Duration)]) -> Settings {
     let auth = reader.auth();
-    let own = match auth {
+    let default_origins = match auth {
         auth::Settings::Demo => Origins::Localhost,
         auth::Settings::Jwt(_) => Origins::Same,
     };
@@ -102,7 +105,7 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
     let mut pod = pod::Settings::local(String::new(), listen, opened);
     pod.auth = auth;
     pod.web = web::Settings {
-        origins: reader.optional(&t::ALLOWED_ORIGINS, value::origins).unwrap_or(own),
+        origins: reader.optional(&t::ALLOWED_ORIGINS, value::origins).unwrap_or(default_origins),
         queue_bytes: reader.size(&t::QUEUE_BYTES),
         max_connections: reader.size(&t::MAX_CONNECTIONS),
         max_connections_per_address: reader.size(&t::MAX_CONNECTIONS_PER_ADDRESS),
@@ -130,20 +133,22 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
     }
 }
 
-/// How far back a pod's events reach: a margin further than clients resume from, or those of a short window never could.
-/// Not so far that a topic which retains the window, and Pub/Sub's least, would not do.
+/// Returns how far back a pod keeps events. It is [`MARGIN`] more than the window, because a replay
+/// needs the events before its cursor. But it is not more than the window and `least_retention`, so
+/// that a topic which retains the window is enough.
 fn reach(window: Duration, least_retention: Duration) -> Duration {
     (window + MARGIN).min(window.max(least_retention))
 }
 
-/// What is exported by OTLP. The endpoints are only checked: the library reads them, with all else that the standard has.
+/// Signals that are exported by OTLP. The endpoints are only checked here. OpenTelemetry's library
+/// reads them itself, like the standard's other variables.
 struct Export {
     traces: bool,
     metrics: bool,
 }
 
 impl Export {
-    /// Reads whether there are endpoints, and whether export is on at all.
+    /// Reads which signals have an endpoint, and whether export is on at all.
     fn read(reader: &mut Reader<'_>) -> Self {
         let [any, traces, metrics] = [&t::OTLP, &t::OTLP_TRACES, &t::OTLP_METRICS]
             .map(|setting| reader.optional(setting, value::url).is_some());
@@ -152,13 +157,13 @@ impl Export {
     }
 }
 
-/// How a pod ends; `waits` are other defaults.
+/// Reads the waits of a drain. `waits` replace the defaults of these settings.
 fn drain(reader: &mut Reader<'_>, waits: &[(&Setting, Duration)]) -> Drain {
     let [delay, spread, deadline] = [&t::DRAIN_DELAY, &t::DRAIN_SPREAD, &t::DRAIN_DEADLINE].map(|setting| {
         let given = reader.duration(setting);
-        let other =
+        let default =
             waits.iter().find(|(other, _)| std::ptr::eq(*other, setting) && !reader.is_given(setting));
-        other.map_or(given, |(_, wait)| *wait)
+        default.map_or(given, |(_, wait)| *wait)
     });
     Drain { delay, spread, deadline }
 }

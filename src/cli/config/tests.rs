@@ -1,4 +1,4 @@
-//! What the settings accept and refuse, without a process.
+//! Values that the settings accept and refuse, tested without a process.
 
 use std::sync::Arc;
 
@@ -31,21 +31,21 @@ fn settings(arguments: &str, variables: &[(&str, &str)]) -> Settings {
     }
 }
 
-/// The lines of the refusal.
+/// Returns the lines of the refusal.
 fn problems(arguments: &str, variables: &[(&str, &str)]) -> Vec<String> {
     let refusal = parsed(arguments, variables).unwrap_err();
     assert_eq!((refusal.code, refusal.to_stdout), (EX_USAGE, false));
     refusal.text.lines().map(str::to_owned).collect()
 }
 
-/// Asserts that there is one problem and that it begins with this.
+/// Asserts that there is exactly one problem, and that it begins with this text.
 fn assert_refused(variables: &[(&str, &str)], beginning: &str) {
     let problems = problems("", variables);
     assert!(problems.len() == 1 && problems[0].starts_with(beginning), "{beginning}: {problems:?}");
 }
 
 #[test]
-fn nothing_set_is_a_pod_in_memory_for_demo_users() {
+fn defaults_give_pod_in_memory_for_demo_users() {
     let settings = settings("", &[]);
     let pod = settings.pod;
     assert_eq!(pod.listen, "127.0.0.1:3000".parse().unwrap());
@@ -71,7 +71,7 @@ fn nothing_set_is_a_pod_in_memory_for_demo_users() {
 }
 
 #[test]
-fn a_local_pod_of_a_program_is_the_one_with_nothing_set() {
+fn local_pod_of_library_equals_defaults() {
     let ours = settings("", &[]).pod;
     let topic = memory::Topic::new(ours.window.span, ours.window.bytes);
     let local = pod::Settings::local("pod", ours.listen, Arc::new(topic));
@@ -82,7 +82,7 @@ fn a_local_pod_of_a_program_is_the_one_with_nothing_set() {
 }
 
 #[test]
-fn every_fallback_and_bound_of_the_table_is_valid() {
+fn table_has_valid_defaults_and_bounds() {
     for setting in SETTINGS.iter().flat_map(|concern| concern.settings) {
         if let Values::Between(unit, least, most) = setting.values {
             let [least, most] = [least, most].map(|bound| unit.parse(bound).unwrap());
@@ -111,7 +111,7 @@ fn every_fallback_and_bound_of_the_table_is_valid() {
 }
 
 #[test]
-fn a_flag_wins_over_its_variable_and_an_empty_one_counts_as_not_set() {
+fn flag_wins_over_variable_unless_empty() {
     let variables = [("RELAY_LISTEN", "127.0.0.1:1"), ("RELAY_LOG", ""), ("RELAY_JWT_SECRET", "")];
     assert_eq!(settings("--listen 127.0.0.1:2", &variables).pod.listen.port(), 2);
     assert_eq!(settings("serve --listen 127.0.0.1:2", &variables).pod.listen.port(), 2);
@@ -120,7 +120,7 @@ fn a_flag_wins_over_its_variable_and_an_empty_one_counts_as_not_set() {
 }
 
 #[test]
-fn port_alone_listens_everywhere_and_gives_way_to_listen() {
+fn port_listens_everywhere_unless_listen_is_set() {
     assert_eq!(settings("", &[("PORT", "8080")]).pod.listen, "0.0.0.0:8080".parse().unwrap());
     let both = [("PORT", "nonsense"), ("RELAY_LISTEN", "[::1]:0")];
     assert_eq!(settings("", &both).pod.listen, "[::1]:0".parse().unwrap());
@@ -129,7 +129,7 @@ fn port_alone_listens_everywhere_and_gives_way_to_listen() {
 }
 
 #[test]
-fn a_pod_is_named_by_relay_pod_then_by_pod_name() {
+fn relay_pod_wins_over_pod_name() {
     assert_eq!(settings("", &[("POD_NAME", "relay-7d-x")]).pod.name, "relay-7d-x");
     assert_eq!(settings("", &[("POD_NAME", "Bad!"), ("RELAY_POD", "pod-1")]).pod.name, "pod-1");
     assert_refused(&[("POD_NAME", "Bad!")], "relay: POD_NAME ");
@@ -137,7 +137,7 @@ fn a_pod_is_named_by_relay_pod_then_by_pod_name() {
 }
 
 #[test]
-fn a_broker_is_memory_or_a_legal_topic() {
+fn broker_is_memory_or_legal_topic() {
     let emulator = ("PUBSUB_EMULATOR_HOST", "[::1]:8085");
     for (project, topic) in [("demo", "relay"), ("example.com:shop", "Ab-_.~+%9")] {
         let broker = format!("pubsub://{project}/{topic}");
@@ -156,12 +156,12 @@ fn a_broker_is_memory_or_a_legal_topic() {
     }
     let schemed = [("RELAY_BROKER", "pubsub://demo/relay"), ("PUBSUB_EMULATOR_HOST", "http://localhost:1")];
     assert_refused(&schemed, "relay: PUBSUB_EMULATOR_HOST ");
-    // Of no concern to a pod that does not use it.
+    // A pod with `memory:` ignores it.
     settings("", &schemed[1..]);
 }
 
 #[test]
-fn a_topic_may_be_as_long_as_the_names_of_the_pods_feeds_let_it() {
+fn topic_leaves_room_for_feed_names() {
     let emulator = ("PUBSUB_EMULATOR_HOST", "localhost:8085");
     for (pod, longest) in [("a".to_owned(), 232), ("a".repeat(63), 170)] {
         let broker = |length| format!("pubsub://demo/{}", "t".repeat(length));
@@ -174,7 +174,7 @@ fn a_topic_may_be_as_long_as_the_names_of_the_pods_feeds_let_it() {
 }
 
 #[test]
-fn an_address_may_name_its_host() {
+fn address_may_have_host_name() {
     let named = [("RELAY_LISTEN", "localhost:3000"), ("RELAY_ADMIN_LISTEN", "localhost:0")];
     let settings = settings("", &named);
     assert!(settings.pod.listen.ip().is_loopback() && settings.pod.listen.port() == 3000, "{settings:?}");
@@ -185,7 +185,7 @@ fn an_address_may_name_its_host() {
 }
 
 #[test]
-fn a_short_window_keeps_what_replays_within_it_need() {
+fn short_window_keeps_margin_for_replays() {
     for (window, reach) in [("1s", 6), ("599s", 600), ("10m", 600), ("1h", 3_600)] {
         let settings = settings("", &[("RELAY_REPLAY_WINDOW", window)]);
         assert_eq!(settings.pod.window.span, Duration::from_secs(reach), "{window}");
@@ -193,7 +193,7 @@ fn a_short_window_keeps_what_replays_within_it_need() {
 }
 
 #[test]
-fn a_deadline_may_cut_a_drain_off() {
+fn deadline_may_cut_drain_off() {
     let drain = settings("", &[("RELAY_DRAIN_DEADLINE", "3s")]).pod.drain;
     assert!(drain.is_cut_short() && drain.deadline == Duration::from_secs(3));
     assert!(
@@ -202,14 +202,14 @@ fn a_deadline_may_cut_a_drain_off() {
 }
 
 #[test]
-fn demo_tokens_are_refused_with_a_real_project_only() {
+fn demo_tokens_are_refused_only_with_real_project() {
     let broker = ("RELAY_BROKER", "pubsub://shop-prod/relay");
     for auth in ["", "demo", " demo "] {
         assert_refused(&[broker, ("RELAY_AUTH", auth)], "relay: RELAY_AUTH (--auth) demo ");
     }
     settings("", &[broker, ("RELAY_AUTH", "jwt"), ("RELAY_JWT_SECRET", SECRET)]);
     settings("", &[broker, ("PUBSUB_EMULATOR_HOST", "localhost:8085")]);
-    // One mistake, one line.
+    // One mistake causes one line only.
     assert_refused(
         &[broker, ("RELAY_AUTH", "jwt"), ("RELAY_JWT_SECRET", "short")],
         "relay: RELAY_JWT_SECRET ",
@@ -218,7 +218,7 @@ fn demo_tokens_are_refused_with_a_real_project_only() {
 }
 
 #[test]
-fn keys_come_from_exactly_one_place_and_only_for_jwt() {
+fn jwt_needs_exactly_one_source_of_keys() {
     let jwt = ("RELAY_AUTH", "jwt");
     let secret = ("RELAY_JWT_SECRET", SECRET);
     let jwks = ("RELAY_JWT_JWKS", "https://id.example.com/keys");
@@ -258,7 +258,7 @@ fn keys_come_from_exactly_one_place_and_only_for_jwt() {
 }
 
 #[test]
-fn what_files_hold_is_checked_with_all_the_rest() {
+fn file_contents_are_checked_with_all_settings() {
     let variables = [
         ("RELAY_QUEUE_BYTES", "lots"),
         ("RELAY_DIRECTORY", "Cargo.toml"),
@@ -270,7 +270,7 @@ fn what_files_hold_is_checked_with_all_the_rest() {
         assert_eq!(problems.len(), 3, "{problems:?}");
         for beginning in [
             "relay: RELAY_QUEUE_BYTES ",
-            "relay: RELAY_JWT_JWKS names a file that lets nobody in: not a JSON object",
+            "relay: RELAY_JWT_JWKS names a file that cannot be used: not a JSON object",
             "relay: RELAY_DIRECTORY names a file that cannot be used: of no use",
         ] {
             assert!(
@@ -282,7 +282,7 @@ fn what_files_hold_is_checked_with_all_the_rest() {
 }
 
 #[test]
-fn origins_are_kept_as_browsers_write_them() {
+fn origins_are_kept_in_form_of_browsers() {
     let origins = |text: &str| settings("", &[("RELAY_ALLOWED_ORIGINS", text)]).pod.web.origins;
     assert_eq!(origins("*"), Origins::Any);
     let list =
@@ -302,7 +302,7 @@ fn origins_are_kept_as_browsers_write_them() {
 }
 
 #[test]
-fn misspelt_variables_are_listed_and_those_of_kubernetes_are_not() {
+fn misspelt_variables_are_listed_without_kubernetes_ones() {
     let variables = [
         ("RELAY_BROKR", "memory:"),
         ("RELAY_SERVICE_HOST", "10.0.0.1"),
@@ -315,7 +315,7 @@ fn misspelt_variables_are_listed_and_those_of_kubernetes_are_not() {
 }
 
 #[test]
-fn a_cluster_has_ports_of_its_own_and_refuses_what_is_for_one_pod() {
+fn cluster_refuses_settings_of_one_pod() {
     let variables =
         [("PUBSUB_EMULATOR_HOST", "localhost:8085"), ("PORT", "1"), ("CLOUDSDK_ROOT_DIR", "/sdk")];
     let command = parsed("cluster --pods 2 --port 65534", &variables).unwrap();
@@ -334,12 +334,12 @@ fn a_cluster_has_ports_of_its_own_and_refuses_what_is_for_one_pod() {
 }
 
 #[test]
-fn the_schema_needs_no_settings() {
+fn schema_needs_no_settings() {
     assert!(matches!(parsed("schema", &[("RELAY_LISTEN", "bad")]), Ok(Command::Schema)));
 }
 
 #[test]
-fn what_has_an_endpoint_is_exported_unless_that_is_disabled() {
+fn signals_with_endpoint_are_exported_unless_disabled() {
     let export = |variables: &[(&str, &str)]| {
         let settings = settings("", variables);
         (settings.telemetry.export_traces, settings.pod.export_metrics)
@@ -358,7 +358,7 @@ fn what_has_an_endpoint_is_exported_unless_that_is_disabled() {
 }
 
 #[test]
-fn the_health_check_asks_where_machines_are_answered() {
+fn health_check_asks_admin_address() {
     let address = |variables: &[_]| match parsed("healthcheck", variables) {
         Ok(Command::Healthcheck(address)) => address.to_string(),
         other => panic!("{other:?}"),
@@ -371,7 +371,7 @@ fn the_health_check_asks_where_machines_are_answered() {
 }
 
 #[test]
-fn the_doctor_reads_what_serve_does_and_its_own_flags() {
+fn doctor_reads_settings_of_serve_and_own_flags() {
     let command = "doctor --broker pubsub://shop/events --url wss://relay.example.com/graphql --grace 90s";
     let variables = [("PUBSUB_EMULATOR_HOST", "localhost:8085"), ("POD_NAME", "relay-1")];
     let Command::Doctor { settings, questions } = parsed(command, &variables).unwrap() else { panic!() };

@@ -1,7 +1,7 @@
-//! One function for each kind of value: text in, the typed value or what is wrong with it out.
+//! Parsers, one for each kind of value: each turns a text into the typed value or into a complaint.
 //!
-//! A complaint completes a sentence that begins with the variable's name, says what to do, and must never repeat the text
-//! of a setting that may hold a secret; so none repeats any.
+//! A complaint continues a sentence that begins with the variable's name, and gives the cure. It
+//! must never repeat the text of the setting, which may be a secret in the wrong variable.
 
 use std::{
     fs::File,
@@ -25,13 +25,14 @@ use crate::{
     web::Origins,
 };
 
-/// The least that HS256 may sign with: as much as the hash's own output (RFC 7518, 3.2).
+/// Least size of an HS256 secret, in bytes: that of the hash (RFC 7518, 3.2). A shorter secret is
+/// refused.
 const SECRET_BYTES: usize = 32;
 
-/// The value, or what is wrong with the text.
+/// Value, or the complaint about the text.
 pub(super) type Parsed<T> = Result<T, String>;
 
-/// How tokens are checked, before the keys are known.
+/// Way to check tokens, before the keys are known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Demo,
@@ -46,12 +47,12 @@ pub(super) fn mode(text: &str) -> Parsed<Mode> {
     }
 }
 
-/// Any text at all.
+/// Accepts any text.
 pub(super) fn text(text: &str) -> Parsed<String> {
     Ok(text.to_owned())
 }
 
-/// An address of this machine; a name is looked up.
+/// Parses an address of this machine, and looks up a host name.
 pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -66,13 +67,13 @@ pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
         }
     }
     let addresses: Vec<_> = text.to_socket_addrs().into_iter().flatten().collect();
-    // As the default is: machines without IPv6 name `::1` localhost, too.
+    // IPv4 first, as in the default. Even machines without IPv6 resolve localhost to `::1`, too.
     let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
     address.copied().ok_or_else(|| "names a host that cannot be found: give an IP address".to_owned())
 }
 
 pub(super) fn port(text: &str) -> Parsed<u16> {
-    // Rust's own parser would take a sign.
+    // Rust's own parser would accept a sign.
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse()
         .ok()
@@ -80,7 +81,7 @@ pub(super) fn port(text: &str) -> Parsed<u16> {
         .ok_or_else(|| "is not a port: give 1 to 65535".to_owned())
 }
 
-/// `HOST:PORT`, as Google's own clients take it.
+/// Checks `HOST:PORT`, the form that Google's own clients accept.
 pub(super) fn host_port(text: &str) -> Parsed<String> {
     match text.rsplit_once(':') {
         Some((host, digits)) if is_host(host) && port(digits).is_ok() => Ok(text.to_owned()),
@@ -88,7 +89,7 @@ pub(super) fn host_port(text: &str) -> Parsed<String> {
     }
 }
 
-/// A name, an IPv4 address, or an IPv6 address in brackets.
+/// Returns whether the text is a name, an IPv4 address, or an IPv6 address in brackets.
 fn is_host(host: &str) -> bool {
     match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
@@ -103,7 +104,8 @@ pub(super) fn broker(text: &str) -> Parsed<BrokerUrl> {
     BrokerUrl::parse(text).map_err(|error| error.to_string())
 }
 
-/// A pod's name is part of its feed's name and a label's value, which takes the least.
+/// Checks a pod's name. It becomes part of the feed's name and the value of a label, and a label
+/// allows the fewest characters.
 pub(super) fn pod(text: &str) -> Parsed<String> {
     let is_legal = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     match (1..=63).contains(&text.len()) && is_legal {
@@ -112,8 +114,9 @@ pub(super) fn pod(text: &str) -> Parsed<String> {
     }
 }
 
-/// `pod-x7k2mf`: without letters that look like digits, and long enough (10^9) that the pods of a membership hardly collide,
-/// because a pod takes feeds of its own name for left-overs.
+/// Returns a random name such as `pod-x7k2mf`. It has no letters that look like digits. There are
+/// 10^9 names, so two members hardly ever get the same one. They must not, because a pod deletes
+/// old feeds of its own name.
 pub(super) fn random_pod() -> String {
     const LETTERS: &[u8] = b"abcdefghjkmnpqrstuvwxyz23456789";
     let mut rng = rand::rng();
@@ -129,7 +132,8 @@ pub(super) fn readable_file(text: &str) -> Parsed<PathBuf> {
     }
 }
 
-/// The complaint about a file; without its path, which may be a secret that was put into the wrong variable.
+/// Returns the complaint about a file. It leaves out the path, which may be a secret in the wrong
+/// variable.
 pub(super) fn unreadable(problem: &std::io::Error) -> String {
     format!("names a file that cannot be read ({problem}): check path and permissions")
 }
@@ -149,7 +153,7 @@ pub(super) fn jwks(text: &str) -> Parsed<JwksSource> {
     match jwks::check(&source) {
         Ok(()) => Ok(source),
         Err(SetupError::JwksFile { source, .. }) => {
-            Err(format!("names a file that lets nobody in: {source}"))
+            Err(format!("names a file that cannot be used: {source}"))
         }
         Err(_) => Err("is not a URL: write it like https://id.example.com/keys".to_owned()),
     }
@@ -163,9 +167,9 @@ fn jwks_source(text: &str) -> Parsed<JwksSource> {
     if !matches!(scheme, "http" | "https") || authority.is_empty() || text.contains(char::is_whitespace) {
         return Err("is not a source of keys: give a file's path or an http(s) URL".to_owned());
     }
-    // A URL is logged when it cannot be fetched, and so would be a password in it.
+    // A failed fetch logs the URL, and would log a password in it.
     if authority.contains('@') {
-        return Err("holds credentials: give a URL without".to_owned());
+        return Err("holds credentials: give a URL without them".to_owned());
     }
     Ok(JwksSource::Url(text.to_owned()))
 }
@@ -186,11 +190,11 @@ pub(super) fn origins(text: &str) -> Parsed<Origins> {
         })
 }
 
-/// An origin as browsers write it.
+/// Returns the origin as browsers write it; `None` if the text is not an origin.
 fn origin(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase();
     let (scheme, authority) = text.split_once("://")?;
-    // Not only http and https: desktop and mobile shells have schemes of their own (capacitor://localhost).
+    // Desktop and mobile shells have schemes of their own (capacitor://localhost).
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     let default_port = match scheme {
@@ -226,7 +230,7 @@ pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
     }
 }
 
-/// The address of a collector, whose credentials ride in headers of their own.
+/// Checks the URL of a collector. It holds no credentials: they are sent in headers.
 pub(super) fn url(text: &str) -> Parsed<()> {
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
     let authority = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
@@ -244,7 +248,8 @@ pub(super) fn boolean(text: &str) -> Parsed<bool> {
     }
 }
 
-/// Where clients connect. What stands before an `@` would be a secret on a command line.
+/// Checks the URL at which clients connect. It refuses credentials before an `@`, because `ps`
+/// would show them.
 pub(super) fn websocket_url(text: &str) -> Parsed<String> {
     let rest = text.strip_prefix("ws://").or_else(|| text.strip_prefix("wss://"));
     let authority = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
@@ -261,12 +266,12 @@ pub(super) fn duration(text: &str) -> Parsed<Duration> {
     nanoseconds.ok_or_else(|| "is not a duration: write it like 90s".to_owned())
 }
 
-/// `10m`, `1h 30m`.
+/// Parses a duration such as `10m` or `1h 30m` into nanoseconds.
 pub(super) fn nanoseconds(text: &str) -> Option<u64> {
     humantime::parse_duration(text).ok()?.as_nanos().try_into().ok()
 }
 
-/// `64MiB`, `1.5GiB`, `500kB`, and a bare number of bytes.
+/// Parses a size such as `64MiB`, `1.5GiB` or `500kB`, or a bare number of bytes, into bytes.
 pub(super) fn bytes(text: &str) -> Option<u64> {
     text.parse::<ByteSize>().ok().map(|size| size.as_u64())
 }

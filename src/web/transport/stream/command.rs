@@ -1,4 +1,4 @@
-//! [`Command`]: starts or stops an operation on a stream that several operations share.
+//! `Command`: starts or stops an operation on a stream that several operations share.
 //!
 //! A request sends it to the stream's task. It must never wait for the stream's client.
 

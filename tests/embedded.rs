@@ -1,0 +1,250 @@
+//! A program that embeds two pods, with a broker and a domain of its own.
+//!
+//! Both are implemented against the crate's front door, as a team would do it: the test must never use a
+//! module that the documentation hides.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use futures_util::Stream;
+use pubsub_relay::{
+    Audience, Broker, Domain, Drained, Error, Event, Fact, Identity, Interests, Pod, PodSettings, Unreadable,
+    Viewer,
+    async_graphql::{Context, EmptyMutation, Object, Schema, Subscription},
+    broker::{
+        Ack, ConnectError, Connected, Feed, FeedState, Limits, Publish, PublishError, Received, Reopen,
+    },
+    build_api, payloads, publish,
+};
+use serde_json::json;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, timeout},
+};
+
+const LIMITS: Limits = Limits { payload_bytes: 1_000, least_retention: Duration::from_secs(60) };
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Broker in a vector: every feed reads it from the beginning.
+#[derive(Clone, Default)]
+struct Notebook(Arc<Pages>);
+
+#[derive(Default)]
+struct Pages {
+    events: Mutex<Vec<Event>>,
+    written: Notify,
+    open_feeds: AtomicUsize,
+}
+
+#[async_trait]
+impl Broker for Notebook {
+    fn topic(&self) -> String {
+        "notebook:".to_owned()
+    }
+
+    fn system(&self) -> &'static str {
+        "notebook"
+    }
+
+    fn limits(&self) -> Limits {
+        LIMITS
+    }
+
+    fn check_pod(&self, pod: &str) -> Result<(), String> {
+        if pod.is_empty() { Err("needs pods with names".to_owned()) } else { Ok(()) }
+    }
+
+    async fn connect(&self, pod: &str, _window: Duration) -> Result<Connected, ConnectError> {
+        self.check_pod(pod).map_err(ConnectError::new)?;
+        let number = self.0.open_feeds.fetch_add(1, Ordering::Relaxed);
+        let generation = format!("notebook.{pod}.{number}").into();
+        let state = watch::Sender::new(FeedState::Open(generation));
+        let feed = Reader { pages: self.0.clone(), next: 0, state };
+        Ok(Connected { publisher: Arc::new(self.clone()), feed: Box::new(feed), cleanup: None })
+    }
+}
+
+#[async_trait]
+impl Publish for Notebook {
+    async fn publish(&self, event: &Event) -> Result<(), PublishError> {
+        LIMITS.check(event)?;
+        let mut event = event.clone();
+        event.published = Some(SystemTime::now());
+        self.0.events.lock().unwrap().push(event);
+        self.0.written.notify_waiters();
+        Ok(())
+    }
+
+    async fn flush(&self) {}
+}
+
+/// Feed of a [`Notebook`].
+struct Reader {
+    pages: Arc<Pages>,
+    next: usize,
+    state: watch::Sender<FeedState>,
+}
+
+#[async_trait]
+impl Feed for Reader {
+    async fn next(&mut self) -> Option<Received> {
+        loop {
+            let written = self.pages.written.notified();
+            let event = self.pages.events.lock().unwrap().get(self.next).cloned();
+            if let Some(event) = event {
+                self.next += 1;
+                return Some(Received {
+                    event: Ok(event),
+                    message_id: self.next.to_string(),
+                    ack: Ack::none(),
+                });
+            }
+            // An event written between the look and the wait is found by the next look.
+            let _ = timeout(Duration::from_millis(10), written).await;
+        }
+    }
+
+    fn state(&self) -> watch::Receiver<FeedState> {
+        self.state.subscribe()
+    }
+
+    fn reopen(&self) -> Reopen {
+        Reopen::default()
+    }
+
+    fn reaches_back(&self) -> bool {
+        true
+    }
+
+    async fn close(&mut self) {
+        self.pages.open_feeds.fetch_sub(1, Ordering::Relaxed);
+        self.state.send_replace(FeedState::Closed);
+    }
+}
+
+/// Domain whose viewers listen to the letters of their names.
+struct Letters;
+
+impl Domain for Letters {
+    fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
+        let Identity::Demo(name) = identity else { return None };
+        let letters = name.chars().map(|letter| letter.to_string().into());
+        Some(Viewer { user: name.into(), interests: Interests::new(letters) })
+    }
+
+    fn read(&self, event: &Event) -> Result<Fact, Unreadable> {
+        if &*event.kind != "letter.sent.v1" {
+            return Err(Unreadable::UnknownType);
+        }
+        let letter: String = serde_json::from_slice(&event.data)
+            .map_err(|_| Unreadable::Malformed("the data is no text".to_owned()))?;
+        let audience = Audience::new([letter.as_str().into()], event.author.clone());
+        // One event, delivered on two fields.
+        let fields = vec!["letterSent".into(), "anythingSent".into()];
+        Ok(Fact { fields, audience, payload: Arc::new(letter) })
+    }
+
+    fn apply(&self, _event: &Event, _fact: &Fact) {}
+}
+
+struct Query;
+
+#[Object]
+impl Query {
+    async fn send(&self, ctx: &Context<'_>, letter: String) -> Result<bool, Error> {
+        publish(ctx, "letter.sent.v1", &letter).await?;
+        Ok(true)
+    }
+}
+
+struct Subscriptions;
+
+#[Subscription(name = "Subscription")]
+impl Subscriptions {
+    async fn letter_sent(&self, ctx: &Context<'_>) -> impl Stream<Item = String> {
+        payloads(ctx)
+    }
+
+    async fn anything_sent(&self, ctx: &Context<'_>) -> impl Stream<Item = String> {
+        payloads(ctx)
+    }
+}
+
+async fn start(name: &str, broker: &Notebook) -> Pod {
+    let api = build_api(Schema::build(Query, EmptyMutation, Subscriptions));
+    let settings = PodSettings::local(name, ([127, 0, 0, 1], 0).into(), Arc::new(broker.clone()));
+    let pod = Pod::start(settings, Arc::new(Letters), api).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while reqwest::get(url(&pod, "readyz")).await.unwrap().status() != 200 {
+        assert!(Instant::now() < deadline, "{name} is not ready");
+        sleep(Duration::from_millis(10)).await;
+    }
+    pod
+}
+
+fn url(pod: &Pod, path: &str) -> String {
+    format!("http://{}/{path}", pod.address())
+}
+
+async fn operation(pod: &Pod, user: &str, query: &str) -> reqwest::Response {
+    let request = reqwest::Client::new()
+        .post(url(pod, "graphql"))
+        .header("authorization", format!("Bearer {user}"))
+        .header("content-type", "application/json")
+        .header("accept", "text/event-stream, application/json;q=0.9");
+    request.body(json!({ "query": query }).to_string()).send().await.unwrap()
+}
+
+/// Reads a stream until it holds this text.
+async fn read_until(stream: &mut reqwest::Response, text: &str) -> String {
+    let mut read = String::new();
+    timeout(PATIENCE, async {
+        while !read.contains(text) {
+            read.push_str(std::str::from_utf8(&stream.chunk().await.unwrap().expect("it goes on")).unwrap());
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{text} did not come: {read}"));
+    read
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pods_share_a_foreign_broker() {
+    let broker = Notebook::default();
+    let (first, second) = (start("first", &broker).await, start("second", &broker).await);
+    let mut ann = operation(&second, "ann", "subscription { letterSent }").await;
+    let mut everything = operation(&second, "ann", "subscription { anythingSent }").await;
+    let mut author = operation(&second, "bab", "subscription { letterSent }").await;
+    // A stream's first bytes come once its watcher is in.
+    for stream in [&mut ann, &mut everything, &mut author] {
+        read_until(stream, ":").await;
+    }
+    for letter in ["b", "a"] {
+        let sent = operation(&first, "bab", &format!("{{ send(letter: \"{letter}\") }}")).await;
+        assert!(sent.text().await.unwrap().contains("true"));
+    }
+    let read = read_until(&mut ann, r#"{"letterSent":"a"}"#).await;
+    assert!(!read.contains(r#""b""#), "it is for viewers of the letter only: {read}");
+    read_until(&mut everything, r#"{"anythingSent":"a"}"#).await;
+    let sent = operation(&second, "ann", "{ send(letter: \"b\") }").await;
+    assert!(sent.text().await.unwrap().contains("true"));
+    let read = read_until(&mut author, r#"{"letterSent":"b"}"#).await;
+    assert_eq!(read.matches("event: next").count(), 1, "not what its user wrote: {read}");
+    drop((ann, everything, author));
+    assert_eq!((first.drain().await, second.drain().await), (Drained::Cleanly, Drained::Cleanly));
+    assert_eq!(broker.0.open_feeds.load(Ordering::Relaxed), 0, "no feed is left open");
+}
+
+#[tokio::test]
+async fn start_fails_with_the_brokers_own_words() {
+    let api = build_api(Schema::build(Query, EmptyMutation, Subscriptions));
+    let settings = PodSettings::local("", ([127, 0, 0, 1], 0).into(), Arc::new(Notebook::default()));
+    let error = Pod::start(settings, Arc::new(Letters), api).await.err().unwrap();
+    assert_eq!(error.to_string(), "needs pods with names");
+}
