@@ -1,7 +1,7 @@
-//! The table of all settings: names, defaults, bounds and meaning.
+//! Table of all settings: names, defaults, bounds and meanings.
 //!
-//! It is data, long because there are many, and the only place that knows them, so that a setting cannot exist without being
-//! documented. It must never read or decide anything.
+//! It is the only list of them, so a setting cannot exist without documentation. It is plain data
+//! and long, because there are many settings. It must never read or decide anything.
 
 use super::setting::{
     Concern,
@@ -18,28 +18,28 @@ pub(super) static PORT: Setting = Setting::new(
     "PORT",
     Says("unset"),
     Form("1 to 65535"),
-    "without RELAY_LISTEN, clients are served on this port of every IPv4 address",
+    "port for clients on every IPv4 address, if RELAY_LISTEN is not set",
 )
 .only(Only::Serve);
 pub(super) static ADMIN_LISTEN: Setting = Setting::new(
     "RELAY_ADMIN_LISTEN",
     Says("clients' address"),
     Form("HOST:PORT"),
-    "own address for /livez, /readyz and /metrics",
+    "separate address for /livez, /readyz and /metrics",
 )
 .only(Only::Serve);
 pub(super) static POD: Setting = Setting::new(
     "RELAY_POD",
     Says("POD_NAME, else random"),
     Form("1 to 63 of a-z 0-9 -"),
-    "this pod's name; two that run at a time never share one",
+    "name of the pod; pods that run at the same time must have different names",
 )
 .only(Only::Serve);
 pub(super) static POD_NAME: Setting = Setting::new(
     "POD_NAME",
     Says("unset"),
     Form("1 to 63 of a-z 0-9 -"),
-    "the name that Kubernetes gave the pod, without RELAY_POD",
+    "name that Kubernetes gave the pod, used if RELAY_POD is not set",
 )
 .only(Only::Serve);
 
@@ -47,7 +47,7 @@ pub(super) static BROKER: Setting = Setting::new(
     "RELAY_BROKER",
     Is("memory:"),
     Form("memory: or pubsub://PROJECT/TOPIC"),
-    "where events come from and go to; memory: stays within the process",
+    "broker that carries the events; memory: stays within the process",
 )
 .flag("broker")
 .only(Only::Serve);
@@ -55,11 +55,11 @@ pub(super) static EMULATOR_HOST: Setting = Setting::new(
     "PUBSUB_EMULATOR_HOST",
     Says("Google"),
     Form("HOST:PORT"),
-    "Pub/Sub emulator that stands in for Google",
+    "Pub/Sub emulator to use instead of Google",
 );
 
 pub(super) static PODS: Setting =
-    Setting::new("", Is("4"), Between(Unit::Count, "1", "64"), "how many pods to run")
+    Setting::new("", Is("4"), Between(Unit::Count, "1", "64"), "number of pods to run")
         .flag("pods")
         .without_variable()
         .only(Only::Cluster);
@@ -67,7 +67,7 @@ pub(super) static FIRST_PORT: Setting = Setting::new(
     "",
     Is("3001"),
     Between(Unit::Count, "1", "65535"),
-    "the first pod's port on 127.0.0.1; the others take the next ones",
+    "port of the first pod on 127.0.0.1; the other pods take the next ports",
 )
 .flag("port")
 .without_variable()
@@ -76,11 +76,11 @@ pub(super) static CLOUDSDK_ROOT_DIR: Setting = Setting::new(
     "CLOUDSDK_ROOT_DIR",
     Says("where gcloud is"),
     Form("directory"),
-    "the Cloud SDK whose Pub/Sub emulator to start",
+    "Cloud SDK with the Pub/Sub emulator to start",
 )
 .only(Only::Cluster);
 pub(super) static PATH: Setting =
-    Setting::new("PATH", Says("unset"), Form("directories"), "where gcloud is looked for")
+    Setting::new("PATH", Says("unset"), Form("directories"), "directories in which gcloud is looked for")
         .only(Only::Cluster);
 
 pub(super) static AUTH: Setting = Setting::new(
@@ -94,13 +94,13 @@ pub(super) static JWT_SECRET: Setting = Setting::new(
     "RELAY_JWT_SECRET",
     Says("unset"),
     Form("32 bytes or more"),
-    "secret of HS256 tokens; better given as a file",
+    "secret of HS256 tokens; a file is better",
 );
 pub(super) static JWT_SECRET_FILE: Setting = Setting::new(
     "RELAY_JWT_SECRET_FILE",
     Says("unset"),
     Form("file of 32 bytes or more"),
-    "file that holds the secret; one final newline is not part of it",
+    "file with the secret; one final newline is not part of it",
 );
 pub(super) static JWT_JWKS: Setting = Setting::new(
     "RELAY_JWT_JWKS",
@@ -109,25 +109,25 @@ pub(super) static JWT_JWKS: Setting = Setting::new(
     "JSON Web Key Set of RS256 and ES256 tokens",
 );
 pub(super) static JWT_ISSUER: Setting =
-    Setting::new("RELAY_JWT_ISSUER", Says("any or none"), Form("text"), "the iss that tokens must have");
+    Setting::new("RELAY_JWT_ISSUER", Says("any or none"), Form("text"), "iss claim that tokens must have");
 pub(super) static JWT_AUDIENCE: Setting = Setting::new(
     "RELAY_JWT_AUDIENCE",
     Says("none"),
     Form("text"),
-    "what the aud of tokens must be or hold; unset, they must have no aud",
+    "aud claim that tokens must have or contain; if unset, tokens must have no aud",
 );
 
 pub(super) static DIRECTORY: Setting = Setting::new(
     "RELAY_DIRECTORY",
     Says("built in"),
     Form("JSON file"),
-    "users and locations; the built-in ones are the tutorial's",
+    "users and locations; by default those of the tutorial",
 );
 pub(super) static ALLOWED_ORIGINS: Setting = Setting::new(
     "RELAY_ALLOWED_ORIGINS",
     Says("same origin; with demo also any localhost"),
     Form("SCHEME://HOST[:PORT],... or *"),
-    "browsers' origins that may connect (CORS and WebSocket)",
+    "origins of web pages that may connect (CORS and WebSocket)",
 );
 
 pub(super) static REPLAY_WINDOW: Setting = Setting::new(
@@ -140,13 +140,13 @@ pub(super) static REPLAY_BYTES: Setting = Setting::new(
     "RELAY_REPLAY_BYTES",
     Is("64MiB"),
     Between(Unit::Size, "4KiB", "16GiB"),
-    "memory for the events of the window; the oldest go first",
+    "memory for the events of the replay window; the oldest are removed first",
 );
 pub(super) static QUEUE_BYTES: Setting = Setting::new(
     "RELAY_QUEUE_BYTES",
     Is("256KiB"),
     Between(Unit::Size, "1KiB", "64MiB"),
-    "a connection's outgoing queue; one that is full is slow and ended",
+    "size of a connection's send queue; when it is full, the connection ends as slow",
 );
 pub(super) static MAX_CONNECTIONS: Setting = Setting::new(
     "RELAY_MAX_CONNECTIONS",
@@ -158,14 +158,10 @@ pub(super) static MAX_CONNECTIONS_PER_ADDRESS: Setting = Setting::new(
     "RELAY_MAX_CONNECTIONS_PER_ADDRESS",
     Is("0"),
     Between(Unit::Count, "0", "1000000"),
-    "connections of one peer's address at a time; 0: any number, as behind a balancer",
+    "connections of one peer address at a time; 0: no limit, for pods behind a load balancer",
 );
-pub(super) static INTROSPECTION: Setting = Setting::new(
-    "RELAY_INTROSPECTION",
-    Is("on"),
-    Form("on or off"),
-    "whether clients may ask for the schema",
-);
+pub(super) static INTROSPECTION: Setting =
+    Setting::new("RELAY_INTROSPECTION", Is("on"), Form("on or off"), "whether clients may query the schema");
 pub(super) static MAX_WATCHERS: Setting = Setting::new(
     "RELAY_MAX_WATCHERS",
     Is("64"),
@@ -173,50 +169,46 @@ pub(super) static MAX_WATCHERS: Setting = Setting::new(
     "watchers of a connection at a time",
 );
 
-pub(super) static PAGE: Setting = Setting::new(
-    "RELAY_PAGE",
-    Is("on"),
-    Form("on or off"),
-    "whether GET / is a page for people, with GraphiQL",
-);
+pub(super) static PAGE: Setting =
+    Setting::new("RELAY_PAGE", Is("on"), Form("on or off"), "whether GET / serves a web page with GraphiQL");
 
 pub(super) static HEARTBEAT_INTERVAL: Setting = Setting::new(
     "RELAY_HEARTBEAT_INTERVAL",
     Is("10s"),
     Between(Unit::Duration, "500ms", "1m"),
-    "between two heartbeats of a pod; three without any, and its feed is opened anew",
+    "time between two heartbeats of a pod; after three silent intervals it opens a new feed",
 );
 pub(super) static ORPHAN_AFTER: Setting = Setting::new(
     "RELAY_ORPHAN_AFTER",
     Is("3m"),
     Between(Unit::Duration, "2s", "1d"),
-    "how long a pod must have been silent for its feeds to be deleted by others",
+    "time without a heartbeat after which other pods delete a pod's feeds",
 );
 
 pub(super) static DRAIN_DELAY: Setting = Setting::new(
     "RELAY_DRAIN_DELAY",
     Is("5s"),
     Between(Unit::Duration, "0s", "10m"),
-    "from SIGTERM to the first refusal: until the balancer has noticed (cluster: 0s)",
+    "time from SIGTERM until connections are refused; the load balancer reacts meanwhile (cluster: 0s)",
 );
 pub(super) static DRAIN_SPREAD: Setting = Setting::new(
     "RELAY_DRAIN_SPREAD",
     Is("20s"),
     Between(Unit::Duration, "0s", "30m"),
-    "over how long connections end then, each at its own moment (cluster: 1s)",
+    "time after the delay in which connections end, each at its own moment (cluster: 1s)",
 );
 pub(super) static DRAIN_DEADLINE: Setting = Setting::new(
     "RELAY_DRAIN_DEADLINE",
     Is("45s"),
     Between(Unit::Duration, "1s", "1h"),
-    "from SIGTERM to the end of the last connection: whatever is left then is cut off",
+    "time from SIGTERM after which the remaining connections are cut off",
 );
 
 pub(super) static URL: Setting = Setting::new(
     "",
     Says("not checked"),
     Form("ws(s)://HOST[:PORT]/graphql"),
-    "where clients reach the pods: a WebSocket is held open there",
+    "public URL of the pods; a WebSocket is held open there",
 )
 .flag("url")
 .without_variable()
@@ -225,7 +217,7 @@ pub(super) static TOKEN_FILE: Setting = Setting::new(
     "",
     Says("no token"),
     Form("file"),
-    "file with a token for that WebSocket; pods end one without after 10s",
+    "file with a token for the WebSocket; pods end a WebSocket without a token after 10s",
 )
 .flag("token-file")
 .without_variable()
@@ -234,7 +226,7 @@ pub(super) static HOLD: Setting = Setting::new(
     "",
     Is("40s"),
     Between(Unit::Duration, "1s", "1h"),
-    "how long it is held; Google's balancer cuts it after 30s if nobody told it otherwise",
+    "time for which the WebSocket is held; Google's load balancer cuts it after 30s by default",
 )
 .flag("hold")
 .without_variable()
@@ -243,7 +235,7 @@ pub(super) static GRACE: Setting = Setting::new(
     "",
     Says("not checked"),
     Form("duration"),
-    "the pod's terminationGracePeriodSeconds, which the drain must fit into",
+    "the pod's terminationGracePeriodSeconds, which must be long enough for the drain",
 )
 .flag("grace")
 .without_variable()
@@ -253,27 +245,27 @@ pub(super) static LOG: Setting = Setting::new(
     "RELAY_LOG",
     Is("info"),
     Form("filter"),
-    "what is logged: a level, or such as info,pubsub_relay=debug",
+    "log filter: a level, or a list such as info,pubsub_relay=debug",
 );
 pub(super) static LOG_FORMAT: Setting = Setting::new(
     "RELAY_LOG_FORMAT",
     Is("text"),
     Form("text or json"),
-    "how lines look; json has Cloud Logging's field names",
+    "format of log lines; json has Cloud Logging's field names",
 );
 
 pub(super) static DEBUG_TOKEN: Setting = Setting::new(
     "RELAY_DEBUG_TOKEN",
     Says("off"),
     Form("32 bytes or more"),
-    "lets operators ask /debug/connections and /debug/explain at RELAY_ADMIN_LISTEN; better given as a file",
+    "token for /debug/connections and /debug/explain at RELAY_ADMIN_LISTEN; a file is better",
 )
 .only(Only::Serve);
 pub(super) static DEBUG_TOKEN_FILE: Setting = Setting::new(
     "RELAY_DEBUG_TOKEN_FILE",
     Says("off"),
     Form("file of 32 bytes or more"),
-    "file that holds it; one final newline is not part of it",
+    "file with the token; one final newline is not part of it",
 )
 .only(Only::Serve);
 
@@ -281,34 +273,34 @@ pub(super) static OTLP: Setting = Setting::new(
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     Says("no export"),
     Form("http(s) URL"),
-    "collector of traces and metrics; the standard's other OTEL_ variables hold, too",
+    "collector of traces and metrics; the standard's other OTEL_ variables work, too",
 );
 pub(super) static OTLP_TRACES: Setting = Setting::new(
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     Says("OTEL_EXPORTER_OTLP_ENDPOINT"),
     Form("http(s) URL"),
-    "another collector for traces",
+    "separate collector of traces",
 );
 pub(super) static OTLP_METRICS: Setting = Setting::new(
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
     Says("OTEL_EXPORTER_OTLP_ENDPOINT"),
     Form("http(s) URL"),
-    "another collector for metrics",
+    "separate collector of metrics",
 );
 pub(super) static OTEL_DISABLED: Setting = Setting::new(
     "OTEL_SDK_DISABLED",
     Is("false"),
     Form("true or false"),
-    "true: nothing is exported, whatever the endpoints",
+    "true: nothing is exported, even with an endpoint",
 );
 
-/// Every setting that exists, in the order in which help and documents list them.
+/// All settings, in the order of the help and of `docs/CONFIG.md`.
 pub static SETTINGS: &[Concern] = &[
     Concern { title: "Addresses and name", settings: &[&LISTEN, &PORT, &ADMIN_LISTEN, &POD, &POD_NAME] },
     Concern { title: "Broker", settings: &[&BROKER, &EMULATOR_HOST] },
     Concern { title: "Cluster", settings: &[&PODS, &FIRST_PORT, &CLOUDSDK_ROOT_DIR, &PATH] },
     Concern {
-        title: "Who may connect",
+        title: "Access",
         settings: &[
             &AUTH,
             &JWT_SECRET,

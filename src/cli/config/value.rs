@@ -116,7 +116,7 @@ pub(super) fn pod(text: &str) -> Parsed<String> {
 
 /// Returns a random name such as `pod-x7k2mf`. It has no letters that look like digits. There are
 /// 10^9 names, so two members hardly ever get the same one. They must not, because a pod deletes
-/// old feeds of its own name.
+/// all other feeds of its own name.
 pub(super) fn random_pod() -> String {
     const LETTERS: &[u8] = b"abcdefghjkmnpqrstuvwxyz23456789";
     let mut rng = rand::rng();
