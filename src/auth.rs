@@ -1,7 +1,7 @@
-//! Who is asking: turns what a client sent as its authorization into a viewer, or a refusal.
+//! Authenticates clients: turns the authorization that a client sent into a session, or a refusal.
 //!
-//! One gate for every transport, so that HTTP and WebSocket cannot come to differ. It never logs, stores or returns a
-//! token, and never lets a viewer pass whom the domain does not know.
+//! Every transport uses the same [`Authenticator`], so HTTP and WebSocket cannot differ. It must
+//! never log, store or return a token, nor accept a user that the domain does not have.
 
 mod demo;
 mod error;
@@ -33,20 +33,21 @@ use opentelemetry::{
     metrics::{Counter, Meter},
 };
 
-/// The longest authorization that is looked at, in bytes: twice what common proxies let through as one header.
+/// Longest authorization that is read, in bytes: twice what common proxies accept as one header. A
+/// longer one is refused.
 #[doc(hidden)]
 pub const MAX_AUTHORIZATION: usize = 16 * 1024;
 
 /// How tokens are checked.
 #[derive(Clone, Debug)]
 pub enum Settings {
-    /// A token is the name of a user, and anybody may say any: for a laptop only.
+    /// A token is the name of a user, and a client may send any name: for a laptop only.
     Demo,
     /// A token is a signed JWT.
     Jwt(jwt::Settings),
 }
 
-/// The gate. Cheap to clone; all clones share one key set.
+/// Checker of tokens. Clones are cheap and share one key set.
 #[derive(Clone)]
 #[doc(hidden)]
 pub struct Authenticator {
@@ -61,18 +62,18 @@ enum Scheme {
 }
 
 impl Authenticator {
-    /// Checks the settings and loads the keys. A JWKS address that does not answer only delays this (up to
-    /// [`jwks::FETCH_TIMEOUT`]): it is asked again when a token comes.
+    /// Checks the settings and loads the keys. A JWKS address that does not answer only delays the
+    /// call, by up to [`jwks::FETCH_TIMEOUT`]. It is asked again when a token arrives.
     ///
     /// # Errors
-    /// [`SetupError`]: the settings cannot work.
+    /// [`SetupError`], if the settings cannot work.
     pub async fn open(
         settings: Settings,
         domain: Arc<dyn Domain>,
         meter: &Meter,
     ) -> Result<Self, SetupError> {
         let failures = meter.u64_counter("relay.auth.failures");
-        let failures = failures.with_description("Tokens that let nobody in, by reason.").build();
+        let failures = failures.with_description("Tokens that were refused, by reason.").build();
         let scheme = match settings {
             Settings::Demo => Scheme::Demo,
             Settings::Jwt(settings) => Scheme::Jwt(Box::new(jwt::Verifier::open(settings).await?)),
@@ -80,12 +81,14 @@ impl Authenticator {
         Ok(Self { scheme: Arc::new(scheme), domain, failures })
     }
 
-    /// Lets in the user whom the authorization names: `Bearer <token>` in whatever case, or the bare token.
+    /// Authenticates the user of this authorization: `Bearer <token>`, in any case, or the bare
+    /// token.
     ///
-    /// Answers at once, unless a key set must be loaded first (see [`jwks`]); dropping the future does no harm.
+    /// Returns at once, unless a key set must be loaded first (see [`jwks`]). Dropping the future
+    /// does no harm.
     ///
     /// # Errors
-    /// [`AuthError`]: who is not let in, and why.
+    /// [`AuthError`] states why the client is refused.
     pub async fn authenticate(&self, authorization: Option<&str>) -> Result<Session, AuthError> {
         let session = self.check(authorization).await;
         if let Err(error) = &session {
@@ -94,7 +97,7 @@ impl Authenticator {
         session
     }
 
-    /// What a user of this id listens to, as far as the domain knows one.
+    /// Returns the viewer with this user id, if the domain has one.
     #[must_use]
     pub fn viewer(&self, user: &str) -> Option<Viewer> {
         self.domain.viewer(Identity::Claims(&Claims::of_subject(user)))
@@ -140,7 +143,7 @@ pub(crate) mod tests {
         event::Event,
     };
 
-    /// Two users: `1` (ZELO) and `2` (ZEWI), with e-mails.
+    /// Domain with two users, `1` (ZELO) and `2` (ZEWI), and their e-mail addresses.
     struct TwoUsers;
 
     impl Domain for TwoUsers {
@@ -170,7 +173,7 @@ pub(crate) mod tests {
         Authenticator::open(settings, Arc::new(TwoUsers), &meter).await
     }
 
-    /// Somebody who signs tokens.
+    /// Issuer of signed tokens.
     #[derive(Clone)]
     pub(super) struct Issuer {
         pub(super) header: Header,
@@ -182,13 +185,13 @@ pub(crate) mod tests {
             Self { header: Header::new(Algorithm::HS256), key: EncodingKey::from_secret(secret.as_bytes()) }
         }
 
-        /// ES256 with a new key.
+        /// Creates an issuer for ES256 with a new key.
         pub(super) fn ec(id: &str) -> Self {
             let key = rcgen::KeyPair::generate().unwrap();
             Self::with_id(id, Algorithm::ES256, EncodingKey::from_ec_der(key.serialized_der()))
         }
 
-        /// RS256, always with the same key.
+        /// Creates an issuer for RS256, always with the same key.
         pub(super) fn rsa(id: &str) -> Self {
             let key = include_bytes!("../tests/keys/test-only-rsa2048.der");
             Self::with_id(id, Algorithm::RS256, EncodingKey::from_rsa_der(key))
@@ -199,24 +202,24 @@ pub(crate) mod tests {
             Self { header, key }
         }
 
-        /// The same key, without its id in the tokens.
-        pub(super) fn nameless(&self) -> Self {
+        /// Returns an issuer with the same key that omits the key's id from its tokens.
+        pub(super) fn without_key_id(&self) -> Self {
             Self { header: Header { kid: None, ..self.header.clone() }, key: self.key.clone() }
         }
 
-        /// The public key, as a JWKS lists it.
+        /// Returns the public key as a JWKS lists it.
         pub(super) fn jwk(&self) -> Value {
             let mut jwk = Jwk::from_encoding_key(&self.key, self.header.alg).unwrap();
             jwk.common.key_id.clone_from(&self.header.kid);
             serde_json::to_value(jwk).unwrap()
         }
 
-        /// An authorization with these claims.
+        /// Returns an authorization with these claims.
         pub(super) fn sign(&self, claims: &Value) -> String {
             format!("Bearer {}", encode(&self.header, claims, &self.key).unwrap())
         }
 
-        /// An authorization of user `1` for a minute.
+        /// Returns an authorization of user `1` that is valid for a minute.
         pub(super) fn token(&self) -> String {
             self.sign(&json!({ "sub": "1", "exp": get_current_timestamp() + 60 }))
         }
@@ -227,7 +230,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn a_demo_token_names_its_user_for_ever() {
+    async fn demo_token_names_its_user_without_expiry() {
         for value in ["Bearer ZEWI", "bearer ZEWI", "BEARER   ZEWI", " Bearer ZEWI ", "ZEWI"] {
             let session = demo(Some(value)).await.expect(value);
             assert_eq!((&*session.viewer.user, session.expires), ("2", None), "{value:?}");
@@ -235,7 +238,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_token_is_refused_by_its_reason() {
+    async fn invalid_authorization_is_refused_with_reason() {
         let long = "x".repeat(MAX_AUTHORIZATION + 1);
         for (value, error) in [
             (None, AuthError::Missing),
@@ -247,7 +250,7 @@ pub(crate) mod tests {
             (Some("Bearer ZEWI ZELO"), AuthError::Malformed),
             (Some("Bearer\tZEWI"), AuthError::Malformed),
             (Some("ZEWI\u{a0}"), AuthError::Malformed),
-            (Some("Bearer NOBODY"), AuthError::UnknownUser),
+            (Some("Bearer NO_USER"), AuthError::UnknownUser),
             (Some(&long), AuthError::TooLong),
         ] {
             assert_eq!(demo(value).await.err(), Some(error), "{:?}", value.map(|value| value.get(..20)));
@@ -257,7 +260,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_gate_can_be_shared_between_threads() {
+    fn authenticator_is_shared_between_threads() {
         fn shared<T: Clone + Send + Sync + 'static>() {}
         shared::<Authenticator>();
     }

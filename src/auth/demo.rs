@@ -1,7 +1,7 @@
 //! Demo tokens: the token is the user's name, as in the tutorial.
 //!
-//! So that the story can be told on a laptop without an issuer. It proves nothing, and must never be reachable with a
-//! real project behind it: whoever composes the pod refuses that.
+//! With them the tutorial runs on a laptop without an issuer. A demo token proves nothing. It must
+//! never be accepted with a real project behind the pod; the configuration of `relay` refuses that.
 
 use std::sync::Arc;
 

@@ -1,4 +1,8 @@
-//! Why tokens cannot be checked at all ([`SetupError`]), and why one is refused ([`AuthError`]).
+//! Errors of authentication: why tokens cannot be checked ([`SetupError`]), and why one is refused
+//! ([`AuthError`]).
+//!
+//! Operators read the first, clients the second. No text may ever hold a token, a secret or an
+//! address's password.
 
 use std::{io, path::PathBuf};
 
@@ -10,7 +14,7 @@ pub enum LoadError {
     /// The file cannot be read.
     #[error("cannot read the file")]
     Read(#[from] io::Error),
-    /// The address does not answer, not in time, or sends elsewhere.
+    /// The address does not answer in time, or redirects too often or to another scheme.
     #[error("cannot fetch the address")]
     Fetch(#[source] reqwest::Error),
     /// The address answers with something other than success.
@@ -27,7 +31,8 @@ pub enum LoadError {
     NoKeys,
 }
 
-/// Why the authenticator cannot be opened. Each is the operator's to mend; none names a secret.
+/// Why the authenticator cannot be opened. The operator can repair each cause; no text names a
+/// secret.
 #[derive(Debug, Error)]
 pub enum SetupError {
     /// A short secret can be guessed from one token.
@@ -43,7 +48,8 @@ pub enum SetupError {
         /// What is wrong with it.
         source: LoadError,
     },
-    /// The address cannot be asked. One that merely does not answer is not an error.
+    /// The address is not an `http` or `https` URL. An address that merely does not answer is no
+    /// error.
     #[error("the JWKS address is not a URL that starts with http:// or https://")]
     JwksUrl,
     /// No HTTP client: the system's root certificates cannot be read.
@@ -51,13 +57,13 @@ pub enum SetupError {
     HttpClient(#[source] reqwest::Error),
 }
 
-/// Why nobody is let in. The text is fit for the client: it holds nothing of the token.
+/// Why a client is refused. The text is fit for the client: it holds nothing of the token.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum AuthError {
     /// There is no token.
     #[error("a token is required")]
     Missing,
-    /// Longer than [`MAX_AUTHORIZATION`](super::MAX_AUTHORIZATION); not looked at.
+    /// Longer than [`MAX_AUTHORIZATION`](super::MAX_AUTHORIZATION), so it was not read.
     #[error("the token is too long")]
     TooLong,
     /// Not `Bearer <token>`, or not a JWT that can be read.
@@ -66,16 +72,16 @@ pub enum AuthError {
     /// The header asks for an algorithm that is not the key's.
     #[error("the token's algorithm is not accepted")]
     WrongAlgorithm,
-    /// Signed by somebody else, or changed since.
+    /// Signed with another key, or changed since.
     #[error("the token's signature is wrong")]
     BadSignature,
     /// No `exp`: a token that never ends is not accepted.
     #[error("the token has no expiry")]
     MissingExpiry,
-    /// Past its `exp`. The client may come back with a fresh one.
+    /// Past its `exp`. The client may retry with a fresh one.
     #[error("the token has expired")]
     Expired,
-    /// Before its `nbf`. The client may come back later.
+    /// Before its `nbf`. The client may retry later.
     #[error("the token is not valid yet")]
     NotYetValid,
     /// `iss` is not the configured one.
@@ -84,22 +90,22 @@ pub enum AuthError {
     /// `aud` does not hold the configured audience, or names one where none is configured.
     #[error("the token is for another audience")]
     WrongAudience,
-    /// The issuer says that the e-mail has not been verified, and nothing else names a user.
+    /// The issuer states that the e-mail address is not verified, and no other claim names a user.
     #[error("the token's e-mail is not verified")]
     UnverifiedEmail,
-    /// No key of the set, or more than one, could have signed it.
+    /// No key of the set, or more than one, could have signed the token.
     #[error("the token's key is unknown")]
     UnknownKey,
-    /// Genuine, and the domain has no such user.
+    /// The token is genuine, but the domain has no such user.
     #[error("the token's user is unknown")]
     UnknownUser,
-    /// The key set cannot be loaded, so nothing is known about the token: the client may retry it.
+    /// The key set cannot be loaded, so the token cannot be checked. The client may retry it.
     #[error("tokens cannot be checked at the moment")]
     KeysUnavailable,
 }
 
 impl AuthError {
-    /// A stable label for metrics.
+    /// Returns a stable label for metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {

@@ -1,13 +1,13 @@
-//! The issuer's public keys: loaded from a file or an address, kept, and loaded again in good time.
+//! Loads the issuer's public keys from a file or an address, keeps them, and loads them again.
 //!
-//! | | looked at again | for an unknown key | never loaded yet |
+//! | | keys are old after | for an unknown key | before the first success |
 //! |---|---|---|---|
-//! | file | every 10 s | at most every second | (does not open) |
-//! | address | every 10 min, whatever its `Cache-Control` says | at most every 30 s | at most every 5 s |
+//! | file | 10 s | at most every second | (does not open) |
+//! | address | 10 min, whatever its `Cache-Control` | at most every 30 s | at most every 5 s |
 //!
-//! Issuers change their keys while pods run, and may be away when a pod starts. Nothing runs unless a token comes; one load
-//! runs at a time, and while the source is away the last keys stay in use. It must never let what clients send cause more
-//! loads than the table allows.
+//! Issuers change their keys while pods run, and may be unreachable when a pod starts. Keys are
+//! loaded only when a token arrives, by one load at a time. While the source fails, the last keys
+//! stay in use. Tokens of clients must never cause more loads than the table allows.
 
 mod key;
 
@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use self::key::Key;
 use super::error::{AuthError, LoadError, SetupError};
 
-/// Where a JWKS is.
+/// Source of a JWKS.
 #[derive(Clone, Debug)]
 pub enum JwksSource {
     /// A file, which may be replaced while the pod runs.
@@ -37,32 +37,34 @@ pub enum JwksSource {
     Url(String),
 }
 
-/// How long an address may take to answer, from connecting to the last byte.
+/// Longest time of a fetch, from connecting to the last byte. At the limit the load fails.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The largest key set, in bytes: far more than any issuer publishes.
+/// Largest key set, in bytes: far more than any issuer publishes. A larger one is refused.
 pub const MAX_BYTES: usize = 1024 * 1024;
 
-/// Between tries while there is no key at all: nobody can be let in, so sooner than [`Pace::pause`].
+/// Shortest time between two loads while there is no key at all. Every token is refused until then,
+/// so it is shorter than [`Schedule::pause`].
 const PAUSE_WITHOUT_KEYS: Duration = Duration::from_secs(5);
 
 const MAX_REDIRECTS: usize = 3;
 
-/// A key set that keeps itself fresh.
+/// A key set that is loaded again when a token needs it.
 pub(super) struct Jwks {
     source: Source,
-    pace: Pace,
+    schedule: Schedule,
     state: Mutex<State>,
-    /// Whose turn it is to load; held by the load itself.
-    turn: Arc<tokio::sync::Mutex<()>>,
-    /// Loads are tasks, so that a client that hangs up cannot stop one; the timeout ends them.
+    /// Held by the load that runs, so that there is one at a time.
+    load_lock: Arc<tokio::sync::Mutex<()>>,
+    /// Tasks of the loads, so that a client that hangs up cannot stop a load. The timeout ends
+    /// them.
     loads: TaskTracker,
 }
 
-/// Loads a key set once, for one who only asks whether it can be used: how many keys there are.
+/// Loads a key set once and returns the number of its usable keys.
 ///
 /// # Errors
-/// Why nobody could be let in.
+/// The reason why the key set could authenticate no user.
 pub async fn probe(source: JwksSource) -> Result<usize, Box<dyn Error + Send + Sync>> {
     let source = match source {
         JwksSource::File(path) => Source::File(path),
@@ -74,7 +76,7 @@ pub async fn probe(source: JwksSource) -> Result<usize, Box<dyn Error + Send + S
     }
 }
 
-/// What is wrong with a source before anybody asks it: a file must hold keys, an address be one. Blocks.
+/// Checks a source without network: a file must hold keys, an address must be a legal URL. Blocks.
 ///
 /// # Errors
 /// [`SetupError`], as [`Authenticator::open`](super::Authenticator::open) would.
@@ -96,75 +98,84 @@ enum Source {
     Url(Client, Url),
 }
 
-struct Pace {
-    /// The age at which keys are loaded again.
+struct Schedule {
+    /// Age at which keys are loaded again.
     refresh: Duration,
-    /// The least time between two tries.
+    /// Shortest time between two loads.
     pause: Duration,
 }
 
 struct State {
-    /// `None` until the first success.
+    /// Usable keys; `None` until the first success.
     keys: Option<Vec<Arc<Key>>>,
+    /// Time of the last load.
     tried: Instant,
+    /// Time of the last load that succeeded.
     loaded: Instant,
-    /// Whether the last try failed.
+    /// Whether the last load failed.
     is_failing: bool,
 }
 
 impl Jwks {
     pub(super) async fn open(source: JwksSource) -> Result<Self, SetupError> {
-        let (source, pace) = match source {
-            JwksSource::File(path) => {
-                (Source::File(path), Pace { refresh: Duration::from_secs(10), pause: Duration::from_secs(1) })
-            }
+        let (source, schedule) = match source {
+            JwksSource::File(path) => (
+                Source::File(path),
+                Schedule { refresh: Duration::from_secs(10), pause: Duration::from_secs(1) },
+            ),
             JwksSource::Url(url) => (
                 Source::open_url(&url)?,
-                Pace { refresh: Duration::from_secs(10 * 60), pause: Duration::from_secs(30) },
+                Schedule { refresh: Duration::from_secs(10 * 60), pause: Duration::from_secs(30) },
             ),
         };
         let now = Instant::now();
         let state = State { keys: None, tried: now, loaded: now, is_failing: true };
-        let jwks =
-            Self { source, pace, state: Mutex::new(state), turn: Arc::default(), loads: TaskTracker::new() };
+        let jwks = Self {
+            source,
+            schedule,
+            state: Mutex::new(state),
+            load_lock: Arc::default(),
+            loads: TaskTracker::new(),
+        };
         match (&jwks.source, jwks.source.load().await) {
             (Source::File(path), Err(source)) => Err(SetupError::JwksFile { path: path.clone(), source }),
             (Source::File(path), Ok(keys)) if keys.is_empty() => {
                 Err(SetupError::JwksFile { path: path.clone(), source: LoadError::NoKeys })
             }
             (_, loaded) => {
-                jwks.keep(loaded);
+                jwks.store(loaded);
                 Ok(jwks)
             }
         }
     }
 
-    /// The one key that can have signed a token with this header.
+    /// Returns the one key that can have signed a token with this header.
     ///
-    /// Loads the keys first if they are old and nobody else is at it, or if none fits and the pace allows it: then it
-    /// waits for the load, as long as [`FETCH_TIMEOUT`] at most.
+    /// Loads the keys first if they are old and no other load runs. Loads them also if no key fits
+    /// and the schedule permits it. The wait for a load is at most [`FETCH_TIMEOUT`].
     pub(super) async fn key(
         self: &Arc<Self>,
         id: Option<&str>,
         algorithm: Algorithm,
     ) -> Result<Arc<Key>, AuthError> {
         if self.is_old()
-            && let Ok(turn) = Arc::clone(&self.turn).try_lock_owned()
+            && let Ok(guard) = Arc::clone(&self.load_lock).try_lock_owned()
         {
-            self.load(turn).await;
+            self.load(guard).await;
         }
         if let Some(key) = self.find(id, algorithm)? {
             return Ok(key);
         }
-        self.load(Arc::clone(&self.turn).lock_owned().await).await;
+        self.load(Arc::clone(&self.load_lock).lock_owned().await).await;
         self.find(id, algorithm)?.ok_or_else(|| match self.state().is_failing {
-            // It may be a new key that we cannot see.
+            // The token may be signed with a new key that could not be loaded.
             true => AuthError::KeysUnavailable,
             false => AuthError::UnknownKey,
         })
     }
 
-    /// With an id, the key of that id; without, the only key for the algorithm. Two that fit are none.
+    /// Finds the key with this id, or, without an id, the only key for the algorithm. Returns
+    /// `None` if no key fits, or more than one.
     fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Option<Arc<Key>>, AuthError> {
         let state = self.state();
         let named = || {
@@ -181,14 +192,15 @@ impl Jwks {
 
     fn is_old(&self) -> bool {
         let state = self.state();
-        state.keys.is_some() && state.loaded.elapsed() >= self.pace.refresh
+        state.keys.is_some() && state.loaded.elapsed() >= self.schedule.refresh
     }
 
-    /// Loads the keys, unless that was tried a moment ago (perhaps by whoever had the turn before).
-    async fn load(self: &Arc<Self>, turn: OwnedMutexGuard<()>) {
+    /// Loads the keys, unless the last load was a moment ago (perhaps while this call waited for
+    /// the lock).
+    async fn load(self: &Arc<Self>, guard: OwnedMutexGuard<()>) {
         {
             let state = self.state();
-            let pause = if state.keys.is_some() { self.pace.pause } else { PAUSE_WITHOUT_KEYS };
+            let pause = if state.keys.is_some() { self.schedule.pause } else { PAUSE_WITHOUT_KEYS };
             if state.tried.elapsed() < pause {
                 return;
             }
@@ -196,20 +208,21 @@ impl Jwks {
         let jwks = Arc::clone(self);
         let load = self.loads.spawn(async move {
             let loaded = jwks.source.load().await;
-            jwks.keep(loaded);
-            drop(turn);
+            jwks.store(loaded);
+            drop(guard);
         });
-        // Whether it went well stands in the state.
+        // The state holds the result.
         load.await.ok();
     }
 
-    fn keep(&self, loaded: Result<Vec<Arc<Key>>, LoadError>) {
+    fn store(&self, loaded: Result<Vec<Arc<Key>>, LoadError>) {
         let mut state = self.state();
         state.tried = Instant::now();
         state.is_failing = loaded.is_err();
         match loaded {
             Ok(keys) => {
-                // An issuer that withdraws its last key means it.
+                // An issuer that publishes an empty set has withdrawn its keys, so the old ones are
+                // dropped.
                 if keys.is_empty() {
                     tracing::warn!("the jwks holds no usable key");
                 }
@@ -233,7 +246,7 @@ impl Jwks {
 impl Source {
     fn open_url(url: &str) -> Result<Self, SetupError> {
         let url = parse_url(url)?;
-        // To follow https to http would be to take keys from anybody on the way.
+        // A redirect from https to http would let any machine on the way replace the keys.
         let scheme = url.scheme().to_owned();
         let redirects = redirect::Policy::custom(move |attempt| {
             if attempt.url().scheme() != scheme || attempt.previous().len() > MAX_REDIRECTS {
@@ -242,7 +255,8 @@ impl Source {
             attempt.follow()
         });
         let mut client = Client::builder().timeout(FETCH_TIMEOUT).redirect(redirects);
-        // The client honours `HTTPS_PROXY` and its like, but no proxy reaches what runs beside us.
+        // The client honours `HTTPS_PROXY` and the like, but a proxy cannot reach this machine's
+        // localhost.
         if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
             client = client.no_proxy();
         }
@@ -276,7 +290,7 @@ fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
 }
 
 async fn fetch(client: &Client, url: Url) -> Result<Vec<u8>, LoadError> {
-    // The address may hold a password: no error may repeat it.
+    // The address may hold a password, which no error may repeat.
     let failed = |error: reqwest::Error| LoadError::Fetch(error.without_url());
     let mut response = client.get(url).send().await.map_err(failed)?;
     if !response.status().is_success() {
@@ -310,14 +324,14 @@ mod tests {
         tests::{Issuer, open},
     };
 
-    /// An issuer's server on a port of its own. It ends with the test.
+    /// Server of an issuer on a port of its own. It ends with the test.
     struct Server {
         origin: String,
         shared: Arc<Mutex<Answers>>,
         _tasks: JoinSet<()>,
     }
 
-    /// `Err`: that status instead.
+    /// Responses of the server to requests for its key set: the set, or an error status.
     struct Answers {
         set: Result<Value, StatusCode>,
         count: usize,
@@ -359,8 +373,9 @@ mod tests {
             self.shared.lock().unwrap().count
         }
 
-        async fn gate(&self, path: &str) -> Authenticator {
-            gate(JwksSource::Url(format!("{}{path}", self.origin))).await.expect("an address is never fatal")
+        async fn authenticator(&self, path: &str) -> Authenticator {
+            let source = JwksSource::Url(format!("{}{path}", self.origin));
+            authenticator(source).await.expect("an address is never fatal")
         }
     }
 
@@ -368,17 +383,17 @@ mod tests {
         json!({ "keys": issuers.iter().map(|issuer| issuer.jwk()).collect::<Vec<_>>() })
     }
 
-    async fn gate(source: JwksSource) -> Result<Authenticator, SetupError> {
+    async fn authenticator(source: JwksSource) -> Result<Authenticator, SetupError> {
         let keys = jwt::Keys::Jwks(source);
         open(Settings::Jwt(jwt::Settings { keys, issuer: None, audience: None })).await
     }
 
-    async fn authenticate(gate: &Authenticator, issuer: &Issuer) -> Result<(), AuthError> {
-        gate.authenticate(Some(&issuer.token())).await.map(drop)
+    async fn authenticate(authenticator: &Authenticator, issuer: &Issuer) -> Result<(), AuthError> {
+        authenticator.authenticate(Some(&issuer.token())).await.map(drop)
     }
 
-    /// Lets time pass on tokio's clock only, so that sockets keep theirs.
-    async fn session(duration: Duration) {
+    /// Advances tokio's clock only, so that sockets keep theirs.
+    async fn advance(duration: Duration) {
         time::pause();
         time::advance(duration).await;
         time::resume();
@@ -388,28 +403,28 @@ mod tests {
     const UNAVAILABLE: Result<(), AuthError> = Err(AuthError::KeysUnavailable);
 
     #[tokio::test]
-    async fn a_new_key_is_fetched_when_its_first_token_comes() {
+    async fn first_token_of_new_key_causes_fetch() {
         let (old, new) = (Issuer::ec("old"), Issuer::rsa("new"));
         let server = Server::start(&[&old]).await;
-        let gate = server.gate("/jwks").await;
-        assert_eq!(authenticate(&gate, &old).await, Ok(()));
+        let authenticator = server.authenticator("/jwks").await;
+        assert_eq!(authenticate(&authenticator, &old).await, Ok(()));
 
         server.publish(&[&new]);
-        assert_eq!(authenticate(&gate, &new).await, UNKNOWN, "asked a moment ago");
-        session(Duration::from_secs(31)).await;
-        assert_eq!(authenticate(&gate, &new).await, Ok(()));
-        assert_eq!(authenticate(&gate, &old).await, UNKNOWN);
+        assert_eq!(authenticate(&authenticator, &new).await, UNKNOWN, "asked a moment ago");
+        advance(Duration::from_secs(31)).await;
+        assert_eq!(authenticate(&authenticator, &new).await, Ok(()));
+        assert_eq!(authenticate(&authenticator, &old).await, UNKNOWN);
         assert_eq!(server.count(), 2);
     }
 
     #[tokio::test]
-    async fn a_crowd_of_unknown_keys_causes_one_fetch_in_thirty_seconds() {
+    async fn unknown_keys_cause_one_fetch_per_pause() {
         let server = Server::start(&[&Issuer::ec("known")]).await;
-        let gate = server.gate("/jwks").await;
-        let stranger = Issuer::ec("stranger");
+        let authenticator = server.authenticator("/jwks").await;
+        let foreign = Issuer::ec("foreign");
         for fetches in 2..4 {
-            session(Duration::from_secs(31)).await;
-            let crowd = (0..50).map(|_| authenticate(&gate, &stranger));
+            advance(Duration::from_secs(31)).await;
+            let crowd = (0..50).map(|_| authenticate(&authenticator, &foreign));
             let answers = futures_util::future::join_all(crowd).await;
             assert!(answers.iter().all(|answer| *answer == UNKNOWN));
             assert_eq!(server.count(), fetches);
@@ -417,71 +432,71 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_algorithm_that_no_key_can_have_causes_no_fetch() {
+    async fn unsupported_algorithm_causes_no_fetch() {
         let server = Server::start(&[&Issuer::ec("known")]).await;
-        let gate = server.gate("/jwks").await;
-        session(Duration::from_secs(31)).await;
+        let authenticator = server.authenticator("/jwks").await;
+        advance(Duration::from_secs(31)).await;
         let symmetric = Issuer::secret("a secret of more than 32 bytes...");
-        assert_eq!(authenticate(&gate, &symmetric).await, Err(AuthError::WrongAlgorithm));
+        assert_eq!(authenticate(&authenticator, &symmetric).await, Err(AuthError::WrongAlgorithm));
         assert_eq!(server.count(), 1);
     }
 
     #[tokio::test]
-    async fn old_keys_are_replaced_and_withdrawn_ones_refused() {
+    async fn withdrawn_keys_are_refused_after_reload() {
         let (old, new) = (Issuer::ec("old"), Issuer::ec("new"));
         let server = Server::start(&[&old]).await;
-        let gate = server.gate("/jwks").await;
+        let authenticator = server.authenticator("/jwks").await;
         server.publish(&[&new]);
-        session(Duration::from_secs(599)).await;
-        assert_eq!(authenticate(&gate, &old).await, Ok(()));
-        session(Duration::from_secs(2)).await;
-        assert_eq!(authenticate(&gate, &old).await, UNKNOWN);
-        assert_eq!(authenticate(&gate, &new).await, Ok(()));
+        advance(Duration::from_secs(599)).await;
+        assert_eq!(authenticate(&authenticator, &old).await, Ok(()));
+        advance(Duration::from_secs(2)).await;
+        assert_eq!(authenticate(&authenticator, &old).await, UNKNOWN);
+        assert_eq!(authenticate(&authenticator, &new).await, Ok(()));
         server.publish(&[]);
-        session(Duration::from_secs(601)).await;
-        assert_eq!(authenticate(&gate, &new).await, UNKNOWN);
+        advance(Duration::from_secs(601)).await;
+        assert_eq!(authenticate(&authenticator, &new).await, UNKNOWN);
     }
 
     #[tokio::test]
-    async fn known_keys_stay_in_use_while_the_address_is_away() {
+    async fn known_keys_survive_failing_address() {
         let (known, new) = (Issuer::ec("known"), Issuer::ec("new"));
         let server = Server::start(&[&known]).await;
-        let gate = server.gate("/jwks").await;
+        let authenticator = server.authenticator("/jwks").await;
         server.fail();
-        session(Duration::from_secs(3600)).await;
+        advance(Duration::from_secs(3600)).await;
         for _ in 0..3 {
-            assert_eq!(authenticate(&gate, &known).await, Ok(()));
+            assert_eq!(authenticate(&authenticator, &known).await, Ok(()));
         }
         assert_eq!(server.count(), 2, "a failure is not tried again at once");
-        assert_eq!(authenticate(&gate, &new).await, UNAVAILABLE, "it may be a key that we cannot see");
+        assert_eq!(authenticate(&authenticator, &new).await, UNAVAILABLE, "it may be a new key");
 
         server.publish(&[&new]);
-        session(Duration::from_secs(31)).await;
-        assert_eq!(authenticate(&gate, &new).await, Ok(()));
+        advance(Duration::from_secs(31)).await;
+        assert_eq!(authenticate(&authenticator, &new).await, Ok(()));
     }
 
     #[tokio::test]
-    async fn an_address_that_is_away_at_the_start_is_asked_again() {
+    async fn address_failing_at_start_is_asked_again() {
         let issuer = Issuer::ec("1");
         let server = Server::start(&[&issuer]).await;
         server.fail();
-        let gate = server.gate("/jwks").await;
-        assert_eq!(authenticate(&gate, &issuer).await, UNAVAILABLE);
+        let authenticator = server.authenticator("/jwks").await;
+        assert_eq!(authenticate(&authenticator, &issuer).await, UNAVAILABLE);
         server.publish(&[&issuer]);
-        assert_eq!(authenticate(&gate, &issuer).await, UNAVAILABLE, "asked a moment ago");
-        session(Duration::from_secs(6)).await;
-        assert_eq!(authenticate(&gate, &issuer).await, Ok(()));
+        assert_eq!(authenticate(&authenticator, &issuer).await, UNAVAILABLE, "asked a moment ago");
+        advance(Duration::from_secs(6)).await;
+        assert_eq!(authenticate(&authenticator, &issuer).await, Ok(()));
     }
 
     #[tokio::test]
-    async fn a_client_that_hangs_up_does_not_stop_the_fetch() {
+    async fn client_hanging_up_does_not_stop_fetch() {
         let (old, new) = (Issuer::ec("old"), Issuer::ec("new"));
         let server = Server::start(&[&old]).await;
-        let gate = server.gate("/jwks").await;
+        let authenticator = server.authenticator("/jwks").await;
         server.publish(&[&new]);
-        session(Duration::from_secs(31)).await;
+        advance(Duration::from_secs(31)).await;
         {
-            let mut hasty = pin!(authenticate(&gate, &new));
+            let mut hasty = pin!(authenticate(&authenticator, &new));
             poll_fn(|context| {
                 assert!(hasty.as_mut().poll(context).is_pending());
                 Poll::Ready(())
@@ -493,16 +508,16 @@ mod tests {
                 time::sleep(Duration::from_millis(1)).await;
             }
         };
-        time::timeout(FETCH_TIMEOUT, fetched).await.expect("the fetch goes on");
-        assert_eq!(authenticate(&gate, &new).await, Ok(()));
+        time::timeout(FETCH_TIMEOUT, fetched).await.expect("the fetch continues");
+        assert_eq!(authenticate(&authenticator, &new).await, Ok(()));
         assert_eq!(server.count(), 2);
     }
 
     #[tokio::test]
-    async fn redirects_are_followed_within_the_scheme_and_a_few_times() {
+    async fn redirects_are_limited_to_scheme_and_number() {
         let issuer = Issuer::ec("1");
         let server = Server::start(&[&issuer]).await;
-        assert_eq!(authenticate(&server.gate("/moved").await, &issuer).await, Ok(()));
+        assert_eq!(authenticate(&server.authenticator("/moved").await, &issuer).await, Ok(()));
         for path in ["/away", "/round"] {
             let source = Source::open_url(&format!("{}{path}", server.origin)).unwrap();
             let error = source.load().await.err();
@@ -514,72 +529,72 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_no_success_or_too_large_is_no_key_set() {
+    async fn failed_or_oversized_response_is_refused() {
         let issuer = Issuer::ec("1");
         let server = Server::start(&[&issuer]).await;
         for path in ["/large", "/absent"] {
-            assert_eq!(authenticate(&server.gate(path).await, &issuer).await, UNAVAILABLE, "{path}");
+            assert_eq!(authenticate(&server.authenticator(path).await, &issuer).await, UNAVAILABLE, "{path}");
         }
     }
 
     #[tokio::test]
-    async fn an_address_that_never_answers_costs_five_seconds_at_most() {
+    async fn silent_address_costs_five_seconds_at_most() {
         let server = Server::start(&[]).await;
         time::pause();
         let begin = Instant::now();
-        let gate = server.gate("/silent").await;
+        let authenticator = server.authenticator("/silent").await;
         assert!(begin.elapsed() <= FETCH_TIMEOUT + Duration::from_millis(10));
-        assert_eq!(authenticate(&gate, &Issuer::ec("1")).await, UNAVAILABLE);
+        assert_eq!(authenticate(&authenticator, &Issuer::ec("1")).await, UNAVAILABLE);
     }
 
     #[tokio::test]
-    async fn an_address_that_nobody_can_ask_does_not_open() {
+    async fn illegal_address_does_not_open() {
         for url in ["ftp://issuer.example/jwks", "issuer.example", "", "file:///etc/jwks"] {
-            let error = gate(JwksSource::Url(url.into())).await.err();
+            let error = authenticator(JwksSource::Url(url.into())).await.err();
             assert!(matches!(error, Some(SetupError::JwksUrl)), "{url:?}");
         }
     }
 
     #[tokio::test]
-    async fn a_file_is_read_again_and_a_broken_one_changes_nothing() {
+    async fn file_is_reread_and_broken_one_ignored() {
         let (old, new) = (Issuer::ec("old"), Issuer::ec("new"));
         let path = std::env::temp_dir().join(format!("jwks-{}.json", uuid::Uuid::now_v7()));
         std::fs::write(&path, set(&[&old]).to_string()).unwrap();
-        let gate = gate(JwksSource::File(path.clone())).await.unwrap();
-        assert_eq!(authenticate(&gate, &old).await, Ok(()));
+        let authenticator = authenticator(JwksSource::File(path.clone())).await.unwrap();
+        assert_eq!(authenticate(&authenticator, &old).await, Ok(()));
 
         std::fs::write(&path, "{").unwrap();
-        session(Duration::from_secs(11)).await;
-        assert_eq!(authenticate(&gate, &old).await, Ok(()));
+        advance(Duration::from_secs(11)).await;
+        assert_eq!(authenticate(&authenticator, &old).await, Ok(()));
 
         std::fs::write(&path, set(&[&new]).to_string()).unwrap();
-        session(Duration::from_secs(2)).await;
-        assert_eq!(authenticate(&gate, &new).await, Ok(()));
-        assert_eq!(authenticate(&gate, &old).await, UNKNOWN);
+        advance(Duration::from_secs(2)).await;
+        assert_eq!(authenticate(&authenticator, &new).await, Ok(()));
+        assert_eq!(authenticate(&authenticator, &old).await, UNKNOWN);
         std::fs::remove_file(&path).unwrap();
     }
 
     #[tokio::test]
-    async fn a_file_without_a_usable_key_does_not_open() {
+    async fn file_without_usable_key_does_not_open() {
         let path = std::env::temp_dir().join(format!("jwks-{}.json", uuid::Uuid::now_v7()));
         for content in [None, Some(""), Some("[]"), Some(r#"{"keys": []}"#), Some(r#"{"keys": [1, {}]}"#)] {
             if let Some(content) = content {
                 std::fs::write(&path, content).unwrap();
             }
-            let error = gate(JwksSource::File(path.clone())).await.err();
+            let error = authenticator(JwksSource::File(path.clone())).await.err();
             assert!(matches!(error, Some(SetupError::JwksFile { .. })), "{content:?}");
         }
         std::fs::remove_file(&path).unwrap();
     }
 
     #[tokio::test]
-    async fn without_a_key_id_exactly_one_key_must_fit() {
+    async fn token_without_key_id_needs_single_match() {
         let (one, two, rsa) = (Issuer::ec("one"), Issuer::ec("two"), Issuer::rsa("rsa"));
         let server = Server::start(&[&one, &rsa]).await;
-        assert_eq!(authenticate(&server.gate("/jwks").await, &one.nameless()).await, Ok(()));
+        assert_eq!(authenticate(&server.authenticator("/jwks").await, &one.without_key_id()).await, Ok(()));
         server.publish(&[&one, &two, &rsa]);
-        let gate = server.gate("/jwks").await;
-        assert_eq!(authenticate(&gate, &one.nameless()).await, UNKNOWN);
-        assert_eq!(authenticate(&gate, &rsa.nameless()).await, Ok(()));
+        let authenticator = server.authenticator("/jwks").await;
+        assert_eq!(authenticate(&authenticator, &one.without_key_id()).await, UNKNOWN);
+        assert_eq!(authenticate(&authenticator, &rsa.without_key_id()).await, Ok(()));
     }
 }

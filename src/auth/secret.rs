@@ -1,4 +1,4 @@
-//! [`Secret`]: what must be known to be let in, and shown to nobody.
+//! [`Secret`]: a text that grants access, so that no log or debug print may ever show it.
 
 use std::fmt;
 
@@ -9,18 +9,19 @@ use subtle::ConstantTimeEq as _;
 pub struct Secret(String);
 
 impl Secret {
-    /// Hides the text.
+    /// Wraps the text.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
     }
 
-    /// Whether this is the secret, told in a time that depends on the length alone.
+    /// Returns whether the given text is the secret. The time of the comparison depends on the
+    /// length alone.
     #[must_use]
     pub fn is(&self, given: &str) -> bool {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()
     }
 
-    /// The secret itself, to hash with.
+    /// Returns the secret itself, as a key for hashing.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()

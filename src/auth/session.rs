@@ -1,14 +1,15 @@
-//! [`Session`]: the result of a token that lets a user in.
+//! [`Session`]: the result of a token that was accepted.
 
 use std::{sync::Arc, time::SystemTime};
 
 use crate::audience::Viewer;
 
-/// Whom a token lets in, and for how long.
+/// Viewer that a token names, and the time for which it is accepted.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// The user behind the token.
+    /// User that the token names.
     pub viewer: Arc<Viewer>,
-    /// When the connection that showed the token must end; `None`: never. In the past for a token that only the leeway let in.
+    /// Time when a connection with this token must end; `None`: never. It is in the past for a
+    /// token that only the leeway accepts.
     pub expires: Option<SystemTime>,
 }

@@ -1,7 +1,8 @@
-//! One key of a JWKS, and which of them are of use.
+//! Parses a JWKS and picks the keys that can verify tokens.
 //!
-//! Our own reading of the format, as a key of a kind unknown to a library must not spoil the set. It must never take a
-//! symmetric key, which a public document cannot hold, nor leave open which algorithm a key is for.
+//! The format is parsed here, because a key of a kind that a library lacks must not spoil the set.
+//! A symmetric key must never be accepted, since a public document cannot hold one. Each key must
+//! be for exactly one algorithm.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// RS256 wants at least this (RFC 7518, 3.3).
+/// Shortest RSA key, in bits: RS256 requires it (RFC 7518, 3.3). A shorter key is skipped.
 const MIN_RSA_BITS: usize = 2048;
 
 /// A key, and the one algorithm that it is for.
@@ -38,7 +39,7 @@ struct Jwk {
     y: Option<String>,
 }
 
-/// The keys of the set that we can use. One key of a kind unknown to us does not spoil the others.
+/// Parses a set and returns its usable keys. A key of an unknown kind does not spoil the others.
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Arc<Key>>, serde_json::Error> {
     let set: Set = serde_json::from_slice(bytes)?;
     let count = set.keys.len();
@@ -68,7 +69,7 @@ fn usable(key: Value) -> Option<Key> {
     (!is_weak && !is_other).then_some(Key { id: jwk.kid, algorithm, decoding })
 }
 
-/// The length of a big-endian number.
+/// Returns the length of a big-endian number, in bits.
 fn bits(number: &[u8]) -> usize {
     let Some(first) = number.iter().position(|&byte| byte != 0) else { return 0 };
     (number.len() - first) * 8 - number[first].leading_zeros() as usize
@@ -82,7 +83,7 @@ mod tests {
     use crate::auth::tests::Issuer;
 
     #[test]
-    fn only_keys_that_can_verify_our_algorithms_are_taken() {
+    fn keys_unfit_for_verification_are_skipped() {
         let (ec, rsa) = (Issuer::ec("ec").jwk(), Issuer::rsa("rsa").jwk());
         let with = |key: &Value, field: &str, value: Value| {
             let mut key = key.clone();
