@@ -69,7 +69,7 @@ fn protocol(criterion: &mut Criterion) {
     let acknowledged = || {
         let mut protocol = Protocol::new(Dialect::Transport, 64);
         protocol.on_text(r#"{"type":"connection_init"}"#);
-        protocol.admitted(None);
+        protocol.acknowledged(None);
         protocol
     };
     criterion.bench_function("protocol/subscribe", |bencher| {

@@ -1,8 +1,9 @@
-//! `relay doctor`: checks what a deploy gets wrong, and says what to do.
+//! `relay doctor`: checks a deployment for common faults, and prints a cure for each fault.
 //!
-//! One line for each check, in a fixed order: `ok`, `WRONG` with its cure (the command or the setting), or `skipped` with the
-//! reason. Each is bounded, and none depends on another's being well. It must never leave anything behind: the one thing
-//! that it makes, a trial feed, is deleted also when it is interrupted.
+//! It prints one line for each check, in a fixed order: `ok`, `WRONG` with the cure (a command or a
+//! setting), or `skipped` with the reason. Each check is bounded in time, and a fault that one
+//! check finds does not stop the others. It must never leave anything behind: it creates only a
+//! trial feed, and deletes that feed even when it is interrupted.
 
 mod broker;
 mod checks;
@@ -30,7 +31,8 @@ use crate::{
     pod::{Drain, drain::AFTER_DEADLINE},
 };
 
-/// Checks everything and writes what it finds; whether nothing is wrong. `stop` ends it early, which is not well.
+/// Runs all checks and writes their findings to `out`. Returns whether nothing is wrong. `stop`
+/// ends the checks early; then it returns `false`.
 ///
 /// # Errors
 /// If `out` cannot be written.
@@ -49,19 +51,19 @@ pub async fn run(
     let visit = async {
         match &checks.visit {
             Some(visit) => socket::visit(visit).await,
-            None => Finding::skipped("--url is not given: nobody knows the way that clients take"),
+            None => Finding::skipped("--url is not given: the URL of the clients is unknown"),
         }
     };
     if let Some(finding) = stop.run_until_cancelled(visit).await {
         report.add("balancer", &finding)?;
     }
-    let [well, wrong, skipped] = report.counts;
+    let [ok, wrong, skipped] = report.counts;
     let end = if stop.is_cancelled() { "; stopped before the end" } else { "" };
-    writeln!(report.out, "{well} ok, {wrong} wrong, {skipped} skipped{end}")?;
+    writeln!(report.out, "{ok} ok, {wrong} wrong, {skipped} skipped{end}")?;
     Ok(wrong == 0 && !stop.is_cancelled())
 }
 
-/// Whether tokens can be checked.
+/// Checks that there are usable keys for tokens.
 async fn keys(auth: &auth::Settings) -> Finding {
     let source = match auth {
         auth::Settings::Demo => return Finding::skipped("RELAY_AUTH is demo: tokens are names"),
@@ -72,28 +74,28 @@ async fn keys(auth: &auth::Settings) -> Finding {
     };
     let (name, cure) = match source {
         JwksSource::File(path) => {
-            (path.display().to_string(), "let RELAY_JWT_JWKS name a JSON file {\"keys\": [...]}".to_owned())
+            (path.display().to_string(), "set RELAY_JWT_JWKS to a JSON file {\"keys\": [...]}".to_owned())
         }
         JwksSource::Url(url) => (
             url.clone(),
             format!(
-                "correct RELAY_JWT_JWKS, or let the pods out to it; it must answer here: curl --fail {url}"
+                "correct RELAY_JWT_JWKS, or allow the pods' traffic to it; it must work: curl --fail {url}"
             ),
         ),
     };
     match jwks::probe(source.clone()).await {
-        Ok(keys) => Finding::ok(format!("{name}: {keys} usable")),
-        Err(error) => Finding::wrong(format!("{name} lets nobody in: {}", brief(&*error)), cure),
+        Ok(keys) => Finding::ok(format!("{name}: usable keys: {keys}")),
+        Err(error) => Finding::wrong(format!("{name} cannot be used: {}", brief(&*error)), cure),
     }
 }
 
-/// Whether a pod can end in the time that it is given, and its connections before.
+/// Checks that a drain ends before its deadline, and a pod before its grace period is over.
 fn drain(drain: Drain, grace: Option<Duration>) -> Finding {
     let Drain { delay, spread, deadline } = drain;
     if drain.is_cut_short() {
         return Finding::wrong(
             format!(
-                "{} of delay and {} of spread are not over before the deadline of {}, which cuts connections off",
+                "{} of delay and {} of spread are not over before the deadline of {}: it cuts connections off",
                 span(delay),
                 span(spread),
                 span(deadline)
@@ -105,7 +107,7 @@ fn drain(drain: Drain, grace: Option<Duration>) -> Finding {
     let sum = format!("{} of deadline and {} to close make {}", span(deadline), span(closing), span(needed));
     match grace {
         None => {
-            Finding::skipped(format!("--grace is not given: {sum}, which the pod's grace must not be below"))
+            Finding::skipped(format!("--grace is not given: {sum}, and the grace must be as long at least"))
         }
         Some(grace) if grace < needed => Finding::wrong(
             format!("{sum}, but a pod is killed after {}", span(grace)),
@@ -123,24 +125,25 @@ fn drain(drain: Drain, grace: Option<Duration>) -> Finding {
     }
 }
 
-/// Whether others can reach a pod that listens here.
+/// Checks that a pod with these addresses can be reached from outside.
 fn addresses(checks: &Checks) -> Finding {
     if !checks.in_kubernetes {
         return Finding::skipped("POD_NAME is not set: this is no pod of Kubernetes");
     }
-    let (clients, machines) = (checks.pod.listen, checks.pod.admin_listen);
-    let named = [("RELAY_LISTEN", Some(clients)), ("RELAY_ADMIN_LISTEN", machines)];
-    let lonely = named.into_iter().find_map(|(name, address)| Some((name, address?)).filter(is_lonely));
-    match lonely {
+    let (clients, admin) = (checks.pod.listen, checks.pod.admin_listen);
+    let named = [("RELAY_LISTEN", Some(clients)), ("RELAY_ADMIN_LISTEN", admin)];
+    let unreachable =
+        named.into_iter().find_map(|(name, address)| Some((name, address?)).filter(is_loopback));
+    match unreachable {
         Some((name, address)) => Finding::wrong(
-            format!("{name} is {address}, which nobody outside the pod can reach"),
+            format!("{name} is {address}, which cannot be reached from outside the pod"),
             format!("{name}=0.0.0.0:{}", address.port()),
         ),
-        None => Finding::ok(format!("clients reach {clients}")),
+        None => Finding::ok(format!("clients can reach {clients}")),
     }
 }
 
-fn is_lonely((_, address): &(&str, SocketAddr)) -> bool {
+fn is_loopback((_, address): &(&str, SocketAddr)) -> bool {
     address.ip().is_loopback()
 }
 
@@ -151,7 +154,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_grace_must_outlast_the_deadline_and_what_is_closed_after_it() {
+    fn grace_covers_deadline_and_closing() {
         let waits = Drain { delay: SECOND * 5, spread: SECOND * 20, deadline: SECOND * 45 };
         assert!(matches!(drain(waits, Some(SECOND * 60)), Finding::Ok(_)));
         let Finding::Wrong { what, cure } = drain(waits, Some(SECOND * 59)) else { panic!() };
@@ -163,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_is_one_line() {
+    fn finding_takes_one_line() {
         let mut out = Vec::new();
         let mut report = Report { out: &mut out, counts: [0; 3] };
         report.add("topic", &Finding::wrong("it\nis not there", "make it")).unwrap();

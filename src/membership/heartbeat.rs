@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, HEARTBEAT};
 
-/// Longest name of a feed, in bytes: Pub/Sub's own bound. A heartbeat with a longer one is refused.
+/// Longest name of a feed, in bytes. A heartbeat with a longer one is refused.
 const MAX_FEED: usize = 255;
 
-/// Longest name of a pod, in bytes, as in `RELAY_POD`. A heartbeat with a longer one is refused.
+/// Longest name of a pod, in bytes. A heartbeat with a longer one is refused.
 const MAX_POD: usize = 63;
 
 /// Most connections that are believed: more than any pod holds.

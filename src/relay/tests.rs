@@ -108,7 +108,7 @@ impl Pod {
         Self { hub, events, state, _relay: task }
     }
 
-    async fn open(&self, generation: &str) {
+    async fn set_open(&self, generation: &str) {
         self.state.send_replace(FeedState::Open(generation.into()));
         sleep(SECOND).await;
     }
@@ -163,7 +163,7 @@ async fn first_cursor_resumes_on_younger_topic() {
     let began = SystemTime::now();
     let pod = Pod::new(began, true);
     let cursor = pod.hub.cursor();
-    pod.open("one").await;
+    pod.set_open("one").await;
     pod.event("early", began + SECOND / 10).await;
     assert_eq!(pod.hub.cursor(), cursor, "the cursor stands still");
     pod.heartbeat("one", began + SECOND / 5).await;
@@ -176,7 +176,7 @@ async fn first_cursor_is_gap_without_retention() {
     let began = SystemTime::now();
     let pod = Pod::new(began, false);
     let cursor = pod.hub.cursor();
-    pod.open("one").await;
+    pod.set_open("one").await;
     pod.heartbeat("one", began + SECOND).await;
     assert_eq!(pod.resume(&cursor).await, ["gap: WINDOW_EXCEEDED"]);
 }
@@ -186,7 +186,7 @@ async fn earlier_pods_cursor_is_gap_without_history() {
     let began = SystemTime::now();
     let pods = [began, began - SECOND / 2, began - SECOND * 2].map(|began| Pod::new(began, true));
     let [pod, together, earlier] = &pods;
-    pod.open("one").await;
+    pod.set_open("one").await;
     pod.heartbeat("one", began + SECOND / 5).await;
     assert!(pod.resume(&together.hub.cursor()).await.is_empty());
     assert_eq!(pod.resume(&earlier.hub.cursor()).await, ["gap: WINDOW_EXCEEDED"]);
@@ -199,7 +199,7 @@ async fn event_from_before_start_is_no_news() {
     for began in [topic, topic + SECOND * 3_600, topic - SECOND * 3_600] {
         let (pod, send_queue) = (Pod::new(began, true), SendQueue::new(1 << 16));
         let _watching = pod.hub.watch(pod.watch(&send_queue));
-        pod.open("one").await;
+        pod.set_open("one").await;
         pod.heartbeat("one", topic + SECOND).await;
         pod.event("backlog", topic - SECOND * 60).await;
         pod.event("news", topic + SECOND * 2).await;
@@ -212,7 +212,7 @@ async fn new_generation_delivers_missed_events_only() {
     let topic = SystemTime::now();
     let (pod, send_queue) = (Pod::new(topic, true), SendQueue::new(1 << 16));
     let _watching = pod.hub.watch(pod.watch(&send_queue));
-    pod.open("one").await;
+    pod.set_open("one").await;
     pod.heartbeat("one", topic).await;
     pod.event("old", topic + SECOND).await;
     // Longer than ids are remembered.
@@ -223,7 +223,7 @@ async fn new_generation_delivers_missed_events_only() {
     pod.state.send_replace(FeedState::Opening(None));
     // Longer than the window reaches, but the topic still has all events.
     sleep(SECOND * 900).await;
-    pod.open("two").await;
+    pod.set_open("two").await;
     pod.event("forgets", topic + SECOND * 4_500).await;
     pod.event("old", topic + SECOND).await;
     pod.event("missed", topic + SECOND * 3_601).await;
@@ -255,7 +255,7 @@ fn seen_ids_are_bounded() {
 #[tokio::test(start_paused = true)]
 async fn domain_panic_skips_one_event() {
     let pod = Pod::new(SystemTime::now(), true);
-    pod.open("first").await;
+    pod.set_open("first").await;
     let send_queue = SendQueue::new(1 << 16);
     let _watching = pod.hub.watch(pod.watch(&send_queue));
     for data in ["poison", "good"] {

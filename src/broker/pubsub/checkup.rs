@@ -138,7 +138,7 @@ impl Checkup {
     ///
     /// # Errors
     /// If the same calls of a pod would fail as well. The feed may exist all the same.
-    pub async fn open(&self, trial: &str, since: SystemTime) -> Result<(), AdminError> {
+    pub async fn create_trial(&self, trial: &str, since: SystemTime) -> Result<(), AdminError> {
         let admin = &self.clients.admin;
         let heartbeats = format!("attributes.\"ce-type\" = \"{HEARTBEAT}\"");
         admin.create_subscription(trial, LIMITS.least_retention, |feed| feed.set_filter(heartbeats)).await?;

@@ -1,7 +1,9 @@
-//! What is checked of Pub/Sub: the topic, its retention, the clock, permissions, a trial feed, the quota, orphans.
+//! Checks of Pub/Sub: the topic, its retention, the clock, permissions, a trial feed, the quota,
+//! orphans.
 //!
-//! Here facts are gathered; [`verdict`] says what they mean. Permissions are asked of IAM where it can be asked, and proven
-//! by the trial feed where not. It must never end before the trial feed is deleted.
+//! This file gathers the facts, and [`verdict`] turns them into findings. IAM tests permissions
+//! where it can; the trial feed proves the others. It must never end before the trial feed is
+//! deleted.
 
 mod verdict;
 
@@ -31,23 +33,29 @@ use crate::{
     membership::Heartbeat,
 };
 
-/// How long a server may take to tell the time.
+/// Longest time for an answer with the server's clock. At the limit the check `clock` is wrong.
 const CLOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How far back heartbeats are heard, if the topic retains them: three intervals of a membership of a thousand pods.
+/// How far back heartbeats are received, if the topic retains them: three intervals of a membership
+/// of a thousand pods.
 const REACH: Duration = Duration::from_secs(600);
 
-/// A machine that is busy, and a feed that has just begun, take their time.
+/// Extra time to wait for heartbeats, for a busy machine and a feed that has just begun.
 const SLACK: Duration = Duration::from_secs(3);
 
-/// What was learnt while the trial feed was there.
-struct Learnt {
-    /// `None`: there is no IAM to ask.
-    lacking: Result<Option<Vec<&'static str>>, AdminError>,
+/// Facts gathered while the trial feed existed.
+struct Facts {
+    /// Missing permissions; `None`: there is no IAM.
+    missing: Result<Option<Vec<&'static str>>, AdminError>,
     inventory: Result<Inventory, AdminError>,
-    living: HashSet<Arc<str>>,
+    /// Pods that send heartbeats.
+    live_pods: HashSet<Arc<str>>,
 }
 
+/// Runs all checks of Pub/Sub, or until `stop`.
+///
+/// # Errors
+/// If the report cannot be written.
 pub(super) async fn examine(
     report: &mut Report<'_>,
     checks: &Checks,
@@ -66,11 +74,11 @@ pub(super) async fn examine(
         report.add("topic", &verdict.topic(retention.as_ref()))?;
         report.add("retention", &verdict.retention(retention.as_ref()))?;
         report.add("clock", &verdict.clock(date(topic).await))?;
-        // Each of the others would say the same, after a while.
+        // Each of the other checks would find the same, after a timeout.
         let is_away = retention.is_err_and(|error| error.is_away());
-        let left = ["permissions", "trial feed", "quota", "orphans"].into_iter().filter(|_| is_away);
-        for check in left {
-            report.add(check, &Finding::skipped("Pub/Sub cannot be asked"))?;
+        let other_checks = ["permissions", "trial feed", "quota", "orphans"].into_iter().filter(|_| is_away);
+        for check in other_checks {
+            report.add(check, &Finding::skipped("Pub/Sub cannot be reached"))?;
         }
         Ok::<_, io::Error>(is_away)
     };
@@ -82,24 +90,25 @@ pub(super) async fn examine(
     feeds(report, checks, &verdict, &checkup, stop).await
 }
 
-/// How far the clock of Pub/Sub is ahead of ours, or behind, if it shows one.
+/// Returns the time on Pub/Sub's clock, and the time on this machine's clock at that moment; `None`
+/// if the answer has no date.
 async fn date(topic: &pubsub::Settings) -> Result<Option<(SystemTime, SystemTime)>, reqwest::Error> {
     let client = Client::builder().timeout(CLOCK_TIMEOUT);
     let (client, url) = match &topic.emulator {
-        // The client honours `HTTPS_PROXY` and its like, but no proxy reaches what runs beside us.
+        // The client honours `HTTPS_PROXY`, but no proxy reaches an emulator on this machine.
         Some(host) => (client.no_proxy(), format!("http://{host}/")),
         None => (client, "https://pubsub.googleapis.com/".to_owned()),
     };
     let asked = SystemTime::now();
     let answer = client.build()?.get(url).send().await?;
-    // As if it had been told half-way.
-    let told = asked + asked.elapsed().unwrap_or_default() / 2;
+    // The server read its clock about half-way between request and answer.
+    let ours = asked + asked.elapsed().unwrap_or_default() / 2;
     let date =
         answer.headers().get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-    Ok(date.map(|date| (date, told)))
+    Ok(date.map(|date| (date, ours)))
 }
 
-/// Opens the trial feed, learns by it, and deletes it, interrupted or not.
+/// Creates the trial feed, gathers facts with it, and deletes it, even if interrupted.
 async fn feeds(
     report: &mut Report<'_>,
     checks: &Checks,
@@ -109,42 +118,48 @@ async fn feeds(
 ) -> io::Result<()> {
     let now = SystemTime::now();
     let trial = checkup.trial();
-    let opened = checkup.open(&trial, now.checked_sub(REACH).unwrap_or(now)).await;
+    let opened = checkup.create_trial(&trial, now.checked_sub(REACH).unwrap_or(now)).await;
     let feed = opened.is_ok().then_some(&*trial);
-    let learnt = stop.run_until_cancelled(learn(checks, checkup, feed, now)).await;
+    let facts = stop.run_until_cancelled(gather(checks, checkup, feed, now)).await;
     let closed = match &opened {
         // Without a topic there is no feed.
         Err(AdminError::NoTopic(_)) => Ok(()),
         _ => checkup.close(&trial).await,
     };
-    let Some(Learnt { lacking, inventory, living }) = learnt else { return Ok(()) };
+    let Some(Facts { missing, inventory, live_pods }) = facts else { return Ok(()) };
     let failures = [opened.as_ref().err(), inventory.as_ref().err()];
-    report.add("permissions", &verdict.permissions(lacking, failures))?;
+    report.add("permissions", &verdict.permissions(missing, failures))?;
     report.add("trial feed", &verdict.trial(opened.as_ref(), closed.as_ref()))?;
     report.add("quota", &verdict.quota(inventory.as_ref(), feed.is_some()))?;
-    report.add("orphans", &verdict.orphans(inventory.as_ref(), feed.map(|_| &living), now))
+    report.add("orphans", &verdict.orphans(inventory.as_ref(), feed.map(|_| &live_pods), now))
 }
 
-async fn learn(checks: &Checks, checkup: &Checkup, feed: Option<&str>, now: SystemTime) -> Learnt {
-    let lacking = lacking(checkup, feed).await;
+/// Gathers the facts. Without a trial `feed` it receives no heartbeats.
+async fn gather(checks: &Checks, checkup: &Checkup, feed: Option<&str>, now: SystemTime) -> Facts {
+    let missing = missing_permissions(checkup, feed).await;
     let inventory = checkup.inventory().await;
-    let living = match (&inventory, feed) {
+    let live_pods = match (&inventory, feed) {
         (Ok(inventory), Some(feed)) => listen(checks, checkup, feed, &inventory.feeds, now).await,
         _ => HashSet::new(),
     };
-    Learnt { lacking, inventory, living }
+    Facts { missing, inventory, live_pods }
 }
 
-async fn lacking(checkup: &Checkup, feed: Option<&str>) -> Result<Option<Vec<&'static str>>, AdminError> {
-    let Some(mut lacking) = checkup.lacks_on_topic(&ON_TOPIC).await? else { return Ok(None) };
+/// Returns the permissions that are missing on the topic and on the trial feed; `None` if there is
+/// no IAM.
+async fn missing_permissions(
+    checkup: &Checkup,
+    feed: Option<&str>,
+) -> Result<Option<Vec<&'static str>>, AdminError> {
+    let Some(mut missing) = checkup.lacks_on_topic(&ON_TOPIC).await? else { return Ok(None) };
     if let Some(feed) = feed {
-        lacking.extend(checkup.lacks(feed, &ON_FEEDS).await?.unwrap_or_default());
+        missing.extend(checkup.lacks(feed, &ON_FEEDS).await?.unwrap_or_default());
     }
-    Ok(Some(lacking))
+    Ok(Some(missing))
 }
 
-/// The pods that heartbeat. Those whose feeds are old enough to be orphans are waited for, a little longer than a heartbeat may
-/// take.
+/// Returns the pods that send heartbeats. It waits until every pod with a feed old enough for an
+/// orphan has sent one, or a little longer than a heartbeat may take.
 async fn listen(
     checks: &Checks,
     checkup: &Checkup,
@@ -155,22 +170,22 @@ async fn listen(
     let after = checks.pod.orphan_after;
     let old = feeds.iter().filter(|feed| verdict::is_old(feed, now, after));
     let awaited: HashSet<&str> = old.map(|feed| &*feed.pod).collect();
-    let mut living = HashSet::new();
+    let mut live_pods = HashSet::new();
     if awaited.is_empty() {
-        return living;
+        return live_pods;
     }
-    let hear = |event: &Event| {
-        // What the topic retains may be the last word of the dead: they are silent for as long as a janitor waits.
-        let is_late = |heartbeat: &Heartbeat| {
+    let is_enough = |event: &Event| {
+        // A retained heartbeat may be the last one of a dead pod. A janitor waits as long as this.
+        let is_stale = |heartbeat: &Heartbeat| {
             event.published.is_some_and(|at| at + after.max(heartbeat.interval() * 3) < now)
         };
-        living.extend(
-            Heartbeat::read(event).filter(|heartbeat| !is_late(heartbeat)).map(|heartbeat| heartbeat.pod),
+        live_pods.extend(
+            Heartbeat::read(event).filter(|heartbeat| !is_stale(heartbeat)).map(|heartbeat| heartbeat.pod),
         );
-        awaited.iter().all(|pod| living.contains(*pod))
+        awaited.iter().all(|pod| live_pods.contains(*pod))
     };
-    checkup.listen(trial, checks.pod.heartbeat_interval.mul_f64(1.25) + SLACK, hear).await;
-    living
+    checkup.listen(trial, checks.pod.heartbeat_interval.mul_f64(1.25) + SLACK, is_enough).await;
+    live_pods
 }
 
 #[cfg(test)]
@@ -179,7 +194,7 @@ mod tests {
     use crate::cli::doctor::permissions::{CREATE, LIST};
 
     #[test]
-    fn terraform_grants_what_is_checked_and_no_more() {
+    fn terraform_grants_exactly_checked_permissions() {
         let terraform = include_str!("../../../terraform/pubsub.tf");
         let granted: HashSet<&str> = terraform
             .split('"')

@@ -1,34 +1,37 @@
-//! [`Checks`]: what the doctor is asked to check.
+//! [`Checks`]: the deployment that the doctor checks.
+//!
+//! It is plain data that the program fills in from its settings. It must never run a check.
 
 use std::{path::PathBuf, time::Duration};
 
 use crate::{broker::pubsub, pod};
 
-/// The pod whose name the trial feed bears. It never heartbeats, so that any janitor deletes what it may leave.
+/// Name of the pod in the trial feed's name. No such pod sends heartbeats, so any janitor deletes a
+/// trial feed that is left behind.
 pub const POD: &str = "doctor";
 
-/// What is checked.
+/// Deployment to check.
 pub struct Checks {
     /// Settings of the pods.
     pub pod: pod::Settings,
-    /// The topic, for the pod named [`POD`]; `None`: the in-memory broker.
+    /// Topic, with the settings of a pod named [`POD`]; `None`: the in-memory broker.
     pub topic: Option<pubsub::Settings>,
-    /// How long the orchestrator lets a pod end.
+    /// Time from SIGTERM until the orchestrator kills a pod; `None`: not checked.
     pub grace: Option<Duration>,
-    /// Whether this process runs as a pod of Kubernetes would.
+    /// Whether this process runs in a pod of Kubernetes.
     pub in_kubernetes: bool,
-    /// The public way to the pods, if it is to be tried.
+    /// Public URL of the pods and how to try it; `None`: not checked.
     pub visit: Option<Visit>,
 }
 
-/// How the public way to the pods is tried.
+/// Public URL of the pods and how to try it.
 pub struct Visit {
-    /// `ws://` or `wss://`.
+    /// URL, `ws://` or `wss://`.
     pub url: String,
-    /// The web page that we pretend to be.
+    /// Origin of the web page that the request claims to come from.
     pub origin: Option<String>,
-    /// The file with a token.
+    /// File with a token.
     pub token_file: Option<PathBuf>,
-    /// How long a connection must live.
+    /// Time for which the connection must stay open.
     pub hold: Duration,
 }

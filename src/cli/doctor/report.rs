@@ -1,4 +1,6 @@
 //! [`Report`]: one line for each [`Finding`].
+//!
+//! Each line is flushed at once, because checks take seconds. A finding must never span two lines.
 
 use std::{
     error::Error,
@@ -6,7 +8,7 @@ use std::{
     iter::successors,
 };
 
-/// What a check found.
+/// Result of a check.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Finding {
     Ok(String),
@@ -28,13 +30,17 @@ impl Finding {
     }
 }
 
-/// The lines as they come.
+/// Report on `out`, with the numbers of findings that are ok, wrong and skipped.
 pub(super) struct Report<'a> {
     pub(super) out: &'a mut (dyn Write + Send),
     pub(super) counts: [usize; 3],
 }
 
 impl Report<'_> {
+    /// Writes the line of a check and counts its finding.
+    ///
+    /// # Errors
+    /// If `out` cannot be written.
     pub(super) fn add(&mut self, check: &str, finding: &Finding) -> io::Result<()> {
         let (kind, word, text) = match finding {
             Finding::Ok(what) => (0, "ok", what.clone()),
@@ -42,14 +48,14 @@ impl Report<'_> {
             Finding::Skipped(why) => (2, "skipped", why.clone()),
         };
         self.counts[kind] += 1;
-        // A cause of an error may have lines of its own.
+        // The cause of an error may contain line breaks.
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         writeln!(self.out, "{word:<8} {check:<12} {text}")?;
         self.out.flush()
     }
 }
 
-/// What went wrong and, of all its causes, the first: those between say the same in other words.
+/// Returns the error and its root cause. The causes between them only repeat it in other words.
 pub(super) fn brief(error: &(dyn Error + 'static)) -> String {
     match successors(error.source(), |&cause| cause.source()).last() {
         Some(root) => format!("{error}: {root}"),

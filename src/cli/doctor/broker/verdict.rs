@@ -1,6 +1,7 @@
-//! What the facts about Pub/Sub mean, and what to do.
+//! [`Verdict`]: turns the facts about Pub/Sub into findings with cures.
 //!
-//! Pure. It must never call a feed an orphan that a janitor would not.
+//! It is pure: it calls no server and reads no clock. It must never call a feed an orphan that a
+//! janitor would keep.
 
 use std::{
     collections::HashSet,
@@ -23,37 +24,40 @@ use crate::{
     },
 };
 
-/// How far clocks may differ in whole seconds, which is what a `Date` has: 4 s ahead the first cursors would promise too
-/// much ([`Hub::new`](crate::hub::Hub::new)), and 5 s behind a token that has just been issued would not be valid yet.
+/// Largest difference between the clocks, in whole seconds, since a `Date` has no fractions. A
+/// clock that is 4 s ahead gives first cursors that promise too much
+/// ([`Hub::new`](crate::hub::Hub::new)). With a clock that is 5 s behind, a token that has just
+/// been issued is not valid yet.
 const MAX_SKEW: Duration = Duration::from_secs(3);
 
-/// Subscriptions that are too near to 10,000, the most that a project, and a topic, may have: as the alert has it.
-const MANY: usize = 5_000;
+/// Most subscriptions of a project that are no fault, as in the alert. The limit of a project, and
+/// of a topic, is 10,000.
+const MAX_SUBSCRIPTIONS: usize = 5_000;
 
-/// Orphans that are named.
-const NAMED: usize = 10;
+/// Most orphans that a finding names.
+const MAX_NAMES: usize = 10;
 
-/// Judges facts about one topic.
+/// Judge of the facts about one topic.
 pub(super) struct Verdict<'a> {
     pub(super) topic: &'a pubsub::Settings,
     pub(super) orphan_after: Duration,
 }
 
-/// Without a topic there is nothing else to check.
+/// Judges the in-memory broker, which has nothing else to check.
 pub(super) fn memory(in_kubernetes: bool) -> Finding {
-    let what = "RELAY_BROKER is memory:, which no other pod hears";
+    let what = "RELAY_BROKER is memory:, so other pods receive no events";
     match in_kubernetes {
         true => Finding::wrong(what, "RELAY_BROKER=pubsub://PROJECT/TOPIC"),
-        false => Finding::skipped(format!("{what}: nothing of Pub/Sub is checked")),
+        false => Finding::skipped(format!("{what}; Pub/Sub is not checked")),
     }
 }
 
-/// Whether a feed is so old that its pod must have sent heartbeats.
+/// Returns whether a feed is at least `after` old, so that its pod must have sent heartbeats.
 pub(super) fn is_old(feed: &FoundFeed, now: SystemTime, after: Duration) -> bool {
     now.duration_since(feed.created).is_ok_and(|age| age >= after)
 }
 
-/// What was missing, if the call was denied.
+/// Returns the permission that was missing, if the call was denied.
 fn denied(error: &AdminError) -> Option<&'static str> {
     let AdminError::Denied { call, .. } = error else { return None };
     Some(match *call {
@@ -64,10 +68,12 @@ fn denied(error: &AdminError) -> Option<&'static str> {
 }
 
 impl Verdict<'_> {
+    /// Judges that there are no clients, for lack of credentials.
     pub(super) fn no_identity(&self, error: &ConnectError) -> Finding {
         Finding::wrong(brief(error), self.reach())
     }
 
+    /// Judges whether the topic exists.
     pub(super) fn topic(&self, retention: Result<&Duration, &AdminError>) -> Finding {
         match retention {
             Ok(_) => Finding::ok(format!("{} exists in {}", self.topic.topic, self.topic.project)),
@@ -75,10 +81,10 @@ impl Verdict<'_> {
         }
     }
 
-    /// A topic must retain what a new feed reaches back to.
+    /// Judges the topic's retention, which must be at least what a new feed reaches back.
     pub(super) fn retention(&self, retention: Result<&Duration, &AdminError>) -> Finding {
         let pubsub::Settings { project, topic, emulator, replay_window: window, .. } = self.topic;
-        let Ok(&retention) = retention else { return Finding::skipped("the topic cannot be seen") };
+        let Ok(&retention) = retention else { return Finding::skipped("the topic cannot be read") };
         if retention >= *window {
             return Finding::ok(format!("{}, and a pod reaches back {}", span(retention), span(*window)));
         }
@@ -89,8 +95,8 @@ impl Verdict<'_> {
         let needed = window.max(&pubsub::LIMITS.least_retention).as_secs_f64().ceil();
         let cure = match emulator {
             Some(host) => format!(
-                "an emulator cannot change it: curl -X DELETE http://{host}/v1/projects/{project}/topics/{topic}, and \
-                 the next pod makes it anew"
+                "an emulator cannot change it: curl -X DELETE \
+                 http://{host}/v1/projects/{project}/topics/{topic}, then the next pod creates it again"
             ),
             None => format!(
                 "gcloud pubsub topics update {topic} --project={project} --message-retention-duration={needed}s, and \
@@ -103,11 +109,12 @@ impl Verdict<'_> {
         )
     }
 
-    /// The clock of Pub/Sub beside ours.
-    pub(super) fn clock(&self, told: Result<Option<(SystemTime, SystemTime)>, reqwest::Error>) -> Finding {
-        let (theirs, ours) = match told {
-            Ok(Some(told)) => told,
-            Ok(None) => return Finding::skipped("the emulator tells no time"),
+    /// Judges this machine's clock by Pub/Sub's. `dates` are the two times of one moment, Pub/Sub's
+    /// first.
+    pub(super) fn clock(&self, dates: Result<Option<(SystemTime, SystemTime)>, reqwest::Error>) -> Finding {
+        let (theirs, ours) = match dates {
+            Ok(Some(dates)) => dates,
+            Ok(None) => return Finding::skipped("the emulator sends no time"),
             Err(error) => return Finding::wrong(brief(&error), self.reach()),
         };
         let (skew, word) = match ours.duration_since(theirs) {
@@ -124,14 +131,14 @@ impl Verdict<'_> {
         }
     }
 
-    /// `failures`: of the calls whose permissions IAM was not asked about.
+    /// Judges the permissions. `failures` are those of the calls that IAM cannot test beforehand.
     pub(super) fn permissions(
         &self,
-        lacking: Result<Option<Vec<&'static str>>, AdminError>,
+        missing: Result<Option<Vec<&'static str>>, AdminError>,
         failures: [Option<&AdminError>; 2],
     ) -> Finding {
-        let (mut lacking, is_asked) = match lacking {
-            Ok(Some(lacking)) => (lacking, true),
+        let (mut missing, is_tested) = match missing {
+            Ok(Some(missing)) => (missing, true),
             Ok(None) => (Vec::new(), false),
             Err(error) => return self.failure(&error),
         };
@@ -139,18 +146,19 @@ impl Verdict<'_> {
             return Finding::skipped("there is no topic to have permissions on");
         }
         for permission in failures.into_iter().flatten().filter_map(denied) {
-            // A feed that may not be attached to the topic is denied just like one that may not be made.
-            if permission != CREATE || !lacking.contains(&ATTACH) {
-                lacking.push(permission);
+            // Without the permission to attach a feed, its creation is denied as well.
+            if permission != CREATE || !missing.contains(&ATTACH) {
+                missing.push(permission);
             }
         }
-        match (lacking.is_empty(), is_asked) {
+        match (missing.is_empty(), is_tested) {
             (true, true) => Finding::ok("all that the pods need"),
             (true, false) => Finding::skipped("the emulator has no IAM"),
-            (false, _) => Finding::wrong(format!("missing: {}", lacking.join(", ")), self.grant(&lacking)),
+            (false, _) => Finding::wrong(format!("missing: {}", missing.join(", ")), self.grant(&missing)),
         }
     }
 
+    /// Judges the creation and the deletion of the trial feed.
     pub(super) fn trial(
         &self,
         opened: Result<&(), &AdminError>,
@@ -163,7 +171,7 @@ impl Verdict<'_> {
         }
     }
 
-    /// Subscriptions of the project but our trial feed.
+    /// Judges the number of the project's subscriptions, without the trial feed.
     pub(super) fn quota(&self, inventory: Result<&Inventory, &AdminError>, has_trial: bool) -> Finding {
         let count = match inventory {
             Ok(inventory) => inventory.subscriptions.saturating_sub(usize::from(has_trial)),
@@ -171,38 +179,39 @@ impl Verdict<'_> {
         };
         let project = &self.topic.project;
         let what = format!("{count} of the 10,000 subscriptions that a project may have");
-        match count > MANY {
+        match count > MAX_SUBSCRIPTIONS {
             false => Finding::ok(what),
             true => Finding::wrong(
                 what,
-                format!("delete what nobody uses: gcloud pubsub subscriptions list --project={project}"),
+                format!("delete unused subscriptions: gcloud pubsub subscriptions list --project={project}"),
             ),
         }
     }
 
-    /// Feeds without a pod; `living` is `None` if nobody could listen.
+    /// Judges the feeds without a pod. `live_pods` is `None` if heartbeats could not be received.
     pub(super) fn orphans(
         &self,
         inventory: Result<&Inventory, &AdminError>,
-        living: Option<&HashSet<Arc<str>>>,
+        live_pods: Option<&HashSet<Arc<str>>>,
         now: SystemTime,
     ) -> Finding {
         let Ok(Inventory { feeds, .. }) = inventory else {
             return Finding::skipped("the feeds cannot be listed");
         };
-        let Some(living) = living else {
-            return Finding::skipped("no trial feed, through which the living would be heard");
+        let Some(live_pods) = live_pods else {
+            return Finding::skipped("there is no trial feed to receive heartbeats");
         };
         let is_orphan =
-            |feed: &&FoundFeed| is_old(feed, now, self.orphan_after) && !living.contains(&*feed.pod);
+            |feed: &&FoundFeed| is_old(feed, now, self.orphan_after) && !live_pods.contains(&*feed.pod);
         let orphans: Vec<&FoundFeed> = feeds.iter().filter(is_orphan).collect();
         if orphans.is_empty() {
             let count = feeds.iter().filter(|feed| feed.pod != POD).count();
             return Finding::ok(format!("none among {count} feeds"));
         }
-        let names = orphans.iter().take(NAMED).map(|feed| feed.name.rsplit('/').next().unwrap_or(&feed.name));
+        let names =
+            orphans.iter().take(MAX_NAMES).map(|feed| feed.name.rsplit('/').next().unwrap_or(&feed.name));
         let names = names.collect::<Vec<_>>().join(" ");
-        let more = if orphans.len() > NAMED { ", the first of them here" } else { "" };
+        let more = if orphans.len() > MAX_NAMES { ", here the first ones" } else { "" };
         Finding::wrong(
             format!(
                 "{} left by pods that have not sent a heartbeat for {}",
@@ -210,12 +219,13 @@ impl Verdict<'_> {
                 span(self.orphan_after)
             ),
             format!(
-                "any ready pod deletes 20 a minute, and logs what it may not; or by hand{more}: {}",
+                "any ready pod deletes 20 a minute, and logs what it may not delete; or by hand{more}: {}",
                 self.delete(&names)
             ),
         )
     }
 
+    /// Returns the command that deletes these feeds.
     fn delete(&self, names: &str) -> String {
         let project = &self.topic.project;
         match &self.topic.emulator {
@@ -226,7 +236,7 @@ impl Verdict<'_> {
         }
     }
 
-    /// A call that did not succeed.
+    /// Judges a call that failed.
     fn failure(&self, error: &AdminError) -> Finding {
         match error {
             AdminError::NoTopic(name) => Finding::wrong(format!("there is no {name}"), self.create()),
@@ -235,7 +245,7 @@ impl Verdict<'_> {
                 self.grant(&["topics", "subscriptions"]),
             ),
             error if error.is_anonymous() => {
-                Finding::wrong("there are no credentials that Google takes", self.reach())
+                Finding::wrong("there are no credentials that Google accepts", self.reach())
             }
             AdminError::Silent { .. } | AdminError::Failed { .. } => {
                 Finding::wrong(brief(error), self.reach())
@@ -243,12 +253,14 @@ impl Verdict<'_> {
         }
     }
 
+    /// Returns the commands that create the topic.
     fn create(&self) -> String {
         let pubsub::Settings { project, topic, emulator, replay_window, .. } = self.topic;
         let retention = replay_window.max(&pubsub::LIMITS.least_retention).as_secs_f64().ceil();
         match emulator {
             Some(host) => format!(
-                "start a pod, which makes it on an emulator, or curl -X PUT http://{host}/v1/projects/{project}/topics/{topic} \
+                "start a pod, which creates it on an emulator, or \
+                 curl -X PUT http://{host}/v1/projects/{project}/topics/{topic} \
                  -H 'content-type: application/json' -d '{{\"messageRetentionDuration\":\"{retention}s\"}}'"
             ),
             None => format!(
@@ -258,32 +270,32 @@ impl Verdict<'_> {
         }
     }
 
-    /// The roles of terraform that hold these permissions.
+    /// Returns the commands that grant Terraform's roles with these permissions.
     fn grant(&self, permissions: &[&str]) -> String {
         let pubsub::Settings { project, topic, .. } = self.topic;
-        let lacks = |kind: &str| permissions.iter().any(|permission| permission.contains(kind));
-        let on_topic = lacks("topics").then(|| {
+        let includes = |kind: &str| permissions.iter().any(|permission| permission.contains(kind));
+        let on_topic = includes("topics").then(|| {
             format!(
                 "gcloud pubsub topics add-iam-policy-binding {topic} --project={project} --member=PRINCIPAL \
                  --role=projects/{project}/roles/pubsubRelayTopic"
             )
         });
-        let on_project = lacks("subscriptions").then(|| {
+        let on_project = includes("subscriptions").then(|| {
             format!(
                 "gcloud projects add-iam-policy-binding {project} --member=PRINCIPAL \
                  --role=projects/{project}/roles/pubsubRelayFeeds"
             )
         });
         let commands: Vec<_> = on_topic.into_iter().chain(on_project).collect();
-        format!("terraform apply, or as whoever owns the project: {}", commands.join(" && "))
+        format!("terraform apply, or as an owner of the project: {}", commands.join(" && "))
     }
 
-    /// Nobody answers, or nobody knows us.
+    /// Returns the cure if Pub/Sub does not answer or does not accept the credentials.
     fn reach(&self) -> String {
         match &self.topic.emulator {
             Some(host) => format!("start the emulator at {host}, or correct PUBSUB_EMULATOR_HOST"),
-            None => "let the pods out to pubsub.googleapis.com:443 and the metadata server (networkpolicy.yaml), and give \
-                     them an identity: Workload Identity, or gcloud auth application-default login"
+            None => "allow traffic of the pods to pubsub.googleapis.com:443 and the metadata server \
+                     (networkpolicy.yaml), and give them an identity: Workload Identity, or gcloud auth application-default login"
                 .to_owned(),
         }
     }

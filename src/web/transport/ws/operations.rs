@@ -56,7 +56,7 @@ impl Connection {
                 self.session = Some(session);
                 self.socket().set_limit(MAX_MESSAGE_BYTES);
                 let cursor = json!({"cursor": self.app.engine.cursor()});
-                let frames = self.protocol.admitted(Some(&cursor));
+                let frames = self.protocol.acknowledged(Some(&cursor));
                 self.write(frames).await
             }
             Err(error) => {

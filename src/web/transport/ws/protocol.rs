@@ -31,7 +31,7 @@ pub enum Action {
     Write(String),
     /// Write this frame: the client has as many operations as it may.
     Refuse(String),
-    /// Authenticate the viewer and call [`Protocol::admitted`] or [`Protocol::refused`], before the
+    /// Authenticate the viewer and call [`Protocol::acknowledged`] or [`Protocol::refused`], before the
     /// next frame is read. Legacy clients start operations right behind `connection_init`.
     Authenticate {
         /// Payload of `connection_init`; see [`token`].
@@ -135,7 +135,7 @@ impl Protocol {
 
     /// Acknowledges the viewer. Returns the frames to write, none if no `connection_init` waits for
     /// an answer. `payload` is for the client.
-    pub fn admitted(&mut self, payload: Option<&Value>) -> Vec<String> {
+    pub fn acknowledged(&mut self, payload: Option<&Value>) -> Vec<String> {
         if self.phase != Phase::Initialised {
             return Vec::new();
         }

@@ -95,7 +95,7 @@ fn drive(is_legacy: bool, bytes: &[u8], lengths: &[usize]) {
             };
             assert!(decoder.data.capacity() <= LIMIT);
             match action {
-                Action::Authenticate { .. } => assert!(!protocol.admitted(None).is_empty()),
+                Action::Authenticate { .. } => assert!(!protocol.acknowledged(None).is_empty()),
                 Action::Start { id, .. } => assert!(running.insert(id)),
                 Action::Stop { id, .. } => assert!(running.remove(&id)),
                 Action::Restart { id, .. } => assert!(running.contains(&id)),

@@ -75,7 +75,7 @@ impl Close {
         Self::cut(4400, format!("Invalid message: {reason}"))
     }
 
-    /// Creates the close for a viewer that is not admitted.
+    /// Creates the close for a viewer that is not acknowledged.
     pub(super) fn forbidden(reason: &str) -> Self {
         Self::cut(4403, format!("Forbidden: {reason}"))
     }

@@ -13,7 +13,7 @@ struct Driver {
     protocol: Protocol,
     running: HashSet<Arc<str>>,
     authenticating: bool,
-    admitted: bool,
+    acknowledged: bool,
     ended: bool,
 }
 
@@ -33,7 +33,7 @@ impl Driver {
 
     fn new(dialect: Dialect) -> Self {
         let protocol = Protocol::new(dialect, Self::MAX_OPERATIONS);
-        Self { protocol, running: HashSet::new(), authenticating: false, admitted: false, ended: false }
+        Self { protocol, running: HashSet::new(), authenticating: false, acknowledged: false, ended: false }
     }
 
     fn feed(&mut self, input: &Input) {
@@ -51,13 +51,13 @@ impl Driver {
                 self.act(action);
             }
             Input::Admit => {
-                let frames = self.protocol.admitted(None);
+                let frames = self.protocol.acknowledged(None);
                 assert_eq!(
                     !frames.is_empty(),
                     self.authenticating,
                     "acknowledged if and only if it was asked for"
                 );
-                self.admitted |= self.authenticating;
+                self.acknowledged |= self.authenticating;
                 self.authenticating = false;
                 frames.iter().for_each(|frame| self.check_frame(frame));
             }
@@ -80,7 +80,7 @@ impl Driver {
         }
         assert_eq!(self.protocol.operations, self.running);
         assert!(self.running.len() <= Self::MAX_OPERATIONS);
-        assert!(self.admitted || self.running.is_empty(), "nothing runs before the viewer is known");
+        assert!(self.acknowledged || self.running.is_empty(), "nothing runs before the viewer is known");
     }
 
     fn act(&mut self, action: Action) {
@@ -89,7 +89,7 @@ impl Driver {
             Action::Nothing => {}
             Action::Write(frame) | Action::Refuse(frame) => self.check_frame(&frame),
             Action::Authenticate { .. } => {
-                assert!(!self.authenticating && !self.admitted);
+                assert!(!self.authenticating && !self.acknowledged);
                 self.authenticating = true;
             }
             Action::Start { id, .. } => assert!(self.running.insert(id)),

@@ -14,19 +14,19 @@ fn opened(dialect: Dialect) -> Protocol {
     Protocol::new(dialect, 3)
 }
 
-fn admitted(dialect: Dialect) -> Protocol {
+fn acknowledged(dialect: Dialect) -> Protocol {
     let mut protocol = opened(dialect);
     assert_eq!(protocol.on_text(INIT), Action::Authenticate { payload: None });
-    assert!(!protocol.admitted(None).is_empty());
+    assert!(!protocol.acknowledged(None).is_empty());
     protocol
 }
 
 fn transport() -> Protocol {
-    admitted(Dialect::Transport)
+    acknowledged(Dialect::Transport)
 }
 
 fn legacy() -> Protocol {
-    admitted(Dialect::Legacy)
+    acknowledged(Dialect::Legacy)
 }
 
 pub(super) fn subscribe(id: &str) -> String {

@@ -23,7 +23,7 @@ fn timeout_is_for_init_not_its_answer() {
         let mut protocol = opened(dialect);
         protocol.on_text(INIT);
         assert_eq!(protocol.on_init_timeout(), Action::Nothing);
-        assert_eq!(admitted(dialect).on_init_timeout(), Action::Nothing);
+        assert_eq!(acknowledged(dialect).on_init_timeout(), Action::Nothing);
     }
 }
 
@@ -32,7 +32,7 @@ fn second_init_closes_4429_answered_or_not() {
     for dialect in BOTH {
         let mut waiting = opened(dialect);
         waiting.on_text(INIT);
-        for mut protocol in [waiting, admitted(dialect)] {
+        for mut protocol in [waiting, acknowledged(dialect)] {
             closes(&protocol.on_text(INIT), 4429, "Too many initialisation requests");
         }
     }
@@ -41,18 +41,18 @@ fn second_init_closes_4429_answered_or_not() {
 #[test]
 fn bytes_close_4400() {
     for dialect in BOTH {
-        closes(&admitted(dialect).on_binary(), 4400, "only text");
+        closes(&acknowledged(dialect).on_binary(), 4400, "only text");
     }
 }
 
 #[test]
 fn client_without_init_gets_no_acknowledgement() {
     for dialect in BOTH {
-        assert!(opened(dialect).admitted(None).is_empty());
-        assert!(admitted(dialect).admitted(None).is_empty());
+        assert!(opened(dialect).acknowledged(None).is_empty());
+        assert!(acknowledged(dialect).acknowledged(None).is_empty());
         let mut ended = opened(dialect);
         ended.on_init_timeout();
-        assert!(ended.admitted(None).is_empty());
+        assert!(ended.acknowledged(None).is_empty());
     }
 }
 
@@ -61,7 +61,7 @@ fn acknowledgement_carries_payload_of_driver() {
     for dialect in BOTH {
         let mut protocol = opened(dialect);
         protocol.on_text(INIT);
-        let frames = protocol.admitted(Some(&json!({"cursor": "c1"})));
+        let frames = protocol.acknowledged(Some(&json!({"cursor": "c1"})));
         is_frame(&frames[0], &json!({"type": "connection_ack", "payload": {"cursor": "c1"}}));
     }
 }
@@ -69,7 +69,7 @@ fn acknowledgement_carries_payload_of_driver() {
 #[test]
 fn ended_connection_answers_nothing() {
     for dialect in BOTH {
-        let mut protocol = admitted(dialect);
+        let mut protocol = acknowledged(dialect);
         let frame = if dialect == Dialect::Legacy { start("1") } else { subscribe("1") };
         run(&mut protocol, &frame);
         protocol.on_binary();
@@ -91,7 +91,7 @@ fn request_keeps_all_its_parts() {
         let payload =
             json!({"query": "q", "operationName": "n", "variables": {"a": [1]}, "extensions": {"b": 2}});
         let frame = json!({"id": "1", "type": kind, "payload": payload}).to_string();
-        let (_, _, request) = run(&mut admitted(dialect), &frame);
+        let (_, _, request) = run(&mut acknowledged(dialect), &frame);
         assert_eq!(request.query, "q");
         assert_eq!(request.operation_name.as_deref(), Some("n"));
         assert_eq!(request.variables.map(Value::from), Some(json!({"a": [1]})));
@@ -105,7 +105,7 @@ fn null_counts_as_absent_unknown_fields_are_ignored() {
         let payload =
             json!({"query": "q", "operationName": null, "variables": null, "extensions": null, "x": [{}]});
         let frame = json!({"id": "1", "type": kind, "payload": payload, "y": {}}).to_string();
-        let (_, _, request) = run(&mut admitted(dialect), &frame);
+        let (_, _, request) = run(&mut acknowledged(dialect), &frame);
         let plain = Request { query: "q".into(), operation_name: None, variables: None, extensions: None };
         assert_eq!(request, plain);
         let init = r#"{"type":"connection_init","payload":null,"id":null}"#;
@@ -133,7 +133,7 @@ fn head_payload_and_tail_make_result_frame() {
         (Dialect::Transport, subscribe("a\"\\\n\u{1F41D}"), "next"),
         (Dialect::Legacy, start("a\"\\\n\u{1F41D}"), "data"),
     ] {
-        let (id, head, _) = run(&mut admitted(dialect), &frame);
+        let (id, head, _) = run(&mut acknowledged(dialect), &frame);
         let text = format!(r#"{head}{{"data":{{"a":1}}}}{TAIL}"#);
         is_frame(&text, &json!({"type": kind, "id": *id, "payload": {"data": {"a": 1}}}));
     }

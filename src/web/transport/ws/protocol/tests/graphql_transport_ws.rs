@@ -8,7 +8,7 @@ fn init_gets_acknowledgement_only() {
     let payload = json!({"token": "Bearer ZOWI"}).as_object().cloned();
     let init = r#"{"type":"connection_init","payload":{"token":"Bearer ZOWI"}}"#;
     assert_eq!(protocol.on_text(init), Action::Authenticate { payload });
-    assert_eq!(protocol.admitted(None), [r#"{"type":"connection_ack"}"#]);
+    assert_eq!(protocol.acknowledged(None), [r#"{"type":"connection_ack"}"#]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn init_gets_acknowledgement_and_keep_alive() {
         protocol.on_text(r#"{"type":"connection_init","payload":{}}"#),
         Action::Authenticate { payload: Some(Map::new()) }
     );
-    assert_eq!(protocol.admitted(None), [r#"{"type":"connection_ack"}"#, r#"{"type":"ka"}"#]);
+    assert_eq!(protocol.acknowledged(None), [r#"{"type":"connection_ack"}"#, r#"{"type":"ka"}"#]);
 }
 
 #[test]
