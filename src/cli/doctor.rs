@@ -95,7 +95,7 @@ fn drain(drain: Drain, grace: Option<Duration>) -> Finding {
     if drain.is_cut_short() {
         return Finding::wrong(
             format!(
-                "{} of delay and {} of spread are not over before the deadline of {}: it cuts connections off",
+                "{} of delay and {} of spread are not over before the deadline of {}: connections are cut",
                 span(delay),
                 span(spread),
                 span(deadline)

@@ -221,7 +221,7 @@ fn cut(after: Duration, how: &str) -> Finding {
     Finding::wrong(
         format!("a WebSocket was cut after {}, {how}", span(after)),
         "GCPBackendPolicy spec.default.timeoutSec: 86400 (k8s/overlays/gke/gcpbackendpolicy.yaml); kubectl \
-         describe gcpbackendpolicy relay shows whether it is attached. Other load balancers: their timeout of a \
-         WebSocket",
+         describe gcpbackendpolicy relay shows whether it is attached. Other load balancers: their WebSocket \
+         timeout",
     )
 }

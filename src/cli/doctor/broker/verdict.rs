@@ -295,7 +295,8 @@ impl Verdict<'_> {
         match &self.topic.emulator {
             Some(host) => format!("start the emulator at {host}, or correct PUBSUB_EMULATOR_HOST"),
             None => "allow traffic of the pods to pubsub.googleapis.com:443 and the metadata server \
-                     (networkpolicy.yaml), and give them an identity: Workload Identity, or gcloud auth application-default login"
+                     (networkpolicy.yaml), and give them an identity: Workload Identity, or gcloud auth \
+                     application-default login"
                 .to_owned(),
         }
     }
