@@ -1,7 +1,8 @@
-//! The tutorial's domain: users at locations and organisations, who tell each other of templates.
+//! The tutorial's domain: users at locations and organisations, who share templates.
 //!
-//! It is the one folder that a team replaces (see `docs/ADAPTING.md`), so nothing else in the library may name anything of
-//! it, and all that the library asks for is here: a [`Domain`] and a GraphQL schema ([`schema()`]).
+//! It is the one folder that a team replaces (see `docs/ADAPTING.md`). All that the library asks
+//! for is here: a [`Domain`] and a GraphQL schema ([`schema()`]). Nothing else in the library may
+//! name anything of this folder.
 
 pub mod directory;
 mod id;
@@ -27,27 +28,28 @@ use crate::{
     event::Event,
 };
 
-/// The kind of the event that a template was added; its data is the template.
+/// Kind of the event that a template was added. Its data is the template.
 pub const TEMPLATE_ADDED: &str = "template.added.v1";
 
-/// The kind of the event that a template was edited; its data is the whole template as it is now.
+/// Kind of the event that a template was edited. Its data is the whole template after the edit.
 pub const TEMPLATE_EDITED: &str = "template.edited.v1";
 
-/// What people try first, on the page at `/`: a demo user, and what it asks.
+/// Examples for the page at `/`: a demo user, and the document that this user runs.
 pub const EXAMPLES: [(&str, &str); 2] = [
     ("ZOLO", include_str!("tutorial/examples/watch.graphql")),
     ("ZOWI", include_str!("tutorial/examples/add.graphql")),
 ];
 
-/// The tutorial's domain: its directory, and the templates of the last while.
+/// The tutorial's domain: its directory, and the recent templates.
 pub struct Tutorial {
     directory: Directory,
     templates: Templates,
 }
 
 impl Tutorial {
-    /// A domain over this directory that knows a template for `retention` after its last event. That must be no longer
-    /// than a new pod's feed reaches back, or old and new pods would answer differently.
+    /// Creates a domain over this directory. It keeps a template for `retention` after the
+    /// template's last event. This must be no longer than a new pod's feed reaches back, or old and
+    /// new pods would answer differently.
     #[must_use]
     pub fn new(directory: Directory, retention: Duration) -> Arc<Self> {
         Arc::new(Self { directory, templates: Templates::new(retention) })
@@ -99,22 +101,26 @@ mod tests {
         Event::new("/test".into(), kind, author.map(Into::into), data.to_owned().into())
     }
 
-    fn told(tutorial: &Tutorial, event: &Event) -> Vec<&'static str> {
+    fn receivers(tutorial: &Tutorial, event: &Event) -> Vec<&'static str> {
         let audience = tutorial.read(event).unwrap().audience;
-        let is_told = |name: &&str| audience.includes(&tutorial.viewer(Identity::Demo(name)).unwrap());
-        ["ZELO", "ZEWI", "ZOWI", "ZOLO"].into_iter().filter(is_told).collect()
+        let receives = |name: &&str| audience.includes(&tutorial.viewer(Identity::Demo(name)).unwrap());
+        ["ZELO", "ZEWI", "ZOWI", "ZOLO"].into_iter().filter(receives).collect()
     }
 
     #[test]
-    fn the_story_is_the_tutorials() {
+    fn audience_matches_tutorials_story() {
         let data = r#"{"id":"t","name":"T","shareLocationIds":["3"]}"#;
-        assert_eq!(told(&tutorial(), &event(TEMPLATE_ADDED, Some("3"), data)), ["ZEWI", "ZOLO"]);
-        assert_eq!(told(&tutorial(), &event(TEMPLATE_ADDED, Some("4"), data)), ["ZEWI"], "not the author");
-        assert_eq!(told(&tutorial(), &event(TEMPLATE_ADDED, None, data)), ["ZEWI", "ZOLO"]);
+        assert_eq!(receivers(&tutorial(), &event(TEMPLATE_ADDED, Some("3"), data)), ["ZEWI", "ZOLO"]);
+        assert_eq!(
+            receivers(&tutorial(), &event(TEMPLATE_ADDED, Some("4"), data)),
+            ["ZEWI"],
+            "not the author"
+        );
+        assert_eq!(receivers(&tutorial(), &event(TEMPLATE_ADDED, None, data)), ["ZEWI", "ZOLO"]);
     }
 
     #[test]
-    fn an_edit_changes_state_and_is_for_nobody() {
+    fn edit_has_no_audience() {
         let tutorial = tutorial();
         let data = r#"{"id":"t","name":"T","shareLocationIds":["3"]}"#;
         let fact = tutorial.read(&event(TEMPLATE_EDITED, None, data)).unwrap();
@@ -124,13 +130,13 @@ mod tests {
     }
 
     #[test]
-    fn foreign_kinds_and_foreign_data_are_told_apart() {
+    fn unknown_kind_differs_from_malformed_data() {
         let read = |kind, data| tutorial().read(&event(kind, None, data)).err();
         assert_eq!(read("template.removed.v1", "{}"), Some(Unreadable::UnknownType));
         assert!(matches!(read(TEMPLATE_ADDED, "{}"), Some(Unreadable::Malformed(_))));
     }
 
-    /// The tutorial's `templateFilter`, word for word in effect.
+    /// Returns what the tutorial's `templateFilter` returns.
     fn template_filter(
         template: &(u8, Option<Vec<u8>>),
         user: &(u8, Option<u8>, Option<u8>),
@@ -150,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_audience_is_whom_the_tutorials_filter_lets_through(
+        fn audience_matches_tutorials_filter(
             organisations in prop::collection::vec(0u8..4, 1..8),
             users in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 1..8),
             author in 0u8..9,

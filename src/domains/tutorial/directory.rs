@@ -1,7 +1,8 @@
-//! [`Directory`]: who the users are, and which locations they listen to.
+//! [`Directory`]: the users, and the locations that they listen to.
 //!
-//! Read once, before the pod starts, from a file or from the tutorial's own; it never changes. All that is wrong with a
-//! file is said at once.
+//! It is read once, before the pod starts, from a file or from the tutorial's own JSON. So no
+//! request ever waits for it, and it must never change afterwards. All problems of a file are
+//! reported at once.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -25,13 +26,13 @@ use crate::{
     domain::Identity,
 };
 
-/// Largest file, in bytes: some 100,000 users.
+/// Largest file, in bytes: about 100,000 users. A larger one is refused.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// How many problems of one file are spelled out. The rest is counted.
+/// Most problems of one file that are spelled out. The rest is counted.
 const MAX_PROBLEMS: usize = 20;
 
-/// Why there is no directory. The texts are for the operator, and whole: the cause is in them.
+/// Why there is no directory. The texts are for the operator; each includes its cause.
 #[derive(Debug, Error)]
 pub enum DirectoryError {
     /// The file cannot be read. Check its path and permissions.
@@ -39,16 +40,17 @@ pub enum DirectoryError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
     /// The file is larger than 16 MiB.
     #[error("{} is larger than 16 MiB", .0.display())]
     TooLarge(PathBuf),
-    /// It is not JSON of the form in `docs/ADAPTING.md`.
+    /// The text is not JSON of the form in `docs/ADAPTING.md`.
     #[error("not the JSON of a directory: {0}")]
     Malformed(serde_json::Error),
-    /// It has the form of a directory and contradicts itself: everything that is wrong, one text each.
+    /// The JSON has the form of a directory but contradicts itself. It holds one text for each
+    /// problem.
     #[error("the directory is wrong:\n  {}", .0.join("\n  "))]
     Wrong(Vec<String>),
 }
@@ -57,14 +59,15 @@ pub enum DirectoryError {
 #[derive(Clone, Debug)]
 pub struct Directory {
     locations: Vec<Location>,
-    by_id: HashMap<String, Known>,
-    by_name: HashMap<String, Known>,
-    by_email: HashMap<String, Known>,
+    by_id: HashMap<String, Record>,
+    by_name: HashMap<String, Record>,
+    by_email: HashMap<String, Record>,
 }
 
-/// A user, ready to be a viewer. All users of an organisation share one set of interests.
+/// Record of a user, ready to become a viewer. All users of an organisation share one set of
+/// interests.
 #[derive(Clone, Debug)]
-struct Known {
+struct Record {
     user: Arc<str>,
     interests: Arc<Interests>,
 }
@@ -77,13 +80,13 @@ struct Rows {
 }
 
 impl Directory {
-    /// The tutorial's directory.
+    /// Returns the tutorial's directory.
     #[must_use]
     pub fn built_in() -> Self {
         Self::parse(include_str!("directory.json")).expect("a test parses the built-in directory")
     }
 
-    /// Reads the file, blocking: for use before the pod starts.
+    /// Loads a directory from a file. It blocks, so it is for use before the pod starts.
     ///
     /// # Errors
     /// The file cannot be read, is too large, or is not a directory.
@@ -98,12 +101,15 @@ impl Directory {
         Self::parse(&json)
     }
 
-    /// The directory in this JSON, whose form `docs/ADAPTING.md` describes.
+    /// Parses a directory from JSON of the form in `docs/ADAPTING.md`.
     ///
     /// # Errors
-    /// [`DirectoryError::Malformed`] with the place of the first error of form, else [`DirectoryError::Wrong`] with
-    /// everything else: bad or repeated ids, types and e-mails, users without exactly one of location and organisation,
-    /// and users at a location or organisation that there is not.
+    /// [`DirectoryError::Malformed`] with the place of the first error of form. Otherwise
+    /// [`DirectoryError::Wrong`] with all other problems:
+    ///
+    /// - bad or repeated ids, types and e-mail addresses,
+    /// - users without exactly one of location and organisation,
+    /// - users at an unknown location or organisation.
     pub fn parse(json: &str) -> Result<Self, DirectoryError> {
         let Rows { locations, users } = serde_json::from_str(json).map_err(DirectoryError::Malformed)?;
         let mut problems = Problems::default();
@@ -111,41 +117,41 @@ impl Directory {
         let (mut by_id, mut by_name, mut by_email) = (HashMap::new(), HashMap::new(), HashMap::new());
         for user in users {
             let interests = places.interests(&user, &mut problems);
-            let known = Known { user: user.id.as_str().into(), interests };
-            problems.insert(&mut by_id, "user id", user.id, known.clone());
+            let record = Record { user: user.id.as_str().into(), interests };
+            problems.insert(&mut by_id, "user id", user.id, record.clone());
             if let Some(name) = user.name {
-                problems.insert(&mut by_name, "user type", name, known.clone());
+                problems.insert(&mut by_name, "user type", name, record.clone());
             }
             if let Some(email) = user.email {
-                problems.insert(&mut by_email, "e-mail", email.to_lowercase(), known);
+                problems.insert(&mut by_email, "e-mail", email.to_lowercase(), record);
             }
         }
-        problems.none()?;
+        problems.into_result()?;
         Ok(Self { locations, by_id, by_name, by_email })
     }
 
-    /// Returns the user that a token names: by `sub`, else by `email`, since many issuers put an id of their own into `sub`.
-    /// Demo names and ids are compared to the letter, e-mails without case.
+    /// Returns the user that a token names: by `sub`, else by `email`. Many issuers put an id of
+    /// their own into `sub`. Demo names and ids are case-sensitive, e-mail addresses are not.
     #[must_use]
     pub fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
-        let known = match identity {
+        let record = match identity {
             Identity::Demo(name) => self.by_name.get(name),
             Identity::Claims(claims) => {
                 let by_email = || self.by_email.get(&claims.email()?.to_lowercase());
                 claims.subject().and_then(|id| self.by_id.get(id)).or_else(by_email)
             }
         }?;
-        Some(Viewer { user: known.user.clone(), interests: (*known.interests).clone() })
+        Some(Viewer { user: record.user.clone(), interests: (*record.interests).clone() })
     }
 
-    /// All locations, in the order of the file.
+    /// Returns all locations, in the order of the file.
     #[must_use]
     pub fn locations(&self) -> &[Location] {
         &self.locations
     }
 }
 
-/// What there is to listen to.
+/// Locations and organisations that users can listen to.
 struct Places<'a> {
     locations: HashSet<&'a str>,
     organisations: HashMap<&'a str, Arc<Interests>>,
@@ -167,7 +173,7 @@ impl<'a> Places<'a> {
         Self { locations, organisations: keys.into_iter().map(interests).collect() }
     }
 
-    /// What the user listens to: nothing, if there is a problem.
+    /// Returns what the user listens to: nothing, if there is a problem.
     fn interests(&self, user: &User, problems: &mut Problems) -> Arc<Interests> {
         let id = &user.id;
         let problem = match (user.location_id.as_deref(), user.org_id.as_deref()) {
@@ -187,11 +193,11 @@ impl<'a> Places<'a> {
     }
 }
 
-/// Everything that is wrong with one file.
+/// Problems of one file.
 #[derive(Default)]
 struct Problems {
     texts: Vec<String>,
-    untold: usize,
+    omitted: usize,
 }
 
 impl Problems {
@@ -199,7 +205,7 @@ impl Problems {
         if self.texts.len() < MAX_PROBLEMS {
             self.texts.push(text);
         } else {
-            self.untold += 1;
+            self.omitted += 1;
         }
     }
 
@@ -220,9 +226,9 @@ impl Problems {
         }
     }
 
-    fn none(mut self) -> Result<(), DirectoryError> {
-        if self.untold > 0 {
-            self.texts.push(format!("and {} more", self.untold));
+    fn into_result(mut self) -> Result<(), DirectoryError> {
+        if self.omitted > 0 {
+            self.texts.push(format!("and {} more", self.omitted));
         }
         if self.texts.is_empty() { Ok(()) } else { Err(DirectoryError::Wrong(self.texts)) }
     }
@@ -246,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_directory_is_the_tutorials() {
+    fn built_in_directory_matches_tutorial() {
         let directory = Directory::built_in();
         let listens = |name| keys(&directory, Identity::Demo(name)).unwrap();
         let expect =
@@ -259,14 +265,14 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_found_by_name_id_and_email() {
+    fn users_are_found_by_each_identity() {
         let directory = Directory::built_in();
         let user = |identity: Identity<'_>| keys(&directory, identity).map(|(user, _)| user);
         let by_claim = |name: &str, value: &str| {
             let claims = Claims::new([(name.to_owned(), value.into())].into_iter().collect());
             user(Identity::Claims(&claims))
         };
-        assert_eq!(user(Identity::Demo("zowi")), None, "names to the letter");
+        assert_eq!(user(Identity::Demo("zowi")), None, "names are case-sensitive");
         assert_eq!(by_claim("sub", "3").as_deref(), Some("3"));
         assert_eq!(by_claim("sub", "ZOWI"), None);
         assert_eq!(by_claim("email", "User-3@Gmail.com").as_deref(), Some("3"));
@@ -274,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_wrong_is_said_at_once() {
+    fn all_problems_are_reported_at_once() {
         let problems = problems(
             r#"{ "locations": [
                 { "id": "1", "name": "a", "orgId": "1" }, { "id": "1", "name": "b", "orgId": "" }
@@ -313,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_form_names_its_place() {
+    fn malformed_json_names_its_place() {
         let error = Directory::parse("{\n \"locations\": [], \"user\": []}").unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -322,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_names_itself() {
+    fn missing_file_is_named() {
         let error = Directory::load(Path::new("/nowhere/users.json")).unwrap_err();
         assert_eq!(
             error.to_string(),

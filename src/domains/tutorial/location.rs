@@ -1,6 +1,6 @@
-//! [`Location`]: a place of an organisation, which templates are shared with and users listen to.
+//! [`Location`]: a place of an organisation. Users listen to it, and templates are shared with it.
 //!
-//! Locations come from the directory only; a template may name others, which nobody listens to.
+//! Locations come from the directory only. A template may name others, to which no user listens.
 
 use async_graphql::{ID, SimpleObject};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ pub struct Location {
     pub org_id: ID,
 }
 
-/// The key that everyone who listens to the location listens to.
+/// Returns the key that joins the users at a location with the templates shared with it.
 #[must_use]
 pub fn key(location: &str) -> Key {
     format!("location:{location}").into()

@@ -1,7 +1,7 @@
-//! The tutorial's GraphQL schema, as its clients know it.
+//! The tutorial's GraphQL schema.
 //!
-//! It is here and not with the engine because it is all made of the domain's names. Resolvers answer from memory;
-//! only mutations wait, for the topic.
+//! It belongs to the domain and not to the engine, because all its names are the domain's.
+//! Resolvers must answer from memory; only mutations wait, for the topic.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -17,71 +17,71 @@ use super::{
 };
 use crate::graphql::{Error, event_publisher::publish, subscription::payloads};
 
-/// The schema over this domain; [`crate::graphql::build`] finishes it.
+/// Creates the schema over this domain; [`crate::graphql::build`] finishes it.
 pub fn schema(tutorial: Arc<Tutorial>) -> SchemaBuilder<Query, Mutation, Subscription> {
     Schema::build(Query, Mutation, Subscription).data(tutorial)
 }
 
-/// What can be asked.
+/// Queries of the tutorial.
 pub struct Query;
 
-/// What can be done.
+/// Mutations of the tutorial.
 pub struct Mutation;
 
-/// What can be watched.
+/// Subscriptions of the tutorial.
 pub struct Subscription;
 
-/// What a mutation did.
+/// Result of a mutation.
 #[derive(SimpleObject)]
 pub struct CommonResponse {
-    /// Always true: what fails is an error.
+    /// Always true: a mutation that fails returns an error.
     success: bool,
-    /// For people.
+    /// Text for people.
     message: Option<String>,
     /// The template as it is now.
     template: Option<Arc<Template>>,
 }
 
-/// A template to be.
+/// Input for a new template.
 #[derive(InputObject)]
 pub struct AddTemplateInput {
     /// 1 to 200 characters, not counting space around it.
     name: String,
-    /// At most 1,000 locations, known or not, whose ids have 128 KiB at most together.
+    /// At most 1,000 locations, known or not. Their ids have 128 KiB at most together.
     share_location_ids: Option<Vec<ID>>,
 }
 
-/// A template as it is to be. What is left out stays as it is.
+/// Input for an edit. A field that is left out stays as it is.
 #[derive(InputObject)]
 pub struct EditTemplateInput {
-    /// Which template.
+    /// The template to edit.
     id: ID,
-    /// As in `AddTemplateInput`; null stays as it is, too.
+    /// As in `AddTemplateInput`; null leaves the name as it is.
     name: Option<String>,
-    /// As in `AddTemplateInput`; null is shared with no location.
+    /// As in `AddTemplateInput`; null shares the template with no location.
     share_location_ids: MaybeUndefined<Vec<ID>>,
 }
 
 #[Object]
 impl Query {
-    /// The templates of the last while, in the order of their ids; the same on every pod. At most three times in a document,
-    /// since each may be megabytes.
+    /// Returns the recent templates in the order of their ids, the same on every pod. A document
+    /// may ask for them at most three times, because the result may have megabytes.
     #[graphql(complexity = "300 + child_complexity")]
     async fn templates(&self, ctx: &Context<'_>) -> Option<Vec<Arc<Template>>> {
         Some(tutorial(ctx).templates.list(SystemTime::now()))
     }
 
-    /// The template with this id, if it is among them.
+    /// Returns the template with this id, if it is among the recent ones.
     async fn template_by_id(&self, ctx: &Context<'_>, id: ID) -> Option<Arc<Template>> {
         tutorial(ctx).templates.get(&id, SystemTime::now())
     }
 
-    /// All locations.
+    /// Returns all locations.
     async fn locations<'a>(&self, ctx: &Context<'a>) -> Option<&'a [Location]> {
         Some(tutorial(ctx).directory.locations())
     }
 
-    /// The locations that an organisation owns.
+    /// Returns the locations that an organisation owns.
     async fn locations_by_org_id<'a>(&self, ctx: &Context<'a>, id: ID) -> Option<Vec<&'a Location>> {
         Some(tutorial(ctx).directory.locations().iter().filter(|location| location.org_id == id).collect())
     }
@@ -89,7 +89,7 @@ impl Query {
 
 #[Object]
 impl Mutation {
-    /// Adds a template and tells everyone at its locations but its author.
+    /// Adds a template. The users at its locations receive it, except its author.
     async fn add_template(
         &self,
         ctx: &Context<'_>,
@@ -101,7 +101,8 @@ impl Mutation {
         Ok(Some(CommonResponse::done("template added", template)))
     }
 
-    /// Changes a template, for queries only. Of two edits at a time the last one published wins, whole.
+    /// Edits a template; only queries show the edit. Of two edits at a time, the last one published
+    /// wins as a whole.
     async fn edit_template(
         &self,
         ctx: &Context<'_>,
@@ -123,8 +124,9 @@ impl Mutation {
 
 #[Subscription]
 impl Subscription {
-    /// Each template that another user shares with a location of the viewer's, from now on; or all that was missed since
-    /// a cursor, and then from now on. Null says that some are missing (see the result's extensions).
+    /// Delivers each template that another user shares with a location of the viewer, from now on.
+    /// With a cursor, the templates missed since then come first. Null means that some templates
+    /// are missing (see the result's extensions).
     async fn template_added(
         &self,
         ctx: &Context<'_>,
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_added_is_read_at_once() {
+    async fn added_template_is_read_at_once() {
         let pod = Pod::new(true);
         let answer = pod.add(json!({ "name": " T ", "shareLocationIds": [3, "3", "x"] })).await;
         let added = &answer["data"]["addTemplate"];
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn templates_are_listed_in_the_order_of_adding() {
+    async fn templates_are_listed_in_order_of_adding() {
         let pod = Pod::new(true);
         for name in ["a", "b", "c"] {
             pod.add(json!({ "name": name })).await;
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_edit_keeps_what_it_leaves_out() {
+    async fn edit_keeps_omitted_fields() {
         let pod = Pod::new(true);
         let added = pod.add(json!({ "name": "T", "shareLocationIds": ["3"] })).await;
         let id = &added["data"]["addTemplate"]["template"]["id"];
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bad_input_is_refused_by_name() {
+    async fn bad_input_is_refused_with_its_code() {
         let pod = Pod::new(true);
         let code = |answer: Value| answer["errors"][0]["extensions"]["code"].clone();
         let empty = pod.add(json!({ "name": " " })).await;
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_topic_did_not_acknowledge_is_not_stored() {
+    async fn unacknowledged_template_is_not_stored() {
         let pod = Pod::new(false);
         let answer = pod.add(json!({ "name": "T" })).await;
         assert_eq!(answer["errors"][0]["extensions"]["code"], "PUBLISH_FAILED");
@@ -311,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn locations_are_the_directorys() {
+    async fn locations_match_directory() {
         let pod = Pod::new(true);
         let answer =
             pod.run("{ locations { id } locationsByOrgId(id: 2) { id name orgId } }", json!({})).await;
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn watchers_are_told_of_the_template_itself() {
+    async fn watchers_receive_template() {
         let pod = Pod::new(true);
         let send_queue = SendQueue::new(1 << 16);
         let viewer = Arc::new(pod.tutorial.viewer(Identity::Demo("ZOLO")).unwrap());
@@ -338,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schema_is_the_tutorials() {
+    fn schema_matches_tutorial() {
         let tutorial = Tutorial::new(Directory::built_in(), Duration::from_secs(600));
         let sdl = graphql::build(schema(tutorial)).sdl();
         assert_eq!(

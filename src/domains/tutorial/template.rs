@@ -1,6 +1,7 @@
 //! [`Template`]: what users share, as clients see it and as events carry it.
 //!
-//! Whatever its way in, a mutation or the topic, a template that exists is within its bounds.
+//! A template comes from a mutation or from the topic. Either way no template may exist that is out
+//! of its bounds.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -12,16 +13,18 @@ use uuid::Uuid;
 use super::{id, location};
 use crate::audience::Audience;
 
-/// Longest name, in characters.
+/// Longest name, in characters. A longer one is refused.
 const MAX_NAME_CHARS: usize = 200;
 
-/// Most locations that a template is shared with, repeated ones included.
+/// Most locations that a template is shared with, repeated ones included. More are refused.
 const MAX_LOCATIONS: usize = 1_000;
 
-/// What their ids may have together, in bytes: three times 1,000 UUIDs, and half of a connection's queue by default.
+/// Most bytes that their ids may take together: three times 1,000 UUIDs, and half of a connection's
+/// send queue by default. More are refused.
 const MAX_LOCATION_BYTES: usize = 128 << 10;
 
-/// Longest data of an event, in bytes: four times a template at all its bounds, and too little to occupy a pod.
+/// Longest data of an event, in bytes: four times a template at all its bounds, and too little to
+/// occupy a pod. Longer data is refused unread.
 const MAX_DATA_BYTES: usize = 1 << 20;
 
 /// A template, within its bounds.
@@ -36,7 +39,8 @@ pub struct Template {
     pub(super) share_location_ids: Option<Vec<ID>>,
 }
 
-/// Why something is not a template. The text is fit for clients, and quotes nothing.
+/// Why an input or the data of an event is not a template. The text is fit for clients, and quotes
+/// nothing.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum InvalidTemplate {
     /// The name is empty or too long.
@@ -54,40 +58,40 @@ pub enum InvalidTemplate {
     /// The data is not the JSON of a template.
     #[error("data is not the JSON of a template (line {line}, column {column})")]
     Json {
-        /// Where reading stopped.
+        /// Line where parsing stopped.
         line: usize,
-        /// Where in that line.
+        /// Column in that line.
         column: usize,
     },
 }
 
 impl Template {
-    /// A new template with an id of its own, which sorts behind those that this process made before.
+    /// Creates a template with a new id, which sorts after those that this process created before.
     ///
     /// # Errors
-    /// What is out of bounds.
+    /// [`InvalidTemplate`] names what is out of bounds.
     pub fn new(name: &str, share_location_ids: Option<Vec<ID>>) -> Result<Self, InvalidTemplate> {
         Self::build(Uuid::now_v7().into(), name, share_location_ids)
     }
 
-    /// This template under another name and shared with other locations.
+    /// Returns this template with another name, shared with other locations.
     ///
     /// # Errors
-    /// What is out of bounds.
+    /// [`InvalidTemplate`] names what is out of bounds.
     pub fn edited(&self, name: &str, share_location_ids: Option<Vec<ID>>) -> Result<Self, InvalidTemplate> {
         Self::build(self.id.clone(), name, share_location_ids)
     }
 
-    /// Reads the data of an event. Fields that it does not know are passed over, ids may be numbers, since other programs
-    /// publish too.
+    /// Parses the data of an event. Other programs publish too, so unknown fields are ignored, and
+    /// ids may be numbers.
     ///
     /// # Errors
-    /// What is out of bounds, or where it ceases to be a template.
+    /// [`InvalidTemplate`] names what is out of bounds, or where the data is not a template.
     pub fn parse(data: &[u8]) -> Result<Self, InvalidTemplate> {
         if data.len() > MAX_DATA_BYTES {
             return Err(InvalidTemplate::TooLong);
         }
-        // Serde's own words would quote the data into the log.
+        // Serde's error text would quote the data in the log.
         let at =
             |error: serde_json::Error| InvalidTemplate::Json { line: error.line(), column: error.column() };
         let Wire { id, name, share_location_ids } = serde_json::from_slice(data).map_err(at)?;
@@ -107,20 +111,22 @@ impl Template {
         Ok(Self { id, name: name.to_owned(), share_location_ids })
     }
 
-    /// About what it takes in memory, in bytes.
+    /// Returns the approximate memory of the template, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let ids = self.share_location_ids.iter().flatten();
         self.id.len() + self.name.len() + ids.map(|id| size_of::<ID>() + id.len()).sum::<usize>()
     }
 
-    /// Whom the template is for: those who listen to a location that it is shared with, but its author.
+    /// Returns the template's audience: users who listen to one of its locations, except its
+    /// author.
     #[must_use]
     pub fn audience(&self, author: Option<Arc<str>>) -> Audience {
         Audience::new(self.share_location_ids.iter().flatten().map(|id| location::key(id)), author)
     }
 }
 
-/// Each id once, in the order of its first mention. Repeated ones count against the bound, so that it bounds the work.
+/// Returns each id once, in the order of its first mention. Repeated ids count against the bound,
+/// so that it bounds the work.
 fn distinct(mut ids: Vec<ID>) -> Result<Vec<ID>, InvalidTemplate> {
     if ids.len() > MAX_LOCATIONS || ids.iter().map(|id| id.len()).sum::<usize>() > MAX_LOCATION_BYTES {
         return Err(InvalidTemplate::TooManyLocations);
@@ -133,7 +139,7 @@ fn distinct(mut ids: Vec<ID>) -> Result<Vec<ID>, InvalidTemplate> {
     Ok(ids)
 }
 
-/// A template as an event's data has it.
+/// A template in an event's data.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire {
@@ -174,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_trimmed_and_have_1_to_200_characters() {
+    fn names_are_trimmed_and_bounded() {
         let name = |name: &str| Template::new(name, None).map(|template| template.name);
         assert_eq!(name(" a b\n").as_deref(), Ok("a b"));
         assert_eq!(name(&"ü".repeat(200)), Ok("ü".repeat(200)));
@@ -183,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn locations_are_folded_and_at_most_1000() {
+    fn locations_are_distinct_and_bounded() {
         let locations = |ids| Template::new("a", ids).map(|template| template.share_location_ids);
         assert_eq!(locations(None), Ok(None));
         assert_eq!(locations(ids(&[])), Ok(ids(&[])));
@@ -198,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_template_parses_to_itself() {
         for share_location_ids in [None, ids(&[]), ids(&["3", "4"])] {
             let template = Template::new("a \"name\"", share_location_ids).unwrap();
             let json = serde_json::to_string(&template).unwrap();
@@ -212,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn other_programs_may_write_it_their_way() {
+    fn json_of_other_programs_is_accepted() {
         let template = Template::build("7".into(), "a", ids(&["3", "18446744073709551615"])).unwrap();
         let json = r#"{"id":7,"name":" a ","more":{},"shareLocationIds":[3,"3",18446744073709551615]}"#;
         assert_eq!(parse(json), Ok(template));
@@ -224,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_is_refused_and_not_quoted() {
+    fn invalid_data_is_refused_and_not_quoted() {
         let long = format!(r#"{{"id":"1","name":"{}"}}"#, "x".repeat(MAX_DATA_BYTES));
         let many = format!(r#"{{"id":"1","name":"a","shareLocationIds":[{}1]}}"#, "1,".repeat(1_000));
         for json in [

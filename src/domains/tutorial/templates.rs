@@ -1,8 +1,9 @@
 //! [`Templates`]: the state behind queries, a projection of the feed.
 //!
-//! The topic orders events per author only, so pods may see the events of two authors in different order. All pods agree
-//! nevertheless, because the last event by the topic's own clock wins, not the last to arrive
-//! (`docs/decisions/0002-last-published-wins.md`). Bounded in time and in bytes; it must never wait for anything.
+//! The topic orders events per author only, so pods may receive the events of two authors in
+//! different order. All pods agree nevertheless: the last event by the topic's clock wins, not the
+//! last to arrive (`docs/decisions/0002-last-published-wins.md`). The state is bounded in time and
+//! in bytes. It must never wait for anything.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
@@ -14,25 +15,27 @@ use std::{
 use super::template::Template;
 use crate::event::Event;
 
-/// What all templates may weigh together, in bytes: room for about 25,000 of a usual size. A query may ask for all.
+/// Most bytes that all templates take together: room for about 25,000 of a usual size. A query may
+/// ask for all. Beyond it the oldest are forgotten.
 const MAX_BYTES: usize = 16 << 20;
 
-/// What a template weighs besides its texts: its places in the maps, its versions, and allocations.
+/// Bytes of a template's version besides its texts: places in the maps, and allocations.
 const OVERHEAD: usize = 512;
 
-/// How long a provisional version stands against what the topic says, should its own event never come back: longer than
-/// the way there and back takes, and than clocks differ.
+/// Time for which a provisional version overrides the topic, if its own event never comes back. It
+/// is longer than the way to the topic and back takes, and than clocks differ.
 const PROVISIONAL_KEPT: Duration = Duration::from_secs(60);
 
-/// How long the id of an event that came through the feed is remembered. The mutation that published it may hear of
-/// the acknowledgement only afterwards, but no later than
-/// [`crate::broker::PUBLISH_TIMEOUT`]; twice that is on the safe side.
+/// Time for which the id of an event from the feed is remembered. The event's acknowledgement may
+/// reach its mutation only afterwards, but within [`crate::broker::PUBLISH_TIMEOUT`]. Twice that is
+/// safe.
 const ARRIVAL_KEPT: Duration = Duration::from_secs(10);
 
-/// How many such ids at most: for that long at 10,000 events a second.
+/// Most ids that are remembered: enough for that time at 10,000 events a second. Beyond it the
+/// oldest are forgotten.
 const MAX_ARRIVALS: usize = 100_000;
 
-/// The templates of the last while.
+/// The recent templates.
 pub(super) struct Templates {
     state: RwLock<State>,
     retention: Duration,
@@ -41,21 +44,22 @@ pub(super) struct Templates {
 
 #[derive(Default)]
 struct State {
-    /// By template id.
+    /// Entries by template id.
     entries: BTreeMap<Arc<str>, Entry>,
-    /// When each entry's last event was, and its id: who goes first.
+    /// Time of each entry's last event, and the template's id. The first one is forgotten first.
     by_age: BTreeSet<(SystemTime, Arc<str>)>,
     bytes: usize,
     is_overfull: bool,
     arrivals: Arrivals,
 }
 
-/// One template. At least one of its versions is there.
+/// One template. It has at least one version.
 #[derive(Default)]
 struct Entry {
-    /// The last that came through the feed, by the topic's clock.
+    /// The last version that came through the feed, by the topic's clock.
     settled: Option<Version>,
-    /// This pod's own last one, acknowledged but not yet back from the topic: it shows until it is.
+    /// This pod's own last version, acknowledged but not yet back from the topic. It shows until
+    /// then.
     provisional: Option<Version>,
 }
 
@@ -66,13 +70,14 @@ struct Version {
 }
 
 impl Templates {
-    /// None yet; each will be kept for `retention` after its last event.
+    /// Creates an empty state. It keeps each template for `retention` after the template's last
+    /// event.
     pub(super) fn new(retention: Duration) -> Self {
         Self { state: RwLock::default(), retention, max_bytes: MAX_BYTES }
     }
 
-    /// Takes an event in: one without a published time is this pod's own, not back from the topic yet. The order of
-    /// calls does not matter to what shows in the end, nor do repeats.
+    /// Applies an event. One without a published time is this pod's own, not yet back from the
+    /// topic. Neither the order of calls nor repeats change what shows in the end.
     pub(super) fn apply(&self, event: &Event, template: Arc<Template>, now: SystemTime) {
         let mut state = crate::lock::write(&self.state);
         match event.published {
@@ -80,25 +85,26 @@ impl Templates {
                 state.arrivals.insert(event.id.clone(), now);
                 state.settle(Version { time: published, event: event.id.clone(), template });
             }
-            // It may have come back before its acknowledgement did. Then the feed has the say.
+            // The event came back before its acknowledgement, so the feed's version stands.
             None if state.arrivals.contains(&event.id) => {}
             None => state.anticipate(Version { time: event.time, event: event.id.clone(), template }),
         }
         state.forget(self.oldest(now), self.max_bytes);
     }
 
-    /// The template with this id.
+    /// Returns the template with this id.
     pub(super) fn get(&self, id: &str, now: SystemTime) -> Option<Arc<Template>> {
         self.read().entries.get(id).and_then(|entry| entry.showing(self.oldest(now))).cloned()
     }
 
-    /// All templates by id, the same on every pod: for those that were added here, in the order of adding.
+    /// Returns all templates by id, the same on every pod. Templates that clients added stand in
+    /// the order of adding.
     pub(super) fn list(&self, now: SystemTime) -> Vec<Arc<Template>> {
         let oldest = self.oldest(now);
         self.read().entries.values().filter_map(|entry| entry.showing(oldest)).cloned().collect()
     }
 
-    /// The moment before which a last event is forgotten.
+    /// Returns the time before which a last event is forgotten.
     fn oldest(&self, now: SystemTime) -> SystemTime {
         now.checked_sub(self.retention).unwrap_or(SystemTime::UNIX_EPOCH)
     }
@@ -122,7 +128,7 @@ impl State {
         self.change(version, |entry, version| entry.provisional = Some(version));
     }
 
-    /// Changes the entry of the version's template, and what is counted of it.
+    /// Changes the entry of the version's template, and keeps the count of bytes right.
     fn change(&mut self, version: Version, change: impl FnOnce(&mut Entry, Version)) {
         let id: Arc<str> = version.template.id.as_str().into();
         let mut entry = self.remove(&id).unwrap_or_default();
@@ -139,7 +145,8 @@ impl State {
         Some(entry)
     }
 
-    /// Drops the entries whose last event was before `oldest`, and the oldest of the rest while they are too many.
+    /// Drops the entries with a last event before `oldest`, and then the oldest while all take more
+    /// than `max_bytes`.
     fn forget(&mut self, oldest: SystemTime, max_bytes: usize) {
         while let Some((last, id)) = self.by_age.first().cloned() {
             let is_overfull = self.bytes > max_bytes;
@@ -174,18 +181,20 @@ impl Entry {
 }
 
 impl Version {
-    /// The order in which versions win. The topic's clock may be coarse, ids are not.
+    /// Returns the rank of the version; the highest wins. The topic's clock may be coarse, so the
+    /// event's id decides between equal times.
     fn order(&self) -> (SystemTime, &str) {
         (self.time, &self.event)
     }
 
-    /// Whether a provisional version has come back as `settled`, or can no longer be on its way at that time.
+    /// Returns whether a provisional version gives way to `settled`: it has come back as this one,
+    /// or it can no longer be on its way.
     fn yields_to(&self, settled: &Self) -> bool {
         self.event == settled.event || self.time + PROVISIONAL_KEPT < settled.time
     }
 }
 
-/// The ids of the events that came through the feed a moment ago.
+/// Ids of the events that came through the feed lately.
 #[derive(Default)]
 struct Arrivals {
     ids: HashSet<Arc<str>>,
@@ -240,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_published_wins_whenever_it_arrives() {
+    fn last_published_wins_in_any_order() {
         let templates = Templates::new(RETENTION);
         templates.apply(&event("b", Some(at(2))), template("t", "second"), at(3));
         templates.apply(&event("a", Some(at(1))), template("t", "first"), at(3));
@@ -251,12 +260,12 @@ mod tests {
     }
 
     #[test]
-    fn the_author_reads_what_it_wrote_until_the_topic_has_the_say() {
+    fn own_version_shows_until_topic_decides() {
         let templates = Templates::new(RETENTION);
         templates.apply(&event("own", None), template("t", "own"), at(1));
         assert_eq!(names(&templates, at(1)), ["own"]);
         templates.apply(&event("other", Some(at(1))), template("t", "other"), at(1));
-        assert_eq!(names(&templates, at(1)), ["own"], "its own is still on its way");
+        assert_eq!(names(&templates, at(1)), ["own"], "the pod's own event is still on its way");
         templates.apply(&event("own", Some(at(2))), template("t", "own"), at(2));
         assert_eq!(names(&templates, at(2)), ["own"]);
         templates.apply(&event("later", Some(at(3))), template("t", "later"), at(3));
@@ -264,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_never_comes_back_gives_way() {
+    fn lost_own_event_gives_way() {
         let templates = Templates::new(RETENTION);
         templates.apply(&event("own", None), template("t", "own"), at(0));
         templates.apply(&event("other", Some(at(61))), template("t", "other"), at(61));
@@ -272,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_later_than_its_event_changes_nothing() {
+    fn late_acknowledgement_changes_nothing() {
         let templates = Templates::new(RETENTION);
         templates.apply(&event("own", Some(at(1))), template("t", "own"), at(1));
         templates.apply(&event("other", Some(at(2))), template("t", "other"), at(2));
@@ -281,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_is_kept_for_the_retention_after_its_last_event() {
+    fn template_is_kept_for_its_retention() {
         let templates = Templates::new(RETENTION);
         templates.apply(&event("a", Some(at(0))), template("t", "t"), at(0));
         templates.apply(&event("b", Some(at(1))), template("u", "u"), at(1));
@@ -295,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_make_room() {
+    fn oldest_templates_make_room() {
         let mut templates = Templates::new(RETENTION);
         templates.max_bytes = 3 * (OVERHEAD + 64);
         for n in 0..100 {
@@ -308,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_of_arrivals_is_bounded() {
+    fn remembered_arrivals_are_bounded() {
         let mut arrivals = Arrivals::default();
         for n in 0..=MAX_ARRIVALS {
             arrivals.insert(n.to_string().into(), at(0));
@@ -318,8 +327,8 @@ mod tests {
         assert_eq!((arrivals.ids.len(), arrivals.order.len()), (1, 1));
     }
 
-    /// What happens on one pod: the next event of one of the authors comes through the feed, the last one comes again,
-    /// or the pod hears that its own next one is acknowledged.
+    /// Step on one pod: an author's next event arrives through the feed, the last one arrives
+    /// again, or the acknowledgement of an author's next event arrives.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Arrives { author: usize },
@@ -335,7 +344,8 @@ mod tests {
         ]
     }
 
-    /// Two authors' events on three templates, in each author's order; some within the same tick of the topic's clock.
+    /// Generates two authors' events on three templates, in each author's order. Some fall within
+    /// the same tick of the topic's clock.
     fn authors() -> impl Strategy<Value = [Vec<Event>; 2]> {
         let one = vec((0u64..3, 0u8..3), 0..12);
         (one.clone(), one).prop_map(|(a, b)| {
@@ -356,7 +366,7 @@ mod tests {
         templates.apply(event, Arc::new(Template::parse(&event.data).unwrap()), at(100));
     }
 
-    /// What a pod shows when all has arrived after these steps.
+    /// Returns what a pod shows when all events have arrived after these steps.
     fn after(authors: &[Vec<Event>; 2], steps: &[Step]) -> Vec<String> {
         let templates = Templates::new(RETENTION);
         let (mut arrived, mut acknowledged) = ([0; 2], [0; 2]);
@@ -383,7 +393,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_pods_agree_whatever_came_first(authors in authors(), pods in vec(vec(step(), 0..60), 3)) {
+        fn all_pods_agree_in_any_order(authors in authors(), pods in vec(vec(step(), 0..60), 3)) {
             let mut last: BTreeMap<String, &Event> = BTreeMap::new();
             let mut all: Vec<&Event> = authors.iter().flatten().collect();
             all.sort_by_key(|event| (event.published, event.id.clone()));

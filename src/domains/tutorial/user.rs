@@ -1,6 +1,6 @@
 //! [`User`]: a row of the directory.
 //!
-//! Only the directory reads it, and makes a viewer of it; the relay knows viewers only.
+//! Only the directory reads it and makes a viewer of it. The relay must see viewers only.
 
 use serde::Deserialize;
 
@@ -8,15 +8,15 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct User {
-    /// Unique among users; the `sub` of their tokens, and the author of what they do.
+    /// Unique among users: the `sub` of the user's tokens, and the author of the user's events.
     pub id: String,
-    /// The tutorial's name for a user, which is their demo token: `ZOWI`.
+    /// The tutorial's name for the user, which is also the demo token: `ZOWI`.
     #[serde(rename = "type")]
     pub name: Option<String>,
-    /// The `email` of their tokens; upper and lower case are the same.
+    /// The `email` of the user's tokens; upper and lower case are the same.
     pub email: Option<String>,
-    /// The one location they listen to.
+    /// The one location that the user listens to.
     pub location_id: Option<String>,
-    /// The organisation to all of whose locations they listen. A user has this or a location.
+    /// The organisation of the locations that the user listens to. A user has this or a location.
     pub org_id: Option<String>,
 }
