@@ -328,7 +328,7 @@ mod tests {
     }
 
     /// Step on one pod: an author's next event arrives through the feed, the last one arrives
-    /// again, or the acknowledgement of an author's next event arrives.
+    /// again, or an author's next event is acknowledged.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Arrives { author: usize },
