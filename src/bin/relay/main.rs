@@ -1,4 +1,7 @@
-//! The `relay` command: settings → telemetry → the chosen command → exit code.
+//! Program `relay`: settings → telemetry → the chosen command → exit code.
+//!
+//! Every part has a home in the library, so this file only connects them. It must never read the
+//! environment itself.
 
 mod domain_factory;
 
@@ -43,18 +46,19 @@ fn main() -> ExitCode {
     run(command, &domains).unwrap_or_else(|error| complain(&format!("relay: {error:#}\n"), ExitCode::FAILURE))
 }
 
+/// Runs the command. Returns the exit code.
 fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
-    let (mut settings, laptop) = match command {
+    let (mut settings, parts) = match command {
         Command::Schema => return Ok(print(&domains.make(Duration::ZERO).1.sdl())),
         Command::Healthcheck(address) => {
-            health::ask(address).with_context(|| format!("no pod lives at {address}"))?;
+            health::ask(address).with_context(|| format!("no pod is alive at {address}"))?;
             return Ok(ExitCode::SUCCESS);
         }
         Command::Doctor { settings, questions } => return examine(settings, questions),
         Command::Serve(settings) => (settings, None),
         Command::Cluster { settings, pods, first_port, cloudsdk_root, path, emulator_host } => {
             let addresses = cluster::addresses(first_port, pods).collect();
-            (settings, Some(Laptop { addresses, cloudsdk_root, path, emulator_host }))
+            (settings, Some(ClusterParts { addresses, cloudsdk_root, path, emulator_host }))
         }
     };
     let runtime = Runtime::new()?;
@@ -74,9 +78,9 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
             "the drain's deadline cuts connections off: it is not longer than delay and spread together"
         );
     }
-    let drained = match laptop {
+    let drained = match parts {
         None => runtime.block_on(serve(settings, domains)),
-        Some(laptop) => runtime.block_on(run_cluster(&settings, domains, laptop)),
+        Some(parts) => runtime.block_on(run_cluster(&settings, domains, parts)),
     };
     Ok(match drained? {
         Drained::Cleanly => ExitCode::SUCCESS,
@@ -84,14 +88,15 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// What a cluster needs besides the settings of its pods.
-struct Laptop {
+/// Parts of a cluster besides the settings of its pods.
+struct ClusterParts {
     addresses: Vec<SocketAddr>,
     cloudsdk_root: Option<PathBuf>,
     path: Option<OsString>,
     emulator_host: Option<String>,
 }
 
+/// Runs one pod until a signal, and drains it.
 async fn serve(settings: Settings, domains: &DomainFactory) -> anyhow::Result<Drained> {
     let mut signals = Signals::listen()?;
     let (domain, api) = domains.make(settings.pod.window.span);
@@ -107,13 +112,14 @@ async fn serve(settings: Settings, domains: &DomainFactory) -> anyhow::Result<Dr
     Ok(drain(pod.drain(), signals).await)
 }
 
+/// Runs the pods of a cluster until a signal, and drains them.
 async fn run_cluster(
     settings: &Settings,
     domains: &DomainFactory,
-    laptop: Laptop,
+    parts: ClusterParts,
 ) -> anyhow::Result<Drained> {
     let mut signals = Signals::listen()?;
-    let Laptop { addresses, cloudsdk_root, path, emulator_host } = laptop;
+    let ClusterParts { addresses, cloudsdk_root, path, emulator_host } = parts;
     let window = settings.pod.window;
     let search = Search { cloudsdk_root, path };
     let broker = select! {
@@ -142,7 +148,7 @@ async fn run_cluster(
     ran.map(|()| drained)
 }
 
-/// Checks what a pod with these settings would run on.
+/// Checks the deployment that a pod with these settings would run in.
 fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode> {
     let pod = settings.pod;
     let origin = match &pod.web.origins {
@@ -156,7 +162,7 @@ fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode>
     };
     let visit = url.map(|url| doctor::Visit { url, origin, token_file, hold });
     let checks = doctor::Checks { pod, topic, grace, in_kubernetes, visit };
-    let is_well = Runtime::new()?.block_on(async {
+    let nothing_is_wrong = Runtime::new()?.block_on(async {
         let (mut out, stop) = (io::stdout(), CancellationToken::new());
         let mut signals = Signals::listen()?;
         let interrupted = async {
@@ -165,14 +171,14 @@ fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode>
             pending().await
         };
         select! {
-            is_well = doctor::run(&checks, &mut out, &stop) => is_well,
+            nothing_is_wrong = doctor::run(&checks, &mut out, &stop) => nothing_is_wrong,
             never = interrupted => never,
         }
     })?;
-    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if nothing_is_wrong { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Drains, or ends at once on a second signal.
+/// Drains. A second signal ends the drain at once.
 async fn drain(drain: impl Future<Output = Drained>, mut signals: Signals) -> Drained {
     select! {
         drained = drain => drained,
@@ -183,7 +189,7 @@ async fn drain(drain: impl Future<Output = Drained>, mut signals: Signals) -> Dr
     }
 }
 
-/// Prints the output of a command.
+/// Prints the output of a command. Returns the exit code.
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -191,6 +197,7 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
+/// Prints an error to stderr. Returns this exit code.
 fn complain(text: &str, code: ExitCode) -> ExitCode {
     // If this fails, no channel is left to report it; the exit code still does.
     let _ = io::stderr().write_all(text.as_bytes());
