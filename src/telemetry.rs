@@ -1,7 +1,8 @@
-//! Logs, traces and metrics: how they leave the process. What is measured belongs to the module that measures it.
+//! Logs, traces and metrics: how they leave the process. Each module registers its own instruments.
 //!
-//! Each pod has its own meter, so that the pods of one `relay cluster` do not add up into one another. Nothing here may hold
-//! up an event: a collector that is slow or away costs spans, which are counted, and points, and nothing else.
+//! Each pod has its own meter, so that the metrics of several pods in one `relay cluster` stay
+//! apart. It must never delay an event. A collector that is slow or away costs only spans, which
+//! are counted, and data points.
 
 mod export;
 #[doc(hidden)]
@@ -28,20 +29,23 @@ pub use self::metrics::{LATENCY_BUCKETS, Metrics, PROMETHEUS_TEXT, Refusals, cou
 #[doc(inline)]
 pub use self::{export::TelemetryError, logs::LogFormat, traces::Traces};
 
-/// What the process tells of itself, and how.
+/// Settings of logs and traces.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Which log lines are written: a filter of `tracing-subscriber`.
+    /// Log filter, in the syntax of `tracing-subscriber`.
     pub log: String,
-    /// How they look.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// The Google Cloud project whose traces the lines name.
+    /// Google Cloud project of the traces that log lines refer to; `None`: lines have the bare
+    /// trace id.
     pub project: Option<String>,
-    /// Whether spans are exported by OTLP. The standard's `OTEL_*` variables, which its library reads, say where to and how.
+    /// Whether spans are exported by OTLP. OpenTelemetry's library reads the endpoint and its
+    /// options from the standard `OTEL_*` variables.
     pub export_traces: bool,
 }
 
-/// Sends log lines to standard error and spans to the collector, for the rest of the process. Runs inside a runtime.
+/// Sends log lines to standard error and spans to the collector, for the rest of the process. Must
+/// be called inside a runtime.
 ///
 /// # Errors
 /// If the filter does not parse, if an exporter cannot be built, or on a second call.
@@ -59,8 +63,9 @@ pub fn init(settings: &Settings) -> Result<Traces, TelemetryError> {
     Ok(traces)
 }
 
-/// Exports what waits of a pod's metrics and of the process's spans, side by side, for as long as `limit`: a collector
-/// that does not answer in time costs what it would have been told. Nothing is measured by these metrics from then on.
+/// Exports the waiting metrics of a pod and the waiting spans of the process, at the same time. If
+/// the collector does not answer within `limit`, they are lost. The metrics must not be used
+/// afterwards.
 #[doc(hidden)]
 pub async fn flush(limit: Duration, metrics: &Metrics, traces: &Traces) {
     let both = async { tokio::join!(metrics.flush(), traces.flush()) };

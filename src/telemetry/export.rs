@@ -1,4 +1,6 @@
-//! What traces and metrics share on their way out: the resource, the errors, and flushing.
+//! Parts that the export of traces and of metrics share: the resource, the errors, and flushing.
+//!
+//! OpenTelemetry's library blocks while it flushes. It must never block a thread of the runtime.
 
 use std::{fmt::Display, thread};
 
@@ -13,22 +15,22 @@ use opentelemetry_sdk::{
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-/// The name of this service in traces and metrics, unless `OTEL_SERVICE_NAME` gives another.
+/// Name of this service in traces and metrics, unless `OTEL_SERVICE_NAME` gives another one.
 pub(super) const SERVICE: &str = "pubsub-relay";
 
-/// Why the process cannot tell of itself.
+/// Why logs, traces or metrics cannot be set up.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
     /// The log filter does not parse.
     #[error("log filter: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// The log output was set up before.
+    /// The log output has been set up before.
     #[error("logs are set up already")]
     Logs(#[from] tracing_subscriber::util::TryInitError),
     /// The metrics cannot be registered.
     #[error("metrics: {0}")]
     Metrics(String),
-    /// An `OTEL_*` variable does not work.
+    /// The exporter does not accept an `OTEL_*` variable.
     #[error("OTLP exporter: {0}: check the OTEL_EXPORTER_OTLP_ variables")]
     Otlp(#[from] opentelemetry_otlp::ExporterBuildError),
 }
@@ -39,25 +41,27 @@ impl TelemetryError {
     }
 }
 
-/// Whether the collector took all that waited; dropped, nobody asks.
+/// Future that resolves when the flush is over, with its result. It may be dropped.
 pub(super) type Flushed = oneshot::Receiver<OTelSdkResult>;
 
-/// Flushes on a thread of its own: the library blocks, and a runtime waits for its own threads at its end.
+/// Flushes on a new thread, because the library blocks. A blocking thread of the runtime would
+/// delay the runtime's end.
 pub(super) fn flush_apart(blocking: impl FnOnce() -> OTelSdkResult + Send + 'static) -> Flushed {
-    let (flushed, waits) = oneshot::channel();
-    // An error says that nobody asks.
-    thread::spawn(move || drop(flushed.send(blocking())));
-    waits
+    let (sender, flushed) = oneshot::channel();
+    // An error means that the receiver was dropped.
+    thread::spawn(move || drop(sender.send(blocking())));
+    flushed
 }
 
-/// What tells this pod's figures from those of others. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win.
+/// Returns the attributes by which the telemetry of this pod differs from that of others.
+/// `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` win.
 pub(super) fn resource(pod: Option<&str>) -> Resource {
     let ours = Resource::builder_empty()
         .with_service_name(SERVICE)
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .with_attributes(pod.map(|pod| KeyValue::new("service.instance.id", pod.to_owned())))
         .with_detectors(&[Box::new(TelemetryResourceDetector), Box::new(EnvResourceDetector::new())]);
-    // The library makes up a name where the variables give none.
+    // The library invents a name if the variables give none.
     let name = SdkProvidedResourceDetector.detect().get(&Key::new("service.name"));
     match name.filter(|name| !name.as_str().starts_with("unknown_service")) {
         Some(name) => ours.with_service_name(name).build(),

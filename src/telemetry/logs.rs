@@ -1,7 +1,9 @@
-//! How log lines look: text for people, or the JSON that Cloud Logging reads.
+//! Formats of log lines: text for people, or the JSON that Cloud Logging reads.
 //!
-//! The names are those of <https://cloud.google.com/logging/docs/agent/logging/configuration#special-fields>: with them a
-//! line has its severity, and stands beside the trace that it belongs to.
+//! The names of the fields are those of
+//! <https://cloud.google.com/logging/docs/agent/logging/configuration#special-fields>. With them
+//! Cloud Logging shows the severity of a line, and shows the line with its trace. A line must never
+//! span two lines of output.
 
 use std::{
     fmt::{self, Debug, Display},
@@ -21,17 +23,17 @@ use tracing_subscriber::{
 
 use crate::rfc3339;
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One JSON object a line, in Cloud Logging's fields.
+    /// One JSON object a line, with Cloud Logging's field names.
     Json,
 }
 
-/// Writes the lines of [`LogFormat::Json`].
+/// Formatter for [`LogFormat::Json`].
 pub(super) struct CloudLogging {
     project: Option<String>,
 }
@@ -41,7 +43,7 @@ impl CloudLogging {
         Self { project }
     }
 
-    /// The trace in which the line is written, if there is one.
+    /// Adds the current trace to the line, if there is one.
     fn trace(&self, line: &mut Map<String, Value>) {
         let context = Context::current();
         let span = context.span();
@@ -82,7 +84,7 @@ where
     }
 }
 
-/// Cloud Logging has no trace level.
+/// Returns Cloud Logging's name of the level. Cloud Logging has no trace level.
 const fn severity(level: Level) -> &'static str {
     match level {
         Level::ERROR => "ERROR",
@@ -92,7 +94,7 @@ const fn severity(level: Level) -> &'static str {
     }
 }
 
-/// The fields of one line. The message is one of them, by that very name.
+/// Fields of one line. The message is the field `message`.
 #[derive(Default)]
 struct Fields(Map<String, Value>);
 
@@ -157,6 +159,7 @@ mod tests {
         }
     }
 
+    /// Returns the line that `write` logs. Asserts that it is one line.
     fn logged(write: impl FnOnce()) -> Value {
         let lines = Lines::default();
         let writer = lines.clone();
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_cloud_loggings_fields() {
+    fn line_has_fields_of_cloud_logging() {
         let error = io::Error::other("line\nbreak");
         let line = logged(|| tracing::warn!(pod = "a", n = 3_u64, ok = true, %error, "something happened"));
         let time = line["time"].as_str().unwrap();
@@ -186,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_names_the_trace_that_it_is_written_in() {
+    fn line_names_current_trace() {
         let span = SpanContext::new(
             TraceId::from(0xabc),
             SpanId::from(0xdef),

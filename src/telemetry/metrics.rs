@@ -1,4 +1,8 @@
-//! [`Metrics`]: the instruments of one pod, read as Prometheus' text and, if there is a collector, pushed by OTLP.
+//! [`Metrics`]: instruments of one pod, read as Prometheus' text and, if there is a collector,
+//! pushed by OTLP.
+//!
+//! Each pod has a registry of its own, because one process may run several pods. A label must never
+//! hold an id, or text from a client.
 
 use opentelemetry::{
     KeyValue,
@@ -13,14 +17,16 @@ use super::{
     process,
 };
 
-/// The media type of [`Metrics::text`].
+/// Media type of [`Metrics::text`].
 pub const PROMETHEUS_TEXT: &str = prometheus::TEXT_FORMAT;
 
-/// Bucket bounds of latencies, in seconds: from one frame on loopback to the 5 s after which a publish gives up.
+/// Bucket bounds of latencies, in seconds. They reach from one frame on loopback to the 5 s after
+/// which a publish gives up.
 pub const LATENCY_BUCKETS: [f64; 13] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
-/// Builds a counter that shows zero from the start: without that point, a reader of the metric misses the first increase.
+/// Builds a counter that shows zero from the start. Without that data point, a reader of the metric
+/// misses the first increase.
 #[must_use]
 pub fn counter(meter: &Meter, name: &'static str, description: &'static str) -> Counter<u64> {
     let counter = meter.u64_counter(name).with_description(description).build();
@@ -43,25 +49,26 @@ pub fn counter_by(
     counter
 }
 
-/// Every limit that is hit, whoever keeps it: who asks for too much, and of what.
+/// Counter of refusals because of a limit, for all limits of a pod.
 #[derive(Clone, Debug)]
 pub struct Refusals(Counter<u64>);
 
 impl Refusals {
-    /// The same counter whoever registers it.
+    /// Registers the counter. All calls with the same meter count into the same metric.
     #[must_use]
     pub fn new(meter: &Meter) -> Self {
         let counter = meter.u64_counter("relay.refusals");
         Self(counter.with_description("What was refused or ended because of a limit, by limit.").build())
     }
 
-    /// One more. The name is one of a few, never a client's word.
+    /// Counts one refusal. `limit` is one of a few fixed names, never text from a client.
     pub fn count(&self, limit: &'static str) {
         self.0.add(1, &[KeyValue::new("limit", limit)]);
     }
 }
 
-/// The metrics of one pod. Dropped before they are flushed, what was not pushed is lost.
+/// Metrics of one pod. Dropping them starts a last push in the background. The end of the process
+/// may cut it off.
 #[derive(Debug)]
 pub struct Metrics {
     provider: SdkMeterProvider,
@@ -69,7 +76,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The instruments of the process, to which each module adds its own. Runs inside a runtime.
+    /// Creates the metrics with the instruments of the process. Each module adds its own. Must be
+    /// called inside a runtime.
     ///
     /// # Errors
     /// If an exporter cannot be set up.
@@ -92,13 +100,13 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Where modules register their instruments.
+    /// Returns the meter with which modules register their instruments.
     #[must_use]
     pub fn meter(&self) -> Meter {
         self.provider.meter(SERVICE)
     }
 
-    /// All of them in Prometheus' text format.
+    /// Returns all metrics in Prometheus' text format.
     ///
     /// # Errors
     /// If an instrument cannot be written.
@@ -108,7 +116,7 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Pushes what was not pushed yet, and nothing from then on.
+    /// Pushes what was not pushed yet. Nothing is pushed afterwards.
     pub(super) fn flush(&self) -> Flushed {
         let provider = self.provider.clone();
         flush_apart(move || provider.shutdown())
@@ -117,7 +125,8 @@ impl Metrics {
 
 impl Drop for Metrics {
     fn drop(&mut self) {
-        // Or the library would push on the thread that drops the last of it, and block it for seconds.
+        // Otherwise the library would push on the thread that drops it, and block that thread for
+        // seconds.
         drop(self.flush());
     }
 }

@@ -1,14 +1,17 @@
-//! What the process itself takes and which build it is, for dashboards and for the figures per connection.
+//! Metrics of the process itself: its version, memory and CPU time, for dashboards.
 //!
-//! Read from Linux' `/proc` when somebody asks; elsewhere there is nothing to see.
+//! Linux' `/proc` is read whenever the metrics are read. On other systems, memory and CPU time are
+//! missing. A failure here must never hide the other metrics.
 
 use std::fs;
 
 use opentelemetry::{KeyValue, metrics::Meter};
 
-/// The kernel's clock tick as it shows it to programs: 1/100 s on every architecture (`man 7 time`, `USER_HZ`).
+/// Clock ticks per second, as the kernel shows them to programs: 100 on every architecture (`man 7
+/// time`, `USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// Registers the metrics of the process.
 pub(super) fn observe(meter: &Meter) {
     let build = meter.u64_observable_gauge("relay.build.info").with_description("Always 1, by version.");
     build
@@ -26,13 +29,14 @@ pub(super) fn observe(meter: &Meter) {
     cpu.with_callback(|counter| observe_if(cpu_time(), |seconds| counter.observe(seconds, &[]))).build();
 }
 
+/// Observes a value if there is one.
 fn observe_if<T>(value: Option<T>, observe: impl FnOnce(T)) {
     if let Some(value) = value {
         observe(value);
     }
 }
 
-/// In bytes.
+/// Returns the resident memory in bytes; `None` without `/proc`.
 fn memory_usage() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let kibibytes =
@@ -40,10 +44,11 @@ fn memory_usage() -> Option<u64> {
     Some(kibibytes.parse::<u64>().ok()? << 10)
 }
 
-/// In seconds, of user and system together.
+/// Returns the CPU time in seconds, user and system together; `None` without `/proc`.
 fn cpu_time() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The name before the last parenthesis may hold anything; user and system time are the 14th and 15th field.
+    // The process's name, before the last parenthesis, may contain any character. User and system
+    // time are fields 14 and 15.
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut times = fields.split(' ').skip(11).map(str::parse::<f64>);
     Some((times.next()?.ok()? + times.next()?.ok()?) / TICKS_PER_SECOND)
@@ -54,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_takes_memory_and_time() {
+    fn process_takes_memory_and_time() {
         let taken = vec![1_u8; 64 << 20];
         assert!(memory_usage().unwrap() >= taken.len() as u64);
         let before = cpu_time().unwrap();

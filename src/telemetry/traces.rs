@@ -1,8 +1,9 @@
-//! The spans from a mutation to the sockets of every pod, and their way through a message's attributes.
+//! Spans of one trace, from a mutation to the sockets of every pod.
 //!
-//! One trace: the request, the publish inside it, and on every pod the processing of the event, which follows the publish
-//! and links to it, with a few of its deliveries. Spans have a target of their own: no log filter turns them on or off, and
-//! no other library's spans are exported.
+//! The trace has the request, the publish inside it, and on every pod the processing of the event.
+//! The processing follows the publish and links to it, and has a few of the deliveries. The context
+//! travels in the message's attributes. Spans have a target of their own, so log filters do not
+//! affect them. The spans of other libraries must never be exported.
 
 mod counted;
 
@@ -31,16 +32,16 @@ use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 use self::counted::{Counted, Counts};
 use super::export::{Flushed, SERVICE, TelemetryError, flush_apart, resource};
 
-/// What tells our spans from all others.
+/// Target of our spans, by which they differ from all others.
 const TARGET: &str = "relay.trace";
 
-/// The name under which a context travels, in HTTP's headers and in a GraphQL request's extensions.
+/// Name of the context in HTTP headers and in the extensions of a GraphQL request.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// What `OTEL_TRACES_SAMPLER` says, if spans are exported at all.
+/// Sampler of `OTEL_TRACES_SAMPLER`; unset if spans are not exported.
 static SAMPLER: OnceLock<Box<dyn ShouldSample>> = OnceLock::new();
 
-/// The way of spans to a collector. Clones are the same way.
+/// Export of spans to a collector. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Traces {
     provider: Option<SdkTracerProvider>,
@@ -48,14 +49,19 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// No spans: what would make them costs next to nothing.
+    /// Returns an export that makes no spans. Then a place in the code that would make one costs
+    /// almost nothing.
     #[must_use]
     pub fn off() -> Self {
         Self { provider: None, counts: Arc::default() }
     }
 
-    /// Spans go where `OTEL_EXPORTER_OTLP_*` say, sampled as `OTEL_TRACES_SAMPLER` says, through a queue as large as
-    /// `OTEL_BSP_MAX_QUEUE_SIZE` says: what does not fit is dropped.
+    /// Creates the export. The endpoint comes from `OTEL_EXPORTER_OTLP_*`, the sampler from
+    /// `OTEL_TRACES_SAMPLER`. The queue holds `OTEL_BSP_MAX_QUEUE_SIZE` spans, 2,048 by default;
+    /// further spans are dropped.
+    ///
+    /// # Errors
+    /// If an exporter cannot be built from these variables.
     pub(super) fn export() -> Result<Self, TelemetryError> {
         let counts = Arc::<Counts>::default();
         let exporter =
@@ -69,7 +75,7 @@ impl Traces {
         Ok(Self { provider: Some(provider), counts })
     }
 
-    /// What turns our spans into the collector's.
+    /// Returns the layer that turns our spans into OpenTelemetry's.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -85,7 +91,7 @@ impl Traces {
         })
     }
 
-    /// Shows what became of the spans.
+    /// Registers the metric of the spans' outcomes.
     pub fn observe(&self, meter: &Meter) {
         let counts = self.counts.clone();
         meter
@@ -102,14 +108,15 @@ impl Traces {
             .build();
     }
 
-    /// Exports what waits.
+    /// Exports the spans that wait.
     pub(super) fn flush(&self) -> Flushed {
         let provider = self.provider.clone();
         flush_apart(move || provider.map_or(Ok(()), |provider| provider.force_flush()))
     }
 }
 
-/// The span of a query or mutation (`kind`) on this pod, under the client's own span if it named one.
+/// Returns the span of a query or mutation (`kind`) on this pod. Its parent is the client's span,
+/// if the client sent one.
 #[must_use]
 pub fn operation(pod: &str, kind: &'static str, name: Option<&str>, client: Option<&str>) -> Span {
     let parent = self::client(client);
@@ -125,19 +132,19 @@ pub fn operation(pod: &str, kind: &'static str, name: Option<&str>, client: Opti
     span
 }
 
-/// What all messaging spans of one pod have in common.
+/// Attributes that all messaging spans of one pod share.
 #[derive(Clone, Debug)]
 pub struct Messaging {
-    /// The pod's name.
+    /// Name of the pod.
     pub pod: Arc<str>,
-    /// The broker's name: `messaging.system`.
+    /// Name of the broker: `messaging.system`.
     pub system: &'static str,
-    /// The topic's full name.
+    /// Full name of the topic.
     pub topic: Arc<str>,
 }
 
 impl Messaging {
-    /// Returns the span of an event's publishing, inside the mutation's.
+    /// Returns the span of an event's publish, inside the span of the mutation.
     #[must_use]
     pub fn publish(&self, event: &str, kind: &str) -> Span {
         if !Context::map_current(is_wanted) {
@@ -153,8 +160,8 @@ impl Messaging {
         )
     }
 
-    /// Returns the span of an event's processing on one pod, out of its feed. It follows the publish, on whichever pod that
-    /// was, and links to it.
+    /// Returns the span in which one pod processes an event from its feed. Its parent is the span
+    /// of the publish, perhaps on another pod; it also links to that span.
     #[must_use]
     pub fn process(&self, feed: Option<&str>, event: &str, kind: &str, publish: Option<&str>) -> Span {
         let Self { pod, system, topic } = self;
@@ -181,18 +188,19 @@ impl Messaging {
     }
 }
 
-/// Sets an attribute of the current span that only one broker has.
+/// Sets an attribute of the current span, for attributes that only one broker has.
 pub fn set_attribute(name: &'static str, value: &str) {
     Span::current().set_attribute(name, value.to_owned());
 }
 
-/// Which pod a span is of: in the span's context, for those who follow it without knowing.
+/// Pod of a span, kept in the span's context for the spans that follow it.
 struct Pod(Arc<str>);
 
-/// How many deliveries of one event on one pod have a span: one shows the way, and an event may have thousands.
+/// Most deliveries of one event on one pod that have a span; further ones have none. A few show the
+/// path, and an event may have thousands.
 const MAX_DELIVERIES: u32 = 8;
 
-/// The span that the deliveries of an event follow.
+/// Parent of the spans of an event's deliveries.
 #[derive(Debug)]
 pub struct Trace {
     parent: SpanContext,
@@ -202,7 +210,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// `None` if there is no span, or if it is not sampled.
+    /// Returns the current span as a parent; `None` if there is no span, or it is not sampled.
     #[must_use]
     pub fn of_current_span() -> Option<Box<Self>> {
         Context::map_current(|context| {
@@ -213,7 +221,7 @@ impl Trace {
         })
     }
 
-    /// A delivery is on its socket.
+    /// Makes the span of a delivery that was written to its socket, for the first eight deliveries.
     pub fn delivered(&self, transport: &str) {
         let take = |left: u32| left.checked_sub(1);
         if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
@@ -230,13 +238,13 @@ impl Trace {
     }
 }
 
-/// Says how an operation or a publish failed.
+/// Marks the span of an operation or a publish as failed, with this kind of error.
 pub fn fail(span: &Span, error: &'static str) {
     span.record("error.type", error);
     span.set_status(opentelemetry::trace::Status::error(error));
 }
 
-/// The context of a request whose client named this span as its own: what is traced by nobody here is carried on in it.
+/// Returns the context of a request with this `traceparent`. A pod without traces passes it on.
 #[must_use]
 pub fn client(traceparent: Option<&str>) -> Context {
     let context = Context::new();
@@ -246,18 +254,20 @@ pub fn client(traceparent: Option<&str>) -> Context {
     }
 }
 
-/// The W3C `traceparent` to be carried along: of the span or, where none is made because there is no collector or nobody
-/// wants it, of the context around it, so that this pod does not break the client's trace. `None` without either.
+/// Returns the W3C `traceparent` to pass on. It is that of the span. If there is no span, for lack
+/// of a collector or of sampling, it is that of the current context, so that this pod does not
+/// break the client's trace. `None` without either.
 #[must_use]
 pub fn traceparent(span: &Span) -> Option<Arc<str>> {
-    let mut carrier = Carrier(None);
+    let mut header = Header(None);
     let own = Some(span.context()).filter(|context| context.has_active_span());
-    TraceContextPropagator::new().inject_context(&own.unwrap_or_else(Context::current), &mut carrier);
-    carrier.0.map(Into::into)
+    TraceContextPropagator::new().inject_context(&own.unwrap_or_else(Context::current), &mut header);
+    header.0.map(Into::into)
 }
 
-/// Whether a span that follows this one would be sampled. Asked first, since one that is made in vain costs microseconds;
-/// without a parent the sampler wants to see it.
+/// Returns whether a span with this parent would be sampled. It is asked first, because a span that
+/// is made in vain costs microseconds. Without a valid parent it returns `true`, and the sampler
+/// decides later.
 fn is_wanted(parent: &Context) -> bool {
     let span = parent.span();
     let trace = span.span_context().trace_id();
@@ -266,21 +276,23 @@ fn is_wanted(parent: &Context) -> bool {
     sampling.decision == SamplingDecision::RecordAndSample
 }
 
+/// Sets the parent of a span.
 fn follow(span: &Span, parent: Context) {
-    // Fails only for a span that has begun or without a layer that makes spans: then there is nothing to follow.
+    // Fails only if the span has begun, or if no layer makes spans. Then no parent is needed.
     let _ = span.set_parent(parent);
 }
 
+/// Parses a `traceparent`; `None` if it is not valid.
 fn remote(traceparent: &str) -> Option<SpanContext> {
-    let carrier = Carrier(Some(traceparent.to_owned()));
-    let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);
+    let header = Header(Some(traceparent.to_owned()));
+    let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &header);
     Some(context.span().span_context().clone()).filter(SpanContext::is_valid)
 }
 
-/// Has room for a [`TRACEPARENT`] and nothing else.
-struct Carrier(Option<String>);
+/// Carrier that holds a [`TRACEPARENT`] and ignores all other names.
+struct Header(Option<String>);
 
-impl Injector for Carrier {
+impl Injector for Header {
     fn set(&mut self, key: &str, value: String) {
         if key == TRACEPARENT {
             self.0 = Some(value);
@@ -288,7 +300,7 @@ impl Injector for Carrier {
     }
 }
 
-impl Extractor for Carrier {
+impl Extractor for Header {
     fn get(&self, key: &str) -> Option<&str> {
         self.0.as_deref().filter(|_| key == TRACEPARENT)
     }
@@ -327,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn one_trace_goes_from_the_client_over_the_publish_to_every_pod() {
+    fn one_trace_spans_client_publish_and_every_pod() {
         let exporter = Kept::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
         let traces = Traces { provider: Some(provider), counts: Arc::default() };
@@ -357,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_collector_there_are_no_spans_and_only_the_clients_is_carried() {
+    fn pod_without_collector_passes_traceparent_on() {
         let subscriber = tracing_subscriber::registry().with(Traces::off().layer());
         tracing::subscriber::with_default(subscriber, || {
             let carried = || traceparent(&messaging().publish("e", "k"));
@@ -368,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_does_not_trace_costs_no_spans_and_stays_untraced() {
+    fn unsampled_request_makes_no_spans() {
         SAMPLER.get_or_init(|| Config::default().sampler);
         let provider = SdkTracerProvider::builder().with_simple_exporter(Kept::default()).build();
         let traces = Traces { provider: Some(provider), counts: Arc::default() };
@@ -385,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_traceparent_that_is_none_is_ignored() {
+    fn invalid_traceparent_is_ignored() {
         assert!(remote(CLIENT).is_some());
         for text in ["", "00", "00-0-0-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01", "💥"]
         {

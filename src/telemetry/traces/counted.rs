@@ -1,4 +1,6 @@
-//! [`Counted`]: what becomes of spans on their way out, which the library keeps to itself.
+//! [`Counted`]: counts the outcomes of spans on their way to the collector.
+//!
+//! OpenTelemetry's library does not show them. It must never change what passes through it.
 
 use std::{
     fmt,
@@ -16,15 +18,18 @@ use opentelemetry_sdk::{
     trace::{Span as SdkSpan, SpanData, SpanExporter, SpanProcessor},
 };
 
-/// What became of the spans of this process.
+/// Numbers of spans of this process, by outcome.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
+    /// Spans that ended.
     pub(super) ended: AtomicU64,
+    /// Spans that the collector accepted.
     pub(super) exported: AtomicU64,
+    /// Spans that could not be exported.
     pub(super) failed: AtomicU64,
 }
 
-/// Around an exporter or a processor: what passes is counted.
+/// Wrapper of an exporter or a processor that counts the spans that pass through it.
 pub(super) struct Counted<T> {
     pub(super) inner: T,
     pub(super) counts: Arc<Counts>,
