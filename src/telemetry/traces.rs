@@ -289,7 +289,7 @@ fn remote(traceparent: &str) -> Option<SpanContext> {
     Some(context.span().span_context().clone()).filter(SpanContext::is_valid)
 }
 
-/// Carrier that holds a [`TRACEPARENT`] and ignores all other names.
+/// Holder of a [`TRACEPARENT`] that ignores all other names.
 struct Header(Option<String>);
 
 impl Injector for Header {
