@@ -91,7 +91,7 @@ pub enum EmulatorError {
 /// Emulator that this process runs on a free loopback port, with its state in memory.
 ///
 /// Dropping it kills the emulator. The emulator also ends when this process ends, even if it is
-/// killed. It has its own process group, so a Ctrl-C on the terminal does not end it before its
+/// killed. It has its own process group. So a Ctrl-C on the terminal does not end it before its
 /// users have finished.
 #[derive(Debug)]
 pub struct Emulator {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn emulator_serves_on_second_port_and_ends_when_stopped() {
+    async fn emulator_takes_second_port_and_ends_when_stopped() {
         let scratch = Scratch::new();
         let root = scratch.sdk(
             "sdk",

@@ -254,9 +254,9 @@ pub fn client(traceparent: Option<&str>) -> Context {
     }
 }
 
-/// Returns the W3C `traceparent` to pass on. It is that of the span. If there is no span, for lack
-/// of a collector or of sampling, it is that of the current context, so that this pod does not
-/// break the client's trace. `None` without either.
+/// Returns the W3C `traceparent` to pass on. It is that of the span. There is no span without a
+/// collector or if the span is not sampled. Then it is that of the current context, so that this
+/// pod does not break the client's trace. `None` without either.
 #[must_use]
 pub fn traceparent(span: &Span) -> Option<Arc<str>> {
     let mut header = Header(None);

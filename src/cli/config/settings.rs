@@ -135,7 +135,7 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
 
 /// Returns how far back a pod keeps events. It is [`MARGIN`] more than the window, because a replay
 /// needs the events before its cursor. But it is at most the larger one of the window and
-/// `least_retention`, so that a topic which retains the window is enough.
+/// `least_retention`. So a topic that retains the window is enough.
 fn reach(window: Duration, least_retention: Duration) -> Duration {
     (window + MARGIN).min(window.max(least_retention))
 }

@@ -158,8 +158,8 @@ async fn missing_permissions(
     Ok(Some(missing))
 }
 
-/// Returns the pods that send heartbeats. It waits until every pod with a feed old enough for an
-/// orphan has sent one, or a little longer than a heartbeat may take.
+/// Returns the pods that send heartbeats. It waits for every pod that has a feed old enough for an
+/// orphan. It waits a little longer than a heartbeat may take, at most.
 async fn listen(
     checks: &Checks,
     checkup: &Checkup,
