@@ -1,4 +1,7 @@
-//! The composition root: builds one pod out of its rooms and runs it. [`drain`] ends it.
+//! The composition root: builds one pod from the modules and runs it. [`drain`] ends it.
+//!
+//! It is the one place that sees all modules, so that they need not see one another. It must decide
+//! nothing that a module can decide.
 
 pub mod drain;
 mod janitor;
@@ -40,8 +43,9 @@ use crate::{
     web::{self, AppState, Connections, connection::Limits, server::serve},
 };
 
-/// How many sockets may wait to be accepted: when another pod ends, its clients come all at once, and whoever finds no room
-/// tries again only after a second. The kernel takes less if `net.core.somaxconn` is.
+/// Most sockets that may wait to be accepted. When another pod ends, its clients arrive all at
+/// once. A client that finds no room retries only after a second. The kernel's limit is lower if
+/// `net.core.somaxconn` is.
 const BACKLOG: u32 = 4_096;
 
 /// Why a pod did not start.
@@ -75,7 +79,7 @@ pub enum StartError {
     Broker(#[from] ConnectError),
 }
 
-/// A running pod. Dropped, it stops without a drain.
+/// A running pod. If it is dropped, it stops without a drain.
 pub struct Pod {
     address: SocketAddr,
     health: Health,
@@ -89,8 +93,8 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Builds the pod and lets clients in. It is up at once and ready when its feed hears the topic. Dropped before it is
-    /// done, it leaves nothing behind.
+    /// Builds the pod and starts to serve clients. The pod is up at once, and ready when its feed
+    /// receives from the topic. If the future is dropped, it leaves nothing behind.
     ///
     /// # Errors
     /// [`StartError`], if an address is taken or a setting can never work.
@@ -111,7 +115,8 @@ impl Pod {
         let meter = metrics.meter();
         settings.traces.observe(&meter);
         let auth = Authenticator::open(settings.auth, domain.clone(), &meter).await?;
-        // After all else that takes time: whoever gives the start up must not leave a feed behind.
+        // The broker comes after everything else that takes time, so that a cancelled start leaves
+        // no feed behind.
         let broker = settings.broker;
         let messaging = Messaging {
             pod: settings.name.as_str().into(),
@@ -184,20 +189,20 @@ impl Pod {
         Ok(Self { address, health, hub, app, publisher, traces: settings.traces, stop, tasks, _abandoned })
     }
 
-    /// Where clients come in.
+    /// Returns the address for clients.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Whether the pod is ready.
+    /// Returns the health of the pod, which includes whether it is ready.
     #[must_use]
     pub const fn health(&self) -> &Health {
         &self.health
     }
 
-    /// Stops the pod: connections are asked to come back elsewhere, the feed is deleted, publishing and telemetry are
-    /// flushed. Dropped before it is done, the pod stops at once.
+    /// Drains the pod: asks clients to reconnect elsewhere, deletes the feed, flushes publishing
+    /// and telemetry. If the future is dropped, the pod stops at once.
     pub async fn drain(self) -> Drained {
         drain::run(Parts {
             stop: &self.stop,
@@ -210,7 +215,7 @@ impl Pod {
         .await
     }
 
-    /// Who watches on it.
+    /// Returns the hub, which holds the pod's watchers.
     #[must_use]
     pub const fn hub(&self) -> &Hub {
         &self.hub
@@ -219,7 +224,7 @@ impl Pod {
 
 fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // As everywhere on Unix: without it, the port of a pod that has just ended would count as taken for a minute.
+    // Without it, the port of a pod that has just ended would count as taken for a minute.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     let listener = socket.listen(BACKLOG)?;

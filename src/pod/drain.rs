@@ -1,8 +1,13 @@
-//! All the waits of a pod's end, in their order.
+//! Drains a pod: all the waits of its end, in their order.
 //!
-//! Not ready → [`Drain::delay`] → no new connections, and each there is ends at its own moment within [`Drain::spread`] →
-//! feed deleted → publishing and telemetry flushed. [`Drain::deadline`] cuts it off. The numbers are in one table of `docs/OPERATIONS.md`.
-//! It must never end a connection with `complete`, or its client would not come back.
+//! 1. The pod is not ready, for [`Drain::delay`].
+//! 2. It accepts no new connections. Each open one ends at its own moment within [`Drain::spread`].
+//! 3. The feed is deleted.
+//! 4. Publishing and telemetry are flushed.
+//!
+//! [`Drain::deadline`] cuts off steps 1 and 2. The numbers are in one table of
+//! `docs/OPERATIONS.md`. A drain must never end a connection with `complete`, or its client would
+//! not reconnect.
 
 use std::time::Duration;
 
@@ -15,49 +20,53 @@ use crate::{
     web::{Connections, server::LAST_REQUEST},
 };
 
-/// How long a pod may take to put away its feed, and then to flush its publisher, once its connections have ended.
-/// Both are kept even past the deadline: a feed that is left behind costs the membership more than these seconds.
+/// Longest time to delete the feed, and again to flush the publisher, once the connections have
+/// ended. Both waits are kept even past the deadline: a feed that is left behind costs the members
+/// more than these seconds.
 pub const CLOSE_STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 const _: () =
     assert!(LAST_REQUEST.as_millis() < CLOSE_STEP_TIMEOUT.as_millis(), "a straggler would cut off a drain");
 
-/// How long traces and metrics, together, may take to be sent after that.
+/// Longest time to send traces and metrics, both together, after that.
 pub const TELEMETRY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest that a pod lives on after its deadline, which its grace must have room for: feed, publisher, telemetry.
+/// Longest time that a pod runs after its deadline: feed, publisher, telemetry. The orchestrator's
+/// grace period must have room for it.
 pub const AFTER_DEADLINE: Duration =
     Duration::from_secs(2 * CLOSE_STEP_TIMEOUT.as_secs() + TELEMETRY_TIMEOUT.as_secs());
 
-/// How a pod ends.
+/// Waits of a pod's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
-    /// How long it goes on as before, though not ready: until the balancer has noticed.
+    /// Time for which traffic is still served while `/readyz` returns 503, until the load balancer
+    /// has removed the pod. Default of `relay`: 5 s.
     pub delay: Duration,
-    /// Over how long its connections end.
+    /// Time over which the ends of the connections are spread. Default of `relay`: 20 s.
     pub spread: Duration,
-    /// The longest that both may take together.
+    /// Longest time for both together. Default of `relay`: 45 s. At the limit, the drain continues
+    /// without waiting for the remaining connections.
     pub deadline: Duration,
 }
 
 impl Drain {
-    /// Whether its deadline comes before all its connections have had their moment.
+    /// Returns whether the deadline may come before all connections have had their moment.
     #[must_use]
     pub fn is_cut_short(&self) -> bool {
         self.delay + self.spread >= self.deadline
     }
 }
 
-/// How a drain ended.
+/// Result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drained {
-    /// Every connection ended and the feed was put away.
+    /// Every connection ended, the feed was deleted and the publisher flushed.
     Cleanly,
-    /// Something took too long and was cut off.
+    /// A step took too long and was cut off.
     CutOff,
 }
 
-/// What a pod's end is told to, in the order in which it is.
+/// Signals of a pod's end, in their order.
 pub(super) struct Stop {
     pub(super) drain: Drain,
     pub(super) unready: CancellationToken,

@@ -1,7 +1,8 @@
-//! The janitor: has the broker's adapter delete the feeds of dead pods.
+//! The janitor: makes the broker's adapter delete the feeds of dead pods.
 //!
-//! Every pod runs one, each at moments of its own. It must never decide which feed is an orphan: the membership does. A pod
-//! whose feed is deleted wrongly opens another generation and loses nothing.
+//! Every pod runs one, so that no pod is special, and each sweeps at random times. It must never
+//! decide which feed is an orphan: the membership does. A pod that loses its feed by mistake opens
+//! another generation and loses no event.
 
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use crate::{
     telemetry,
 };
 
-/// Least time between two sweeps of a pod. At one sweep a minute the administrative calls of a thousand pods stay far below
-/// every quota.
+/// Shortest time between two sweeps of a pod. At one sweep a minute, the administrative calls of a
+/// thousand pods stay far below every quota.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Sweeps until it is dropped. `every` is how long orphans may stay.
+/// Sweeps until the future is dropped. `every` is the time for which orphans may stay.
 pub(super) async fn run(
     mut cleanup: Box<dyn Cleanup>,
     every: Duration,
@@ -40,7 +41,7 @@ pub(super) async fn run(
     };
     record(Swept::default());
     loop {
-        // Pods that start together do not sweep together.
+        // Random, so that pods that start together do not sweep together.
         sleep(every.min(INTERVAL).mul_f64(rand::random_range(1.0..1.5))).await;
         match cleanup.sweep(is_orphan).await {
             Ok(swept) => record(swept),

@@ -1,4 +1,7 @@
-//! [`Settings`]: what a pod is built from, with a builder over the settings of a laptop.
+//! [`Settings`]: what a pod is built from, with a builder that starts from the settings of a
+//! laptop.
+//!
+//! A new switch of a pod is written once, here. Nothing here may read the environment.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -29,11 +32,13 @@ pub struct Settings {
     pub web: web::Settings,
     /// Whether clients may read the schema.
     pub introspection: bool,
-    /// Bounds of the replay window: how far back clients can resume, and how long event ids are remembered.
+    /// Bounds of the replay window, back to which clients can resume. Event ids are remembered for
+    /// the same time. Default: 10 minutes, 64 MiB. The oldest events are dropped beyond either
+    /// bound.
     pub window: Bounds,
-    /// Time between two heartbeats, up to 50 members.
+    /// Time between two heartbeats, with up to 50 members. Default: 10 s.
     pub heartbeat_interval: Duration,
-    /// How long a pod must have been silent before its feeds are orphans.
+    /// Time for which a pod must have been silent before its feeds are orphans. Default: 180 s.
     pub orphan_after: Duration,
     /// Waits of the pod's end.
     pub drain: Drain,
@@ -44,8 +49,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Creates the settings of a pod on a laptop, for demo users: those of `relay` with nothing set, and a drain that waits for
-    /// no balancer.
+    /// Creates the settings of a pod on a laptop, for demo users. They are those of `relay` with
+    /// nothing set, but the drain waits for no load balancer.
     #[must_use]
     pub fn local(name: impl Into<String>, listen: SocketAddr, broker: Arc<dyn Broker>) -> Self {
         let seconds = Duration::from_secs;
