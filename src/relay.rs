@@ -1,6 +1,9 @@
-//! The loop: feed → heartbeat? → seen? → what it means → state → hub.
+//! The relay loop: takes each message of the feed to the membership or to the hub.
 //!
-//! One task a pod, one event at a time, in the order of the feed. It never waits for a client, and no message stops it.
+//! A heartbeat goes to the membership. An event that was seen before is dropped. Any other event is
+//! read by the domain, applied to its state, and dispatched by the hub. Each pod has one task for
+//! this, one event at a time, because the order of the feed must hold. It must never wait for a
+//! client, and no message may stop it.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -30,49 +33,52 @@ use crate::{
     telemetry::{self, traces::Messaging},
 };
 
-/// How many event ids are remembered at most: at 1,000 events a second the whole of a 10-minute window, in about 60 MiB.
+/// Most event ids that are remembered: a whole 10-minute window at 1,000 events a second, in about
+/// 60 MiB. Beyond it the oldest are forgotten.
 const MAX_SEEN: usize = 600_000;
 
-/// By how much the times that a topic gives may be out of order: its servers have a clock each.
+/// Largest disorder of the times that a topic gives: each of its servers has a clock of its own.
 const CLOCK_MARGIN: Duration = Duration::from_secs(30);
 
-/// Why an event is of no use, as metrics say it; the other reasons are those of its message.
+/// Reasons of rejected events in metrics. A message that cannot be decoded has reasons of its own.
 const UNKNOWN_TYPE: &str = "unknown_type";
 const MALFORMED_DATA: &str = "malformed_data";
 const MALFORMED_HEARTBEAT: &str = "malformed_heartbeat";
 
-/// Relays the events of one pod's feed to its hub.
+/// Relay of the events of one pod's feed to its hub.
 pub struct Relay {
     domain: Arc<dyn Domain>,
     hub: Hub,
     membership: Membership,
     messaging: Messaging,
-    /// The name of the feed's present generation.
+    /// Name of the feed's present generation.
     feed: Option<Arc<str>>,
     seen: Seen,
     retention: Retention,
     started: Instant,
-    /// What was published before this is no news: none of this pod's watchers was there, or it may have come before and be
-    /// forgotten. By the pod's clock until the feed has caught up, and then by the topic's: the two may not agree.
+    /// Events published before this time are no news. Either no watcher of this pod existed then,
+    /// or the event may have arrived before and its id be forgotten. The time is by the pod's clock
+    /// until the feed has caught up, and then by the topic's. The two clocks may differ.
     news_since: SystemTime,
-    /// When the newest heartbeat was published, while everything before it has come.
+    /// Time of publishing of the newest heartbeat; `None` while the feed catches up.
     newest: Option<SystemTime>,
     counters: Counters,
 }
 
-/// When a pod began, and how far back its feed reaches.
+/// Start of a pod, and how far back its feed reaches.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// Start of the pod, by its own clock; the hub has the same.
+    /// Start of the pod by its own clock. The hub has the same.
     pub began: SystemTime,
-    /// How far back clients can resume; the feed was opened with the same.
+    /// Time back to which clients can resume. The feed was opened with the same.
     pub window: Duration,
-    /// How far back the broker reaches at the least, whatever the window.
+    /// Shortest time for which the broker retains messages, whatever the window.
     pub least: Duration,
 }
 
 impl Relay {
-    /// A relay of a pod that begins now, and remembers event ids for as long as a new feed may repeat them.
+    /// Creates the relay of a pod that starts now. It remembers event ids for as long as a new
+    /// generation of the feed may repeat them.
     pub fn new(
         domain: Arc<dyn Domain>,
         hub: Hub,
@@ -96,20 +102,21 @@ impl Relay {
         }
     }
 
-    /// Runs until the feed is closed. Cancel-safe between events: one that was not relayed is not acknowledged.
+    /// Runs until the feed is closed. Cancel-safe between events: an event that was not relayed is
+    /// not acknowledged.
     pub async fn run(&mut self, feed: &mut dyn Feed) {
         let mut state = feed.state();
         self.follow(&mut state);
         loop {
             let due = self.membership.due();
             select! {
-                // What waits in the feed is looked at before it counts as not having come.
+                // A message that waits in the feed must be processed before it counts as absent.
                 biased;
                 Ok(()) = state.changed() => self.follow(&mut state),
                 received = feed.next() => {
                     let Some(Received { event, message_id, ack }) = received else { return };
                     match event {
-                        Ok(event) => self.hear(event, &message_id).await,
+                        Ok(event) => self.receive(event, &message_id).await,
                         Err(undecodable) => self.reject(&message_id, undecodable.reason(), &undecodable),
                     }
                     ack.ack();
@@ -127,21 +134,23 @@ impl Relay {
             self.feed = Some(name.clone());
         }
         if self.membership.follow(&state) {
-            // The next life may repeat what is forgotten; but old events that were published later never came.
+            // The next generation may repeat events with forgotten ids, which are no news. The ids
+            // of later events are remembered, so a later event with an unknown id never arrived.
             let forgotten = self.newest.take().and_then(|newest| newest.checked_sub(self.seen.window));
             self.news_since = self.news_since.max(forgotten.unwrap_or(SystemTime::UNIX_EPOCH));
             self.hub.set_caught_up(false);
         }
     }
 
-    /// Whether the feed has caught up, and what that says.
+    /// Checks whether the feed has caught up, and acts on what that proves.
     fn settle(&mut self, reaches_back: bool) {
         let Some(history) = self.membership.settle() else { return };
         match history {
             History::Whole => {}
             History::First { since, own, came } => {
-                // Cursors were given out from when the pod began. Though the topic may be younger, a feed that reaches back
-                // so far misses nothing since then. Of one that does not they are no proof, being later than their clients.
+                // The pod has given out cursors since its start. A feed that reaches back so far
+                // misses nothing since then, even if the topic is younger. Any other feed proves
+                // less: a first cursor may be ahead of what its client received.
                 let reach = self.retention.window.min(self.retention.least);
                 let is_whole = reaches_back && self.started.elapsed() < reach;
                 self.hub.begin_at(if is_whole {
@@ -149,8 +158,8 @@ impl Relay {
                 } else {
                     since + HEAD_START
                 });
-                // By the topic's clock the pod began as long before its heartbeat was published as that took, which is no
-                // longer than it took to come back.
+                // This estimates the pod's start by the topic's clock. The pod started before its
+                // heartbeat was published, by no more than the time until the heartbeat came back.
                 let before = came.duration_since(self.started) + CLOCK_MARGIN;
                 self.news_since = own.checked_sub(before).unwrap_or(SystemTime::UNIX_EPOCH);
             }
@@ -165,7 +174,7 @@ impl Relay {
         tracing::info!("feed caught up");
     }
 
-    async fn hear(&mut self, event: Event, message_id: &str) {
+    async fn receive(&mut self, event: Event, message_id: &str) {
         match self.membership.hear(&event) {
             Heard::Heartbeat => {
                 self.newest = self.newest.map(|newest| event.published.map_or(newest, |at| newest.max(at)));
@@ -176,7 +185,7 @@ impl Relay {
         }
     }
 
-    /// Counts a message that is of no use, and says which one it was.
+    /// Counts and logs a message that is of no use.
     fn reject(&self, message_id: &str, reason: &'static str, error: &dyn Display) {
         self.counters.reject(reason);
         tracing::warn!(message_id, reason, %error, "message rejected");
@@ -189,7 +198,8 @@ impl Relay {
             self.hub.repeat(&event.id);
             return;
         }
-        // Once for all that may publish anything: what the domain panics at must not make every pod deaf.
+        // Any program can publish to the topic. An event at which the domain panics must not stop
+        // the feed of every pod.
         let read = AssertUnwindSafe(|| {
             let fact = self.domain.read(&event)?;
             self.domain.apply(&event, &fact);
@@ -257,7 +267,7 @@ impl Counters {
     }
 }
 
-/// The event ids of the last while.
+/// Ids of the recent events.
 struct Seen {
     window: Duration,
     ids: HashSet<Arc<str>>,
@@ -269,7 +279,7 @@ impl Seen {
         Self { window, ids: HashSet::new(), order: VecDeque::new() }
     }
 
-    /// Remembers the id; `false` if it is there already.
+    /// Remembers the id. Returns `false` if it is remembered already.
     fn insert(&mut self, id: &Arc<str>, now: Instant) -> bool {
         while let Some((since, oldest)) = self.order.front() {
             if now.duration_since(*since) < self.window && self.order.len() < MAX_SEEN {
