@@ -1,8 +1,10 @@
-//! The ports to a broker: [`Broker`] connects a pod, [`Publish`] is its way out, [`Feed`] its way in.
+//! The ports to a broker: [`Broker`] connects a pod, [`Publish`] sends events, [`Feed`] receives
+//! them.
 //!
-//! Adapters stand behind them ([`memory`] and, with the feature `pubsub`, `pubsub`), all held by one contract suite
-//! (`tests/contract.rs`). The guarantee is at least once, in the order of each author. Repeats are dropped by the reader
-//! ([`crate::relay`]). Nothing outside this folder may name an adapter, but [`open`] and the program's own commands.
+//! Adapters implement the ports: [`memory`] and, with the feature `pubsub`, `pubsub`. One contract
+//! suite tests them all (`tests/contract.rs`). The guarantee is at least once, in the order of each
+//! author. The reader drops repeats ([`crate::relay`]). Only [`open`] and the program's own
+//! commands may name an adapter; nothing else outside this folder may.
 
 #[doc(hidden)]
 pub mod memory;
@@ -27,8 +29,8 @@ use crate::event::{
     cloudevent::{self, Undecodable},
 };
 
-/// Longest time that [`Publish::publish`] may take. A client's answer is due within 5 s, and the rest of its way takes time
-/// as well.
+/// Longest time that [`Publish::publish`] may take; at the limit it fails. A client expects its
+/// response within 5 s, and the rest of the way takes time as well.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_millis(4_500);
 
 /// A topic at a broker, to which any number of pods connect.
@@ -43,8 +45,8 @@ pub const PUBLISH_TIMEOUT: Duration = Duration::from_millis(4_500);
 /// ```
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
-    /// Returns the full name of the topic. It tells this topic's cursors from those of others, so it must be the same on every
-    /// pod: without hosts, users and passwords.
+    /// Returns the full name of the topic. The name distinguishes this topic's cursors from those
+    /// of others. So it must be the same on every pod: without hosts, users and passwords.
     fn topic(&self) -> String;
 
     /// Returns the broker's name in traces: the `messaging.system` of OpenTelemetry's conventions.
@@ -53,19 +55,21 @@ pub trait Broker: Send + Sync + 'static {
     /// Returns the broker's limits.
     fn limits(&self) -> Limits;
 
-    /// Checks that a pod may have this name; the error says what to change. Brokers that make no names out of it accept any.
+    /// Checks that a pod may have this name. A broker that makes no names out of it accepts any.
     ///
     /// # Errors
-    /// A text that completes a sentence which begins with the broker's URL.
+    /// A text that states what to change. It completes a sentence that begins with the broker's
+    /// URL.
     fn check_pod(&self, pod: &str) -> Result<(), String> {
         let _ = pod;
         Ok(())
     }
 
-    /// Connects the pod of this name. Its feed replays what was published in the last `window`, as far as the topic retains it.
+    /// Connects the pod of this name. Its feed replays what was published in the last `window`, as
+    /// far as the topic retains it.
     ///
-    /// This does not need the broker to answer: a broker that is away is a state of the feed ([`FeedState::Opening`]), and a
-    /// publish that fails.
+    /// The broker need not answer. While it does not, the feed is in the state
+    /// [`FeedState::Opening`], and publishing fails.
     ///
     /// # Errors
     /// [`ConnectError`] for settings that can never work, such as missing credentials.
@@ -80,11 +84,11 @@ impl fmt::Debug for dyn Broker {
 
 /// The two ends of a topic that one pod holds.
 pub struct Connected {
-    /// The way out.
+    /// Publisher of events to the topic.
     pub publisher: Arc<dyn Publish>,
-    /// The way in.
+    /// The pod's feed from the topic.
     pub feed: Box<dyn Feed>,
-    /// The deletion of feeds whose pods are dead; `None` where no feed outlives its pod.
+    /// Deletion of the feeds of dead pods; `None` where no feed outlives its pod.
     pub cleanup: Option<Box<dyn Cleanup>>,
 }
 
@@ -94,7 +98,7 @@ pub struct Connected {
 pub struct ConnectError(#[from] Box<dyn Error + Send + Sync>);
 
 impl ConnectError {
-    /// Wraps an adapter's error, whose text says what to do.
+    /// Wraps an adapter's error. Its text should state what to change.
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(error.into())
     }
@@ -103,9 +107,10 @@ impl ConnectError {
 /// Limits of a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The largest payload of an event, in bytes. A larger one is refused before it is published.
+    /// Largest payload of an event, in bytes. A larger one is refused before it is published.
     pub payload_bytes: usize,
-    /// The time for which the topic and a feed retain messages, whatever window is asked for. A window below it costs nothing.
+    /// Time for which the topic and a feed retain messages, whatever window is asked for. A window
+    /// below it costs nothing.
     pub least_retention: Duration,
 }
 
@@ -113,7 +118,7 @@ impl Limits {
     /// Refuses an event that the broker or a reader would refuse.
     ///
     /// # Errors
-    /// [`PublishError::Invalid`].
+    /// [`PublishError::Invalid`] names what is wrong with the event.
     pub fn check(&self, event: &Event) -> Result<(), PublishError> {
         let most = self.payload_bytes;
         if event.data.is_empty() || event.data.len() > most {
@@ -124,14 +129,14 @@ impl Limits {
     }
 }
 
-/// Decides whether a feed is an orphan, by the name of its pod and the time of its creation.
+/// Decision whether a feed is an orphan, from the name of its pod and the time of its creation.
 pub type IsOrphan<'a> = dyn Fn(&str, SystemTime) -> bool + Send + Sync + 'a;
 
-/// Deletes feeds that outlived their pods.
+/// Cleanup of feeds that outlived their pods.
 #[async_trait]
 pub trait Cleanup: Send + 'static {
-    /// Looks at all feeds of the topic once, and deletes some of the orphans. It must never touch what is not a feed of this
-    /// topic. Several pods may do so at the same time.
+    /// Examines all feeds of the topic once, and deletes some of the orphans. It must never touch
+    /// anything that is not a feed of this topic. Several pods may sweep at the same time.
     ///
     /// # Errors
     /// If the broker does not answer. The caller tries again later.
@@ -141,15 +146,15 @@ pub trait Cleanup: Send + 'static {
 /// What one sweep found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Feeds of pods that live.
+    /// Feeds of living pods.
     pub living: usize,
-    /// Feeds of pods that are dead, the deleted ones among them.
+    /// Feeds of dead pods, including the deleted ones.
     pub orphaned: usize,
     /// Feeds that this sweep deleted.
     pub deleted: u64,
 }
 
-/// The way out: events to the topic.
+/// Publisher of events to the topic.
 ///
 /// ```
 /// # async fn example(publisher: &dyn pubsub_relay::broker::Publish, event: &pubsub_relay::Event) {
@@ -161,19 +166,20 @@ pub struct Swept {
 /// ```
 #[async_trait]
 pub trait Publish: Send + Sync + 'static {
-    /// Publishes the event and returns once the topic has acknowledged it, within [`PUBLISH_TIMEOUT`]. Events of one
-    /// author reach every feed in the order of their calls. Cancelling the call does not unpublish.
+    /// Publishes the event and returns once the topic has acknowledged it, within
+    /// [`PUBLISH_TIMEOUT`]. Events of one author reach every feed in the order of their calls.
+    /// Cancelling the call does not unpublish.
     ///
     /// # Errors
-    /// [`PublishError`]; what is certain about the event then is said there.
+    /// [`PublishError`] states whether the event may still appear on the topic.
     async fn publish(&self, event: &Event) -> Result<(), PublishError>;
 
     /// Waits until nothing is in flight any more. The wait is unbounded: callers put a limit on it.
     async fn flush(&self);
 }
 
-/// Why an event was not acknowledged. After [`TimedOut`](Self::TimedOut) and [`Unavailable`](Self::Unavailable) it may
-/// still appear on the topic.
+/// Why an event was not acknowledged. After [`TimedOut`](Self::TimedOut) and
+/// [`Unavailable`](Self::Unavailable) it may still appear on the topic.
 #[derive(Debug, Error)]
 pub enum PublishError {
     /// The event can never be published: too large, or an attribute out of bounds. Do not retry.
@@ -191,10 +197,10 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// What became of the event, as metrics say it, in the order of the variants.
+    /// Reasons as metrics label them, in the order of the variants.
     pub const REASONS: [&'static str; 4] = ["invalid", "overloaded", "timed_out", "unavailable"];
 
-    /// The cause as a metric's label, one of [`REASONS`](Self::REASONS).
+    /// Returns the reason as a metric's label, one of [`REASONS`](Self::REASONS).
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         let [invalid, overloaded, timed_out, unavailable] = Self::REASONS;
@@ -207,13 +213,14 @@ impl PublishError {
     }
 }
 
-/// The way in: a pod's own view of the topic.
+/// Feed: a pod's own view of the topic.
 ///
-/// **The promise.** From the moment at which a feed reports [`FeedState::Open`], it brings every event that the topic
-/// acknowledges from then on, at least once. Events of one author come in the order of their publishing. Between the events of
-/// two authors there is no order. An event whose message is not acknowledged comes again. When a generation of the feed ends,
-/// the next one begins early enough to bring what the last one may have missed, as far as the topic retains it; it brings
-/// repeats. Every pod has a feed of its own, and one pod's feed takes nothing from another's.
+/// **The promise.** Once a feed reports [`FeedState::Open`], it brings every event acknowledged
+/// from then on, at least once. Events of one author come in the order of their publishing. Between
+/// the events of two authors there is no order. An event comes again if its message is not
+/// acknowledged. When a generation of the feed ends, the next one brings what may be missing, as
+/// far as the topic retains it. It also brings repeats. Every pod has a feed of its own, and one
+/// pod's feed takes nothing from another's.
 ///
 /// ```
 /// # async fn example(mut feed: Box<dyn pubsub_relay::broker::Feed>) {
@@ -227,36 +234,39 @@ impl PublishError {
 /// ```
 #[async_trait]
 pub trait Feed: Send + 'static {
-    /// Returns the next message of the topic. It waits for one, through every outage; `None` only when the feed is closed for
-    /// good. Cancel-safe.
+    /// Returns the next message of the topic. It waits through every outage, and returns `None`
+    /// only when the feed is closed for good. Cancel-safe.
     async fn next(&mut self) -> Option<Received>;
 
     /// Returns the state of the feed, as it changes.
     fn state(&self) -> watch::Receiver<FeedState>;
 
-    /// Returns the handle that asks for a new generation, for a feed that reports itself open and brings nothing.
+    /// Returns the handle that asks for a new generation, for a feed that reports itself open and
+    /// brings nothing.
     fn reopen(&self) -> Reopen;
 
-    /// Returns whether a generation brings what was published before it began, as far as the topic retains it. Defined while
-    /// the feed is open.
+    /// Returns whether a generation brings what was published before it began, as far as the topic
+    /// retains it. The result is defined while the feed is open.
     fn reaches_back(&self) -> bool;
 
-    /// Ends the feed and leaves nothing behind at the broker. The wait is unbounded: callers put a limit on it.
+    /// Ends the feed and leaves nothing behind at the broker. The wait is unbounded: callers put a
+    /// limit on it.
     async fn close(&mut self);
 }
 
 /// One message of the topic that is not acknowledged yet.
 #[derive(Debug)]
 pub struct Received {
-    /// The event in the message, or why there is none.
+    /// Event in the message, or why there is none.
     pub event: Result<Event, Undecodable>,
     /// The broker's id of the message, for the log; empty where there is none.
     pub message_id: String,
-    /// To be called once the event was handed over, also for a message without an event.
+    /// Acknowledgement, to be called once the event was processed, also for a message without an
+    /// event.
     pub ack: Ack,
 }
 
-/// Acknowledges one message. If it is dropped without a call, the message comes again.
+/// Acknowledgement of one message. If it is dropped without a call, the message comes again.
 #[must_use = "dropped without `ack`, the message comes again"]
 pub struct Ack(Option<Box<dyn FnOnce() + Send>>);
 
@@ -290,14 +300,14 @@ impl fmt::Debug for Ack {
 pub enum FeedState {
     /// A generation is being opened. The text names the obstacle, if there is one.
     Opening(Option<String>),
-    /// A generation is open, as far as the broker reports: what is published from now on arrives. Each generation has a name of
-    /// its own.
+    /// A generation is open, as far as the broker reports: what is published from now on arrives.
+    /// Each generation has a name of its own.
     Open(Arc<str>),
     /// The feed has ended for good.
     Closed,
 }
 
-/// Asks a feed for a new generation. Clones ask the same feed.
+/// Handle that asks a feed for a new generation. Clones ask the same feed.
 #[derive(Clone, Debug)]
 pub struct Reopen(watch::Sender<Option<Arc<str>>>);
 
@@ -308,8 +318,8 @@ impl Default for Reopen {
 }
 
 impl Reopen {
-    /// Asks the feed to end the generation of this name and to open a new one. Returns at once, and may be repeated: if that
-    /// generation has ended meanwhile, nothing happens.
+    /// Asks the feed to end the generation of this name and to open a new one. Returns at once, and
+    /// may be repeated: if that generation has ended meanwhile, nothing happens.
     pub fn ask(&self, generation: &Arc<str>) {
         self.0.send_replace(Some(generation.clone()));
     }
@@ -329,7 +339,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_readers_would_refuse_is_not_published() {
+    fn event_that_readers_refuse_is_not_published() {
         let limits = Limits { payload_bytes: 1_000, least_retention: Duration::ZERO };
         let event = |data: Bytes| Event::new("/test".into(), "k", None, data);
         let is_invalid = |event: &Event| matches!(limits.check(event), Err(PublishError::Invalid(_)));

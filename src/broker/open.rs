@@ -1,6 +1,6 @@
 //! [`BrokerUrl`]: the only place that maps a URL to an adapter.
 //!
-//! A URL whose adapter is not compiled in is refused with the name of the Cargo feature.
+//! A URL of an adapter that is not compiled in must be refused with the name of the Cargo feature.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,30 +14,32 @@ use super::{Broker, Limits, memory};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BrokerUrl {
-    /// Inside this process: no other process hears anything.
+    /// A topic inside this process, which no other process can reach.
     Memory,
     /// A topic of Cloud Pub/Sub.
     #[cfg(feature = "pubsub")]
     PubSub(pubsub::Topic),
 }
 
-/// Why a text is not the URL of a broker. The text completes a sentence that begins with the setting's name.
+/// Why a text is not the URL of a broker. The text completes a sentence that begins with the
+/// setting's name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct BrokerUrlError(String);
 
 impl BrokerUrl {
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// ```
     /// use pubsub_relay::broker::open::BrokerUrl;
     ///
     /// assert_eq!(BrokerUrl::parse("memory:"), Ok(BrokerUrl::Memory));
-    /// assert!(BrokerUrl::parse("carrier-pigeon://").is_err());
+    /// assert!(BrokerUrl::parse("unknown://").is_err());
     /// ```
     ///
     /// # Errors
-    /// [`BrokerUrlError`] for an unknown scheme, an illegal name, or an adapter that is not compiled in.
+    /// [`BrokerUrlError`] for an unknown scheme, an illegal name, or an adapter that is not
+    /// compiled in.
     pub fn parse(url: &str) -> Result<Self, BrokerUrlError> {
         if url == "memory:" {
             return Ok(Self::Memory);

@@ -1,7 +1,8 @@
 //! Google Cloud Pub/Sub, or its emulator, behind the ports of [`crate::broker`].
 //!
-//! The one place that knows Google's crates. Its client reads no `PUBSUB_EMULATOR_HOST`; here an emulator is a setting, so
-//! that no test reaches the real service by accident.
+//! Nothing outside this folder may use Google's crates. Google's client does not read
+//! `PUBSUB_EMULATOR_HOST`. Here an emulator is a setting, so that no test reaches the real service
+//! by accident.
 
 pub mod admin;
 pub mod checkup;
@@ -33,15 +34,17 @@ pub struct Topic {
     pub project: String,
     /// The topic's id.
     pub id: String,
-    /// The `host:port` of an emulator; `None`: Google's service, with application default credentials.
+    /// The `host:port` of an emulator; `None`: Google's service, with application default
+    /// credentials.
     pub emulator: Option<String>,
 }
 
 impl Topic {
-    /// Reads `PROJECT/TOPIC`, of Google's service.
+    /// Parses `PROJECT/TOPIC`, of Google's service.
     ///
     /// # Errors
-    /// What is illegal, as the end of a sentence that begins with the setting's name.
+    /// A text that names what is illegal. It completes a sentence that begins with the setting's
+    /// name.
     pub fn parse(text: &str) -> Result<Self, String> {
         let Some((project, topic)) = text.split_once('/') else {
             return Err("is not a broker: write memory: or pubsub://PROJECT/TOPIC".to_owned());
@@ -115,29 +118,29 @@ pub struct PubSub {
 }
 
 impl PubSub {
-    /// Sets up the clients. Needs no network: a broker that is away is found out by the feed.
+    /// Connects the clients. It needs no network: the feed reports a broker that cannot be reached.
     ///
     /// # Errors
-    /// If there are no credentials for Google's service.
+    /// [`ConnectError`], if there are no credentials for Google's service.
     pub async fn connect(settings: Settings) -> Result<Self, ConnectError> {
         let clients = Clients::connect(settings.clone()).await?;
         let publisher = Arc::new(Publisher::connect(settings).await?);
         Ok(Self { clients, publisher })
     }
 
-    /// The way out.
+    /// Returns the publisher to the topic.
     #[must_use]
     pub fn publisher(&self) -> Arc<Publisher> {
         self.publisher.clone()
     }
 
-    /// The way in: a new feed, which opens by itself and stays open until it is closed.
+    /// Opens a new feed. It connects by itself, again after each outage, until it is closed.
     #[must_use]
     pub fn open_feed(&self) -> PubSubFeed {
         PubSubFeed::open(self.clients.clone())
     }
 
-    /// What deletes the feeds of pods that are gone.
+    /// Returns a janitor, which deletes the feeds of dead pods.
     #[must_use]
     pub fn janitor(&self) -> Janitor {
         Janitor::new(self.clients.clone())

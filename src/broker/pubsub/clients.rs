@@ -1,4 +1,7 @@
 //! [`Clients`]: Google's clients for one pod, of the service or of the emulator.
+//!
+//! A feed that stalls gets new clients, with new connections. Creating clients must never need the
+//! network.
 
 use google_cloud_gax::{client_builder, retry_policy::NeverRetry};
 use google_cloud_pubsub::client;
@@ -6,12 +9,12 @@ use thiserror::Error;
 
 use super::{admin::Admin, settings::Settings};
 
-/// Why there is no client. It is not a matter of the network: no connection is made yet.
+/// Why there is no client. The network is not the cause: no connection is made yet.
 #[derive(Debug, Error)]
 #[error("cannot set up the Pub/Sub client: are there application default credentials?")]
 pub struct ConnectError(#[from] client_builder::Error);
 
-/// The clients of the way in.
+/// Clients of the feed and of the janitor.
 #[derive(Clone)]
 pub(super) struct Clients {
     pub(super) settings: Settings,
@@ -33,7 +36,7 @@ impl Clients {
         Ok(Self { settings, admin, subscriber: subscriber.build().await? })
     }
 
-    /// The same with connections of their own.
+    /// Creates the same clients with connections of their own.
     pub(super) async fn again(&self) -> Result<Self, ConnectError> {
         Self::connect(self.settings.clone()).await
     }

@@ -6,30 +6,34 @@ use google_cloud_auth::credentials::{Credentials, anonymous};
 
 use crate::broker::Limits;
 
-/// The limits of Pub/Sub. It takes 10,000,000 bytes of a message with its attributes and framing; a larger message fails
-/// together with all that share its batch. It retains for 10 minutes at least.
+/// Limits of Pub/Sub. It accepts messages of 10,000,000 bytes, with attributes and framing. A
+/// larger one fails together with all messages in its batch. It retains messages for 10 minutes at
+/// least.
 pub const LIMITS: Limits = Limits { payload_bytes: 9_000_000, least_retention: Duration::from_secs(600) };
 
 /// Longest id of a subscription that Pub/Sub accepts, in characters.
 pub(super) const MAX_NAME: usize = 255;
 
-/// Which topic, and who listens to it.
+/// Settings of one pod on a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The project's id.
     pub project: String,
     /// The topic's id.
     pub topic: String,
-    /// The pod's name: part of its feeds' names, and how it knows those of its earlier lives.
+    /// The pod's name. It is part of the names of its feeds, and identifies those of earlier
+    /// generations.
     pub pod: String,
-    /// The `host:port` of an emulator; `None`: Google's service, with application default credentials.
+    /// The `host:port` of an emulator; `None`: Google's service, with application default
+    /// credentials.
     pub emulator: Option<String>,
-    /// How far back a new feed reaches.
+    /// Time back to which a new feed reaches.
     pub replay_window: Duration,
 }
 
 impl Settings {
-    /// The longest that a topic's id may be, in characters, for feeds of a pod of this name to have legal names.
+    /// Returns the longest legal id of a topic, in characters, for a pod of this name. With a
+    /// longer one, the names of the pod's feeds would be illegal.
     #[must_use]
     pub fn longest_topic(pod: &str) -> usize {
         MAX_NAME - ".".len() * 2 - pod.len() - generation().len()
