@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 20;
 /// query of tools needs about 200.
 const MAX_COMPLEXITY: usize = 1_000;
 
-/// A schema whose types are erased: all that the relay needs of a domain's schema.
+/// A schema with erased types: all that the relay needs of a domain's schema.
 #[async_trait]
 pub trait Api: Send + Sync + 'static {
     /// Runs a query or a mutation.

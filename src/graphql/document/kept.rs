@@ -1,9 +1,9 @@
 //! Keeps the documents that were parsed lately.
 //!
 //! Parsing is a third of the work of a small mutation
-//! (`docs/decisions/0008-parsed-documents-are-kept.md`). It is most of the work of a subscription
-//! whose operation is running already. The oldest documents make room for new ones: the memory must
-//! stay bounded.
+//! (`docs/decisions/0008-parsed-documents-are-kept.md`). For a subscription with an operation that
+//! runs already, it is most of the work. The oldest documents make room for new ones: the memory
+//! must stay bounded.
 
 use std::{
     collections::{HashMap, VecDeque},
