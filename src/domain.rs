@@ -1,7 +1,8 @@
 //! The port to a domain: the trait that a team implements for its own data.
 //!
-//! The relay carries envelopes. A [`Domain`] turns a token into a viewer, decodes an event, names its audience, and keeps
-//! the state behind queries. Its GraphQL schema comes beside it (see [`crate::graphql::Api`]). No domain is named here.
+//! The relay carries envelopes only. A [`Domain`] turns a token into a viewer, decodes an event,
+//! names its audience, and keeps the state behind queries. Its GraphQL schema is separate (see
+//! [`crate::graphql::Api`]). No domain may be named here.
 
 use std::sync::Arc;
 
@@ -13,13 +14,13 @@ use crate::{
     event::{Event, Payload},
 };
 
-/// The holder of a checked token. The domain finds the user.
+/// Identity that a checked token proves. The domain finds the user.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Identity<'a> {
     /// A demo token: a name that the domain gives to a user (`ZOWI`).
     Demo(&'a str),
-    /// All claims of a JWT whose signature and lifetime were checked.
+    /// All claims of a JWT with a checked signature and lifetime.
     Claims(&'a Claims),
 }
 
@@ -58,7 +59,8 @@ impl Claims {
         self.get("sub")?.as_str()
     }
 
-    /// Returns `email`, unless the issuer states that it is not verified (`email_verified`, a boolean or its text).
+    /// Returns `email`, unless the issuer states that it is not verified (`email_verified`, a
+    /// boolean or its text).
     #[must_use]
     pub fn email(&self) -> Option<&str> {
         let is_verified = match self.get("email_verified") {
@@ -73,11 +75,13 @@ impl Claims {
 /// An event as the domain decoded it.
 #[derive(Clone)]
 pub struct Fact {
-    /// Subscription root fields that deliver the event (`templateAdded`). Empty: the event only changes state.
+    /// Subscription root fields that deliver the event (`templateAdded`). Empty: the event only
+    /// changes state.
     pub fields: Vec<Arc<str>>,
     /// The audience among the watchers of these fields.
     pub audience: Audience,
-    /// The decoded payload. A field's resolver takes it by its type ([`crate::graphql::subscription::payloads`]).
+    /// The decoded payload. A field's resolver takes it by its type
+    /// ([`crate::graphql::subscription::payloads`]).
     pub payload: Payload,
 }
 
@@ -85,10 +89,11 @@ pub struct Fact {
 #[derive(Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unreadable {
-    /// The type is unknown: another program's, or that of a newer release. The event is ignored.
+    /// The type is unknown: that of another program, or of a newer release. The event is ignored.
     #[error("unknown event type")]
     UnknownType,
-    /// The type is known and the data does not fit it. The text must not quote the data: it is logged.
+    /// The type is known and the data does not fit it. The text must not quote the data: it is
+    /// logged.
     #[error("malformed event data: {0}")]
     Malformed(String),
 }
@@ -97,7 +102,8 @@ pub enum Unreadable {
 ///
 /// Every method is called for every event or connection: none may block or do I/O.
 pub trait Domain: Send + Sync + 'static {
-    /// Returns the user that a checked token names, with the keys that this user listens to; `None` if there is no such user.
+    /// Returns the user that a checked token names, with the keys that this user listens to; `None`
+    /// if there is no such user.
     ///
     /// ```
     /// # use pubsub_relay::{Identity, Interests, Viewer};
@@ -109,8 +115,8 @@ pub trait Domain: Send + Sync + 'static {
     /// ```
     fn viewer(&self, identity: Identity<'_>) -> Option<Viewer>;
 
-    /// Decodes an event. Every publisher of the topic can send any data, so this should not panic: an event at which it does
-    /// counts as malformed.
+    /// Decodes an event. Every publisher of the topic can send any data, so this method should not
+    /// panic. An event at which it panics counts as malformed.
     ///
     /// ```
     /// # use pubsub_relay::{Audience, Event, Fact, Unreadable};
@@ -121,7 +127,8 @@ pub trait Domain: Send + Sync + 'static {
     ///     let text = String::from_utf8(event.data.to_vec())
     ///         .map_err(|_| Unreadable::Malformed("the data is not UTF-8".to_owned()))?;
     ///     let audience = Audience::new(["room:tea".into()], event.author.clone());
-    ///     Ok(Fact { fields: vec!["messagePosted".into()], audience, payload: std::sync::Arc::new(text) })
+    ///     let fields = vec!["messagePosted".into()];
+    ///     Ok(Fact { fields, audience, payload: std::sync::Arc::new(text) })
     /// }
     /// ```
     ///
@@ -129,8 +136,9 @@ pub trait Domain: Send + Sync + 'static {
     /// [`Unreadable`] names the counter that takes the event.
     fn read(&self, event: &Event) -> Result<Fact, Unreadable>;
 
-    /// Changes the state behind queries. It is called once for each event of the feed, in order of arrival. On the pod whose
-    /// mutation published the event it is called once more, earlier, with [`Event::published`] still `None`.
+    /// Changes the state behind queries. It is called once for each event of the feed, in order of
+    /// arrival. On the pod that published the event it is called once more, earlier, with
+    /// [`Event::published`] still `None`.
     ///
     /// ```
     /// # use pubsub_relay::{Event, Fact};

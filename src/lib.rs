@@ -1,18 +1,19 @@
-//! GraphQL subscriptions for many users over many stateless pods, over one topic of a message broker.
+//! GraphQL subscriptions for many users over many stateless pods, over one topic of a message
+//! broker.
 //!
 //! ```text
 //!  in:   topic ─▶ broker feed ─▶ relay ─▶ hub ─▶ watcher ─▶ web transport ─▶ client
 //!  out:  client ─▶ web ─▶ graphql mutation ─▶ event publisher ─▶ broker ─▶ topic
 //! ```
 //!
-//! The two lines meet only at the topic: a mutation never shortcuts into its own pod. Any pod may crash, be added or be
-//! replaced at any time; a client resumes on any other pod.
+//! The two lines meet only at the topic: a mutation never shortcuts into its own pod. Any pod may
+//! crash, be added or be replaced at any time; a client resumes on any other pod.
 //!
 //! # A small domain
 //!
-//! A team brings two things: a [`Domain`], which turns tokens into viewers and events into facts, and an async-graphql
-//! schema. This program is a whole chat with one room. Two pods share a topic; Bob, on the second pod, receives what Ann posts
-//! on the first.
+//! A team brings two things: a [`Domain`], which turns tokens into viewers and events into facts,
+//! and an async-graphql schema. This program is a whole chat with one room. Two pods share a topic;
+//! Bob, on the second pod, receives what Ann posts on the first.
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
@@ -93,14 +94,16 @@
 //! }
 //! ```
 //!
-//! `docs/ADAPTING.md` goes on from here, and `examples/chat.rs` is the same with state behind queries and a self-test.
+//! `docs/ADAPTING.md` continues from here. `examples/chat.rs` is the same program with state behind
+//! queries and a self-test.
 //!
 //! # Features
 //!
 //! - `pubsub` (default): Google Cloud Pub/Sub as a broker.
-//! - `cli` (default): the program `relay`, with settings from the environment. A program that embeds a pod does without.
+//! - `cli` (default): the program `relay`, with settings from the environment. A program that
+//!   embeds a pod does without.
 //!
-//! The modules that are not listed here are the house's inside. They have no promise of stability;
+//! The modules that are not listed here are internal. They have no promise of stability;
 //! `docs/ARCHITECTURE.md` describes them.
 
 #[doc(hidden)]

@@ -1,6 +1,7 @@
-//! Times as text: RFC 3339, on the topic, in logs and in answers.
+//! Writes and parses times as RFC 3339 text, for the topic, logs and responses.
 //!
-//! Pure. A time before 1970 or after the year 9999 has no text.
+//! One range holds for all of them: a time before 1970 or after the year 9999 has no text. Nothing
+//! here may read a clock.
 
 use std::time::SystemTime;
 
@@ -16,7 +17,8 @@ pub(crate) fn write(time: SystemTime) -> Option<String> {
     OffsetDateTime::from(time).format(&Rfc3339).ok()
 }
 
-/// Parses a time with any offset; `None` if the text is none, or a time that [`write()`] would not write.
+/// Parses a time with any offset; `None` if the text is not a time, or one that [`write()`] would
+/// not write.
 #[must_use]
 pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     let time = OffsetDateTime::parse(&text.to_ascii_uppercase(), &Rfc3339).ok()?;

@@ -20,6 +20,9 @@ pub struct Signals {
 impl Signals {
     /// Listens from now on, so that neither signal ends the process at once any more. Must be
     /// called inside a runtime.
+    ///
+    /// # Errors
+    /// The system's error, if a signal cannot be listened for.
     pub fn listen() -> io::Result<Self> {
         let [terminate, interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
         Ok(Self { terminate: terminate?, interrupt: interrupt? })
