@@ -20,12 +20,13 @@
 //!
 //! use futures_util::Stream;
 //! use pubsub_relay::{
-//!     Audience, Domain, Event, Fact, Identity, Interests, MemoryTopic, Pod, PodSettings, Unreadable, Viewer,
+//!     Audience, Domain, Event, Fact, Identity, Interests, MemoryTopic, Pod, PodSettings, Unreadable,
+//!     Viewer,
 //!     async_graphql::{Context, Object, Schema, Subscription},
 //!     build_api, payloads, publish,
 //! };
 //!
-//! /// Everybody whose token is a name listens to the one room.
+//! /// Every viewer listens to the one room.
 //! struct Chat;
 //!
 //! impl Domain for Chat {
@@ -40,7 +41,7 @@
 //!             _ => return Err(Unreadable::UnknownType),
 //!         }
 //!         .map_err(|_| Unreadable::Malformed("the data is not a text".to_owned()))?;
-//!         // For all who listen to the room, except the author.
+//!         // For every viewer that listens to the room, except the author.
 //!         let audience = Audience::new(["room".into()], event.author.clone());
 //!         Ok(Fact { fields: vec!["messagePosted".into()], audience, payload: Arc::new(text) })
 //!     }
@@ -62,7 +63,7 @@
 //! #[Object]
 //! impl Mutation {
 //!     async fn post(&self, ctx: &Context<'_>, text: String) -> Result<bool, pubsub_relay::Error> {
-//!         publish(ctx, "message.posted.v1", &text).await?; // returns when the topic has acknowledged it
+//!         publish(ctx, "message.posted.v1", &text).await?; // waits for the topic
 //!         Ok(true)
 //!     }
 //! }
@@ -78,7 +79,8 @@
 //!
 //! async fn start(name: &str, topic: &MemoryTopic) -> Result<Pod, pubsub_relay::StartError> {
 //!     let api = build_api(Schema::build(Query, Mutation, Subscriptions));
-//!     let settings = PodSettings::local(name, ([127, 0, 0, 1], 0).into(), Arc::new(topic.clone()));
+//!     let address = ([127, 0, 0, 1], 0).into();
+//!     let settings = PodSettings::local(name, address, Arc::new(topic.clone()));
 //!     Pod::start(settings, Arc::new(Chat), api).await
 //! }
 //!

@@ -4,83 +4,45 @@
 //! nothing that a module can decide.
 
 pub mod drain;
+mod error;
 mod janitor;
+mod listeners;
 mod settings;
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use opentelemetry::metrics::Meter;
-use thiserror::Error;
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    select,
-};
+use tokio::select;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
-use self::drain::{Parts, Stop};
 pub use self::{
     drain::{Drain, Drained},
+    error::StartError,
     settings::Settings,
 };
+use self::{
+    drain::{Parts, Stop},
+    listeners::Listeners,
+};
 use crate::{
-    auth::{Authenticator, SetupError},
-    broker::{Cleanup, ConnectError, Connected, Feed, Publish, Reopen},
+    auth::Authenticator,
+    broker::{Cleanup, Connected, Feed, Publish, Reopen},
     domain::Domain,
     graphql::{Api, Engine, EventPublisher},
     health::Health,
     hub::Hub,
-    membership::{self, Membership},
-    relay::{Relay, Retention},
-    telemetry::{Metrics, Refusals, TelemetryError, Traces, traces::Messaging},
-    web::{self, AppState, Connections, connection::Limits, server::serve},
+    membership::Membership,
+    relay::Relay,
+    telemetry::{Metrics, Refusals, Traces},
+    web::{self, AppState, Connections, server::serve},
 };
-
-/// Most sockets that may wait to be accepted. When another pod ends, its clients arrive all at
-/// once. A client that finds no room retries only after a second. The kernel's limit is lower if
-/// `net.core.somaxconn` is.
-const BACKLOG: u32 = 4_096;
-
-/// Why a pod did not start.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The address for clients cannot be listened on. Choose one that is free.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system reports.
-        source: io::Error,
-    },
-    /// The address for probes and operators cannot be listened on. Choose one that is free.
-    #[error("cannot listen on {address} for probes")]
-    AdminListen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system reports.
-        source: io::Error,
-    },
-    /// The metrics cannot be set up.
-    #[error(transparent)]
-    Telemetry(#[from] TelemetryError),
-    /// Tokens cannot be checked with these settings.
-    #[error(transparent)]
-    Auth(#[from] SetupError),
-    /// The broker cannot be connected with these settings.
-    #[error(transparent)]
-    Broker(#[from] ConnectError),
-}
 
 /// A running pod. If it is dropped, it stops without a drain.
 pub struct Pod {
+    name: String,
     address: SocketAddr,
     health: Health,
     hub: Hub,
@@ -103,43 +65,35 @@ impl Pod {
         domain: Arc<dyn Domain>,
         api: Arc<dyn Api>,
     ) -> Result<Self, StartError> {
-        let address = settings.listen;
-        let (listener, address) = listen(address).map_err(|source| StartError::Listen { address, source })?;
-        let admin_listener = settings.admin_listen.map(|address| {
-            let (listener, _) =
-                listen(address).map_err(|source| StartError::AdminListen { address, source })?;
-            Ok::<_, StartError>(listener)
-        });
-        let admin_listener = admin_listener.transpose()?;
+        let listeners = Listeners::bind(&settings)?;
         let metrics = Metrics::new(&settings.name, settings.export_metrics)?;
-        let meter = metrics.meter();
-        settings.traces.observe(&meter);
-        let auth = Authenticator::open(settings.auth, domain.clone(), &meter).await?;
+        settings.traces.observe(&metrics.meter());
+        let auth = Authenticator::open(settings.auth.clone(), domain.clone(), &metrics.meter()).await?;
         // The broker comes after everything else that takes time, so that a cancelled start leaves
         // no feed behind.
-        let broker = settings.broker;
-        let messaging = Messaging {
-            pod: settings.name.as_str().into(),
-            system: broker.system(),
-            topic: broker.topic().into(),
-        };
-        let least_retention = broker.limits().least_retention;
-        let Connected { publisher, feed, cleanup } =
-            broker.connect(&settings.name, settings.window.span).await?;
+        let connected = settings.broker.connect(&settings.name, settings.window.span).await?;
+        let pod = Self::assemble(settings, domain, api, auth, metrics, connected, listeners);
+        tracing::info!(pod = pod.name, address = %pod.address, "pod started");
+        Ok(pod)
+    }
 
-        let (stop, tasks) = (Stop::new(settings.drain), TaskTracker::new());
-        let membership = Membership::new(
-            membership::Settings {
-                pod: messaging.pod.clone(),
-                interval: settings.heartbeat_interval,
-                orphan_after: settings.orphan_after,
-            },
-            &meter,
-        );
+    /// Builds the parts of a pod and starts their tasks.
+    fn assemble(
+        settings: Settings,
+        domain: Arc<dyn Domain>,
+        api: Arc<dyn Api>,
+        auth: Authenticator,
+        metrics: Metrics,
+        connected: Connected,
+        listeners: Listeners,
+    ) -> Self {
+        let (meter, stop, tasks) = (metrics.meter(), Stop::new(settings.drain), TaskTracker::new());
+        let Connected { publisher, feed, cleanup } = connected;
+        let messaging = settings.messaging();
+        let membership = Membership::new(settings.membership(), &meter);
         let health = Health::new(feed.state(), membership.clone(), stop.unready.clone());
         health.observe(&meter);
-        let retention =
-            Retention { began: SystemTime::now(), window: settings.window.span, least: least_retention };
+        let retention = settings.retention();
         let hub = Hub::new(&messaging.topic, settings.window, retention.began);
         hub.observe(&meter);
         if settings.web.debug_token.is_some() {
@@ -149,21 +103,11 @@ impl Pod {
             Relay::new(domain.clone(), hub.clone(), membership.clone(), retention, messaging.clone(), &meter);
         let reopen = feed.reopen();
         tasks.spawn(run_relay(relay, feed, stop.feed.clone()));
-
         let event_publisher = EventPublisher::new(publisher.clone(), domain, messaging, &meter);
-        let limits = Limits {
-            connections: settings.web.max_connections,
-            connections_per_address: settings.web.max_connections_per_address,
-            keeps_cursors: settings.web.debug_token.is_some(),
-        };
+        let (introspection, refusals) = (settings.introspection, Refusals::new(&meter));
+        let limits = settings.web.connection_limits();
         let app = Arc::new(AppState {
-            engine: Engine::new(
-                api,
-                event_publisher,
-                hub.clone(),
-                settings.introspection,
-                Refusals::new(&meter),
-            ),
+            engine: Engine::new(api, event_publisher, hub.clone(), introspection, refusals),
             auth,
             hub: hub.clone(),
             connections: Connections::new(limits, stop.connections.clone(), stop.drain.spread, &meter),
@@ -171,22 +115,20 @@ impl Pod {
             metrics,
             settings: settings.web,
         });
-        if let Some(listener) = admin_listener {
-            // The admin address answers until the very end, so that a drain can be watched.
-            tasks.spawn(serve(listener, web::admin(app.clone()), stop.feed.clone()));
-        }
         if let Some(cleanup) = cleanup {
             tasks.spawn(clean(cleanup, membership.clone(), settings.orphan_after, meter, stop.feed.clone()));
         }
         tasks.spawn(send_heartbeats(membership, publisher.clone(), reopen, app.clone(), stop.feed.clone()));
-        tasks.spawn(serve(
-            listener,
-            web::router(app.clone(), settings.admin_listen.is_none()),
-            stop.connections.clone(),
-        ));
-        tracing::info!(pod = settings.name, %address, "pod started");
+        let Listeners { address, clients, admin } = listeners;
+        let router = web::router(app.clone(), admin.is_none());
+        tasks.spawn(serve(clients, router, stop.connections.clone()));
+        if let Some(admin) = admin {
+            // The admin address answers until the very end, so that a drain can be watched.
+            tasks.spawn(serve(admin, web::admin(app.clone()), stop.feed.clone()));
+        }
         let _abandoned = [stop.connections.clone().drop_guard(), stop.feed.clone().drop_guard()];
-        Ok(Self { address, health, hub, app, publisher, traces: settings.traces, stop, tasks, _abandoned })
+        let (name, traces) = (settings.name, settings.traces);
+        Self { name, address, health, hub, app, publisher, traces, stop, tasks, _abandoned }
     }
 
     /// Returns the address for clients.
@@ -220,16 +162,6 @@ impl Pod {
     pub const fn hub(&self) -> &Hub {
         &self.hub
     }
-}
-
-fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Without it, the port of a pod that has just ended would count as taken for a minute.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    let listener = socket.listen(BACKLOG)?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
 }
 
 async fn run_relay(mut relay: Relay, mut feed: Box<dyn Feed>, close: CancellationToken) {

@@ -3,6 +3,8 @@
 //! Both are implemented against the crate's front door, as a team would do it: the test must never use a
 //! module that the documentation hides.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 use std::{
     sync::{
         Arc, Mutex,

@@ -7,6 +7,7 @@ use crate::{auth::SetupError, pod::StartError};
 
 /// Adds the setting that cures the error, and the cause.
 #[must_use]
+#[expect(clippy::needless_pass_by_value, reason = "the signature that `map_err` wants")]
 pub fn cure(error: StartError) -> anyhow::Error {
     let setting = match &error {
         StartError::Listen { .. } => "set RELAY_LISTEN to an address that is free",

@@ -3,14 +3,20 @@
 //!
 //! A new switch of a pod is written once, here. Nothing here may read the environment.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::drain::Drain;
 use crate::{
     auth,
     broker::Broker,
     hub::window::Bounds,
-    telemetry::Traces,
+    membership,
+    relay::Retention,
+    telemetry::{Traces, traces::Messaging},
     web::{self, Tab},
 };
 
@@ -119,5 +125,23 @@ impl Settings {
     pub fn with_traces(mut self, traces: Traces) -> Self {
         self.traces = traces;
         self
+    }
+
+    /// Returns the attributes of this pod's messaging spans.
+    pub(super) fn messaging(&self) -> Messaging {
+        let (system, topic) = (self.broker.system(), self.broker.topic().into());
+        Messaging { pod: self.name.as_str().into(), system, topic }
+    }
+
+    /// Returns the settings of the pod's membership.
+    pub(super) fn membership(&self) -> membership::Settings {
+        let (interval, orphan_after) = (self.heartbeat_interval, self.orphan_after);
+        membership::Settings { pod: self.name.as_str().into(), interval, orphan_after }
+    }
+
+    /// Returns how far back a pod that begins now reaches.
+    pub(super) fn retention(&self) -> Retention {
+        let least = self.broker.limits().least_retention;
+        Retention { began: SystemTime::now(), window: self.window.span, least }
     }
 }

@@ -178,18 +178,14 @@ async fn answer(
     let activity = peer.place().activity.clone();
     activity.on_request();
     request.extensions_mut().insert(peer);
-    let response = router.call(request).await?;
-    let response = match has_body {
-        true => HandoffRequest::take(response, version),
-        false => Err(response),
-    };
-    match response {
-        Ok(handoff) => {
+    let mut response = router.call(request).await?;
+    match HandoffRequest::take(&mut response).filter(|_| has_body) {
+        Some(request) => {
             // Never waits: the channel has room for the one answer of a socket.
-            let _ = handoffs.send(Box::new(handoff)).await;
+            let _ = handoffs.send(Box::new(request.answer(version, response))).await;
             future::pending().await
         }
-        Err(response) => {
+        None => {
             activity.on_answer();
             Ok(response)
         }

@@ -4,7 +4,11 @@
 
 mod authenticate;
 
-use super::{connection::Connections, http::origin::Origins, page::Tab};
+use super::{
+    connection::{Connections, Limits},
+    http::origin::Origins,
+    page::Tab,
+};
 use crate::{
     auth::{Authenticator, secret::Secret},
     graphql::Engine,
@@ -31,6 +35,17 @@ pub struct Settings {
     pub debug_token: Option<Secret>,
     /// Tabs that the page at `/` opens with; `None`: there is no page.
     pub page: Option<Vec<Tab>>,
+}
+
+impl Settings {
+    /// Returns the bounds on connections, and what is kept of each.
+    pub(crate) const fn connection_limits(&self) -> Limits {
+        Limits {
+            connections: self.max_connections,
+            connections_per_address: self.max_connections_per_address,
+            keeps_cursors: self.debug_token.is_some(),
+        }
+    }
 }
 
 /// App state that the handlers of one pod share.

@@ -37,7 +37,7 @@ impl Clients {
     }
 
     /// Creates the same clients with connections of their own.
-    pub(super) async fn again(&self) -> Result<Self, ConnectError> {
+    pub(super) async fn reconnect(&self) -> Result<Self, ConnectError> {
         Self::connect(self.settings.clone()).await
     }
 }

@@ -217,7 +217,7 @@ impl Keeper {
     /// Replaces the clients by new ones with connections of their own. A connection that was cut
     /// off may look alive for many minutes.
     async fn renew(&mut self) {
-        match self.clients.again().await {
+        match self.clients.reconnect().await {
             Ok(clients) => self.clients = clients,
             Err(error) => tracing::warn!(error = describe(&error), "clients not renewed"),
         }

@@ -67,7 +67,7 @@ impl Cleanup for Janitor {
         let swept = self.try_sweep(is_orphan).await;
         // The connection may be the cause.
         if swept.is_err()
-            && let Ok(clients) = self.clients.again().await
+            && let Ok(clients) = self.clients.reconnect().await
         {
             self.clients = clients;
         }

@@ -38,13 +38,14 @@ impl HandoffRequest {
         (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
     }
 
-    /// Takes the request out of a response, with the head that the transport has to write. Returns
-    /// a response without a request unchanged.
-    pub(super) fn take(mut response: Response, version: Version) -> Result<PendingHandoff, Response> {
-        match response.extensions_mut().remove::<Self>() {
-            Some(request) => Ok(PendingHandoff { request, version, head: response.into_parts().0 }),
-            None => Err(response),
-        }
+    /// Takes the request out of a response, if the response has one.
+    pub(super) fn take(response: &mut Response) -> Option<Self> {
+        response.extensions_mut().remove()
+    }
+
+    /// Adds the version of the request and the response, whose head the transport has to write.
+    pub(super) fn answer(self, version: Version, response: Response) -> PendingHandoff {
+        PendingHandoff { request: self, version, head: response.into_parts().0 }
     }
 }
 
@@ -66,6 +67,8 @@ impl PendingHandoff {
     pub(super) fn complete(self, socket: TcpStream) {
         let Self { request, version, head } = self;
         let sender = crate::lock::lock(&request.0).take();
-        sender.map(|sender| sender.send(SocketHandoff { socket, version, head }));
+        if let Some(sender) = sender {
+            let _ = sender.send(SocketHandoff { socket, version, head });
+        }
     }
 }
