@@ -1,13 +1,14 @@
 # shellcheck shell=bash
-# Sourced by every script here: the checkers, at pinned versions, in target/tools. Nothing is installed outside of it but
-# Debian's own packages, and those only where they are missing.
+# Sourced by the scripts of this folder: installs the checkers, at pinned versions, in target/tools.
+# Nothing is installed outside of that folder but packages of Debian, and those only where they are
+# missing.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 1
 tools=$root/target/tools
-export MACHETE=0.9.2
 
-# Puts the Python tools first on the path; installs them when ci/requirements.txt has changed since.
+# Puts the Python tools first on the path. Installs them when ci/requirements.txt has changed since
+# the last time.
 python_tools() {
   local want have=$tools/python/installed
   want=$(sha256sum ci/requirements.txt)
@@ -30,14 +31,15 @@ cargo_tool() {
 
 # debian_tool COMMAND PACKAGE
 debian_tool() {
-  command -v "$1" >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends "$2" >/dev/null; } || {
+  command -v "$1" >/dev/null || install_package "$2" >/dev/null || {
     echo "$1 is missing: install it (Debian's package is $2)" >&2
     return 1
   }
 }
 
-# The folder with checkers that are not part of this repository: beside it on the project's own machines, nowhere else.
-shared_tools() {
-  local folder=${RELAY_SHARED_TOOLS:-$root/../shared}
-  [ -e "$folder/tools/$1" ] && (cd "$folder" && pwd)
+install_package() {
+  local sudo=
+  # Never a question for a password: the message of `debian_tool` is the answer then.
+  [ "$(id -u)" = 0 ] || sudo="sudo --non-interactive"
+  $sudo apt-get update -qq && $sudo apt-get install -qq -y --no-install-recommends "$1"
 }
