@@ -77,14 +77,16 @@ class Autoscaler:
             return replicas
         first = sum(known) / len(known) / target
         counted = known
-        # Pods without a value count as idle when there seem to be too few, as on target when there seem to be too many.
+        # Pods without a value count as idle when there seem to be too few, as on target when there
+        # seem to be too many.
         if first > 1:
             counted = known + [0] * (missing + pending)
         elif first < 1:
             counted = known + [target] * missing
         ratio = sum(counted) / len(counted) / target
         wish = math.ceil(ratio * len(counted) - 1e-9)
-        # Nothing that the missing values could turn round: neither the ratio's side nor the direction of the change.
+        # Nothing that the missing values could turn round: neither the ratio's side nor the
+        # direction of the change.
         turned = (first > 1) != (ratio > 1) or (ratio < 1 and wish > replicas) or (ratio > 1 and wish < replicas)
         return replicas if turned or abs(ratio - 1) <= TOLERANCE else wish
 

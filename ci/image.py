@@ -134,7 +134,8 @@ async def story():
     await asyncio.sleep(5)  # haproxy has heard of it, too
     watchers = {}
     for user in ("ZOWI", "ZOLO", "ZEWI", "ZELO"):
-        # One by one and before any mutation, whose connections count too: haproxy takes the pod with the fewest.
+        # One by one and before any mutation, whose connections count too: haproxy takes the pod
+        # with the fewest.
         watcher = watchers[user] = Watcher(user)
         await until(lambda watcher=watcher: watcher.is_watching, 20, f"{user} is not let in")
     await settled(watchers.values())

@@ -12,7 +12,8 @@ import sys
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# After the drain's deadline: to flush the publisher, to delete the feed, to flush telemetry (`AFTER_DEADLINE` of the code).
+# After the drain's deadline: to flush the publisher, to delete the feed, to flush telemetry
+# (`AFTER_DEADLINE` of the code).
 waits = (ROOT / "src/pod/drain.rs").read_text()
 CLOSE, TELEMETRY = (int(re.search(rf"{n}_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", waits)[1]) for n in ("CLOSE", "TELEMETRY"))
 AFTER_DEADLINE = 2 * CLOSE + TELEMETRY
@@ -107,7 +108,8 @@ for hpa in all_of("HorizontalPodAutoscaler"):
     promise("replicas" not in deployment["spec"], "autoscaler: the deployment's replicas fight it")
     average = next((int(m["pods"]["target"]["averageValue"]) for m in spec["metrics"] if m["type"] == "Pods"), None)
     promise(average, "autoscaler: no metric of the pods' connections")
-    # Even shares of new sockets, none moved: what the oldest pods reach in a slow ramp from all to all.
+    # Even shares of new sockets, none moved: what the oldest pods reach in a slow ramp from all to
+    # all.
     oldest = (average or 0) * (1 + math.log(spec["maxReplicas"] / spec["minReplicas"]))
     promise(oldest <= int(settings["RELAY_MAX_CONNECTIONS"]), f"autoscaler: the oldest pods reach {oldest:.0f}, above RELAY_MAX_CONNECTIONS")
 
