@@ -1,7 +1,7 @@
 //! Locks that ignore poisoning.
 //!
-//! In this crate a lock is held for complete steps that do not panic, never across an `.await`. A poisoned lock therefore
-//! still guards a consistent value.
+//! In this crate a lock is held for complete steps that do not panic, never across an `.await`. A
+//! poisoned lock therefore still guards a consistent value.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

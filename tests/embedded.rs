@@ -1,7 +1,7 @@
 //! A program that embeds two pods, with a broker and a domain of its own.
 //!
-//! Both are implemented against the crate's front door, as a team would do it: the test must never use a
-//! module that the documentation hides.
+//! Both are implemented against the crate's front door, as a team would do it: the test must never
+//! use a module that the documentation hides.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 

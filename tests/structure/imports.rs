@@ -1,8 +1,8 @@
 //! The import graph of `src`: which file uses what another file defines.
 //!
-//! It reads text, not syntax trees: it removes comments, string literals and unit tests, and searches the
-//! rest for paths. It must never count a path in a comment, nor the name behind a re-export's door as the
-//! door's own.
+//! It reads text, not syntax trees: it removes comments, string literals and unit tests, and
+//! searches the rest for paths. It must never count a path in a comment, nor the name behind a
+//! re-export's door as the door's own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -229,7 +229,8 @@ fn words(code: &str) -> impl Iterator<Item = &str> {
     statements.flat_map(|statement| statement.split(|c: char| !c.is_alphanumeric() && c != '_'))
 }
 
-/// Returns the module that a path leads to, as far as it leads through modules, and the name after them.
+/// Returns the module that a path leads to, as far as it leads through modules, and the name after
+/// them.
 fn resolve(from: &Module, names: &[String], modules: &BTreeSet<&Module>) -> Option<(Module, Option<String>)> {
     let (first, rest) = names.split_first()?;
     let mut rest = rest.iter().peekable();

@@ -31,8 +31,8 @@ pub enum Action {
     Write(String),
     /// Write this frame: the client has as many operations as it may.
     Refuse(String),
-    /// Authenticate the viewer and call [`Protocol::acknowledged`] or [`Protocol::refused`], before the
-    /// next frame is read. Legacy clients start operations right behind `connection_init`.
+    /// Authenticate the viewer and call [`Protocol::acknowledged`] or [`Protocol::refused`], before
+    /// the next frame is read. Legacy clients start operations right behind `connection_init`.
     Authenticate {
         /// Payload of `connection_init`; see [`token`].
         payload: Option<Map<String, Value>>,
