@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""A model of the fleet and of Kubernetes' autoscaler, driven by the very numbers of the manifests.
+"""A model of the deployment and of Kubernetes' autoscaler, with the numbers of the manifests.
 
-What makes WebSockets special is in it: sockets stay on their pod when pods are added, the balancer shares out new ones
-evenly, a draining pod sends its own away over RELAY_DRAIN_SPREAD, and the metric is old when the autoscaler sees it. It is
-deterministic, in steps of a second, and must never hold a number that a manifest says.
+It has what is special about WebSockets. Sockets stay on their pod when pods are added. The balancer
+spreads new sockets evenly. A draining pod ends its own over RELAY_DRAIN_SPREAD. The autoscaler sees
+an old value of the metric. The model is deterministic, in steps of a second. It must never hold a
+number that a manifest has.
 """
 import argparse
 import collections
@@ -17,13 +18,13 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CHART = ROOT / "docs/autoscaling.svg"
 
-# Of the world around, not of our manifests; each on the cautious side.
-SYNC = 15  # s between two decisions: the controller's own default
-TOLERANCE = 0.1  # of the ratio, within which it does nothing: its default
-METRIC_AGE = 90  # s: scrape 15, ingestion and adapter the rest
-START = 90  # s from a wanted pod to a ready one: Autopilot makes a node first
-CPU_IDLE, CPU_CONNECTION = 0.02, 20e-6  # cores: a pod at rest; two events a second at 10 µs for each connection
-CPU_ARRIVAL = 0.5e-3  # cores for each new connection a second: handshake, token, subscribe, replay
+# Facts of Kubernetes and Google that no manifest has; each on the cautious side.
+SYNC = 15  # s between two decisions: the controller's default
+TOLERANCE = 0.1  # of the ratio, within which the controller changes nothing: its default
+METRIC_AGE = 90  # s: 15 for the scrape, the rest for ingestion and adapter
+START = 90  # s from a wanted pod to a ready one: Autopilot creates a node first
+CPU_IDLE, CPU_CONNECTION = 0.02, 20e-6  # cores: an idle pod; a connection with two events/s at 10 µs
+CPU_ARRIVAL = 0.5e-3  # cores for one new connection/s: handshake, token, subscribe, replay
 
 
 def read(path):
@@ -31,18 +32,18 @@ def read(path):
 
 
 HPA = read("k8s/overlays/gke/horizontalpodautoscaler.yaml")["spec"]
-DEPLOYMENT = read("k8s/base/deployment.yaml")["spec"]
+MANIFEST = read("k8s/base/deployment.yaml")["spec"]
 SETTINGS = dict(re.findall(r"^(RELAY_\w+)=(.*)$", (ROOT / "k8s/base/settings.env").read_text(), re.M))
 LIMIT = int(SETTINGS["RELAY_MAX_CONNECTIONS"])
 DELAY, SPREAD = (int(SETTINGS[f"RELAY_DRAIN_{n}"].rstrip("s")) for n in ("DELAY", "SPREAD"))
 CONNECTIONS = next(int(m["pods"]["target"]["averageValue"]) for m in HPA["metrics"] if m["type"] == "Pods")
 CPU = next(m["resource"]["target"]["averageUtilization"] / 100 for m in HPA["metrics"] if m["type"] == "Resource")
-CORES = float(DEPLOYMENT["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
-SURGE = int(DEPLOYMENT["strategy"]["rollingUpdate"]["maxSurge"].rstrip("%")) / 100
+CORES = float(MANIFEST["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+SURGE = int(MANIFEST["strategy"]["rollingUpdate"]["maxSurge"].rstrip("%")) / 100
 
 
 class Pod:
-    """One pod: since when it is ready, what it holds, since when it drains."""
+    """One pod: when it gets ready, its connections, and since when it drains."""
 
     def __init__(self, revision, ready_at):
         self.revision, self.ready_at, self.held, self.drain_at = revision, ready_at, 0.0, None
@@ -54,7 +55,8 @@ class Pod:
         self.arrivals = 0.0
 
     def seen(self):
-        """What the autoscaler knows of it now: nothing, while it is younger than the metric."""
+        """Returns the values that the autoscaler has of this pod: none while the pod is younger
+        than the metric."""
         return self.past[0] if len(self.past) == METRIC_AGE else None
 
 
@@ -69,7 +71,8 @@ class Autoscaler:
 
     @staticmethod
     def by_metric(now, pods, replicas, which, target):
-        """What the controller's `calcPlainMetricReplicas` makes of one metric."""
+        """Returns the replicas that one metric asks for, as the controller's
+        `calcPlainMetricReplicas` does."""
         pending = sum(p.ready_at > now for p in pods)
         known = [p.seen()[which] for p in pods if p.seen()]
         missing = len(pods) - pending - len(known)
@@ -120,8 +123,8 @@ class Autoscaler:
         return (narrowest if rules.get("selectPolicy") == "Min" else widest)(bounds)
 
 
-class Fleet:
-    """The pods behind a balancer that shares out evenly among those that are ready."""
+class Deployment:
+    """The pods behind a balancer that spreads new connections evenly over the ready ones."""
 
     def __init__(self):
         self.now, self.revision, self.replicas = 0, 0, HPA["minReplicas"]
@@ -135,7 +138,8 @@ class Fleet:
         return [p for p in self.pods if p.drain_at is None]
 
     def connect(self, count):
-        """Even shares; a full pod refuses (1013) and the balancer's next pick takes the client."""
+        """Connects clients in even shares. A full pod refuses (1013), and the client gets
+        another pod."""
         while count > 1e-6:
             open_pods = [p for p in self.serving() if p.held < LIMIT - 1e-6]
             if not open_pods:
@@ -154,14 +158,14 @@ class Fleet:
         if wanted > held:
             self.connect(wanted - held)
         elif held:
-            for pod in self.pods:  # those who go home are everywhere
+            for pod in self.pods:  # clients that leave are on all pods
                 pod.held *= wanted / held
         self.connect(moved)
         for pod in self.serving():
             pod.remember()
         if self.now % SYNC == 0:
             self.replicas = self.autoscaler.decide(self.now, self.kept(), self.replicas)
-        self.roll()
+        self.roll_out()
         serving = self.serving()
         self.history.append((self.now, wanted, len(serving), self.replicas, max(p.held for p in serving), min(p.held for p in serving)))
 
@@ -177,21 +181,23 @@ class Fleet:
                 self.pods.remove(pod)
         return moved
 
-    def roll(self):
-        """The deployment: as many pods as wanted, never fewer ready than that while revisions change."""
+    def roll_out(self):
+        """Adds and drains pods until there are as many as wanted. A rollout never leaves fewer
+        ready ones."""
         kept = self.kept()
         old = [p for p in kept if p.revision != self.revision]
         room = self.replicas + (math.ceil(SURGE * self.replicas) if old else 0) - len(kept)
         for _ in range(max(0, min(room, self.replicas - len(kept) + len(old)))):
             self.pods.append(Pod(self.revision, self.now + START))
         spare = len(self.serving()) - self.replicas
-        # Youngest first, as the ReplicaSet does; in a rollout those of the old revision.
+        # The youngest first, as a ReplicaSet does; in a rollout, those of the old revision.
         for pod in (old if old else sorted(self.serving(), key=lambda p: -p.ready_at))[: max(0, spare)]:
             pod.drain_at = self.now
 
 
 def scenario(minute):
-    """Connections wanted: a ramp to 100,000 in 30 minutes, a day's plateau in brief, a drop to a fifth, quiet."""
+    """Returns the connections wanted: a ramp to 100,000 in 30 minutes, a plateau, a drop to a
+    fifth, quiet."""
     points = [(0, 0), (30, 100_000), (150, 100_000), (155, 20_000), (360, 20_000)]
     for (a, low), (b, high) in zip(points, points[1:]):
         if minute <= b:
@@ -203,38 +209,38 @@ DEPLOY, END = 90, 360  # minutes
 
 
 def run():
-    fleet = Fleet()
+    deployment = Deployment()
     for second in range(1, END * 60 + 1):
         if second == DEPLOY * 60:
-            fleet.revision += 1
-        fleet.step(scenario(second / 60))
-    return fleet
+            deployment.revision += 1
+        deployment.step(scenario(second / 60))
+    return deployment
 
 
-def verdict(fleet):
+def verdict(deployment):
     faults = []
-    fullest = max(fleet.history, key=lambda h: h[4])
+    fullest = max(deployment.history, key=lambda h: h[4])
     if fullest[4] >= LIMIT:
         faults.append(f"a pod reached its limit of {LIMIT} after {fullest[0] // 60} min")
-    if fleet.refused:
-        faults.append(f"{fleet.refused:.0f} connections found no pod")
-    directions = [(t, n > 0) for t, n in fleet.autoscaler.changes]
+    if deployment.refused:
+        faults.append(f"{deployment.refused:.0f} connections found no pod")
+    directions = [(t, n > 0) for t, n in deployment.autoscaler.changes]
     turns = [t // 60 for (_, before), (t, after) in zip(directions, directions[1:]) if before != after]
     if len(turns) != 1 or turns[0] < 150:
         faults.append(f"it flaps: turns after {turns} min, where one, after the drop, is right")
-    if any(s < HPA["minReplicas"] for _, _, s, *_ in fleet.history):
+    if any(s < HPA["minReplicas"] for _, _, s, *_ in deployment.history):
         faults.append("fewer pods than minReplicas serve")
-    during = {r for t, _, _, r, *_ in fleet.history if DEPLOY * 60 <= t < 150 * 60}
+    during = {r for t, _, _, r, *_ in deployment.history if DEPLOY * 60 <= t < 150 * 60}
     if len(during) != 1:
         faults.append(f"the deploy moves the autoscaler: {sorted(during)}")
-    peak, last = max(h[3] for h in fleet.history), fleet.history[-1]
+    peak, last = max(h[3] for h in deployment.history), deployment.history[-1]
     print(f"peak {peak} pods; fullest pod {fullest[4]:.0f} of {LIMIT} after {fullest[0] // 60} min; at the end {last[3]} pods")
     return faults
 
 
-def chart(fleet):
+def chart(deployment):
     width, height, left, gap = 900, 210, 70, 60
-    rows = fleet.history[::30]
+    rows = deployment.history[::30]
     x = lambda t: left + t / (END * 60) * (width - left - 20)
     svg = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {3 * height + 3 * gap + 20}" font-family="sans-serif" font-size="12">',
            '<rect width="100%" height="100%" fill="#fff"/>']
@@ -265,9 +271,9 @@ def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--write", action="store_true")
     write = arguments.parse_args().write
-    fleet = run()
-    faults = verdict(fleet)
-    drawn = chart(fleet)
+    deployment = run()
+    faults = verdict(deployment)
+    drawn = chart(deployment)
     if write:
         CHART.write_text(drawn)
     elif not CHART.exists() or CHART.read_text() != drawn:
