@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""The clients of ci/image: one that waits for a drain, the tutorial's four, and a crowd that resumes while pods restart.
+"""The clients of ci/image: one that waits for a drain, the tutorial's four, and 100 that resume
+while pods restart.
 
-They speak graphql-transport-ws as stock clients do: they come back after 1012 and 1013, with the cursor of the last result
-that they have. They must never count as delivered what was not acknowledged, nor forgive what was.
+They speak graphql-transport-ws as stock clients do: after any end they reconnect, with the cursor
+of the last result. They count an event as lost only if its mutation was acknowledged, and then
+always.
 """
 import asyncio
 import json
@@ -23,7 +25,7 @@ def say(what, value):
 
 
 class Watcher:
-    """A user who watches, comes back when sent away, and remembers what it was told."""
+    """A user who watches, reconnects after an end, and keeps the results."""
 
     def __init__(self, user):
         self.user, self.told, self.ends, self.gaps, self.repeats, self.cursor = user, [], [], 0, 0, None
@@ -47,11 +49,11 @@ class Watcher:
             self.is_watching = True
             try:
                 async for frame in socket:
-                    self.hear(json.loads(frame))
+                    self.receive(json.loads(frame))
             finally:
                 self.ends.append(socket.close_code)
 
-    def hear(self, message):
+    def receive(self, message):
         assert message["type"] == "next", message
         extensions = message["payload"].get("extensions", {})
         self.cursor = extensions.get("cursor", self.cursor)
@@ -65,7 +67,7 @@ class Watcher:
 
 
 def add(user, name, locations):
-    """Whether the topic has acknowledged it."""
+    """Adds a template; returns whether the topic has acknowledged the event."""
     body = json.dumps({"query": ADD, "variables": {"name": name, "locations": locations}}).encode()
     headers = {"content-type": "application/json", "authorization": f"Bearer {user}"}
     try:
@@ -93,7 +95,7 @@ async def acknowledged(user, name, locations):
 
 
 async def settled(watchers):
-    """Everyone watches: each hears of something that is for all of them."""
+    """Waits until each of the watchers has received an event that is for all of them."""
     for attempt in range(60):
         await acknowledged("ZELO", f"hello {attempt}", [1, 3, 4])
         await acknowledged("ZOWI", f"hello {attempt}", [1, 3, 4])
@@ -111,7 +113,8 @@ async def drain():
 
 
 def admin(pod, path):
-    """What the pod itself answers; only its own network leads to the admin port."""
+    """Returns the pod's own answer on its admin port, which only the container's network
+    reaches."""
     inspect = ["docker", "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", pod]
     address = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.strip()
     with urllib.request.urlopen(f"http://{address}:9090{path}", timeout=5) as response:
@@ -131,7 +134,7 @@ def connections(pod):
 
 async def story():
     await until(lambda: all(map(is_ready, PODS)), 60, "not every pod is ready")
-    await asyncio.sleep(5)  # haproxy has heard of it, too
+    await asyncio.sleep(5)  # haproxy checks every second, and needs to see the pod ready
     watchers = {}
     for user in ("ZOWI", "ZOLO", "ZEWI", "ZELO"):
         # One by one and before any mutation, whose connections count too: haproxy takes the pod

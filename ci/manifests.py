@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""What the numbers and names of rendered manifests promise one another: ci/manifests.py RENDERED.yaml
+"""Checks the project's numbers and names across rendered manifests: ci/manifests.py RENDERED.yaml
 
-An API server accepts each object alone; whether the drain fits into the grace, or the balancer outlives the pod, only
-the sum of them says. It must never know a number itself: it compares those it reads.
+An API server accepts each object alone. That the drain fits into the grace period, or that the
+balancer keeps a draining pod's connections, shows only in the numbers together. It must never hold
+such a number itself: it compares the ones that it reads. ci/references.py has the rules for any
+service.
 """
 import math
 import pathlib
@@ -12,11 +14,10 @@ import sys
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# After the drain's deadline: to flush the publisher, to delete the feed, to flush telemetry
+# After the drain's deadline the pod deletes its feed, flushes the publisher, and flushes telemetry
 # (`AFTER_DEADLINE` of the code).
-waits = (ROOT / "src/pod/drain.rs").read_text()
-CLOSE, TELEMETRY = (int(re.search(rf"{n}_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", waits)[1]) for n in ("CLOSE", "TELEMETRY"))
-AFTER_DEADLINE = 2 * CLOSE + TELEMETRY
+waits = dict(re.findall(r"const (\w+): Duration = Duration::from_secs\((\d+)\)", (ROOT / "src/pod/drain.rs").read_text()))
+AFTER_DEADLINE = 2 * int(waits["CLOSE_STEP_TIMEOUT"]) + int(waits["TELEMETRY_TIMEOUT"])
 
 objects = [o for o in yaml.safe_load_all(open(sys.argv[1])) if o]
 faults = []
@@ -58,7 +59,7 @@ delay, spread, deadline = (seconds(settings[f"RELAY_DRAIN_{n}"]) for n in ("DELA
 promise(delay + spread < deadline, f"drain: delay {delay} + spread {spread} must end before the deadline {deadline}")
 promise(deadline + AFTER_DEADLINE <= grace, f"drain: deadline {deadline} + {AFTER_DEADLINE} to close must fit into the grace {grace}")
 
-# Settings: none misspelt, none that the pod would refuse.
+# Settings: each exists, and the pod accepts it.
 known = set(re.findall(r"`(RELAY_[A-Z_]+|PUBSUB_EMULATOR_HOST)`", (ROOT / "docs/CONFIG.md").read_text()))
 for name in settings:
     promise(name in known or name.startswith("OTEL_"), f"settings: {name} is no setting of docs/CONFIG.md")
@@ -92,7 +93,7 @@ for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("r
     promise(ports.get(get.get("port")) == ports.get("admin") and get.get("path") == path, f"{probe}: must ask {path} on admin")
 promise(deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0, "rollout: never fewer pods than there were")
 
-# Who finds whom.
+# Selectors.
 service = one("Service")
 promise(service["spec"]["selector"].items() <= labels.items(), "service: selects other pods")
 promise(all(ports.get(p["targetPort"]) == ports["http"] for p in service["spec"]["ports"]), "service: must lead to the port http")
@@ -108,8 +109,8 @@ for hpa in all_of("HorizontalPodAutoscaler"):
     promise("replicas" not in deployment["spec"], "autoscaler: the deployment's replicas fight it")
     average = next((int(m["pods"]["target"]["averageValue"]) for m in spec["metrics"] if m["type"] == "Pods"), None)
     promise(average, "autoscaler: no metric of the pods' connections")
-    # Even shares of new sockets, none moved: what the oldest pods reach in a slow ramp from all to
-    # all.
+    # The balancer spreads new sockets evenly and moves none. So much the oldest pods reach when the
+    # number of pods grows slowly from the least to the most.
     oldest = (average or 0) * (1 + math.log(spec["maxReplicas"] / spec["minReplicas"]))
     promise(oldest <= int(settings["RELAY_MAX_CONNECTIONS"]), f"autoscaler: the oldest pods reach {oldest:.0f}, above RELAY_MAX_CONNECTIONS")
 

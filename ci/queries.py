@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Checks the metrics that dashboards, alerts and autoscalers name: ci/queries.py SCRAPE PATH…
 
-SCRAPE is what a running pod answers to /metrics; with an empty one only the syntax of PromQL is checked.
-Each PATH is a YAML or JSON file, or a folder of them. Metrics of others (Kubernetes, Pub/Sub) are
-listed and not checked. It must never pass a query that it cannot parse.
+SCRAPE is what a running pod answers to /metrics; with an empty one only the syntax of PromQL is
+checked. Each PATH is a YAML or JSON file, or a folder of them. Metrics of others (Kubernetes,
+Pub/Sub) are listed and not checked. It must never pass a query that it cannot parse.
 """
 import json
 import pathlib

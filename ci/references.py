@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Checks that the objects of rendered manifests fit together: ci/references.py RENDERED.yaml
 
-An API server accepts each object alone. A selector that selects nothing, a port that is not there, or
-a network policy without the load balancer show only in the cluster. These are rules for any service
-on GKE; the project's own names and numbers are in ci/manifests.py.
+An API server accepts each object alone. A selector that selects nothing, a port that is not there,
+or a network policy without the load balancer show only in the cluster. These are rules for any
+service on GKE; the project's own names and numbers are in ci/manifests.py.
 """
 import ipaddress
 import re
@@ -77,7 +77,7 @@ def ports(deployment):
 
 
 def number(port, deployment):
-    """Returns the number of a port that is given by name or number, or None if no container has it."""
+    """Returns the number of a port, given by name or number; None if no container has it."""
     known = ports(deployment)
     return known.get(port) if isinstance(port, str) else port if port in known.values() else None
 
@@ -242,7 +242,7 @@ def lets_through(rules, direction, network, port, d):
 
 
 def check_network(d):
-    """Checks that network policies admit what the pods need: load balancer, metrics, DNS, Google's APIs."""
+    """Checks that network policies admit load balancer, metrics, DNS and Google's APIs."""
     policies = [p["spec"] for p in of("NetworkPolicy") if namespace(p) == namespace(d) and selects(p["spec"]["podSelector"], labels(d))]
     incoming = [p for p in policies if "Ingress" in p.get("policyTypes", ["Ingress"])]
     outgoing = [p for p in policies if "Egress" in p.get("policyTypes", ["Egress"] if "egress" in p else [])]

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Checks the custom resources of rendered manifests against their schemas: ci/schemas.py RENDERED.yaml
+"""Checks custom resources of rendered manifests against schemas: ci/schemas.py RENDERED.yaml
 
 The schemas are in ci/crds. An API server drops a field that it does not know; here it is an error.
-Rules in CEL are not checked: only the API server runs them. It must never pass an object for want of a schema.
+Rules in CEL are not checked: only the API server runs them. It must never pass an object for want
+of a schema.
 """
 import pathlib
 import sys
@@ -27,7 +28,7 @@ CONDITIONS = ("oneOf", "anyOf", "allOf", "not")
 
 
 def strict(schema, closed=True):
-    """Returns JSON schema for a structural schema of Kubernetes. Where `closed`, unknown fields are refused."""
+    """Returns JSON schema for one of Kubernetes. Where `closed`, it refuses unknown fields."""
     if isinstance(schema, list):
         return [strict(item, closed) for item in schema]
     if not isinstance(schema, dict):

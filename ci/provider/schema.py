@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Reads a Terraform provider's schema out of a package of its classes: schema.py WHEEL OUT.json FOLDER
+"""Reads a Terraform provider's schema from a package: ci/provider/schema.py WHEEL OUT.json FOLDER
 
-WHEEL is PyPI's cdktn-provider-google. It contains one JavaScript module for each resource, generated
-from the provider's own schema: each attribute's exact name and type, whether it is computed, optional
-or required, and whether it is a block. OUT.json has the types that the Terraform files in FOLDER use.
+WHEEL is PyPI's cdktn-provider-google. It contains one JavaScript module for each resource,
+generated from the provider's own schema: each attribute's exact name and type, whether it is
+computed, optional or required, and whether it is a block. OUT.json has the types that the Terraform
+files in FOLDER use.
 
-The package does not say which values an attribute takes, which attributes exclude each other, or what
-replaces a resource, so none of that is checked. It must never guess a type: what it cannot read is `dynamic`.
+The package does not say which values an attribute takes, which attributes exclude each other, or
+what replaces a resource, so none of that is checked. It must never guess a type: what it cannot
+read is `dynamic`.
 """
 import collections
 import io
@@ -53,7 +55,7 @@ COLLECTIONS = {
 
 
 def inputs(text):
-    """Returns what a class takes as inputs: (is a block, shape, class of the value), by the attribute's name."""
+    """Returns the inputs of a class by name, each as (is a block, shape, class of the value)."""
     return {m[1]: (m[2] == "true", m[3], m[4]) for m in INPUT.finditer(text)}
 
 
@@ -124,7 +126,7 @@ class Module:
         block["attributes"][name] = {"type": kind, **flags}
 
     def nested(self, reference, shape):
-        """Returns a nested block, the collection that it comes in, and how many there may be (0: any number)."""
+        """Returns a nested block, its kind of collection, and the most there may be (0: no limit)."""
         name, in_set = reference[1], reference[2] == "true"
         collection = "set" if shape == "set" or in_set else "list"
         if name.endswith("OutputReference"):
@@ -133,7 +135,7 @@ class Module:
         return self.block(element), "map" if name.endswith("Map") else collection, 0
 
     def provider(self, name):
-        """Returns the provider's own block: all of it is optional, and its blocks have no classes."""
+        """Returns the provider's own block: all of it is optional; its blocks have no classes."""
         block = {"attributes": {}, "blocks": {}}
         optional = {"computed": False, "optional": True, "required": False}
         for attribute, (is_block, shape, kind) in inputs(self.classes[name]).items():
@@ -148,12 +150,12 @@ class Module:
 
 
 def has_answers(block):
-    """Returns whether the cloud fills in part of a block: then the block may be computed, which no class says."""
+    """Returns whether the cloud fills in part of a block: then the block counts as computed."""
     return any(a["computed"] and not a["optional"] for a in block["attributes"].values())
 
 
 def used(folder):
-    """Returns the types of resources and of data sources that the Terraform files and tests name."""
+    """Returns the types of resources and data sources that the files and tests name."""
     text = "\n".join(path.read_text() for path in pathlib.Path(folder).rglob("*") if path.suffix in (".tf", ".hcl"))
     return {
         "Resource": set(re.findall(r'^\s*(?:resource|mock_resource|override_resource)\s+"(\w+)"', text, re.M)),

@@ -1,8 +1,8 @@
 """A Terraform provider with a real schema and no cloud: it invents what the cloud would answer.
 
-Terraform starts it (see ci/terraform), with the schema that schema.py wrote in the variable PROVIDER_SCHEMA.
-Terraform itself then checks arguments, types, blocks, references and expressions, plans, applies into a
-local state, and runs tests. It must never connect to anything.
+Terraform starts it (see ci/terraform), with the schema that schema.py wrote in the variable
+PROVIDER_SCHEMA. Terraform itself then checks arguments, types, blocks, references and expressions,
+plans, applies into a local state, and runs tests. It must never connect to anything.
 """
 import hashlib
 import json
@@ -94,8 +94,8 @@ def invented(kind, path):
 
 
 def rebuilt(block, value, attribute, absent, path):
-    """Returns a block's value with `attribute` applied to each attribute, and `absent` to each computed block
-    that the configuration leaves out."""
+    """Returns a block's value with `attribute` applied to each attribute, and `absent` to each
+    computed block that the configuration leaves out."""
     if value is None or is_unknown(value):
         return value
     out = {name: attribute(a, value.get(name), f"{path}.{name}") for name, a in block["attributes"].items()}
