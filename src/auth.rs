@@ -103,6 +103,12 @@ impl Authenticator {
         self.domain.viewer(Identity::Claims(&Claims::of_subject(user)))
     }
 
+    /// Reports whether tokens are demo names, which are no secret.
+    #[must_use]
+    pub fn is_demo(&self) -> bool {
+        matches!(*self.scheme, Scheme::Demo)
+    }
+
     async fn check(&self, authorization: Option<&str>) -> Result<Session, AuthError> {
         let token = token(authorization)?;
         match &*self.scheme {

@@ -107,6 +107,7 @@ impl Pod {
         let (introspection, refusals) = (settings.introspection, Refusals::new(&meter));
         let limits = settings.web.connection_limits();
         let app = Arc::new(AppState {
+            port: listeners.address.port(),
             engine: Engine::new(api, event_publisher, hub.clone(), introspection, refusals),
             auth,
             hub: hub.clone(),

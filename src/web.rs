@@ -35,7 +35,7 @@ use tower_http::{
 
 pub use self::{
     connection::Connections,
-    http::origin::Origins,
+    http::origin::{AllowedOrigin, Origins},
     page::Tab,
     state::{AppState, Settings},
 };
@@ -51,6 +51,23 @@ const MIN_COMPRESSED_BYTES: u16 = 1_400;
 /// How long a browser may cache what a preflight allowed: Chromium's own maximum.
 const PREFLIGHT_AGE: Duration = Duration::from_secs(7_200);
 
+/// Request headers that stock browser clients add by themselves: `EventSource` replacements, Apollo
+/// Client, GraphQL IDEs, tracing and error reporting. None of them changes what a request may do.
+const CLIENT_HEADERS: [&str; 12] = [
+    "last-event-id",
+    "cache-control",
+    "apollographql-client-name",
+    "apollographql-client-version",
+    "apollo-require-preflight",
+    "x-requested-with",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "sentry-trace",
+    "accept",
+    reservation::TOKEN_HEADER,
+];
+
 /// Builds the routes for clients. With `with_admin` it adds those for machines, for a pod without
 /// an admin address.
 pub fn router(app: Arc<AppState>, with_admin: bool) -> Router {
@@ -60,13 +77,12 @@ pub fn router(app: Arc<AppState>, with_admin: bool) -> Router {
             origins.allow(origin.as_bytes(), &request.headers)
         }))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-        .allow_headers([
-            AUTHORIZATION,
-            CONTENT_TYPE,
-            HeaderName::from_static("last-event-id"),
-            HeaderName::from_static("traceparent"),
-            HeaderName::from_static(reservation::TOKEN_HEADER),
-        ])
+        .allow_headers(
+            [AUTHORIZATION, CONTENT_TYPE]
+                .into_iter()
+                .chain(CLIENT_HEADERS.map(HeaderName::from_static))
+                .collect::<Vec<_>>(),
+        )
         .max_age(PREFLIGHT_AGE);
     // Streams are not compressed: a compressor holds results back until a block is full.
     let streams = NotForContentType::SSE.and(NotForContentType::const_new("multipart/mixed"));

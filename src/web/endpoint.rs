@@ -58,11 +58,13 @@ impl Endpoint {
 /// handshake.
 pub async fn graphql(State(endpoint): State<Endpoint>, request: Request) -> Response {
     let app = &endpoint.app;
-    if ws::handshake::is_wanted(request.headers()) {
-        return ws::accept(app, request);
-    }
     let accept = Accept::read(request.headers());
-    run(&endpoint, request, &accept).await.unwrap_or_else(|refusal| {
+    let answered = match app.check_head(request.version(), request.headers()) {
+        Ok(()) if ws::handshake::is_wanted(request.headers()) => return ws::accept(app, request),
+        Ok(()) => run(&endpoint, request, &accept).await,
+        Err(refusal) => Err(refusal),
+    };
+    answered.unwrap_or_else(|refusal| {
         if let Some(limit) = refusal.limit() {
             app.connections.refuse(limit);
         }
@@ -72,7 +74,6 @@ pub async fn graphql(State(endpoint): State<Endpoint>, request: Request) -> Resp
 
 async fn run(endpoint: &Endpoint, request: Request, accept: &Accept) -> Result<Response, Refusal> {
     let Endpoint { app, reservations } = endpoint;
-    app.check_origin(request.headers())?;
     let reserved = reservation::token(request.headers(), request.uri());
     match (request.method(), reserved) {
         (&Method::PUT, _) => reservation::reserve(app.clone(), reservations, request).await,

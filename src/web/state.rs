@@ -50,6 +50,8 @@ impl Settings {
 
 /// App state that the handlers of one pod share.
 pub struct AppState {
+    /// Port that clients connect to, if no balancer is in front.
+    pub port: u16,
     /// Runs operations.
     pub engine: Engine,
     /// Turns tokens into viewers.

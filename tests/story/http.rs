@@ -233,3 +233,38 @@ async fn pending_sockets_have_places_of_their_own() {
     pod.add_template("ZOWI", "undisturbed", Some(&["3"])).await;
     assert_eq!(watching[0].next().await, "undisturbed");
 }
+
+/// Sends a query with these lines in its head, and returns the status of the answer.
+async fn status_with(pod: &Relay, lines: &str) -> u16 {
+    let mut socket = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
+    let request = format!(
+        "GET /graphql?query=%7B__typename%7D HTTP/1.1\r\n{lines}Authorization: Bearer ZOWI\r\nConnection: close\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{answer}"))
+}
+
+#[tokio::test]
+async fn repeated_or_missing_host_is_refused() {
+    let pod = Setup::new("pod").start().await;
+    for lines in ["", "Host: localhost\r\nHost: localhost\r\n"] {
+        assert_eq!(status_with(&pod, lines).await, 400, "{lines}");
+    }
+    let twice = "Host: localhost\r\nAuthorization: Bearer ZOLO\r\n";
+    assert_eq!(status_with(&pod, twice).await, 400);
+    assert_eq!(status_with(&pod, "Host: localhost\r\n").await, 200);
+}
+
+#[tokio::test]
+async fn demo_pod_refuses_rebound_host() {
+    let pod = Setup::new("pod").start().await;
+    let rebound = format!("Host: rebound.example:{0}\r\nOrigin: http://rebound.example:{0}\r\n", pod.port());
+    assert_eq!(status_with(&pod, &rebound).await, 403);
+    assert_eq!(status_with(&pod, "Host: rebound.example\r\n").await, 403);
+    let counted = pod.metric_of("relay_refusals_total", r#"limit="host""#).await;
+    assert!((counted - 2.0).abs() < 0.5, "{counted}");
+    let allowed = Setup::new("pod").set("RELAY_ALLOWED_ORIGINS", "https://app.example").start().await;
+    assert_eq!(status_with(&allowed, "Host: app.example\r\n").await, 200);
+}

@@ -29,7 +29,7 @@ use pubsub_relay::{
     pod::{Drained, Pod},
     shutdown::Signals,
     telemetry,
-    web::Origins,
+    web::{AllowedOrigin, Origins},
 };
 use tokio::{runtime::Runtime, select};
 use tokio_util::sync::CancellationToken;
@@ -152,7 +152,7 @@ async fn run_cluster(
 fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode> {
     let pod = settings.pod;
     let origin = match &pod.web.origins {
-        Origins::List(origins) => origins.first().cloned(),
+        Origins::List(origins) => origins.iter().find_map(AllowedOrigin::example),
         _ => None,
     };
     let Questions { url, token_file, hold, grace, in_kubernetes } = questions;

@@ -126,7 +126,7 @@ pub(super) static DIRECTORY: Setting = Setting::new(
 pub(super) static ALLOWED_ORIGINS: Setting = Setting::new(
     "RELAY_ALLOWED_ORIGINS",
     Says("same origin; with demo also any localhost"),
-    Form("SCHEME://HOST[:PORT],... or *"),
+    Form("SCHEME://[*.]HOST[:PORT], null or file://,... or *"),
     "origins of web pages that may connect (CORS and WebSocket)",
 );
 

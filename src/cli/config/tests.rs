@@ -8,7 +8,7 @@ use crate::{
     broker::{memory, open::BrokerUrl, pubsub},
     pod::{self, Drain},
     telemetry,
-    web::Origins,
+    web::{AllowedOrigin, Origins},
 };
 
 const SECRET: &str = "correct-horse-battery-staple-32-bytes";
@@ -285,16 +285,23 @@ fn file_contents_are_checked_with_all_settings() {
 fn origins_are_kept_in_form_of_browsers() {
     let origins = |text: &str| settings("", &[("RELAY_ALLOWED_ORIGINS", text)]).pod.web.origins;
     assert_eq!(origins("*"), Origins::Any);
-    let list =
-        ["https://app.example.com", "http://localhost:5173", "capacitor://localhost", "http://[::1]:80"];
-    assert_eq!(
-        origins("https://App.example.com:443, http://localhost:5173,capacitor://localhost,http://[::1]"),
-        Origins::List([&list[..3], &["http://[::1]"]].concat().into_iter().map(str::to_owned).collect()),
-    );
-    assert_eq!(origins(list[3]), Origins::List(vec!["http://[::1]".to_owned()]));
-    for bad in
-        ["example.com", "https://a.com/", "https://a.com/x", "null", "*,https://a.com", ",", "https://"]
-    {
+    let browsers = |text: &str| match origins(text) {
+        Origins::List(list) => list.iter().filter_map(AllowedOrigin::example).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let written = "https://App.example.com:443, http://localhost:5173,capacitor://localhost,http://[::1]:80";
+    let list = ["https://app.example.com", "http://localhost:5173", "capacitor://localhost", "http://[::1]"];
+    assert_eq!(browsers(written), list);
+    assert_eq!(browsers("https://*.example.com, null, file://"), [""; 0]);
+    for bad in [
+        "example.com",
+        "https://a.com/",
+        "https://a.com/x",
+        "https://*.*.a.com",
+        "*,https://a.com",
+        ",",
+        "https://",
+    ] {
         assert_refused(&[("RELAY_ALLOWED_ORIGINS", bad)], "relay: RELAY_ALLOWED_ORIGINS ");
     }
     let jwt = [("RELAY_AUTH", "jwt"), ("RELAY_JWT_SECRET", SECRET)];

@@ -22,7 +22,7 @@ use crate::{
     },
     broker::open::BrokerUrl,
     telemetry::LogFormat,
-    web::Origins,
+    web::{AllowedOrigin, Origins},
 };
 
 /// Least size of an HS256 secret, in bytes: that of the hash (RFC 7518, 3.2). A shorter secret is
@@ -180,31 +180,15 @@ pub(super) fn origins(text: &str) -> Parsed<Origins> {
     }
     let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
     entries
-        .map(origin)
+        .map(AllowedOrigin::parse)
         .collect::<Option<Vec<_>>>()
         .filter(|list| !list.is_empty())
         .map(Origins::List)
         .ok_or_else(|| {
-            "is not a list of origins: write each like https://app.example.com, nothing after it, or * alone"
+            "is not a list of origins: write each like https://app.example.com or https://*.example.com, nothing \
+             after it, or null, or file://, or * alone"
                 .to_owned()
         })
-}
-
-/// Returns the origin as browsers write it; `None` if the text is not an origin.
-fn origin(text: &str) -> Option<String> {
-    let text = text.to_ascii_lowercase();
-    let (scheme, authority) = text.split_once("://")?;
-    // Desktop and mobile shells have schemes of their own (capacitor://localhost).
-    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    let default_port = match scheme {
-        "http" => ":80",
-        "https" => ":443",
-        _ => "",
-    };
-    let is_authority = is_host(authority) || host_port(authority).is_ok();
-    let authority = authority.strip_suffix(default_port).unwrap_or(authority);
-    (is_scheme && is_authority).then(|| format!("{scheme}://{authority}"))
 }
 
 pub(super) fn switch(text: &str) -> Parsed<bool> {

@@ -3,8 +3,8 @@
 //! It must never let a request through without a token or from a page of a foreign origin.
 
 use axum::http::{
-    HeaderMap, StatusCode,
-    header::{AUTHORIZATION, ORIGIN},
+    HeaderMap, StatusCode, Version,
+    header::{AUTHORIZATION, HOST, ORIGIN},
 };
 
 use super::{super::http::refusal::Refusal, AppState};
@@ -20,23 +20,43 @@ impl AppState {
         Ok(self.auth.authenticate(authorization).await?)
     }
 
-    /// Checks whether the page that sends the request, if it is one, may do so.
+    /// Checks the parts of a request's head that say from where it comes: `Host`, `Origin` and
+    /// `Authorization`, each of which must stand once at most.
     ///
-    /// Even without this check no other site can make a browser send a request that runs. Each
-    /// request needs an `Authorization` header, which no browser adds by itself as it adds a
-    /// cookie. A page that adds the header, or a body of JSON, needs a preflight, which succeeds
-    /// for allowed origins only. Forms can send neither, and a GET changes nothing.
+    /// Even without the check of the origin no other site can make a browser send a request that
+    /// runs. Each request needs an `Authorization` header, which no browser adds by itself as it
+    /// adds a cookie. A page that adds the header, or a body of JSON, needs a preflight, which
+    /// succeeds for allowed origins only. Forms can send neither, and a GET changes nothing. The
+    /// check protects pods behind other software, such as a proxy that turns a cookie into a token.
     ///
-    /// The check protects pods behind other software, such as a proxy that turns a cookie into a
-    /// token. A request with an `Origin` that is not allowed never runs, whatever it carries.
-    /// Programs send no `Origin`.
+    /// Demo tokens are no secret. So a pod for demo users also checks the name in `Host`: a page
+    /// whose own name resolves to this machine (DNS rebinding) shares the origin of the pod.
     ///
     /// # Errors
-    /// 403 if the origin is not allowed.
-    pub(in crate::web) fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// 400 for a repeated header, or an HTTP/1.1 request without `Host` (RFC 9112, 3.2). 403 for an
+    /// origin or a host that is not allowed.
+    pub(in crate::web) fn check_head(&self, version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
+        for name in [HOST, ORIGIN, AUTHORIZATION] {
+            if headers.get_all(&name).iter().nth(1).is_some() {
+                return Err(Refusal::bad(format!("the header `{name}` stands more than once")));
+            }
+        }
+        let host = headers.get(HOST);
+        if host.is_none() && version == Version::HTTP_11 {
+            return Err(Refusal::bad("the header `host` is missing"));
+        }
+        let origins = &self.settings.origins;
+        let forbidden = |limit, text| {
+            self.connections.refuse(limit);
+            Err(Refusal::new(StatusCode::FORBIDDEN, Code::Forbidden, text))
+        };
+        if self.auth.is_demo() && host.is_some() && !origins.allow_host(headers, self.port) {
+            let text = "demo users need `Host` to be an address, localhost, or the host of an allowed origin";
+            return forbidden("host", text);
+        }
         match headers.get(ORIGIN) {
-            Some(origin) if !self.settings.origins.allow(origin.as_bytes(), headers) => {
-                Err(Refusal::new(StatusCode::FORBIDDEN, Code::Forbidden, "this origin is not allowed"))
+            Some(origin) if !origins.allow(origin.as_bytes(), headers) => {
+                forbidden("origin", "this origin is not allowed")
             }
             _ => Ok(()),
         }

@@ -49,9 +49,6 @@ const MAX_FIRST_MESSAGE_BYTES: usize = 16 << 10;
 
 /// Answers the handshake and starts the connection's task, which a drain waits for.
 pub(in crate::web) fn accept(app: &Arc<AppState>, mut request: Request) -> Response {
-    if let Err(refusal) = app.check_origin(request.headers()) {
-        return refusal.answer(None);
-    }
     let authorization = request.headers().get(AUTHORIZATION);
     let authorization = authorization.and_then(|value| value.to_str().ok()).map(Box::from);
     let handshake = match Handshake::read(&mut request, &Dialect::NAMES) {
