@@ -225,8 +225,10 @@ fn drain_table_matches_configuration() {
         assert_eq!(*cluster_manifest, seconds_after("k8s/base/settings.env", name));
         assert_eq!(*compose, seconds_after("compose.yaml", &format!("      {name}")));
         let config = read("docs/CONFIG.md");
-        let row = config.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
-        let in_cluster = row
+        // The item of the list below the table, which may take two lines.
+        let (_, item) = config.split_once(&format!("\n- `{name}`: ")).unwrap();
+        let item = item.split("\n- ").next().unwrap().split("\n\n").next().unwrap();
+        let in_cluster = item
             .split_once("(cluster: ")
             .map_or(default.replace(' ', ""), |(_, rest)| rest.split_once(')').unwrap().0.to_owned());
         assert_eq!(cluster.replace(' ', ""), in_cluster, "{name}");

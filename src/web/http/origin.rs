@@ -41,8 +41,8 @@ impl Origins {
     }
 
     /// Reports whether a request with these headers may run on a pod whose tokens are no secret,
-    /// and which listens on `port`. It may not if a page can have sent it whose own name was made to
-    /// resolve to the pod (DNS rebinding).
+    /// and which listens on `port`. It may not if a page can have sent it whose own name was made
+    /// to resolve to the pod (DNS rebinding).
     ///
     /// Such a page sends its name in `Host`, with the port of the pod. Its `Origin`, if it sends
     /// one, is never `https`: the pod itself does not speak TLS.
