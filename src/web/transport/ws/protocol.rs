@@ -221,16 +221,34 @@ impl Protocol {
             (Dialect::Transport, Malformed::Text(reason) | Malformed::Frame { reason, .. }) => {
                 self.close(Close::bad_message(&reason))
             }
+            (_, Malformed::Operation { id, reason }) if self.phase == Phase::Acknowledged => {
+                self.refuse_operation(&id, &reason)
+            }
+            (Dialect::Transport, Malformed::Operation { .. }) => self.close(Close::UNAUTHORIZED),
+            (Dialect::Legacy, Malformed::Operation { id, .. }) => {
+                Action::Write(self.error(Some(&id), "Unauthorized", Code::Unauthenticated))
+            }
             (Dialect::Legacy, Malformed::Text(reason)) => Action::Write(wire::connection_error(&reason)),
             (Dialect::Legacy, Malformed::Frame { id, reason }) => {
-                let id = id.as_deref();
-                let error = self.error(id, &reason, Code::BadRequest);
                 // An `error` is the last frame for an id, also for an id that is in use.
-                match id.and_then(|id| self.operations.take(id)) {
-                    Some(id) => Action::Stop { id, reply: Some(error) },
-                    None => Action::Write(error),
+                match id {
+                    Some(id) => self.refuse_operation(&id, &reason),
+                    None => Action::Write(self.error(None, &reason, Code::BadRequest)),
                 }
             }
+        }
+    }
+
+    /// Refuses an operation that cannot be read. In the newer dialect an id in use closes the
+    /// connection, as it does for an operation that can be read.
+    fn refuse_operation(&mut self, id: &str, reason: &str) -> Action {
+        if self.dialect == Dialect::Transport && self.operations.contains(id) {
+            return self.close(Close::id_in_use(id));
+        }
+        let error = self.error(Some(id), reason, Code::BadRequest);
+        match self.operations.take(id) {
+            Some(id) => Action::Stop { id, reply: Some(error) },
+            None => Action::Write(error),
         }
     }
 

@@ -52,6 +52,9 @@ pub(super) enum Malformed {
     Text(String),
     /// The object has these fields, but there is no such frame.
     Frame { id: Option<String>, reason: String },
+    /// The frame starts an operation whose text is legal JSON that cannot be represented: half of a
+    /// surrogate pair, a number beyond a double, too many brackets. Only this operation fails.
+    Operation { id: Arc<str>, reason: String },
 }
 
 #[derive(Deserialize)]
@@ -65,10 +68,17 @@ struct Envelope<'a> {
 
 impl<'a> ClientFrame<'a> {
     pub(super) fn parse(dialect: Dialect, text: &'a str) -> Result<Self, Malformed> {
-        let Envelope { kind, id, payload } = object(text).map_err(Malformed::Text)?;
+        let Envelope { kind, id, payload } =
+            object(text).map_err(|unreadable| Malformed::Text(unreadable.reason))?;
         let id = id.filter(|id| (1..=MAX_ID_BYTES).contains(&id.len()));
-        Self::read(dialect, kind.as_deref().unwrap_or_default(), id.as_deref(), payload)
-            .map_err(|reason| Malformed::Frame { id, reason })
+        let kind = kind.unwrap_or_default();
+        let starts = matches!(&*kind, "subscribe" | "start");
+        Self::read(dialect, &kind, id.as_deref(), payload).map_err(|unreadable| match (id, unreadable) {
+            (Some(id), Unreadable { reason, is_content: true }) if starts => {
+                Malformed::Operation { id: id.into(), reason }
+            }
+            (id, Unreadable { reason, .. }) => Malformed::Frame { id, reason },
+        })
     }
 
     fn read(
@@ -76,11 +86,14 @@ impl<'a> ClientFrame<'a> {
         kind: &str,
         id: Option<&str>,
         payload: Option<&'a RawValue>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Unreadable> {
         use Dialect::{Legacy, Transport};
         let id =
             || id.map(Arc::from).ok_or_else(|| format!("{kind}: `id` must have 1 to {MAX_ID_BYTES} bytes"));
-        let within = |reason| format!("{kind}: payload: {reason}");
+        let within = |Unreadable { reason, is_content }| Unreadable {
+            reason: format!("{kind}: payload: {reason}"),
+            is_content,
+        };
         Ok(match (dialect, kind) {
             (_, "connection_init") => {
                 Self::Init { payload: payload.map(|raw| object(raw.get())).transpose().map_err(within)? }
@@ -92,14 +105,14 @@ impl<'a> ClientFrame<'a> {
             (Transport, "complete") | (Legacy, "stop") => Self::Stop { id: id()? },
             (Transport, "ping" | "pong") => {
                 if payload.is_some_and(|raw| !raw.get().starts_with('{')) {
-                    return Err(within(NOT_AN_OBJECT.to_owned()));
+                    return Err(within(NOT_AN_OBJECT.to_owned().into()));
                 }
                 if kind == "ping" { Self::Ping { payload } } else { Self::Pong }
             }
             (Legacy, "connection_terminate") => Self::Terminate,
-            (Transport, "") => return Err("`type` is missing".to_owned()),
-            (Transport, _) => return Err(format!("clients do not send `{kind}`")),
-            (Legacy, _) => return Err("Invalid message type!".to_owned()),
+            (Transport, "") => return Err("`type` is missing".to_owned().into()),
+            (Transport, _) => return Err(format!("clients do not send `{kind}`").into()),
+            (Legacy, _) => return Err("Invalid message type!".to_owned().into()),
         })
     }
 }
@@ -107,11 +120,26 @@ impl<'a> ClientFrame<'a> {
 const NOT_AN_OBJECT: &str = "not a JSON object";
 
 /// Parses a JSON object. serde alone would accept an array for a struct, field by field.
-fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Unreadable> {
     if !text.trim_ascii_start().starts_with('{') {
-        return Err(NOT_AN_OBJECT.to_owned());
+        return Err(NOT_AN_OBJECT.to_owned().into());
     }
-    serde_json::from_str(text).map_err(|error| error.to_string())
+    serde_json::from_str(text)
+        .map_err(|error| Unreadable { is_content: error.is_syntax(), reason: error.to_string() })
+}
+
+/// Reason why a text cannot be read.
+struct Unreadable {
+    reason: String,
+    /// Whether the JSON itself is at fault, rather than the fields that it has. In a payload, whose
+    /// JSON was skimmed as legal before, that leaves values that have no representation.
+    is_content: bool,
+}
+
+impl From<String> for Unreadable {
+    fn from(reason: String) -> Self {
+        Self { reason, is_content: false }
+    }
 }
 
 /// End of the frame of a result, behind the head of [`super::Action::Start`] and the JSON of the

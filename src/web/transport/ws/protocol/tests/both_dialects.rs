@@ -149,3 +149,31 @@ fn every_close_reason_fits_its_frame() {
     let (_, close) = transport().refused(&long);
     closes(&Action::Close(close), 4403, "Forbidden: \u{1F41D}");
 }
+
+#[test]
+fn unrepresentable_operation_fails_alone() {
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    for dialect in BOTH {
+        let kind = if dialect == Dialect::Legacy { "start" } else { "subscribe" };
+        let frame = |id: &str, value: &str| {
+            format!(
+                r#"{{"type":"{kind}","id":"{id}","payload":{{"query":"q","variables":{{"v":{value}}}}}}}"#
+            )
+        };
+        let mut protocol = acknowledged(dialect);
+        run(&mut protocol, &frame("live", "1"));
+        for value in [r#""\ud83c""#, r#"{"\ud83c":1}"#, "1e999", &deep] {
+            let Action::Write(answer) = protocol.on_text(&frame("2", value)) else { panic!("{value}") };
+            assert!(answer.starts_with(r#"{"type":"error","id":"2","payload":"#), "{answer}");
+            assert!(answer.contains("BAD_REQUEST"), "{answer}");
+        }
+        assert!(protocol.completed("live").is_some(), "the other operation runs on");
+        run(&mut protocol, &frame("2", "1"));
+    }
+}
+
+#[test]
+fn unrepresentable_operation_needs_acknowledgement() {
+    let frame = r#"{"type":"subscribe","id":"1","payload":{"query":"\ud83c"}}"#;
+    closes(&opened(Dialect::Transport).on_text(frame), 4401, "Unauthorized");
+}
