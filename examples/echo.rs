@@ -37,8 +37,8 @@ async fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-async fn handshake(mut request: Request, tasks: TaskTracker) -> Response {
-    let handshake = match Handshake::read(&mut request, &[]) {
+async fn handshake(request: Request, tasks: TaskTracker) -> Response {
+    let handshake = match Handshake::read(&request, &[]) {
         Ok(handshake) => handshake,
         Err(error) => return (error.status(), error.headers(), error.to_string()).into_response(),
     };

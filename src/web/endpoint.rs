@@ -60,7 +60,7 @@ pub async fn graphql(State(endpoint): State<Endpoint>, request: Request) -> Resp
     let app = &endpoint.app;
     let accept = Accept::read(request.headers());
     let answered = match app.check_head(request.version(), request.headers()) {
-        Ok(()) if ws::handshake::is_wanted(request.headers()) => return ws::accept(app, request),
+        Ok(()) if ws::handshake::is_wanted(request.headers()) => return ws::accept(app, &request),
         Ok(()) => run(&endpoint, request, &accept).await,
         Err(refusal) => Err(refusal),
     };

@@ -6,6 +6,7 @@
 //! pending sockets are taken.
 
 mod handoff;
+mod head;
 mod peer;
 mod pending;
 mod tracked;
@@ -34,8 +35,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
-pub(super) use self::tracked::TrackedSocket;
-use self::{handoff::PendingHandoff, pending::PendingSockets};
+pub(super) use self::head::encode_head;
+use self::{handoff::PendingHandoff, pending::PendingSockets, tracked::TrackedSocket};
 pub use self::{
     handoff::{HandoffRequest, SocketHandoff},
     peer::Peer,
@@ -120,8 +121,7 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
     // hyper's header timeout would also count keep-alive idle time. It is off; `PendingSockets`
     // enforces ours.
     http.header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
-    let mut served =
-        http.serve_connection(TrackedSocket::new(stream, activity.clone()), service).with_upgrades();
+    let mut served = http.serve_connection(TrackedSocket::new(stream, activity.clone()), service);
     let mut deadline = pin!(async {
         stop.cancelled().await;
         sleep(LAST_REQUEST).await;
@@ -133,9 +133,8 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
             Some(handoff) = handoffs.recv() => {
                 // hyper's buffer is lost. It can hold an earlier answer, to a client that pipelines
                 // requests and does not read.
-                if let Some(parts) = served.into_parts() {
-                    handoff.complete(parts.io.into_inner());
-                }
+                let parts = served.into_parts();
+                handoff.complete(parts.io.into_inner(), parts.read_buf);
                 return;
             }
             () = stop.cancelled(), if !is_last => {

@@ -13,6 +13,7 @@ use axum::{
     http::{Version, response},
     response::Response,
 };
+use bytes::Bytes;
 use tokio::{net::TcpStream, sync::oneshot};
 
 /// A socket, with the head of the response that the transport has to write.
@@ -20,6 +21,8 @@ use tokio::{net::TcpStream, sync::oneshot};
 pub struct SocketHandoff {
     /// The plain socket, without any wrapper.
     pub socket: TcpStream,
+    /// Bytes that were read from the socket behind the request.
+    pub unread: Bytes,
     /// The HTTP version of the request.
     pub version: Version,
     /// The head of the response.
@@ -64,11 +67,11 @@ pub(super) struct PendingHandoff {
 
 impl PendingHandoff {
     /// Sends the socket to the transport. If the receiver has ended, the socket is closed.
-    pub(super) fn complete(self, socket: TcpStream) {
+    pub(super) fn complete(self, socket: TcpStream, unread: Bytes) {
         let Self { request, version, head } = self;
         let sender = crate::lock::lock(&request.0).take();
         if let Some(sender) = sender {
-            let _ = sender.send(SocketHandoff { socket, version, head });
+            let _ = sender.send(SocketHandoff { socket, unread, version, head });
         }
     }
 }

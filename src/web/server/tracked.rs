@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use super::pending::Activity;
 
 /// TCP socket that reports its reads and writes.
-pub(in crate::web) struct TrackedSocket {
+pub(super) struct TrackedSocket {
     io: TokioIo<TcpStream>,
     activity: Arc<Activity>,
 }
@@ -29,7 +29,7 @@ impl TrackedSocket {
     }
 
     /// Returns the plain socket.
-    pub(in crate::web) fn into_inner(self) -> TcpStream {
+    pub(super) fn into_inner(self) -> TcpStream {
         self.io.into_inner()
     }
 

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use self::{
     driver::Connection,
-    handshake::{Handshake, UpgradeError},
+    handshake::Handshake,
     protocol::{Close, Dialect},
     socket::Socket,
 };
@@ -48,10 +48,10 @@ const MAX_MESSAGE_BYTES: usize = 128 << 10;
 const MAX_FIRST_MESSAGE_BYTES: usize = 16 << 10;
 
 /// Answers the handshake and starts the connection's task, which a drain waits for.
-pub(in crate::web) fn accept(app: &Arc<AppState>, mut request: Request) -> Response {
+pub(in crate::web) fn accept(app: &Arc<AppState>, request: &Request) -> Response {
     let authorization = request.headers().get(AUTHORIZATION);
     let authorization = authorization.and_then(|value| value.to_str().ok()).map(Box::from);
-    let handshake = match Handshake::read(&mut request, &Dialect::NAMES) {
+    let handshake = match Handshake::read(request, &Dialect::NAMES) {
         Ok(handshake) => handshake,
         Err(error) => {
             let refusal = Refusal::new(error.status(), Code::BadRequest, error.to_string());
@@ -84,12 +84,8 @@ async fn close_refused(handshake: Handshake, end: End, _place: Option<Peer>) {
 }
 
 async fn upgraded(handshake: Handshake) -> Option<Socket> {
-    match handshake.socket(MAX_FIRST_MESSAGE_BYTES).await {
-        Ok(socket) => return Some(socket),
-        Err(error @ UpgradeError::NotTcp) => tracing::error!(%error, "no websocket"),
-        Err(error @ UpgradeError::Lost(_)) => tracing::debug!(%error, "no websocket"),
-    }
-    None
+    let socket = handshake.socket(MAX_FIRST_MESSAGE_BYTES).await;
+    socket.inspect_err(|error| tracing::debug!(%error, "no websocket")).ok()
 }
 
 /// New client with an accepted handshake.

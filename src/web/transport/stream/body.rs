@@ -10,15 +10,13 @@ use std::{
     io::{self, ErrorKind, Write as _},
     mem,
     task::{Context, Poll, ready},
-    time::SystemTime,
 };
 
 use axum::http::{HeaderValue, Version, header};
 use bytes::{Buf as _, BytesMut};
-use httpdate::HttpDate;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-use crate::web::server::SocketHandoff;
+use crate::web::server::{SocketHandoff, encode_head};
 
 /// Size of one read, in bytes. What a client sends during the response is read and thrown away.
 const DISCARD_BYTES: usize = 1_024;
@@ -53,7 +51,8 @@ impl BodyWriter {
     /// Creates the writer of a body with this head, which is written with the first chunk. The
     /// socket serves no other request after it.
     pub(super) fn new(handoff: SocketHandoff) -> Self {
-        let SocketHandoff { socket: stream, version, head } = handoff;
+        // A client sends nothing behind the request of a stream that would matter.
+        let SocketHandoff { socket: stream, version, head, .. } = handoff;
         let (status, mut headers) = (head.status, head.headers);
         let is_chunked = version == Version::HTTP_11;
         headers.remove(header::CONTENT_LENGTH);
@@ -61,15 +60,8 @@ impl BodyWriter {
         if is_chunked {
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let date = HttpDate::from(SystemTime::now());
-        let mut head = format!("HTTP/1.1 {status}\r\ndate: {date}\r\n").into_bytes();
-        for (name, value) in &headers {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                head.extend_from_slice(part);
-            }
-        }
-        head.extend_from_slice(b"\r\n");
-        Self { stream, unwritten: BytesMut::from(&*head), is_chunked, has_moved: false }
+        let unwritten = BytesMut::from(&*encode_head(status, &headers));
+        Self { stream, unwritten, is_chunked, has_moved: false }
     }
 
     /// Waits until the client is gone or, with `wants_room`, until there is room for a chunk.
@@ -185,7 +177,10 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let head = axum::response::Response::new(()).into_parts().0;
-        (BodyWriter::new(SocketHandoff { socket: stream, version, head }), client)
+        (
+            BodyWriter::new(SocketHandoff { socket: stream, unread: bytes::Bytes::new(), version, head }),
+            client,
+        )
     }
 
     async fn read(mut client: TcpStream) -> (String, String) {

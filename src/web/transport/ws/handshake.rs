@@ -1,8 +1,8 @@
 //! The opening handshake of RFC 6455, section 4.2: reads an HTTP request, returns the response and
 //! the [`Socket`].
 //!
-//! hyper reads the request and writes the response. After that neither its task nor its buffers are
-//! left. A request must be refused before the response promises anything. No extension is ever
+//! hyper reads the request. The response is written here, on the socket that the server hands over:
+//! neither hyper's task nor its buffers are left. A request must be refused before the response promises anything. No extension is ever
 //! agreed to; [`super::frame`] gives the reason.
 
 use axum::{
@@ -18,13 +18,12 @@ use axum::{
     response::Response,
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use hyper::upgrade::{OnUpgrade, Upgraded};
 use sha1::{Digest as _, Sha1};
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt as _, sync::oneshot};
 
 use super::socket::Socket;
-use crate::web::server::TrackedSocket;
+use crate::web::server::{HandoffRequest, SocketHandoff, encode_head};
 
 /// GUID that a server appends to the key, to prove that it speaks WebSocket (RFC 6455, 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -69,16 +68,10 @@ impl HandshakeError {
     }
 }
 
-/// Reason why there is no socket although the handshake was accepted.
+/// The client left before the handshake was over.
 #[derive(Debug, Error)]
-pub enum UpgradeError {
-    /// The client left meanwhile.
-    #[error("the connection was lost in the handshake")]
-    Lost(#[from] hyper::Error),
-    /// The server does not serve TCP sockets. A client cannot change that.
-    #[error("the connection is not a TCP socket")]
-    NotTcp,
-}
+#[error("the connection was lost in the handshake")]
+pub struct HandshakeLost;
 
 /// Reports whether a request asks for a WebSocket. Other upgrades may be ignored.
 #[must_use]
@@ -92,15 +85,17 @@ pub struct Handshake {
     /// Subprotocol that both sides speak, if there is one.
     pub subprotocol: Option<&'static str>,
     accept: String,
-    upgrade: OnUpgrade,
+    request: HandoffRequest,
+    socket: oneshot::Receiver<SocketHandoff>,
 }
 
 impl Handshake {
-    /// Checks the request and chooses the first of `subprotocols` that the client speaks too.
+    /// Checks the request and chooses the first of the client's subprotocols that is one of
+    /// `subprotocols`: a client lists them by preference (RFC 6455, 4.1).
     ///
     /// # Errors
     /// [`HandshakeError`] if the request breaks a rule of the handshake.
-    pub fn read(request: &mut Request, subprotocols: &[&'static str]) -> Result<Self, HandshakeError> {
+    pub fn read(request: &Request, subprotocols: &[&'static str]) -> Result<Self, HandshakeError> {
         let headers = request.headers();
         let is_upgrade = request.method() == Method::GET
             && request.version() == Version::HTTP_11
@@ -113,12 +108,14 @@ impl Handshake {
             return Err(HandshakeError::Version);
         }
         let accept = single(headers, &SEC_WEBSOCKET_KEY).and_then(accept_key).ok_or(HandshakeError::Key)?;
-        let offered: Vec<&str> = list(headers, &SEC_WEBSOCKET_PROTOCOL).collect();
-        let subprotocol = subprotocols.iter().copied().find(|name| offered.contains(name));
-        Ok(Self { subprotocol, accept, upgrade: hyper::upgrade::on(request) })
+        let mut offered = list(headers, &SEC_WEBSOCKET_PROTOCOL);
+        let subprotocol = offered.find_map(|offer| subprotocols.iter().copied().find(|name| *name == offer));
+        let (request, socket) = HandoffRequest::new();
+        Ok(Self { subprotocol, accept, request, socket })
     }
 
-    /// Returns the response that turns the connection into a WebSocket.
+    /// Returns the response that turns the connection into a WebSocket. The server hands its socket
+    /// over instead of writing it.
     #[must_use]
     pub fn response(&self) -> Response {
         let mut response = Response::new(Body::empty());
@@ -132,25 +129,20 @@ impl Handshake {
         if let Some(subprotocol) = self.subprotocol {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
         }
+        response.extensions_mut().insert(self.request.clone());
         response
     }
 
-    /// Waits until the response is written, then returns the socket. Its messages have at most
-    /// `limit` bytes.
+    /// Writes the response and returns the socket. Its messages have at most `limit` bytes.
     ///
     /// # Errors
-    /// [`UpgradeError`] if the client has left, or if the server does not serve TCP sockets.
-    pub async fn socket(self, limit: usize) -> Result<Socket, UpgradeError> {
-        let (stream, unread) = into_tcp(self.upgrade.await?).ok_or(UpgradeError::NotTcp)?;
-        Ok(Socket::new(stream, unread, limit))
+    /// [`HandshakeLost`] if the client has left.
+    pub async fn socket(self, limit: usize) -> Result<Socket, HandshakeLost> {
+        let SocketHandoff { mut socket, unread, head, .. } = self.socket.await.map_err(|_| HandshakeLost)?;
+        let head = encode_head(head.status, &head.headers);
+        socket.write_all(&head).await.map_err(|_| HandshakeLost)?;
+        Ok(Socket::new(socket, unread, limit))
     }
-}
-
-/// Returns the TCP socket under the upgraded connection, with the bytes that were read from it
-/// already.
-fn into_tcp(upgraded: Upgraded) -> Option<(TcpStream, bytes::Bytes)> {
-    let parts = upgraded.downcast::<TrackedSocket>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf))
 }
 
 fn accept_key(key: &str) -> Option<String> {
@@ -198,7 +190,7 @@ mod tests {
     }
 
     fn refused(change: impl FnOnce(&mut Request)) -> HandshakeError {
-        Handshake::read(&mut request(change), &[]).unwrap_err()
+        Handshake::read(&request(change), &[]).unwrap_err()
     }
 
     fn with(name: HeaderName, value: &'static str) -> HandshakeError {
@@ -207,22 +199,22 @@ mod tests {
 
     #[test]
     fn example_of_rfc_gets_its_answer() {
-        let response = Handshake::read(&mut request(|_| {}), &[]).unwrap().response();
+        let response = Handshake::read(&request(|_| {}), &[]).unwrap().response();
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(response.headers()[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(response.headers().get(SEC_WEBSOCKET_PROTOCOL), None);
     }
 
     #[test]
-    fn server_chooses_subprotocol_that_client_offers() {
-        let mut offer = request(|request| {
+    fn first_known_subprotocol_of_client_is_chosen() {
+        let offer = request(|request| {
             for line in ["mqtt, b", "a"] {
                 request.headers_mut().append(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(line));
             }
         });
-        let handshake = Handshake::read(&mut offer, &["a", "b"]).unwrap();
-        assert_eq!(handshake.subprotocol, Some("a"));
-        assert_eq!(handshake.response().headers()[SEC_WEBSOCKET_PROTOCOL], "a");
+        let handshake = Handshake::read(&offer, &["a", "b"]).unwrap();
+        assert_eq!(handshake.subprotocol, Some("b"));
+        assert_eq!(handshake.response().headers()[SEC_WEBSOCKET_PROTOCOL], "b");
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Names in the handshake, the preferred one first.
+    /// Names in the handshake.
     pub const NAMES: [&'static str; 2] = ["graphql-transport-ws", "graphql-ws"];
 
     /// Parses a name of the handshake; `None` if no dialect has it.
