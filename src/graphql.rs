@@ -7,6 +7,7 @@ mod api;
 pub mod document;
 pub mod error;
 pub mod event_publisher;
+mod nulls;
 mod operation;
 pub mod subscription;
 mod viewer;
@@ -19,13 +20,13 @@ use opentelemetry::context::FutureExt as _;
 use tracing::Instrument as _;
 
 pub use self::{
-    api::{Api, build},
+    api::{Api, build, build_dynamic},
     document::Prepared,
     error::Error,
     event_publisher::EventPublisher,
     viewer::viewer,
 };
-use self::{document::Documents, error::Code, operation::Operations};
+use self::{document::Documents, error::Code, nulls::Nulls, operation::Operations};
 use crate::{
     audience::Viewer,
     hub::{Hub, Replay, SendQueue, Watch, Watching},
@@ -35,6 +36,7 @@ use crate::{
 /// GraphQL engine of one pod.
 pub struct Engine {
     api: Arc<dyn Api>,
+    nulls: Arc<Nulls>,
     event_publisher: Arc<EventPublisher>,
     documents: Documents,
     operations: Operations,
@@ -54,8 +56,10 @@ impl Engine {
         introspection: bool,
         refusals: Refusals,
     ) -> Self {
-        let (documents, operations) = (Documents::new(introspection), Operations::new(api.clone()));
-        Self { api, event_publisher: Arc::new(event_publisher), documents, operations, hub, refusals }
+        let nulls = Arc::new(Nulls::new(&api.sdl()));
+        let documents = Documents::new(introspection);
+        let operations = Operations::new(api.clone(), nulls.clone());
+        Self { api, nulls, event_publisher: Arc::new(event_publisher), documents, operations, hub, refusals }
     }
 
     /// Counts the limit that a refused request exceeded, if the response names one.
@@ -83,11 +87,15 @@ impl Engine {
         let (span, client) =
             (prepared.span(&self.event_publisher.messaging.pod), traces::client(prepared.client()));
         let mut request = prepared.request.data(viewer).data(self.event_publisher.clone());
-        request.set_parsed_query((*prepared.document).clone());
+        let (document, name) = (prepared.document, request.operation_name.clone());
+        request.set_parsed_query((*document).clone());
         let executed = AssertUnwindSafe(self.api.execute(request)).catch_unwind();
         let executed = executed.instrument(span.clone()).with_context(client).await;
         let response = match executed {
-            Ok(response) => error::publicly(response).extension("cursor", Value::from(cursor)),
+            Ok(response) => {
+                let response = self.nulls.fill(response, &document, name.as_deref());
+                error::publicly(response).extension("cursor", Value::from(cursor))
+            }
             Err(_) => error::internal(),
         };
         if response.is_err() {

@@ -154,7 +154,8 @@ pub use self::{
     domain::{Claims, Domain, Fact, Identity, Unreadable},
     event::{Event, Payload},
     graphql::{
-        Api, Error, build as build_api, error::Code, event_publisher::publish, subscription::payloads, viewer,
+        Api, Error, build as build_api, build_dynamic as build_dynamic_api, error::Code,
+        event_publisher::publish, subscription::payloads, viewer,
     },
     pod::{Drain, Drained, Pod, Settings as PodSettings, StartError},
     web::Tab,

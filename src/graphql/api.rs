@@ -2,10 +2,13 @@
 //!
 //! The engine runs any domain's schema through this trait. Nothing here may name a domain.
 
-use std::sync::Arc;
+use std::{iter, sync::Arc};
 
 use async_graphql::{
-    ObjectType, Request, Response, Schema, SchemaBuilder, SubscriptionType, futures_util::stream::BoxStream,
+    ObjectType, PathSegment, QueryPathNode, QueryPathSegment, Request, Response, Schema, SchemaBuilder,
+    ServerResult, SubscriptionType, Value, dynamic,
+    extensions::{Extension, ExtensionContext, ExtensionFactory, NextResolve, ResolveInfo},
+    futures_util::stream::BoxStream,
 };
 use async_trait::async_trait;
 
@@ -50,6 +53,21 @@ where
     }
 }
 
+#[async_trait]
+impl Api for dynamic::Schema {
+    async fn execute(&self, request: Request) -> Response {
+        Self::execute(self, request).await
+    }
+
+    fn execute_stream(&self, request: Request) -> BoxStream<'static, Response> {
+        Self::execute_stream(self, request)
+    }
+
+    fn sdl(&self) -> String {
+        Self::sdl(self)
+    }
+}
+
 /// Builds a domain's schema, with our limits on every document.
 pub fn build<Q, M, S>(schema: SchemaBuilder<Q, M, S>) -> Arc<dyn Api>
 where
@@ -60,4 +78,51 @@ where
     Arc::new(
         schema.limit_depth(MAX_DEPTH).limit_complexity(MAX_COMPLEXITY).limit_directives(MAX_DEPTH).finish(),
     )
+}
+
+/// Builds a schema whose types are known only at run time, with the limits of [`build`].
+///
+/// async-graphql loses the errors below the root field of such a schema's subscriptions: the fields
+/// that failed are absent.
+///
+/// # Errors
+/// The schema is inconsistent.
+pub fn build_dynamic(schema: dynamic::SchemaBuilder) -> Result<Arc<dyn Api>, dynamic::SchemaError> {
+    let schema = schema.limit_depth(MAX_DEPTH).limit_complexity(MAX_COMPLEXITY).limit_directives(MAX_DEPTH);
+    Ok(Arc::new(schema.extension(Paths).finish()?))
+}
+
+/// Gives the errors of a dynamic schema's resolvers their paths, which async-graphql leaves empty.
+struct Paths;
+
+impl ExtensionFactory for Paths {
+    fn create(&self) -> Arc<dyn Extension> {
+        Arc::new(Self)
+    }
+}
+
+#[async_trait]
+impl Extension for Paths {
+    async fn resolve(
+        &self,
+        ctx: &ExtensionContext<'_>,
+        info: ResolveInfo<'_>,
+        next: NextResolve<'_>,
+    ) -> ServerResult<Option<Value>> {
+        let node = info.path_node;
+        next.run(ctx, info).await.map_err(|mut error| {
+            if error.path.is_empty() {
+                error.path = iter::once(node).chain(node.parents()).map(segment).collect();
+                error.path.reverse();
+            }
+            error
+        })
+    }
+}
+
+fn segment(node: &QueryPathNode<'_>) -> PathSegment {
+    match node.segment {
+        QueryPathSegment::Name(name) => PathSegment::Field(name.to_owned()),
+        QueryPathSegment::Index(index) => PathSegment::Index(index),
+    }
 }

@@ -112,7 +112,11 @@ impl Documents {
     }
 }
 
-fn pick<'a>(
+/// Returns the operation of the document that runs under this name.
+///
+/// # Errors
+/// The text of a refusal.
+pub(super) fn pick<'a>(
     document: &'a ExecutableDocument,
     name: Option<&str>,
 ) -> Result<&'a Positioned<OperationDefinition>, String> {

@@ -25,6 +25,7 @@ use super::{
     api::Api,
     document::Prepared,
     error::{Code, Error, internal, publicly},
+    nulls::Nulls,
     subscription::{Results, Source},
 };
 use crate::{
@@ -51,6 +52,7 @@ const EXECUTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The operations that have watchers.
 pub(super) struct Operations {
     api: Arc<dyn Api>,
+    nulls: Arc<Nulls>,
     running: Arc<Mutex<Running>>,
     replayed: Arc<Mutex<Replayed>>,
 }
@@ -79,8 +81,8 @@ impl Key {
 }
 
 impl Operations {
-    pub(super) fn new(api: Arc<dyn Api>) -> Self {
-        Self { api, running: Arc::default(), replayed: Arc::default() }
+    pub(super) fn new(api: Arc<dyn Api>, nulls: Arc<Nulls>) -> Self {
+        Self { api, nulls, running: Arc::default(), replayed: Arc::default() }
     }
 
     /// Returns the operation of this request. Requests for the same subscription share one.
@@ -100,6 +102,7 @@ impl Operations {
         }
         let mut operation = Operation {
             api: self.api.clone(),
+            nulls: self.nulls.clone(),
             running: self.running.clone(),
             replayed: self.replayed.clone(),
             number: lock(&self.replayed).number(),
@@ -152,6 +155,7 @@ impl Running {
 /// A validated subscription, with the executor's stream for it.
 pub(super) struct Operation {
     api: Arc<dyn Api>,
+    nulls: Arc<Nulls>,
     running: Arc<Mutex<Running>>,
     replayed: Arc<Mutex<Replayed>>,
     /// Number of the operation. Unlike an address, it is never used again.
@@ -242,6 +246,7 @@ impl Execution {
 impl Render for Operation {
     async fn render(&self, relayed: &Relayed) -> Option<Arc<str>> {
         let response = self.execute(&relayed.payload).await?;
+        let response = self.nulls.fill(response, &self.document, self.key.name.as_deref());
         let response = publicly(response)
             .extension("eventId", Value::from(&*relayed.event.id))
             .extension("cursor", Value::from(&*relayed.cursor));
@@ -309,6 +314,11 @@ mod tests {
             self.0
         }
 
+        async fn half(&self) -> Result<Option<u32>, Error> {
+            let is_even = self.0.is_multiple_of(2);
+            if is_even { Ok(Some(self.0 / 2)) } else { Err(Error::bad_input("the number is odd")) }
+        }
+
         async fn slow(&self) -> u32 {
             tokio::time::sleep(Duration::from_secs(u64::from(self.0))).await;
             self.0
@@ -331,7 +341,9 @@ mod tests {
     fn operations() -> (Operations, Arc<AtomicUsize>) {
         let executions = Arc::new(AtomicUsize::new(0));
         let schema = Schema::build(Query, EmptyMutation, Numbers).data(executions.clone());
-        (Operations::new(graphql::build(schema)), executions)
+        let api = graphql::build(schema);
+        let nulls = Arc::new(Nulls::new(&api.sdl()));
+        (Operations::new(api, nulls), executions)
     }
 
     async fn get(operations: &Operations, document: &str) -> Result<Arc<Operation>, serde_json::Value> {
@@ -387,6 +399,18 @@ mod tests {
             assert!(other.render_again(&first).await.unwrap().contains(r#""x":{"value":1}"#));
         }
         assert_eq!(executions.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn failed_field_of_result_is_null() {
+        let (operations, _) = operations();
+        let document = "subscription S { all { half ... F } } fragment F on Number { value }";
+        let all = get(&operations, document).await.unwrap();
+        let text = all.render(&relayed("e", 1)).await.unwrap();
+        assert!(text.starts_with(r#"{"data":{"all":{"half":null,"value":1}}"#), "{text}");
+        assert!(text.contains(r#""path":["all","half"]"#), "{text}");
+        let text = all.render(&relayed("e", 2)).await.unwrap();
+        assert!(text.starts_with(r#"{"data":{"all":{"half":1,"value":2}}"#), "{text}");
     }
 
     #[tokio::test]

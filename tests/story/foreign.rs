@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use futures_util::future::join_all;
 
-use crate::support::{Dialect, EVERYWHERE, Message, Topic, USERS, four_pods, locations, watchers_on};
+use crate::support::{Dialect, EVERYWHERE, Message, Setup, Topic, USERS, four_pods, locations, watchers_on};
 
 /// Size of a very large message in bytes: 9 MiB; Pub/Sub takes 10 MB at most.
 const HUGE: usize = 9 << 20;
@@ -86,4 +86,25 @@ async fn repeated_event_is_delivered_once() {
 
     assert_eq!(clients[0].before("last").await, ["twice"]);
     pods[1].until_metric("relay_events_deduplicated_total", 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn structured_events_reach_exactly_their_audience() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let pod = Setup::new("pod").topic(&topic).start().await;
+    let mut watchers = watchers_on(&pod, Dialect::Transport, &["ZOLO", "ZELO"]).await;
+
+    let batch = "application/cloudevents-batch+json";
+    let messages = [
+        Message::template("structured", &["3"]).structured(),
+        Message::template("of ZOLO", &EVERYWHERE).with("ce-author", "4").structured(),
+        Message::template("batch", &EVERYWHERE).structured().with("content-type", batch),
+        Message::template("last", &EVERYWHERE),
+    ];
+    topic.publish(messages).await;
+
+    assert_eq!(watchers[0].before("last").await, ["structured"]);
+    assert_eq!(watchers[1].before("last").await, ["of ZOLO"]);
+    let rejected = pod.metric_of("relay_events_rejected_total", "reason=\"batch\"").await;
+    assert!((rejected - 1.0).abs() < 0.5, "{rejected}");
 }

@@ -28,6 +28,7 @@ mod logs;
 mod machines;
 mod membership;
 mod multipart;
+mod nulls;
 mod sse;
 mod start;
 mod tokens;

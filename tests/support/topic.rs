@@ -49,6 +49,17 @@ impl Message {
         self
     }
 
+    /// Puts the whole event into the data: CloudEvents' structured mode.
+    pub(crate) fn structured(mut self) -> Self {
+        let mut event = json!({ "data": serde_json::from_slice::<Value>(&self.data).unwrap() });
+        for (name, value) in self.attributes.as_object().unwrap() {
+            event[name.strip_prefix("ce-").unwrap_or("datacontenttype")] = value.clone();
+        }
+        self.attributes = json!({ "content-type": "application/cloudevents+json; charset=utf-8" });
+        self.data = event.to_string().into_bytes();
+        self
+    }
+
     /// Adds unknown locations until the data has about this many bytes.
     pub(crate) fn padded(mut self, bytes: usize) -> Self {
         let mut data: Value = serde_json::from_slice(&self.data).unwrap();
