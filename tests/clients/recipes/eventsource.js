@@ -7,10 +7,11 @@ export async function watch({ url, token, onTemplate, onGap }) {
   const fetchWithToken = async (input, init) => {
     const headers = { ...init.headers, Authorization: `Bearer ${await token()}` };
     const response = await fetch(input, { ...init, headers });
-    if (response.status >= 500) throw new Error(`status ${response.status}`); // comes back; an answer would end it
+    // An error makes the client retry; an answer would end it.
+    if (response.status >= 500) throw new Error(`status ${response.status}`);
     return response;
   };
-  // Query, then watch from there: before its first event an EventSource has no id to come back with.
+  // Query, then watch from there: before its first event an EventSource has no id to send.
   const asked = await fetchWithToken(`${url}?query={templates{id}}`, { headers: { Accept: 'application/json' } });
   const variables = JSON.stringify({ after: (await asked.json()).extensions.cursor });
   const source = new EventSource(`${url}?${new URLSearchParams({ query, variables })}`, { fetch: fetchWithToken });

@@ -1,4 +1,7 @@
-/** A graphql-ws client whose subscriptions come back where they were, on any pod. Their documents take `$after: String`. */
+/**
+ * Makes the subscriptions of a graphql-ws client go on where they were, on any pod. Their documents
+ * take `$after: String`.
+ */
 export function resuming(client, onGap) {
   let ack;
   client.on('connected', (_socket, payload) => (ack = payload.cursor));
@@ -7,7 +10,8 @@ export function resuming(client, onGap) {
     let cursor = operation.variables?.after;
     const variables = Object.defineProperty({ ...operation.variables }, 'after', {
       enumerable: true,
-      // Read whenever the client comes back. Before the first result its place is where its first connection began.
+      // Read at each reconnect. Before the first result, the place is where the first connection
+      // began.
       get: () => [cursor, (cursor ??= ack)][0],
     });
     const next = (result) => {

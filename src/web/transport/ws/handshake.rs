@@ -2,8 +2,8 @@
 //! the [`Socket`].
 //!
 //! hyper reads the request. The response is written here, on the socket that the server hands over:
-//! neither hyper's task nor its buffers are left. A request must be refused before the response promises anything. No extension is ever
-//! agreed to; [`super::frame`] gives the reason.
+//! neither hyper's task nor its buffers are left. A request must be refused before the response
+//! promises anything. No extension is ever agreed to; [`super::frame`] gives the reason.
 
 use axum::{
     body::Body,
