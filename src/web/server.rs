@@ -121,6 +121,8 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
     // hyper's header timeout would also count keep-alive idle time. It is off; `PendingSockets`
     // enforces ours.
     http.header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
+    // A client that will send no more still waits for its answer (RFC 9112, section 9.6).
+    http.half_close(true);
     let mut served = http.serve_connection(TrackedSocket::new(stream, activity.clone()), service);
     let mut deadline = pin!(async {
         stop.cancelled().await;

@@ -17,6 +17,9 @@ use crate::support::{
     watchers_on,
 };
 
+/// Key of a WebSocket's handshake.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
 #[tokio::test]
 async fn request_without_good_token_gets_401() {
     let pod = Setup::new("pod").start().await;
@@ -267,4 +270,41 @@ async fn demo_pod_refuses_rebound_host() {
     assert!((counted - 2.0).abs() < 0.5, "{counted}");
     let allowed = Setup::new("pod").set("RELAY_ALLOWED_ORIGINS", "https://app.example").start().await;
     assert_eq!(status_with(&allowed, "Host: app.example\r\n").await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_closed_client_gets_its_answer() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let pod = Setup::new("pod").topic(&topic).start().await;
+    let mutation = r#"{"query":"mutation { addTemplate(templateInput: { name: \"half\" }) { success } }"}"#;
+    for body in [r#"{"query":"{ __typename }"}"#, mutation] {
+        let mut socket = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
+        let request = format!(
+            "POST /graphql HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ZOWI\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        socket.shutdown().await.unwrap();
+        let mut answer = String::new();
+        timeout(PATIENCE, socket.read_to_string(&mut answer)).await.expect("an end in time").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{body}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn handshake_without_upgrade_names_proxy() {
+    let pod = Setup::new("pod").start().await;
+    for token in [None, Some("ZOLO")] {
+        let mut handshake = request(&pod, Method::GET, token.unwrap_or_default());
+        if token.is_none() {
+            handshake = reqwest::Client::new().get(format!("http://127.0.0.1:{}/graphql", pod.port()));
+        }
+        let handshake = handshake.header("sec-websocket-version", "13").header("sec-websocket-key", KEY);
+        let answer = handshake.send().await.unwrap();
+        assert_eq!(answer.status(), 426);
+        assert_eq!(answer.headers()["upgrade"], "websocket");
+        let text = answer.text().await.unwrap();
+        assert!(text.contains("a proxy on the way has removed it"), "{text}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Apollo's multipart protocol for subscriptions.
 //!
-//! Apollo's clients can use it instead of a WebSocket. A body that is cut must never look complete.
+//! Apollo's clients can use it instead of a WebSocket. A subscription that was cut off must never
+//! look complete.
 
 use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};
@@ -66,15 +67,52 @@ async fn single_result_is_part_then_closing_boundary() {
 }
 
 #[tokio::test]
-async fn draining_pod_cuts_body_before_closing_boundary() {
+async fn draining_pod_sends_error_of_transport_last() {
     let mut pod = Setup::new("pod").start().await;
     let mut stream = Streamed::watch(PARTS, &pod, "ZOLO").await;
     pod.add_template("ZOWI", "last words", Some(&["3"])).await;
     assert_eq!(name(&stream.part().await.unwrap()), "last words");
     pod.signal("TERM");
-    assert_eq!(stream.part().await.unwrap_err(), BodyEnd::Cut);
-    assert_eq!(stream.rest(), "", "no closing boundary");
+    assert_interrupted(&mut stream, "LIMIT_REACHED").await;
     assert_eq!(pod.ended().await.code(), Some(0));
+}
+
+/// Checks that the body ends with an error of the transport: no client takes that for `complete`.
+async fn assert_interrupted(stream: &mut Streamed, code: &str) {
+    let part = stream.part().await.unwrap();
+    assert_eq!(part["payload"], Value::Null, "{part}");
+    assert_eq!(part["errors"][0]["extensions"]["code"], code, "{part}");
+    assert_eq!(stream.block().await.unwrap_err(), BodyEnd::Whole);
+    assert_eq!(stream.rest(), "--\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_client_reads_why_it_was_ended() {
+    let pod = Setup::new("pod").set("RELAY_QUEUE_BYTES", "1MiB").start().await;
+    let query = "subscription { templateAdded { name shareLocationIds } }";
+    let mut slow = Streamed::open(PARTS, post(&pod, "ZOLO", query)).await;
+    pod.until_metric("relay_watchers", 1.0).await;
+    let mut locations: Vec<String> = (0..999).map(|n| format!("{n:-<60}")).collect();
+    locations.push("3".to_owned());
+    let locations: Vec<&str> = locations.iter().map(String::as_str).collect();
+    // Far more than the sockets' buffers and the send queue hold together
+    for n in 0..300 {
+        pod.add_template("ZOWI", &format!("event-{n}"), Some(&locations)).await;
+        if pod.metric("relay_watchers").await < 0.5 {
+            break;
+        }
+    }
+    let mut received = 0;
+    while let Ok(part) = slow.part().await {
+        if part["payload"] == Value::Null {
+            assert_eq!(part["errors"][0]["extensions"]["code"], "LIMIT_REACHED", "{part}");
+            assert_eq!(slow.block().await.unwrap_err(), BodyEnd::Whole);
+            return;
+        }
+        assert_eq!(name(&part), format!("event-{received}"));
+        received += 1;
+    }
+    panic!("cut after {received} events");
 }
 
 #[tokio::test]
@@ -93,11 +131,7 @@ async fn expired_token_sends_error_in_parts_only() {
     let token =
         || encode(&Header::default(), &claims(), &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
     let mut parts = Streamed::open(PARTS, post(&pod, &token(), WATCH)).await;
-    let part = parts.part().await.unwrap();
-    assert_eq!(part["payload"], Value::Null);
-    assert_eq!(part["errors"][0]["extensions"]["code"], "UNAUTHENTICATED", "{part}");
-    assert_eq!(parts.block().await.unwrap_err(), BodyEnd::Whole);
-    assert_eq!(parts.rest(), "--\r\n");
+    assert_interrupted(&mut parts, "UNAUTHENTICATED").await;
 
     let mut events = Streamed::open(crate::support::EVENTS, post(&pod, &token(), WATCH)).await;
     assert_eq!(events.event().await.unwrap_err(), BodyEnd::Cut);

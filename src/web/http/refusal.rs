@@ -24,6 +24,9 @@ use crate::{
 /// requests to this pod, or the keys have been fetched again.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
+/// Text for a client of a pod that drains.
+pub(in crate::web) const DRAINING: &str = "this pod is draining; connect again";
+
 /// Refusal of a request: what is answered instead of running it.
 #[derive(Debug)]
 pub struct Refusal {
@@ -47,7 +50,7 @@ impl Refusal {
     #[must_use]
     pub fn unavailable(end: &End) -> Self {
         let text = match end {
-            End::Drained => "this pod is draining; connect again",
+            End::Drained => DRAINING,
             End::Crowded => "this address has as many connections as it may; end one first",
             _ => "this pod has as many connections as it may; connect again later",
         };

@@ -2,12 +2,15 @@
 //!
 //! Its clients read a part when they see the boundary behind it. So each part is written together
 //! with that boundary. The boundary that closes the body must be written only when the operation is
-//! over.
+//! over, or behind a part that says why it was interrupted. A missing boundary alone is not seen by
+//! every client, nor through a proxy that speaks HTTP/1.0 to the pod.
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::stream::format::Format;
-use crate::web::connection::Transport;
+use crate::{graphql::error::Code, web::connection::Transport};
 
 /// Format that writes results as parts.
 pub(in crate::web) const PARTS: &dyn Format = &Parts;
@@ -50,9 +53,9 @@ impl Format for Parts {
         chunk.extend_from_slice(EMPTY_PART.as_bytes());
     }
 
-    fn expired(&self, chunk: &mut Vec<u8>) -> bool {
-        let error = r#"{"message":"the token has expired","extensions":{"code":"UNAUTHENTICATED"}}"#;
-        part(chunk, &["{\"payload\":null,\"errors\":[", error, "]}"]);
+    fn interrupted(&self, chunk: &mut Vec<u8>, code: Code, text: &str) -> bool {
+        let error = json!({ "message": text, "extensions": { "code": code.as_str() } }).to_string();
+        part(chunk, &["{\"payload\":null,\"errors\":[", &error, "]}"]);
         self.complete(chunk, None);
         true
     }
@@ -84,9 +87,9 @@ mod tests {
     }
 
     #[test]
-    fn expired_token_is_error_of_transport() {
+    fn interruption_is_error_of_transport() {
         let mut chunk = Vec::new();
-        assert!(PARTS.expired(&mut chunk));
+        assert!(PARTS.interrupted(&mut chunk, Code::LimitReached, "this pod is draining"));
         let text = String::from_utf8(chunk).unwrap();
         assert!(text.contains(r#"{"payload":null,"errors":[{"#), "{text}");
         assert!(text.ends_with("\r\n--graphql--\r\n"), "{text}");

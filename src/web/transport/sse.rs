@@ -8,7 +8,7 @@ pub mod reservation;
 use std::time::Duration;
 
 use super::stream::format::Format;
-use crate::web::connection::Transport;
+use crate::{graphql::error::Code, web::connection::Transport};
 
 /// Format that writes results as events.
 pub(in crate::web) const EVENTS: &dyn Format = &Events;
@@ -64,7 +64,7 @@ impl Format for Events {
         }
     }
 
-    fn expired(&self, _: &mut Vec<u8>) -> bool {
+    fn interrupted(&self, _: &mut Vec<u8>, _: Code, _: &str) -> bool {
         false
     }
 }

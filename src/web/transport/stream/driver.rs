@@ -25,9 +25,11 @@ use super::{
 };
 use crate::{
     auth::Session,
+    graphql::error::Code,
     hub::{Delivery, SendQueue},
     web::{
         connection::{End, Guard, expiry},
+        http::refusal::DRAINING,
         operations::{Progress, Running},
         server::SocketHandoff,
         state::AppState,
@@ -137,8 +139,8 @@ impl Stream {
         let tasks = self.app.connections.tasks().clone();
         tasks.spawn(async move {
             let end = self.serve(socket).await;
-            if matches!(end, End::Drained | End::Expired)
-                && Box::pin(timeout(LAST_CHUNK_TIMEOUT, self.close(&end))).await.is_err()
+            if let Some((code, text)) = interruption(&end)
+                && Box::pin(timeout(LAST_CHUNK_TIMEOUT, self.close(code, text))).await.is_err()
             {
                 tracing::trace!("the last chunk was not taken");
             }
@@ -198,14 +200,14 @@ impl Stream {
         self.write();
     }
 
-    /// Writes what still waits, then cuts the body. An expired token ends it in good order, if the
-    /// transport has a message for that.
-    async fn close(&mut self, end: &End) {
+    /// Writes what still waits and why the body ends, if the transport has a message for that.
+    /// Otherwise cuts the body.
+    async fn close(&mut self, code: Code, text: &str) {
         // Nothing may be written behind the last chunk.
         let waiting = self.send_queue.take();
         self.encode(&waiting);
         self.running = Running::new();
-        let is_proper = *end == End::Expired && self.format.expired(&mut self.chunk);
+        let is_proper = self.format.interrupted(&mut self.chunk, code, text);
         self.write();
         let Some(writer) = &mut self.writer else { return };
         // Errors are ignored: a client that is gone needs no end.
@@ -273,6 +275,17 @@ impl Stream {
         let has_moved = cursor != self.cursor;
         self.cursor = cursor;
         has_moved
+    }
+}
+
+/// Returns what a client is told of an end that is not the end of its operations. `None` if it
+/// can be told nothing any more.
+const fn interruption(end: &End) -> Option<(Code, &'static str)> {
+    match end {
+        End::Drained => Some((Code::LimitReached, DRAINING)),
+        End::Expired => Some((Code::Unauthenticated, "the token has expired")),
+        End::Slow => Some((Code::LimitReached, "the results were not read in time; connect again")),
+        _ => None,
     }
 }
 

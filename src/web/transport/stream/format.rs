@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::web::connection::Transport;
+use crate::{graphql::error::Code, web::connection::Transport};
 
 /// Format of a stream: what a transport writes around results. Everything is appended to the chunk.
 pub trait Format: Sync {
@@ -35,7 +35,8 @@ pub trait Format: Sync {
     /// empty part, for example.
     fn keep_alive(&self, chunk: &mut Vec<u8>, cursor: Option<&str>);
 
-    /// Writes that the client's token has expired. Returns `false` if the transport has no message
-    /// for it; the body is cut instead. Multipart writes a part with `errors`, for example.
-    fn expired(&self, chunk: &mut Vec<u8>) -> bool;
+    /// Writes that the server ends the body although its operations are not over, and why. Returns
+    /// `false` if the transport has no message for it; the body is cut instead. Multipart writes a
+    /// part with `errors`, for example.
+    fn interrupted(&self, chunk: &mut Vec<u8>, code: Code, text: &str) -> bool;
 }

@@ -37,6 +37,13 @@ pub enum HandshakeError {
     /// The request is no `GET` of HTTP/1.1 that asks for `Connection: Upgrade` to `websocket`.
     #[error("a WebSocket begins with GET, HTTP/1.1, `Connection: Upgrade` and `Upgrade: websocket`")]
     NotUpgrade,
+    /// The request has a WebSocket's key and no `Upgrade`.
+    #[error(
+        "the handshake of a WebSocket came without `Upgrade`: a proxy on the way has removed it. Let the proxy pass \
+         `Upgrade` and `Connection` on, over HTTP/1.1 (nginx: proxy_http_version 1.1; proxy_set_header Upgrade \
+         $http_upgrade; proxy_set_header Connection upgrade)"
+    )]
+    UpgradeLost,
     /// The request asks for another version of the protocol.
     #[error("the version of the WebSocket must be 13")]
     Version,
@@ -51,7 +58,7 @@ impl HandshakeError {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::NotUpgrade | Self::Key => StatusCode::BAD_REQUEST,
-            Self::Version => StatusCode::UPGRADE_REQUIRED,
+            Self::UpgradeLost | Self::Version => StatusCode::UPGRADE_REQUIRED,
         }
     }
 
@@ -60,6 +67,7 @@ impl HandshakeError {
     pub fn headers(self) -> HeaderMap {
         let headers: &[(HeaderName, &'static str)] = match self {
             Self::NotUpgrade | Self::Key => &[],
+            Self::UpgradeLost => &[(CONNECTION, "upgrade"), (UPGRADE, "websocket")],
             Self::Version => {
                 &[(CONNECTION, "upgrade"), (UPGRADE, "websocket"), (SEC_WEBSOCKET_VERSION, WEBSOCKET_VERSION)]
             }
@@ -73,10 +81,11 @@ impl HandshakeError {
 #[error("the connection was lost in the handshake")]
 pub struct HandshakeLost;
 
-/// Reports whether a request asks for a WebSocket. Other upgrades may be ignored.
+/// Reports whether a request asks for a WebSocket: by `Upgrade`, or by a key where a proxy has
+/// removed that. Other upgrades may be ignored.
 #[must_use]
 pub fn is_wanted(headers: &HeaderMap) -> bool {
-    has_token(headers, &UPGRADE, "websocket")
+    has_token(headers, &UPGRADE, "websocket") || headers.contains_key(SEC_WEBSOCKET_KEY)
 }
 
 /// Handshake that is accepted.
@@ -97,9 +106,12 @@ impl Handshake {
     /// [`HandshakeError`] if the request breaks a rule of the handshake.
     pub fn read(request: &Request, subprotocols: &[&'static str]) -> Result<Self, HandshakeError> {
         let headers = request.headers();
+        if !headers.contains_key(UPGRADE) {
+            return Err(HandshakeError::UpgradeLost);
+        }
         let is_upgrade = request.method() == Method::GET
             && request.version() == Version::HTTP_11
-            && is_wanted(headers)
+            && has_token(headers, &UPGRADE, "websocket")
             && has_token(headers, &CONNECTION, "upgrade");
         if !is_upgrade {
             return Err(HandshakeError::NotUpgrade);
@@ -231,6 +243,14 @@ mod tests {
             request.headers_mut().append(SEC_WEBSOCKET_KEY, twice);
         });
         assert_eq!(error, HandshakeError::Key);
+    }
+
+    #[test]
+    fn key_without_upgrade_is_handshake_that_proxy_cut() {
+        let cut = request(|request| drop(request.headers_mut().remove(UPGRADE)));
+        assert!(is_wanted(cut.headers()));
+        let error = Handshake::read(&cut, &[]).unwrap_err();
+        assert_eq!((error, error.status()), (HandshakeError::UpgradeLost, StatusCode::UPGRADE_REQUIRED));
     }
 
     #[test]
