@@ -1,8 +1,8 @@
 //! [`Connections`]: the open connections of a pod, the limits on their number, and the reasons of
 //! their ends.
 //!
-//! Connections per address are limited here too, by `Count` with the numbers of [`Limits`]. A
-//! [`Guard`] counts each connection, so that no way out of a handler forgets to count it out.
+//! Connections per address are limited here too, by `Count` with the numbers of [`Limits`]. The
+//! [`Place`] of a connection counts it, so that no way out of a handler forgets to count it out.
 
 mod end;
 mod instruments;
@@ -137,6 +137,18 @@ impl Connections {
     /// # Errors
     /// [`End::Full`] or [`End::Crowded`] at a limit, [`End::Drained`] if the pod drains.
     pub fn enter(&self, transport: Transport, peer: Option<&Peer>) -> Result<Guard, End> {
+        let place = self.place(transport, peer)?;
+        let mut guard = self.reserve(transport);
+        guard.occupy(place);
+        Ok(guard)
+    }
+
+    /// Takes a place among the pod's connections, or returns the end that the connection meets at
+    /// once. `peer` is the peer of the request; without it the limit per address does not apply.
+    ///
+    /// # Errors
+    /// [`End::Full`] or [`End::Crowded`] at a limit, [`End::Drained`] if the pod drains.
+    pub fn place(&self, transport: Transport, peer: Option<&Peer>) -> Result<Place, End> {
         let labels = [KeyValue::new("transport", transport.name())];
         let entered = match self.drain.requested.is_cancelled() {
             true => Err(End::Drained),
@@ -144,21 +156,32 @@ impl Connections {
         };
         let address = entered.inspect_err(|end| self.instruments.end(&labels, end))?;
         self.instruments.connections.add(1, &labels);
-        Ok(Guard {
-            count: self.count.clone(),
-            address,
+        Ok(Place { count: self.count.clone(), address, instruments: self.instruments.clone(), labels })
+    }
+
+    /// Creates the guard of a connection that is not counted until it [occupies](Guard::occupy) a
+    /// place.
+    #[must_use]
+    pub fn reserve(&self, transport: Transport) -> Guard {
+        Guard {
+            place: None,
             instruments: self.instruments.clone(),
             registry: self.registry.clone(),
             slot: None,
             transport,
-            labels,
             end: End::Lost,
             deliveries: AtomicU64::new(0),
             since: Instant::now(),
             drain: self.drain.clone(),
             drain_moment: rand::random(),
             _counted: self.tasks.token(),
-        })
+        }
+    }
+
+    /// Reports whether new connections are refused because the pod drains.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.drain.requested.is_cancelled()
     }
 
     /// Returns the number of open connections.
@@ -202,15 +225,29 @@ pub(super) fn expiry(time: Option<SystemTime>) -> Instant {
     Instant::now() + lifetime.unwrap_or(MAX_LIFETIME).min(MAX_LIFETIME)
 }
 
-/// Guard of one open connection, which counts until the guard is dropped.
-pub struct Guard {
+/// Place of one connection among those of the pod. Dropping it frees the place.
+pub struct Place {
     count: Arc<Count>,
     address: Option<IpAddr>,
+    instruments: Arc<Instruments>,
+    labels: [KeyValue; 1],
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.count.leave(self.address);
+        self.instruments.connections.add(-1, &self.labels);
+    }
+}
+
+/// Guard of one open connection, which ends when the guard is dropped.
+pub struct Guard {
+    /// `None`: the connection is reserved and has no client yet.
+    place: Option<Place>,
     instruments: Arc<Instruments>,
     registry: Arc<Registry>,
     slot: Option<usize>,
     transport: Transport,
-    labels: [KeyValue; 1],
     end: End,
     since: Instant,
     /// Number of deliveries written to the socket.
@@ -226,6 +263,11 @@ impl Guard {
     /// Adds the connection to the registry, with its send queue.
     pub fn attach(&mut self, send_queue: Arc<SendQueue>) {
         self.slot = Some(self.registry.insert(self.transport, send_queue));
+    }
+
+    /// Counts the connection from now on.
+    pub fn occupy(&mut self, place: Place) {
+        (self.place, self.since) = (Some(place), Instant::now());
     }
 
     /// Records why the connection ends. Without a call the reason is [`End::Lost`].
@@ -269,12 +311,11 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.count.leave(self.address);
         if let Some(slot) = self.slot {
             self.registry.remove(slot);
         }
-        self.instruments.connections.add(-1, &self.labels);
-        self.instruments.end(&self.labels, &self.end);
+        let Some(place) = &self.place else { return };
+        self.instruments.end(&place.labels, &self.end);
         let (reason, seconds) = (self.end.reason(), self.since.elapsed().as_secs_f64());
         let deliveries = *self.deliveries.get_mut();
         tracing::info!(transport = self.transport.name(), reason, seconds, deliveries, "connection ended");

@@ -265,11 +265,12 @@ async fn demo_pod_refuses_rebound_host() {
     let pod = Setup::new("pod").start().await;
     let rebound = format!("Host: rebound.example:{0}\r\nOrigin: http://rebound.example:{0}\r\n", pod.port());
     assert_eq!(status_with(&pod, &rebound).await, 403);
-    assert_eq!(status_with(&pod, "Host: rebound.example\r\n").await, 403);
+    assert_eq!(status_with(&pod, &format!("Host: rebound.example:{}\r\n", pod.port())).await, 403);
+    assert_eq!(status_with(&pod, "Host: pod.svc\r\n").await, 200, "no page reaches the pod's port by it");
     let counted = pod.metric_of("relay_refusals_total", r#"limit="host""#).await;
     assert!((counted - 2.0).abs() < 0.5, "{counted}");
     let allowed = Setup::new("pod").set("RELAY_ALLOWED_ORIGINS", "https://app.example").start().await;
-    assert_eq!(status_with(&allowed, "Host: app.example\r\n").await, 200);
+    assert_eq!(status_with(&allowed, &format!("Host: app.example:{}\r\n", allowed.port())).await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

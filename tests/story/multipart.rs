@@ -6,7 +6,10 @@
 use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};
 
-use crate::support::{BodyEnd, EVERYWHERE, PARTS, Setup, Streamed, Topic, USERS, WATCH, four_pods, post};
+use crate::{
+    sse::add_large,
+    support::{BodyEnd, EVERYWHERE, PARTS, Setup, Streamed, Topic, USERS, WATCH, four_pods, post},
+};
 
 fn name(part: &Value) -> &str {
     part["payload"]["data"]["templateAdded"]["name"].as_str().unwrap_or_else(|| panic!("{part}"))
@@ -92,12 +95,9 @@ async fn slow_client_reads_why_it_was_ended() {
     let query = "subscription { templateAdded { name shareLocationIds } }";
     let mut slow = Streamed::open(PARTS, post(&pod, "ZOLO", query)).await;
     pod.until_metric("relay_watchers", 1.0).await;
-    let mut locations: Vec<String> = (0..999).map(|n| format!("{n:-<60}")).collect();
-    locations.push("3".to_owned());
-    let locations: Vec<&str> = locations.iter().map(String::as_str).collect();
     // Far more than the sockets' buffers and the send queue hold together
-    for n in 0..300 {
-        pod.add_template("ZOWI", &format!("event-{n}"), Some(&locations)).await;
+    for _ in 0..300 {
+        add_large(&pod, 1).await;
         if pod.metric("relay_watchers").await < 0.5 {
             break;
         }
@@ -109,7 +109,7 @@ async fn slow_client_reads_why_it_was_ended() {
             assert_eq!(slow.block().await.unwrap_err(), BodyEnd::Whole);
             return;
         }
-        assert_eq!(name(&part), format!("event-{received}"));
+        assert_eq!(name(&part), "large");
         received += 1;
     }
     panic!("cut after {received} events");

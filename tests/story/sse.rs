@@ -303,13 +303,28 @@ async fn results_wait_until_client_reads() {
 }
 
 #[tokio::test]
-async fn unread_reservation_takes_place_and_ends_soon() {
+async fn unread_reservation_is_no_connection_and_ends_soon() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS", "1").start().await;
-    let token = reserve(&pod, "ZOLO").await;
-    assert_eq!(request(&pod, Method::PUT, "ZOLO").send().await.unwrap().status(), 503);
+    let put = async |user| request(&pod, Method::PUT, user).send().await.unwrap().status().as_u16();
+    let open = |token: &str| request(&pod, Method::GET, "ZOLO").header(TOKEN, token);
+    let tokens = [reserve(&pod, "ZOLO").await, reserve(&pod, "ZOLO").await];
+    assert_eq!((put("ZOLO").await, put("ZOLO").await), (201, 201));
+    assert_eq!(put("ZOLO").await, 503, "the fifth");
+    assert_eq!(put("ZEWI").await, 201, "another user's first");
+    assert!(pod.metric("relay_connections").await < 0.5);
+    assert!(pod.metric_of("relay_refusals_total", "limit=\"reservations\"").await > 0.5);
+
+    let read = Streamed::open(EVENTS, open(&tokens[0])).await;
+    assert_eq!(read.response.status(), 200);
+    assert_eq!(put("ZOLO").await, 201, "one is read");
+    pod.until_metric("relay_connections", 1.0).await;
+    let full = Streamed::open(EVENTS, open(&tokens[1])).await;
+    assert_eq!(full.response.status(), 503, "the pod has one connection");
+    drop(read);
     pod.until_metric("relay_connections", 0.0).await;
-    let late = Streamed::open(EVENTS, request(&pod, Method::GET, "ZOLO").header(TOKEN, token)).await;
-    assert_eq!(late.response.status(), 404);
+    assert_eq!(Streamed::open(EVENTS, open(&tokens[1])).await.response.status(), 200);
+    let all = Duration::from_secs(15);
+    eventually("unread ones end", all, async || (put("ZOLO").await == 201).then_some(())).await;
 }
 
 /// Returns whether the pod still holds the socket of this client.

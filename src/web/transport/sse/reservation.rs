@@ -3,8 +3,8 @@
 //!
 //! Each operation is started by a request of its own. A reservation exists on this pod only, so all
 //! its requests must reach this pod. Its token cannot be guessed. Only its viewer may run or end
-//! operations on it. It counts as a connection from the beginning, and ends soon if no reader
-//! comes.
+//! operations on it. It ends soon if no reader comes. It counts as a connection only from its
+//! reader on; until then it takes one of few places of its user.
 
 use std::{
     collections::HashMap,
@@ -29,6 +29,7 @@ use crate::{
     auth::Session,
     graphql::error::{self, Code},
     web::{
+        connection::End,
         http::{
             refusal::{Refusal, json},
             request,
@@ -50,6 +51,13 @@ pub const TOKEN_HEADER: &str = "x-graphql-event-stream-token";
 /// How long a reservation waits for its reader. Then it ends.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Reservations without a reader, for each user. A page needs one.
+const MAX_UNREAD_PER_USER: usize = 4;
+
+/// Users with such reservations, for each pod. A reservation takes about 4 KiB, so all of them take
+/// 40 MB.
+const MAX_UNREAD_USERS: usize = 2_500;
+
 /// Random bytes of a token: twice the 128 bits that cannot be guessed.
 const TOKEN_BYTES: usize = 32;
 
@@ -60,9 +68,39 @@ const MAX_WAITING_COMMANDS: usize = 4;
 /// refused with 400.
 const MAX_ID_BYTES: usize = 256;
 
-/// Reservations of one pod, by token.
+/// Reservations of one pod.
 #[derive(Default)]
-pub struct Reservations(Mutex<HashMap<Arc<str>, Reservation>>);
+pub struct Reservations(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    by_token: HashMap<Arc<str>, Reservation>,
+    /// Number of reservations without a reader, by user. A user without any has no entry.
+    unread: HashMap<Arc<str>, usize>,
+}
+
+impl State {
+    /// Adds a reservation without a reader. Returns `false` if there are as many as may be.
+    fn insert(&mut self, token: Arc<str>, reservation: Reservation) -> bool {
+        let of_user = self.unread.get(&reservation.user).copied().unwrap_or_default();
+        if of_user >= MAX_UNREAD_PER_USER || (of_user == 0 && self.unread.len() >= MAX_UNREAD_USERS) {
+            return false;
+        }
+        self.unread.insert(reservation.user.clone(), of_user + 1);
+        self.by_token.insert(token, reservation);
+        true
+    }
+
+    /// Counts a reservation of this user as read, or as ended.
+    fn on_read(&mut self, user: &Arc<str>) {
+        if let Some(unread) = self.unread.get_mut(user) {
+            *unread -= 1;
+            if *unread == 0 {
+                self.unread.remove(user);
+            }
+        }
+    }
+}
 
 struct Reservation {
     user: Arc<str>,
@@ -79,29 +117,45 @@ struct ReservationGuard {
 
 impl Drop for ReservationGuard {
     fn drop(&mut self) {
-        self.reservations.lock().remove(&self.token);
+        let mut state = self.reservations.lock();
+        if let Some(Reservation { user, handoff: Some(_), .. }) = state.by_token.remove(&self.token) {
+            state.on_read(&user);
+        }
     }
 }
 
 impl Reservations {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Reservation>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         crate::lock::lock(&self.0)
     }
 
     /// Returns the channel to the connection, if the reservation is the viewer's.
     fn find(&self, token: &str, session: &Session) -> Option<mpsc::Sender<Command>> {
-        let reservations = self.lock();
-        let reservation = reservations.get(token)?;
+        let state = self.lock();
+        let reservation = state.by_token.get(token)?;
         (reservation.user == session.viewer.user).then(|| reservation.commands.clone())
     }
 
-    /// Returns the handoff for the first reader; the inner `None` is for later ones. A reader
-    /// without `Authorization` is the viewer's `EventSource`, which cannot send the header.
-    fn take(&self, token: &str, session: Option<&Session>) -> Option<Option<HandoffRequest>> {
-        let mut reservations = self.lock();
-        let reservation = reservations.get_mut(token)?;
-        let is_owner = session.is_none_or(|session| reservation.user == session.viewer.user);
-        is_owner.then(|| reservation.handoff.take())
+    /// Returns the handoff and the channel for the first reader; the inner `None` is for later
+    /// ones. A reader without `Authorization` is the viewer's `EventSource`, which cannot send the
+    /// header.
+    fn take(
+        &self,
+        token: &str,
+        session: Option<&Session>,
+    ) -> Option<Option<(HandoffRequest, mpsc::Sender<Command>)>> {
+        let mut state = self.lock();
+        let reservation = state.by_token.get_mut(token)?;
+        if session.is_some_and(|session| reservation.user != session.viewer.user) {
+            return None;
+        }
+        let commands = reservation.commands.clone();
+        let handoff = reservation.handoff.take().map(|handoff| (handoff, commands));
+        if handoff.is_some() {
+            let user = reservation.user.clone();
+            state.on_read(&user);
+        }
+        Some(handoff)
     }
 }
 
@@ -119,15 +173,22 @@ pub(in crate::web) async fn reserve(
     request: Request,
 ) -> Result<Response, Refusal> {
     let session = app.authenticate(request.headers()).await?;
-    let guard = app.connections.enter(EVENTS.transport(), Peer::of(request.extensions()));
-    let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
+    if app.connections.is_draining() {
+        return Err(Refusal::unavailable(&End::Drained));
+    }
     let token: Arc<str> = URL_SAFE_NO_PAD.encode(rand::random::<[u8; TOKEN_BYTES]>()).into();
     let (commands, receiver) = mpsc::channel(MAX_WAITING_COMMANDS);
     let (handoff, socket) = HandoffRequest::new();
     let end_guard = ReservationGuard { reservations: reservations.clone(), token: token.clone() };
     let user = session.viewer.user.clone();
     let reservation = Reservation { user, commands, handoff: Some(handoff) };
-    reservations.lock().insert(token.clone(), reservation);
+    if !reservations.lock().insert(token.clone(), reservation) {
+        app.connections.refuse("reservations");
+        return Err(Refusal::busy(
+            "there are as many unread streams as may be; read one, or try again later",
+        ));
+    }
+    let guard = app.connections.reserve(EVENTS.transport());
     Stream::new(app, guard, EVENTS, &session)
         .reserve(receiver, READER_TIMEOUT, Box::new(end_guard))
         .spawn(socket);
@@ -147,10 +208,13 @@ pub(in crate::web) async fn read(
         true => Some(app.authenticate(headers).await?),
         false => None,
     };
-    let handoff = reservations.take(token, session.as_ref()).ok_or_else(unknown)?;
-    let handoff = handoff.ok_or_else(|| {
+    let place = app.connections.place(EVENTS.transport(), Peer::of(request.extensions()));
+    let place = place.map_err(|end| Refusal::unavailable(&end))?;
+    let taken = reservations.take(token, session.as_ref()).ok_or_else(unknown)?;
+    let (handoff, commands) = taken.ok_or_else(|| {
         Refusal::new(StatusCode::CONFLICT, Code::BadRequest, "the stream is being read already")
     })?;
+    commands.send(Command::Read(place)).await.map_err(|_| unknown())?;
     Ok(response::respond(EVENTS, handoff))
 }
 

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use async_graphql::Response as GraphQLResponse;
 use tokio::sync::oneshot;
 
-use crate::web::operations;
+use crate::web::{connection::Place, operations};
 
 /// Command of a request to a shared stream.
 pub(in crate::web) enum Command {
+    /// The stream has a reader, with this place among the connections.
+    Read(Place),
     /// Start of this operation.
     Start(Box<Start>),
     /// End of this operation, if it runs.

@@ -53,7 +53,7 @@ const CUT_DELAY: Duration = Duration::from_millis(100);
 /// Stream of one connection.
 pub(in crate::web) struct Stream {
     pub(super) app: Arc<AppState>,
-    guard: Guard,
+    pub(super) guard: Guard,
     pub(super) format: &'static dyn Format,
     pub(super) send_queue: Arc<SendQueue>,
     pub(super) running: Running<Label>,
