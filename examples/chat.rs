@@ -153,5 +153,6 @@ async fn main() -> anyhow::Result<()> {
     let pod = start("chat", 3000, &topic).await?;
     signals.next().await;
     pod.drain().await;
+    telemetry::flush_log();
     Ok(())
 }

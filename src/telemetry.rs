@@ -27,7 +27,11 @@ use tracing_subscriber::{
 #[doc(hidden)]
 pub use self::metrics::{LATENCY_BUCKETS, Metrics, PROMETHEUS_TEXT, Refusals, counter, counter_by};
 #[doc(inline)]
-pub use self::{export::TelemetryError, logs::LogFormat, traces::Traces};
+pub use self::{
+    export::TelemetryError,
+    logs::{LogFormat, flush as flush_log},
+    traces::Traces,
+};
 
 /// Settings of logs and traces.
 #[derive(Clone, Debug, Default)]
@@ -45,13 +49,13 @@ pub struct Settings {
 }
 
 /// Sends log lines to standard error and spans to the collector, for the rest of the process. Must
-/// be called inside a runtime.
+/// be called inside a runtime. A thread writes the lines; [`flush_log`] waits for the last of them.
 ///
 /// # Errors
 /// If the filter does not parse, if an exporter cannot be built, or on a second call.
 pub fn init(settings: &Settings) -> Result<Traces, TelemetryError> {
     let filter = EnvFilter::try_new(&settings.log)?;
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines = fmt::layer().with_writer(logs::writer()).with_ansi(io::stderr().is_terminal());
     let lines = match settings.log_format {
         LogFormat::Text => lines.with_target(false).with_filter(filter).boxed(),
         LogFormat::Json => {

@@ -3,25 +3,75 @@
 //! The names of the fields are those of
 //! <https://cloud.google.com/logging/docs/agent/logging/configuration#special-fields>. With them
 //! Cloud Logging shows the severity of a line, and shows the line with its trace. A line must never
-//! span two lines of output.
+//! span two lines of output, and writing one must never block a task.
 
 use std::{
     fmt::{self, Debug, Display},
-    time::SystemTime,
+    io,
+    sync::{Mutex, OnceLock, mpsc},
+    thread,
+    time::{Duration, SystemTime},
 };
 
-use opentelemetry::{Context, trace::TraceContextExt as _};
+use opentelemetry::{Context, metrics::Meter, trace::TraceContextExt as _};
 use serde_json::{Map, Value, json};
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
 };
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
     registry::LookupSpan,
 };
 
-use crate::rfc3339;
+use crate::{lock::lock, rfc3339};
+
+/// Lines that may wait until standard error takes them: about 4 MB. Further ones are dropped and
+/// counted.
+const MAX_WAITING_LINES: usize = 16_384;
+
+/// How long the end of a process waits until the last lines are written.
+const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Count of dropped lines; unset before [`writer`].
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Guard of the thread that writes log lines, until [`flush`] takes it.
+static WRITER: Mutex<Option<WorkerGuard>> = Mutex::new(None);
+
+/// Starts the thread that writes log lines to standard error. Returns what hands them to it.
+pub(super) fn writer() -> NonBlocking {
+    let writer = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES).thread_name("log");
+    let (writer, guard) = writer.finish(io::stderr());
+    DROPPED.get_or_init(|| writer.error_counter());
+    *lock(&WRITER) = Some(guard);
+    writer
+}
+
+/// Writes the log lines that wait, within two seconds. Later lines are lost: call it right before
+/// the process ends.
+pub fn flush() {
+    let guard = lock(&WRITER).take();
+    let (sender, flushed) = mpsc::channel::<()>();
+    // On a thread, since the guard complains on standard output, which may be the full pipe.
+    thread::spawn(move || {
+        drop(guard);
+        drop(sender);
+    });
+    let _ = flushed.recv_timeout(LAST_LINES_TIMEOUT);
+}
+
+/// Registers the metric of dropped lines.
+pub(super) fn observe(meter: &Meter) {
+    meter
+        .u64_observable_counter("relay.log.dropped")
+        .with_description("Log lines of this process that standard error did not take in time.")
+        .with_callback(|counter| {
+            counter.observe(DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64), &[]);
+        })
+        .build();
+}
 
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use super::{
     export::{Flushed, SERVICE, TelemetryError, flush_apart, resource},
-    process,
+    logs, process,
 };
 
 /// Media type of [`Metrics::text`].
@@ -97,6 +97,7 @@ impl Metrics {
         }
         let metrics = Self { provider: provider.build(), registry };
         process::observe(&metrics.meter());
+        logs::observe(&metrics.meter());
         Ok(metrics)
     }
 

@@ -5,6 +5,7 @@
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
+use tokio::net::TcpStream;
 
 use crate::support::{
     Dialect, EVENTS, PATIENCE, Relay, Setup, Streamed, Topic, USERS, eventually, post, request, watchers_on,
@@ -91,4 +92,25 @@ async fn log_has_no_payload_token_or_client_address() {
             assert!(ends.iter().all(|line| line["seconds"].is_f64()), "{ends:?}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unread_log_stops_nothing() {
+    let setup = Setup::new("pod").set("RELAY_LOG", "trace").set("RELAY_DRAIN_DELAY", "0s");
+    let (mut pod, unread) = setup.set("RELAY_DRAIN_SPREAD", "0s").start_with_unread_log().await;
+    let mut watching = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;
+    // Far beyond what the pipe and the waiting lines hold together
+    eventually("lines are dropped", 2 * PATIENCE, async || {
+        // Two lines each
+        for _ in 0..2_000 {
+            drop(TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap());
+        }
+        (pod.metric("relay_log_dropped_total").await > 100.0).then_some(())
+    })
+    .await;
+    pod.add_template("ZOWI", "undisturbed", Some(&["3"])).await;
+    assert_eq!(watching[0].next().await, "undisturbed");
+    pod.signal("TERM");
+    assert_eq!(pod.ended().await.code(), Some(0));
+    drop(unread);
 }

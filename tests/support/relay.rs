@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write as _},
+    io::{self, Read, Write as _},
     net::TcpListener,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
@@ -89,6 +89,16 @@ impl Setup {
         drain(child.stdout.take().unwrap(), Arc::clone(&log));
         drain(child.stderr.take().unwrap(), Arc::clone(&log));
         Relay { http: Http::new(self.port), name: self.name, child, log }
+    }
+
+    /// Starts the process with a log that nothing reads while the returned pipe is open, and waits
+    /// until it is ready.
+    pub(crate) async fn start_with_unread_log(self) -> (Relay, io::PipeReader) {
+        let (reader, writer) = io::pipe().unwrap();
+        let child = self.command().stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
+        let mut relay = Relay { http: Http::new(self.port), name: self.name, child, log: Arc::default() };
+        relay.until_ready(PATIENCE).await;
+        (relay, reader)
     }
 
     /// Runs the process until it ends by itself, within [`PATIENCE`].

@@ -82,6 +82,7 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
         None => runtime.block_on(serve(settings, domains)),
         Some(parts) => runtime.block_on(run_cluster(&settings, domains, parts)),
     };
+    telemetry::flush_log();
     Ok(match drained? {
         Drained::Cleanly => ExitCode::SUCCESS,
         Drained::CutOff => ExitCode::FAILURE,
