@@ -4,6 +4,25 @@
 //! and runs its rules. No file of this folder may hold code of a team, or name a broker or a
 //! transport.
 
-mod claims;
+pub mod arguments;
+pub mod audience_rule;
+pub mod claims;
+pub mod constraint;
+pub mod definitions;
+pub mod directives;
+pub mod event_types;
 pub mod expansion;
+pub mod filter;
+pub mod foreign;
+pub mod interest;
+pub mod interfaces;
+pub mod key_rule;
+pub mod mutation_rule;
+pub mod problem;
+pub mod query_rule;
+pub mod rules;
+pub mod sdl;
+pub mod state;
+pub mod subscription_rule;
 pub mod template;
+pub mod types;
