@@ -96,8 +96,23 @@ impl<S> Template<S> {
     where
         S: PartialEq,
     {
-        let mut expansion = Expansion { root, taken: Vec::new(), text: String::new(), visits: 0, keys };
-        expansion.pieces(self.pieces())
+        Expansion::new(root, true, keys).pieces(self.pieces())
+    }
+
+    /// Adds the texts of a document to `texts`, with values as they are. They must never be used as
+    /// keys.
+    ///
+    /// # Errors
+    /// As [`Self::expand`].
+    pub fn texts<'a, D: Document<'a, Step = S>>(
+        &self,
+        root: impl Fn(Root) -> Option<D>,
+        texts: &mut Keys,
+    ) -> Result<(), Excess>
+    where
+        S: PartialEq,
+    {
+        Expansion::new(root, false, texts).pieces(self.pieces())
     }
 }
 
@@ -107,6 +122,9 @@ struct Expansion<'t, S, F> {
     /// Lists that the path so far went through, with the place of the element that was taken.
     taken: Vec<(List<'t, S>, usize)>,
     text: String,
+    /// Number of values that were left out of `text`, since it would exceed the longest key.
+    left_out: usize,
+    escapes: bool,
     visits: usize,
     keys: &'t mut Keys,
 }
@@ -128,8 +146,14 @@ where
     D: Document<'a, Step = S>,
     F: Fn(Root) -> Option<D>,
 {
+    const fn new(root: F, escapes: bool, keys: &'t mut Keys) -> Self {
+        Self { root, taken: Vec::new(), text: String::new(), left_out: 0, escapes, visits: 0, keys }
+    }
+
     fn pieces(&mut self, pieces: &'t [Piece<S>]) -> Result<(), Excess> {
-        let Some((piece, rest)) = pieces.split_first() else { return self.keys.insert(&self.text) };
+        let Some((piece, rest)) = pieces.split_first() else {
+            return if self.left_out > 0 { Err(Excess::Bytes) } else { self.keys.insert(&self.text) };
+        };
         let length = self.text.len();
         match piece {
             Piece::Text(text) => {
@@ -171,11 +195,27 @@ where
                 self.walk(field, &Walk { done: done + 1, depth: 0, ..*walk }, rest)?;
             }
         } else if let Some(text) = node.text() {
-            let length = self.text.len();
-            escape(&text, &mut self.text);
-            self.pieces(rest)?;
-            self.text.truncate(length);
+            self.value(&text, rest)?;
         }
+        Ok(())
+    }
+
+    fn value(&mut self, value: &str, rest: &'t [Piece<S>]) -> Result<(), Excess> {
+        // A long value must not be copied for each element of a list.
+        if self.text.len() + value.len() > MAX_KEY_BYTES {
+            self.left_out += 1;
+            self.pieces(rest)?;
+            self.left_out -= 1;
+            return Ok(());
+        }
+        let length = self.text.len();
+        if self.escapes {
+            escape(value, &mut self.text);
+        } else {
+            self.text.push_str(value);
+        }
+        self.pieces(rest)?;
+        self.text.truncate(length);
         Ok(())
     }
 }

@@ -14,6 +14,9 @@ use super::{
 /// Most templates of one field.
 pub const MAX_TEMPLATES: usize = 16;
 
+/// Key that every viewer listens to. No template gives it: a key has no `%` but in escapes.
+pub const EVERYONE: &str = "%everyone";
+
 /// Key template of the file, with its place.
 #[derive(Clone, Debug)]
 pub struct KeyRule {

@@ -91,6 +91,8 @@ fn keys_are_bounded() {
     assert_eq!(expand("{a}", &json!({"a": "x".repeat(512)}), 1).unwrap().len(), 1);
     assert_eq!(expand("{a}", &json!({"a": "x".repeat(513)}), 1), Err(Excess::Bytes));
     assert_eq!(expand("{a}", &json!({"a": "/".repeat(171)}), 1), Err(Excess::Bytes));
+    let dead = json!({"a": "x".repeat(600), "b": null});
+    assert!(expand("{a}/{b}", &dead, 1).unwrap().is_empty(), "a key that does not come about is not long");
 }
 
 /// Ids made of separators, escapes and braces.
