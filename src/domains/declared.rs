@@ -11,6 +11,7 @@ pub mod constraint;
 pub mod definitions;
 pub mod directives;
 pub mod directory;
+pub mod domain;
 pub mod event_types;
 pub mod expansion;
 pub mod filter;
@@ -31,3 +32,5 @@ pub mod subscription_rule;
 pub mod template;
 pub mod types;
 pub mod viewers;
+
+pub use self::domain::Declared;
