@@ -8,6 +8,7 @@ pub mod document;
 pub mod error;
 pub mod event_publisher;
 mod operation;
+pub mod plan;
 pub mod subscription;
 mod viewer;
 
@@ -19,13 +20,17 @@ use opentelemetry::context::FutureExt as _;
 use tracing::Instrument as _;
 
 pub use self::{
-    api::{Api, build},
+    api::{Api, build, build_planned},
     document::Prepared,
     error::Error,
     event_publisher::EventPublisher,
     viewer::viewer,
 };
-use self::{document::Documents, error::Code, operation::Operations};
+use self::{
+    document::Documents,
+    error::Code,
+    operation::{Operations, Subscribed},
+};
 use crate::{
     audience::Viewer,
     hub::{Hub, Replay, SendQueue, Watch, Watching},
@@ -116,9 +121,9 @@ impl Engine {
             Some(Ok(cursor)) => Some(cursor),
             Some(Err(bad)) => return Err(Error::new(Code::BadCursor, bad.to_string()).response().into()),
         };
-        let operation = self.operations.get_or_create(prepared).await;
-        let operation = operation.inspect_err(|refusal| self.count(refusal))?;
-        let watch = Watch { id, field: operation.field().clone(), viewer, operation, send_queue };
+        let subscribed = self.operations.subscribe(prepared).await;
+        let Subscribed { field, operation } = subscribed.inspect_err(|refusal| self.count(refusal))?;
+        let watch = Watch { id, field, viewer, operation, send_queue };
         Ok(match after {
             None => Watched::Live(self.hub.watch(watch)),
             Some(after) => Watched::Behind(Box::new(self.hub.resume(watch, after))),

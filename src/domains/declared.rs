@@ -4,6 +4,7 @@
 //! and runs its rules. No file of this folder may hold code of a team, or name a broker or a
 //! transport.
 
+pub mod api;
 pub mod arguments;
 pub mod audience_rule;
 pub mod claims;
@@ -22,10 +23,12 @@ pub mod json;
 pub mod key_rule;
 pub mod mutation_rule;
 pub mod payload;
+pub mod plan;
 pub mod problem;
 pub mod query_rule;
 pub mod reader;
 pub mod rules;
+pub mod schema;
 pub mod sdl;
 pub mod state;
 pub mod subscription_rule;
@@ -33,4 +36,4 @@ pub mod template;
 pub mod types;
 pub mod viewers;
 
-pub use self::domain::Declared;
+pub use self::{api::api, domain::Declared};

@@ -25,6 +25,8 @@ use super::{
 /// Rules of a file.
 #[derive(Debug)]
 pub struct Rules {
+    /// Definitions of the file.
+    pub file: File,
     /// Types of the file.
     pub types: Types,
     /// Table of viewers. `None`: a viewer is its claims.
@@ -81,7 +83,7 @@ impl Rules {
         }
         let events = events(&event_types, &subscriptions);
         let viewer = interest::viewer(&file);
-        problems.none(Self { types, viewer, interests, states, subscriptions, events })
+        problems.none(Self { file, types, viewer, interests, states, subscriptions, events })
     }
 }
 
