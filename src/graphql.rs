@@ -121,8 +121,9 @@ impl Engine {
             Some(Ok(cursor)) => Some(cursor),
             Some(Err(bad)) => return Err(Error::new(Code::BadCursor, bad.to_string()).response().into()),
         };
-        let subscribed = self.operations.subscribe(prepared).await;
-        let Subscribed { field, operation } = subscribed.inspect_err(|refusal| self.count(refusal))?;
+        let subscribed = self.operations.subscribe(prepared, viewer).await;
+        let Subscribed { field, operation, viewer } =
+            subscribed.inspect_err(|refusal| self.count(refusal))?;
         let watch = Watch { id, field, viewer, operation, send_queue };
         Ok(match after {
             None => Watched::Live(self.hub.watch(watch)),

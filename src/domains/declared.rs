@@ -4,10 +4,13 @@
 //! and runs its rules. No file of this folder may hold code of a team, or name a broker or a
 //! transport.
 
+pub mod allow;
 pub mod api;
 pub mod arguments;
 pub mod audience_rule;
+pub mod cells;
 pub mod claims;
+pub mod comparison;
 pub mod constraint;
 pub mod definitions;
 pub mod directives;
@@ -27,9 +30,11 @@ pub mod plan;
 pub mod problem;
 pub mod query_rule;
 pub mod reader;
+pub mod root_arguments;
 pub mod rules;
 pub mod schema;
 pub mod sdl;
+pub mod selection;
 pub mod state;
 pub mod subscription_rule;
 pub mod template;

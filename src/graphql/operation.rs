@@ -27,10 +27,11 @@ use super::{
     api::Api,
     document::Prepared,
     error::{Code, Error, internal, publicly, refuse},
-    plan::{Plans, Subscription},
+    plan::{Compiled, Plans, Subscription},
     subscription::{Results, Source},
 };
 use crate::{
+    audience::Viewer,
     event::Payload,
     hub::{Relayed, Render},
     lock::lock,
@@ -65,6 +66,8 @@ pub(super) struct Subscribed {
     pub(super) field: Arc<str>,
     /// Renderer of its results.
     pub(super) operation: Arc<dyn Render>,
+    /// Viewer whose interests decide which events it receives.
+    pub(super) viewer: Arc<Viewer>,
 }
 
 /// Running operations. Each stays until its last `Arc` is dropped.
@@ -99,15 +102,24 @@ impl Operations {
     ///
     /// # Errors
     /// A response that refuses the request, as of [`Self::get_or_create`].
-    pub(super) async fn subscribe(&self, prepared: Prepared) -> Result<Subscribed, Box<Response>> {
+    pub(super) async fn subscribe(
+        &self,
+        prepared: Prepared,
+        viewer: Arc<Viewer>,
+    ) -> Result<Subscribed, Box<Response>> {
         let Some(plans) = self.api.plans() else {
             let operation = self.get_or_create(prepared).await?;
-            return Ok(Subscribed { field: operation.field().clone(), operation });
+            return Ok(Subscribed { field: operation.field().clone(), operation, viewer });
         };
-        self.plan(plans, prepared).await
+        self.plan(plans, prepared, viewer).await
     }
 
-    async fn plan(&self, plans: &dyn Plans, prepared: Prepared) -> Result<Subscribed, Box<Response>> {
+    async fn plan(
+        &self,
+        plans: &dyn Plans,
+        prepared: Prepared,
+        viewer: Arc<Viewer>,
+    ) -> Result<Subscribed, Box<Response>> {
         let Some((field, defaults)) = prepared.root() else { return Err(internal().into()) };
         let field = field.clone();
         let mut variables = Variables::default();
@@ -123,9 +135,15 @@ impl Operations {
         if let Some(refusal) = execution.next().await {
             return Err(publicly(refusal).into());
         }
-        let subscription = Subscription { document: &document, field: &field, variables: &variables };
-        let plan = plans.plan(&subscription).map_err(Error::response)?;
-        Ok(Subscribed { field: name.into(), operation: self.planned.get_or_create(&response_key, plan)? })
+        let subscription =
+            Subscription { document: &document, field: &field, variables: &variables, viewer: &viewer };
+        let Compiled { plan, interests } = plans.plan(&subscription).map_err(Error::response)?;
+        let viewer = match interests {
+            Some(interests) => Arc::new(Viewer { user: viewer.user.clone(), interests }),
+            None => viewer,
+        };
+        let operation = self.planned.get_or_create(&response_key, plan)?;
+        Ok(Subscribed { field: name.into(), operation, viewer })
     }
 
     /// Returns the operation of this request. Requests for the same subscription share one.

@@ -11,7 +11,10 @@ use async_graphql::{
 };
 
 use super::error::Error;
-use crate::event::Payload;
+use crate::{
+    audience::{Interests, Viewer},
+    event::Payload,
+};
 
 /// Subscription that the schema has validated.
 pub struct Subscription<'a> {
@@ -21,12 +24,22 @@ pub struct Subscription<'a> {
     pub field: &'a Field,
     /// Variables, with the defaults of the operation.
     pub variables: &'a Variables,
+    /// Viewer who subscribes.
+    pub viewer: &'a Viewer,
+}
+
+/// Compiled subscription.
+pub struct Compiled {
+    /// Plan of its results. It does not depend on the viewer.
+    pub plan: Arc<dyn Plan>,
+    /// Keys that decide which events the watcher receives. `None`: the viewer's interests.
+    pub interests: Option<Interests>,
 }
 
 /// What a selection copies from payloads.
 pub trait Plan: Send + Sync + 'static {
     /// Appends the JSON of the root field's value. Returns `false`, and appends nothing, if the
-    /// payload is of another type.
+    /// payload is of another type, or if the arguments leave it out.
     fn copy(&self, payload: &Payload, into: &mut String) -> bool;
 }
 
@@ -35,6 +48,6 @@ pub trait Plans: Send + Sync + 'static {
     /// Returns the plan of a subscription. Subscriptions that copy the same share one plan.
     ///
     /// # Errors
-    /// What is wrong with the variables, which no validation looks at.
-    fn plan(&self, subscription: &Subscription<'_>) -> Result<Arc<dyn Plan>, Error>;
+    /// What is wrong with the arguments, or `FORBIDDEN`.
+    fn plan(&self, subscription: &Subscription<'_>) -> Result<Compiled, Error>;
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    cells,
     directory::Directory,
     expansion::{Excess, Keys},
     key_rule::EVERYONE,
@@ -41,14 +42,16 @@ impl Declared {
     fn audience(&self, field: &SubscriptionRule, payload: &Payload) -> Result<Audience, Excess> {
         let author = payload.envelope.author.clone();
         let except = author.filter(|_| field.audience.excludes_author);
-        if field.audience.is_everyone {
-            return Ok(Audience::new([EVERYONE.into()], except));
-        }
-        let mut keys = Keys::new(MAX_KEYS);
-        for template in field.keys.get(&payload.data.of).into_iter().flatten() {
-            template.expand(|root| node(payload, root), &mut keys)?;
-        }
-        Ok(Audience::new(keys.into_keys(), except))
+        let keys = if field.audience.is_everyone {
+            vec![EVERYONE.into()]
+        } else {
+            let mut keys = Keys::new(MAX_KEYS);
+            for template in field.keys.get(&payload.data.of).into_iter().flatten() {
+                template.expand(|root| node(payload, root), &mut keys)?;
+            }
+            keys.into_keys().collect()
+        };
+        Ok(Audience::new(cells::lookups(&field.filters, &payload.data, keys)?, except))
     }
 }
 

@@ -23,7 +23,7 @@ pub const MAX_INDEXED: usize = 3;
 pub const MAX_RESIDUAL: usize = 8;
 
 /// Comparison of an argument with a field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
     /// Equality, or membership in a list.
     Equals,

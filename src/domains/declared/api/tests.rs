@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use async_graphql::{Request, Variables};
 use async_trait::async_trait;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -162,6 +163,160 @@ async fn misfit_subscriptions_are_refused() {
     ] {
         let refused = pod.watch("c", document, variables).await.err().unwrap();
         assert_eq!(refused["extensions"]["code"], code, "{document}: {refused}");
+    }
+}
+
+/// Returns the variables of a document whose watcher receives an event; those that are refused with
+/// this code are left out.
+async fn received(pod: &Pod, document: &str, variables: &[Value], data: &Value) -> Vec<usize> {
+    let mut received = Vec::new();
+    for (number, variables) in variables.iter().enumerate() {
+        let watched = pod.watch("c", document, variables.clone()).await.unwrap();
+        if !pod.dispatch("order.placed.v1", data).await.is_empty() {
+            received.push(number);
+        }
+        drop(watched);
+    }
+    received
+}
+
+#[tokio::test]
+async fn equality_and_membership_narrow() {
+    let pod = Pod::new(ORDERS);
+    let document = "subscription ($id: ID, $status: [OrderStatus!]) {
+        orderUpdated(id: $id, status: $status) { id } }";
+    let variables = [
+        json!({}),
+        json!({"id": "7"}),
+        json!({"id": 7}),
+        json!({"id": "8"}),
+        json!({"id": ""}),
+        json!({"id": null, "status": null}),
+        json!({"status": ["PAID", "SHIPPED"]}),
+        json!({"status": "PAID"}),
+        json!({"status": []}),
+        json!({"id": "7", "status": ["PLACED"]}),
+        json!({"id": "7", "status": ["PLACED", "PAID"]}),
+        json!({"id": "7|user:x"}),
+    ];
+    assert_eq!(received(&pod, document, &variables, &order("c")).await, [0, 1, 2, 5, 6, 7, 10]);
+    assert!(received(&pod, document, &variables, &order("other")).await.is_empty(), "no filter widens");
+    let literal = "subscription { orderUpdated(id: 7, status: PAID, minTotal: 9) { id } }";
+    assert_eq!(received(&pod, literal, &[json!({})], &order("c")).await, [0]);
+}
+
+#[tokio::test]
+async fn ordered_arguments_compare() {
+    let file = r#"type Line { price: Float } type Order { id: ID! count: Int at: String lines: [Line!] }
+        type Subscription { orderUpdated(above: Int @filter(field: "count", op: ABOVE)
+            below: Int = 10 @filter(field: "count", op: BELOW), atMost: Float @filter(field: "lines.price", op: AT_MOST)
+            since: String @filter(field: "at", op: AT_LEAST)): Order
+            @event(type: "order.placed.v1") @audience(everyone: true) }"#;
+    let pod = Pod::new(file);
+    let document = "subscription ($above: Int, $below: Int, $atMost: Float, $since: String) {
+        orderUpdated(above: $above, below: $below, atMost: $atMost, since: $since) { id } }";
+    let variables = [
+        json!({}),
+        json!({"above": 5}),
+        json!({"above": 6}),
+        json!({"below": 6}),
+        json!({"below": 7}),
+        json!({"below": null, "above": null}),
+        json!({"atMost": 1.5}),
+        json!({"atMost": 1.25}),
+        json!({"since": "2026-01-02"}),
+        json!({"since": "2026-01-03"}),
+        json!({"above": 5, "below": 7, "atMost": 3, "since": "2"}),
+    ];
+    let data = json!({"id": 1, "count": 6, "at": "2026-01-02T", "lines": [{"price": 2.5}, {"price": 1.5}]});
+    assert_eq!(received(&pod, document, &variables, &data).await, [0, 1, 4, 5, 6, 8, 10]);
+    let large = json!({"id": 1, "count": 60});
+    assert_eq!(
+        received(&pod, document, &variables, &large).await,
+        [5],
+        "a default holds for absent arguments"
+    );
+    let none = json!({"id": 1});
+    assert_eq!(received(&pod, document, &variables, &none).await, [5], "null never passes");
+}
+
+#[tokio::test]
+async fn arguments_are_bounded() {
+    let pod = Pod::new(ORDERS);
+    let document = "subscription ($id: ID, $status: [OrderStatus!]) {
+        orderUpdated(id: $id, status: $status) { id } }";
+    for (variables, part) in [
+        (json!({"status": vec!["PAID"; 101]}), "`status` has more than 100 values"),
+        (json!({"id": "x".repeat(513)}), "`id` has a value of more than 512 bytes"),
+    ] {
+        let refused = pod.watch("c", document, variables).await.err().unwrap();
+        assert_eq!(refused["extensions"]["code"], "BAD_USER_INPUT");
+        assert!(refused["message"].as_str().unwrap().contains(part), "{refused}");
+    }
+    let roles: Vec<_> = (0..999).map(|role| format!("r{role}")).collect();
+    let token = json!({"sub": "c", "roles": roles}).to_string();
+    assert!(pod.watch(&token, document, json!({"id": "7"})).await.is_ok());
+    let refused = pod.watch(&token, document, json!({"status": ["PAID", "PLACED"]})).await.err().unwrap();
+    assert!(refused["message"].as_str().unwrap().contains("more than 1000 keys"), "{refused}");
+}
+
+#[tokio::test]
+async fn allow_needs_every_key() {
+    let file = r#"extend schema @interest(key: "room:{rooms}") @interest(key: "user:{sub}")
+        type Message { id: ID! room: ID! }
+        type Subscription { posted(room: ID @filter, rooms: [ID!]): Message
+            @event(type: "posted") @audience(keys: ["room:{room}"])
+            @allow(key: "room:{rooms}") @allow(key: "user:{$viewer.id}") }"#;
+    let pod = Pod::new(file);
+    let document = "subscription ($rooms: [ID!]) { posted(rooms: $rooms) { id } }";
+    let token = r#"{"sub":"ann","rooms":["a","b"]}"#;
+    for (rooms, is_allowed) in [
+        (json!(["a"]), true),
+        (json!(["a", "b"]), true),
+        (json!(["a", "c"]), false),
+        (json!([]), false),
+        (json!(null), false),
+        (json!(["a/b"]), false),
+    ] {
+        let watched = pod.watch(token, document, json!({"rooms": rooms})).await;
+        assert_eq!(watched.is_ok(), is_allowed, "{rooms}");
+        if let Err(error) = watched {
+            assert_eq!(error["extensions"]["code"], "FORBIDDEN");
+        }
+    }
+}
+
+/// Watchers that each have another id share one operation, whatever their number.
+#[tokio::test]
+async fn many_ids_share_one_operation() {
+    let pod = Pod::new(ORDERS);
+    let document = "subscription ($id: ID) { orderUpdated(id: $id) { id total } }";
+    let mut held = Vec::new();
+    for number in 0..12_000 {
+        held.push(pod.watch("c", document, json!({"id": number})).await.unwrap());
+    }
+    assert_eq!((pod.hub.watchers(), pod.hub.keys()), (12_000, 12_000));
+    let results = pod.dispatch("order.placed.v1", &order("c")).await;
+    assert_eq!(results.len(), 1);
+    assert_eq!(results[0]["data"]["orderUpdated"], json!({"id": "7", "total": 9.5}));
+}
+
+proptest! {
+    #[test]
+    fn filter_never_widens(
+        id in "[/:|%2Fu=]{0,3}", other in "[/:|%2Fu=]{0,3}", customer in "[/:|%2Fu=]{1,3}", viewer in "[/:|%2Fu=]{1,3}",
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let pod = Pod::new(ORDERS);
+        let data = json!({"id": id, "customer": {"id": customer}, "status": "PAID", "total": 1, "items": []});
+        let token = json!({"sub": viewer}).to_string();
+        let document = "subscription ($id: ID) { orderUpdated(id: $id) { id } }";
+        let receives = |variables: Value| runtime.block_on(async {
+            let _watched = pod.watch(&token, document, variables).await.unwrap();
+            !pod.dispatch("order.placed.v1", &data).await.is_empty()
+        });
+        prop_assert_eq!(receives(json!({})), customer == viewer);
+        prop_assert_eq!(receives(json!({"id": other})), customer == viewer && id == other);
     }
 }
 

@@ -1,14 +1,23 @@
 //! Tests of plans: the same data as the executor's, and sharing.
 
-use async_graphql::{Request, Variables, parser::parse_query};
+use async_graphql::{
+    Request, Variables,
+    parser::{parse_query, types::Selection},
+};
 use futures_util::StreamExt as _;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::{
+    audience::{Interests, Viewer},
     domain::Domain as _,
-    domains::declared::{Declared, directory::Directory, schema::schema},
+    domains::declared::{
+        Declared,
+        directory::Directory,
+        schema::schema,
+        types::{Kind, TypeId, Types},
+    },
     event::Event,
     graphql::{Api, build_planned, subscription::source},
 };
@@ -53,8 +62,10 @@ impl Bench {
         let (_, operation) = parsed.operations.iter().next().unwrap();
         let Selection::Field(field) = &operation.node.selection_set.node.items[0].node else { panic!() };
         let variables = Variables::from_json(variables.clone());
-        let subscription = Subscription { document: &parsed, field: &field.node, variables: &variables };
-        self.plans.plan(&subscription)
+        let viewer = Viewer { user: "ann".into(), interests: Interests::default() };
+        let subscription =
+            Subscription { document: &parsed, field: &field.node, variables: &variables, viewer: &viewer };
+        self.plans.plan(&subscription).map(|compiled| compiled.plan)
     }
 
     fn copied(&self, document: &str, variables: &Json, payload: &event::Payload) -> Json {
