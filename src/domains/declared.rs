@@ -12,6 +12,7 @@ pub mod cells;
 pub mod claims;
 pub mod comparison;
 pub mod constraint;
+pub mod costs;
 pub mod definitions;
 pub mod directives;
 pub mod directory;
@@ -41,4 +42,4 @@ pub mod template;
 pub mod types;
 pub mod viewers;
 
-pub use self::{api::api, domain::Declared};
+pub use self::{api::api, costs::costs, directives::DIRECTIVES, domain::Declared};

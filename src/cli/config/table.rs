@@ -117,11 +117,18 @@ pub(super) static JWT_AUDIENCE: Setting = Setting::new(
     "what the aud of tokens must be or hold; unset, they must have no aud",
 );
 
+pub(super) static SCHEMA: Setting = Setting::new(
+    "RELAY_SCHEMA",
+    Says("built in"),
+    Form("GraphQL file"),
+    "types and rules of the domain; the built-in one is the tutorial's",
+)
+.flag("schema");
 pub(super) static DIRECTORY: Setting = Setting::new(
     "RELAY_DIRECTORY",
     Says("built in"),
     Form("JSON file"),
-    "users and locations; the built-in ones are the tutorial's",
+    "tables that the schema names; the built-in ones are the tutorial's users and locations",
 );
 pub(super) static ALLOWED_ORIGINS: Setting = Setting::new(
     "RELAY_ALLOWED_ORIGINS",
@@ -317,6 +324,7 @@ pub static SETTINGS: &[Concern] = &[
             &JWT_ISSUER,
             &JWT_AUDIENCE,
             &ALLOWED_ORIGINS,
+            &SCHEMA,
             &DIRECTORY,
             &PAGE,
         ],

@@ -49,6 +49,9 @@ struct Shape {
     arguments: &'static [(&'static str, Kind, bool)],
 }
 
+/// Definitions of the directives, for editors and other tools.
+pub const DIRECTIVES: &str = include_str!("directives.graphql");
+
 /// Comparisons of `@filter`.
 pub const OPS: [&str; 5] = ["EQUALS", "ABOVE", "AT_LEAST", "BELOW", "AT_MOST"];
 
@@ -230,4 +233,33 @@ fn misfit(kind: Kind, value: &Value) -> Option<String> {
         }
     };
     (!fits).then(|| expected.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domains::declared::sdl::File;
+
+    #[test]
+    fn definitions_match_checks() {
+        let file = File::parse(DIRECTIVES, &mut Problems::default()).unwrap();
+        let names =
+            |shape: &Shape| shape.arguments.iter().map(|(name, ..)| (*name).to_owned()).collect::<Vec<_>>();
+        let mut known: Vec<_> = SHAPES.iter().map(|shape| (shape.name.to_owned(), names(shape))).collect();
+        let mut defined: Vec<_> = file
+            .directives
+            .iter()
+            .map(|directive| {
+                let arguments =
+                    directive.arguments.iter().map(|argument| argument.node.name.node.to_string());
+                (directive.name.node.to_string(), arguments.collect::<Vec<_>>())
+            })
+            .collect();
+        known.sort();
+        defined.sort();
+        assert_eq!(known, defined);
+        // The parser takes every directive for repeatable.
+        let repeatable = SHAPES.iter().filter(|shape| shape.is_repeatable).count();
+        assert_eq!(DIRECTIVES.matches(") repeatable on ").count(), repeatable);
+    }
 }

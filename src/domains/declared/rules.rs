@@ -17,7 +17,7 @@ use super::{
     problem::{Problem, Problems},
     query_rule,
     sdl::File,
-    state::States,
+    state::{Source, State, States},
     subscription_rule::{self, SubscriptionRule},
     types::{TypeId, Types},
 };
@@ -84,6 +84,13 @@ impl Rules {
         let events = events(&event_types, &subscriptions);
         let viewer = interest::viewer(&file);
         problems.none(Self { file, types, viewer, interests, states, subscriptions, events })
+    }
+
+    /// Returns whether the rules name a table of the directory.
+    #[must_use]
+    pub fn has_tables(&self) -> bool {
+        let is_table = |state: &State| matches!(state.source, Source::Table(_));
+        self.viewer.is_some() || self.states.by_type.values().any(is_table)
     }
 }
 
