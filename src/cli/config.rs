@@ -105,9 +105,9 @@ pub struct Questions {
     pub in_kubernetes: bool,
 }
 
-/// Reads the arguments and the environment of this process. `domain` checks the content of the files
-/// that `RELAY_SCHEMA` and `RELAY_DIRECTORY` name, since only the domain can read them. It is not
-/// called without such a file.
+/// Reads the arguments and the environment of this process. `domain` checks the content of the
+/// files that `RELAY_SCHEMA` and `RELAY_DIRECTORY` name, since only the domain can read them. It is
+/// not called without such a file.
 ///
 /// # Errors
 /// [`EarlyExit`], with every problem that was found, or with the text of `--help` or `--version`.

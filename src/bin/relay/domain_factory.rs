@@ -1,6 +1,6 @@
-//! [`DomainFactory`]: the one place that names the domain. A team that writes Rust puts its own here.
+//! [`DomainFactory`]: the one place that names the domain.
 //!
-//! The rest of the program hands on what it gets from here, and must never look into it.
+//! A team that writes Rust puts its own here. The rest of the program hands on what it gets from here, and must never look into it.
 
 use std::{
     fs::File,
@@ -37,8 +37,8 @@ impl DomainFactory {
         Self::Tutorial(Directory::built_in())
     }
 
-    /// Reads the files that `RELAY_SCHEMA` and `RELAY_DIRECTORY` name, or returns everything that is
-    /// wrong with one of them.
+    /// Reads the files that `RELAY_SCHEMA` and `RELAY_DIRECTORY` name, or returns everything that
+    /// is wrong with one of them.
     pub(crate) fn load(files: &DomainFiles) -> Result<Self, BadFile> {
         let Some(path) = &files.schema else {
             let Some(directory) = &files.directory else { return Ok(Self::built_in()) };
@@ -67,8 +67,8 @@ impl DomainFactory {
         }
     }
 
-    /// Returns the tabs that the page opens with. A demo token is no secret; with other tokens a tab
-    /// only shows their place.
+    /// Returns the tabs that the page opens with. A demo token is no secret; with other tokens a
+    /// tab only shows their place.
     pub(crate) fn tabs(&self, auth: &auth::Settings) -> Vec<Tab> {
         let is_demo = matches!(auth, auth::Settings::Demo);
         let token = |user: &str| if is_demo { user.into() } else { "TOKEN".into() };

@@ -205,7 +205,7 @@ impl Writer<'_> {
                 format!("...F{number}{condition} ")
             }
             _ => {
-                // The executor does not merge selections of a list of lists, against the specification.
+                // Against the specification, the executor does not merge selections here.
                 let fields = types.fields(of).iter().filter(|field| &*field.name != "rows");
                 let fields: Vec<_> = fields.collect();
                 if fields.is_empty() {
