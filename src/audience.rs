@@ -11,17 +11,46 @@ use std::sync::Arc;
 pub type Key = Arc<str>;
 
 /// Audience of an event: every viewer who listens to one of its keys, except its author.
+///
+/// The fields that deliver one event may have audiences of their own ([`Audience::by_field`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audience {
     keys: Vec<Key>,
     except: Option<Arc<str>>,
+    by_field: Vec<(Arc<str>, Self)>,
 }
 
 impl Audience {
     /// Creates the audience of these keys, without the user `except`. Repeated keys count once.
     /// Without keys, no viewer is included.
     pub fn new(keys: impl IntoIterator<Item = Key>, except: Option<Arc<str>>) -> Self {
-        Self { keys: distinct(keys), except }
+        Self { keys: distinct(keys), except, by_field: Vec::new() }
+    }
+
+    /// Creates the audience of an event whose fields differ in their audiences.
+    ///
+    /// Its own keys are those of all fields. It excludes a user only if every field does.
+    pub fn by_field(fields: impl IntoIterator<Item = (Arc<str>, Self)>) -> Self {
+        let by_field: Vec<_> = fields.into_iter().collect();
+        let keys = by_field.iter().flat_map(|(_, audience)| audience.keys.iter().cloned());
+        let first = by_field.first().and_then(|(_, audience)| audience.except.clone());
+        let except = first.filter(|user| by_field.iter().all(|(_, audience)| audience.excludes(user)));
+        Self { keys: distinct(keys), except, by_field }
+    }
+
+    /// Returns the audience of one field. It is the event's own, unless the fields differ.
+    #[must_use]
+    pub fn of(&self, field: &str) -> &Self {
+        let own = self.by_field.iter().find(|(name, _)| **name == *field);
+        own.map_or(self, |(_, audience)| audience)
+    }
+
+    /// Returns the number of keys, and the sum of their bytes, over all fields.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        let of = |keys: &[Key]| (keys.len(), keys.iter().map(|key| key.len()).sum::<usize>());
+        let inner = self.by_field.iter().map(|(_, audience)| audience.size());
+        inner.fold(of(&self.keys), |(count, bytes), inner| (count + inner.0, bytes + inner.1))
     }
 
     /// Creates the audience that includes no viewer, for an event that only changes state.
@@ -44,7 +73,7 @@ impl Audience {
     }
 
     /// Returns whether the audience includes the viewer: the viewer is not the author, and listens
-    /// to at least one of the keys.
+    /// to at least one of the keys. For the watchers of one field, ask [`Self::of`] first.
     #[must_use]
     pub fn includes(&self, viewer: &Viewer) -> bool {
         !self.excludes(&viewer.user) && self.keys.iter().any(|key| viewer.interests.contains(key))
@@ -112,6 +141,21 @@ mod tests {
     fn audience_excludes_author() {
         assert!(!audience(&["a"], Some("1")).includes(&viewer("1", &["a"])));
         assert!(audience(&["a"], Some("1")).includes(&viewer("2", &["a"])));
+    }
+
+    #[test]
+    fn fields_may_differ_in_audience() {
+        let fields = [("f", audience(&["a"], Some("1"))), ("g", audience(&["b"], None))];
+        let event = Audience::by_field(fields.map(|(field, audience)| (field.into(), audience)));
+        assert!(event.of("f").includes(&viewer("2", &["a"])));
+        assert!(!event.of("f").includes(&viewer("2", &["b"])));
+        assert!(!event.of("f").includes(&viewer("1", &["a"])));
+        assert!(event.of("g").includes(&viewer("1", &["b"])));
+        assert_eq!(event.keys(), audience(&["a", "b"], None).keys());
+        assert!(!event.excludes("1"), "one field includes the author");
+        assert_eq!(event.size(), (4, 4));
+        let plain = audience(&["a"], Some("1"));
+        assert_eq!(plain.of("f"), &plain);
     }
 
     #[test]

@@ -53,6 +53,11 @@ impl Claims {
         self.0.get(name)
     }
 
+    /// Returns all claims with their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.0.iter()
+    }
+
     /// Returns `sub`, the issuer's id of the user.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {

@@ -9,6 +9,7 @@ pub mod error;
 pub mod event_publisher;
 mod nulls;
 mod operation;
+pub mod plan;
 pub mod subscription;
 mod viewer;
 
@@ -20,13 +21,18 @@ use opentelemetry::context::FutureExt as _;
 use tracing::Instrument as _;
 
 pub use self::{
-    api::{Api, build, build_dynamic},
+    api::{Api, build, build_dynamic, build_planned},
     document::Prepared,
     error::Error,
     event_publisher::EventPublisher,
     viewer::viewer,
 };
-use self::{document::Documents, error::Code, nulls::Nulls, operation::Operations};
+use self::{
+    document::Documents,
+    error::Code,
+    nulls::Nulls,
+    operation::{Operations, Subscribed},
+};
 use crate::{
     audience::Viewer,
     hub::{Hub, Replay, SendQueue, Watch, Watching},
@@ -124,9 +130,10 @@ impl Engine {
             Some(Ok(cursor)) => Some(cursor),
             Some(Err(bad)) => return Err(Error::new(Code::BadCursor, bad.to_string()).response().into()),
         };
-        let operation = self.operations.get_or_create(prepared).await;
-        let operation = operation.inspect_err(|refusal| self.count(refusal))?;
-        let watch = Watch { id, field: operation.field().clone(), viewer, operation, send_queue };
+        let subscribed = self.operations.subscribe(prepared, viewer).await;
+        let Subscribed { field, operation, viewer } =
+            subscribed.inspect_err(|refusal| self.count(refusal))?;
+        let watch = Watch { id, field, viewer, operation, send_queue };
         Ok(match after {
             None => Watched::Live(self.hub.watch(watch)),
             Some(after) => Watched::Behind(Box::new(self.hub.resume(watch, after))),

@@ -365,6 +365,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn fields_may_have_own_audiences() {
+        let bounds = Bounds { span: Duration::from_secs(600), bytes: 1 << 20 };
+        let hub = Hub::new("t", bounds, SystemTime::now() - Duration::from_secs(60));
+        let before = hub.read_cursor(&hub.cursor()).unwrap();
+        let queue = SendQueue::new(1 << 16);
+        let watch = |field: &str, key: &str| Watch {
+            id: 1,
+            field: field.into(),
+            viewer: viewer("1", &[key.to_owned()]),
+            operation: Arc::new(Echo),
+            send_queue: queue.clone(),
+        };
+        let _watching = [hub.watch(watch("f", "a")), hub.watch(watch("f", "b")), hub.watch(watch("g", "b"))];
+        let own = |field: &str, key: &str| (field.into(), Audience::new([key.into()], None));
+        let audience = Audience::by_field([own("f", "a"), own("g", "c")]);
+        let fact = Fact { fields: vec!["f".into(), "g".into()], audience, payload: Arc::new(()) };
+        assert_eq!(hub.dispatch(event(), fact, true).await, 1, "`a` is a key of `f` only");
+        hub.set_caught_up(true);
+        for (field, key, is_included) in
+            [("f", "a", true), ("f", "c", false), ("g", "c", true), ("g", "a", false)]
+        {
+            let step = hub.resume(watch(field, key), before.clone()).step().await;
+            assert_eq!(matches!(step, Step::Deliveries(_)), is_included, "{field} {key}");
+        }
+    }
+
+    #[tokio::test]
     async fn removed_watcher_receives_nothing() {
         let hub = hub();
         let send_queue = SendQueue::new(1 << 16);

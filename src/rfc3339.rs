@@ -17,6 +17,16 @@ pub(crate) fn write(time: SystemTime) -> Option<String> {
     OffsetDateTime::from(time).format(&Rfc3339).ok()
 }
 
+/// Writes a time in UTC with three fraction digits, so that texts sort as times do; `None` if it
+/// has no text.
+#[must_use]
+pub(crate) fn write_millis(time: SystemTime) -> Option<String> {
+    let text = write(time)?;
+    let (seconds, _) = text.split_at_checked(19)?;
+    let millis = time.duration_since(SystemTime::UNIX_EPOCH).ok()?.subsec_millis();
+    Some(format!("{seconds}.{millis:03}Z"))
+}
+
 /// Parses a time with any offset; `None` if the text is not a time, or one that [`write()`] would
 /// not write.
 #[must_use]
@@ -43,6 +53,14 @@ mod tests {
         assert_eq!(write(last).as_deref(), Some("9999-12-31T23:59:59Z"));
         assert_eq!(write(last + Duration::from_secs(1)), None);
         assert_eq!(write(SystemTime::UNIX_EPOCH - Duration::from_nanos(1)), None);
+    }
+
+    #[test]
+    fn millis_have_three_digits() {
+        let at = |nanos| write_millis(SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos));
+        assert_eq!(at(0).as_deref(), Some("1970-01-01T00:00:00.000Z"));
+        assert_eq!(at(1_234_567_890).as_deref(), Some("1970-01-01T00:00:01.234Z"));
+        assert_eq!(write_millis(SystemTime::UNIX_EPOCH - Duration::from_nanos(1)), None);
     }
 
     proptest! {

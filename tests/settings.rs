@@ -89,6 +89,7 @@ fn relay_reports_every_bad_setting_at_once() {
         ("RELAY_BROKER", "kafka://x"),
         ("RELAY_POD", "Not A Name"),
         ("RELAY_AUTH", "none"),
+        ("RELAY_SCHEMA", "/does/not/exist.graphql"),
         ("RELAY_DIRECTORY", "/does/not/exist.json"),
         ("RELAY_ALLOWED_ORIGINS", "example.com"),
         ("RELAY_REPLAY_WINDOW", "ten minutes"),

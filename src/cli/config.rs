@@ -15,7 +15,7 @@ mod value;
 use std::{
     ffi::{OsStr, OsString},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -23,7 +23,7 @@ pub use self::{
     exit::{EX_USAGE, EarlyExit},
     reader::Environment,
     setting::{Concern, Fallback, Only, Setting, Unit, Values},
-    settings::Settings,
+    settings::{BadFile, DomainFiles, Settings},
     table::SETTINGS,
 };
 use self::{reader::Reader, table as t};
@@ -56,13 +56,28 @@ pub enum Command {
         /// Arguments of the check itself.
         questions: Questions,
     },
-    /// Prints the GraphQL schema.
-    Schema,
+    /// Prints the GraphQL schema of the domain of these files.
+    Schema(DomainFiles),
+    /// Prints the definitions of the directives of schema files.
+    Directives,
+    /// Checks this schema file.
+    Check(PathBuf),
     /// Checks that the pod of this environment is alive. This is the address of its `/livez`.
     Healthcheck(SocketAddr),
 }
 
 impl Command {
+    /// Returns the files of the domain that the command serves or shows.
+    const fn domain_files(&self) -> Option<&DomainFiles> {
+        match self {
+            Self::Schema(files) => Some(files),
+            _ => match self.settings() {
+                Some(settings) => Some(&settings.domain),
+                None => None,
+            },
+        }
+    }
+
     /// Returns the settings of the command's pods, if the command has any.
     #[must_use]
     pub const fn settings(&self) -> Option<&Settings> {
@@ -70,7 +85,7 @@ impl Command {
             Self::Serve(settings) | Self::Cluster { settings, .. } | Self::Doctor { settings, .. } => {
                 Some(settings)
             }
-            Self::Schema | Self::Healthcheck(_) => None,
+            Self::Schema(_) | Self::Directives | Self::Check(_) | Self::Healthcheck(_) => None,
         }
     }
 }
@@ -90,13 +105,14 @@ pub struct Questions {
     pub in_kubernetes: bool,
 }
 
-/// Reads the arguments and the environment of this process. `directory` checks the content of the
-/// file that `RELAY_DIRECTORY` names, since only the domain can read it.
+/// Reads the arguments and the environment of this process. `domain` checks the content of the
+/// files that `RELAY_SCHEMA` and `RELAY_DIRECTORY` name, since only the domain can read them. It is
+/// not called without such a file.
 ///
 /// # Errors
 /// [`EarlyExit`], with every problem that was found, or with the text of `--help` or `--version`.
-pub fn parse(directory: impl FnOnce(&Path) -> Result<(), String>) -> Result<Command, EarlyExit> {
-    parse_from(std::env::args_os(), &std::env::vars_os().collect(), directory)
+pub fn parse(domain: impl FnOnce(&DomainFiles) -> Result<(), BadFile>) -> Result<Command, EarlyExit> {
+    parse_from(std::env::args_os(), &std::env::vars_os().collect(), domain)
 }
 
 /// Reads these arguments in this environment. The first argument is the program's name. Besides
@@ -107,7 +123,7 @@ pub fn parse(directory: impl FnOnce(&Path) -> Result<(), String>) -> Result<Comm
 pub fn parse_from(
     arguments: impl IntoIterator<Item = OsString>,
     environment: &Environment,
-    directory: impl FnOnce(&Path) -> Result<(), String>,
+    domain: impl FnOnce(&DomainFiles) -> Result<(), BadFile>,
 ) -> Result<Command, EarlyExit> {
     let matches = command_line::command().try_get_matches_from(arguments).map_err(|problem| EarlyExit {
         text: problem.render().to_string(),
@@ -117,7 +133,12 @@ pub fn parse_from(
     let (name, flags) = matches.subcommand().unwrap_or(("serve", &matches));
     let mut reader = Reader::new(flags, environment);
     let command = match name {
-        "schema" => Command::Schema,
+        "schema" if flags.get_flag("directives") => Command::Directives,
+        "schema" => Command::Schema(settings::domain_files(&mut reader)),
+        "check" => {
+            let file = flags.get_one::<String>("FILE").expect("the argument is required");
+            Command::Check(PathBuf::from(file))
+        }
         "healthcheck" => healthcheck(&mut reader),
         "cluster" => cluster(&mut reader),
         "doctor" => {
@@ -125,10 +146,23 @@ pub fn parse_from(
         }
         _ => Command::Serve(settings::one_pod(&mut reader)),
     };
-    if let Some(path) = command.settings().and_then(|settings| settings.directory.as_deref())
-        && let Err(problem) = directory(path)
-    {
-        reader.refuse(&t::DIRECTORY, &format!("names a file that cannot be used: {problem}"));
+    let files = command.domain_files().filter(|files| **files != DomainFiles::default());
+    match files.map_or(Ok(()), domain) {
+        Ok(()) => {}
+        Err(BadFile::Directory(problem)) => {
+            reader.refuse(&t::DIRECTORY, &format!("names a file that cannot be used: {problem}"));
+        }
+        Err(BadFile::NoDirectory) => {
+            reader.refuse(
+                &t::DIRECTORY,
+                "is not set, but the schema names tables: give the file that has them",
+            );
+        }
+        Err(BadFile::Schema(problems)) => {
+            for problem in problems {
+                reader.refuse(&t::SCHEMA, &format!("names a file with a mistake: {problem}"));
+            }
+        }
     }
     reader.finish().map(|()| command)
 }

@@ -12,6 +12,8 @@ use async_graphql::{
 };
 use async_trait::async_trait;
 
+use super::plan::Plans;
+
 /// Most levels of nesting in a document, and most directives on one field. It is deep enough for
 /// the introspection query of every known tool (15), and too shallow to hurt.
 const MAX_DEPTH: usize = 20;
@@ -31,6 +33,11 @@ pub trait Api: Send + Sync + 'static {
 
     /// Returns the schema in the definition language.
     fn sdl(&self) -> String;
+
+    /// Returns what makes the results of subscriptions instead of the executor, if anything does.
+    fn plans(&self) -> Option<&dyn Plans> {
+        None
+    }
 }
 
 #[async_trait]
@@ -80,6 +87,43 @@ where
     )
 }
 
+/// Schema that was built at run time, with plans for its subscriptions.
+struct Planned<P> {
+    schema: dynamic::Schema,
+    plans: P,
+}
+
+#[async_trait]
+impl<P: Plans> Api for Planned<P> {
+    async fn execute(&self, request: Request) -> Response {
+        self.schema.execute(request).await
+    }
+
+    fn execute_stream(&self, request: Request) -> BoxStream<'static, Response> {
+        Box::pin(self.schema.execute_stream(request))
+    }
+
+    fn sdl(&self) -> String {
+        self.schema.sdl()
+    }
+
+    fn plans(&self) -> Option<&dyn Plans> {
+        Some(&self.plans)
+    }
+}
+
+/// Builds a schema that was made at run time, with the limits of [`build`]. The results of its
+/// subscriptions come from `plans`.
+///
+/// # Errors
+/// The schema is inconsistent.
+pub fn build_planned(
+    schema: dynamic::SchemaBuilder,
+    plans: impl Plans,
+) -> Result<Arc<dyn Api>, dynamic::SchemaError> {
+    Ok(Arc::new(Planned { schema: finish(schema)?, plans }))
+}
+
 /// Builds a schema whose types are known only at run time, with the limits of [`build`].
 ///
 /// async-graphql loses the errors below the root field of such a schema's subscriptions: the fields
@@ -88,8 +132,12 @@ where
 /// # Errors
 /// The schema is inconsistent.
 pub fn build_dynamic(schema: dynamic::SchemaBuilder) -> Result<Arc<dyn Api>, dynamic::SchemaError> {
+    Ok(Arc::new(finish(schema)?))
+}
+
+fn finish(schema: dynamic::SchemaBuilder) -> Result<dynamic::Schema, dynamic::SchemaError> {
     let schema = schema.limit_depth(MAX_DEPTH).limit_complexity(MAX_COMPLEXITY).limit_directives(MAX_DEPTH);
-    Ok(Arc::new(schema.extension(Paths).finish()?))
+    schema.extension(Paths).finish()
 }
 
 /// Gives the errors of a dynamic schema's resolvers their paths, which async-graphql leaves empty.

@@ -6,8 +6,10 @@
 use std::sync::Arc;
 
 use async_graphql::{
-    Positioned, Request, Response, Value,
-    parser::types::{DocumentOperations, ExecutableDocument, OperationDefinition, OperationType, Selection},
+    Name, Positioned, Request, Response, Value,
+    parser::types::{
+        DocumentOperations, ExecutableDocument, Field, OperationDefinition, OperationType, Selection,
+    },
 };
 use tracing::Span;
 
@@ -36,6 +38,21 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// Returns a subscription's one root field, and the defaults of its variables; `None` for the
+    /// other kinds.
+    pub(super) fn root(&self) -> Option<(&Field, impl Iterator<Item = (Name, Value)>)> {
+        let operation = &pick(&self.document, self.request.operation_name.as_deref()).ok()?.node;
+        let [Positioned { node: Selection::Field(root), .. }] = operation.selection_set.node.items.as_slice()
+        else {
+            return None;
+        };
+        let definitions = operation.variable_definitions.iter().map(|definition| &definition.node);
+        let default = definitions.filter_map(|definition| {
+            Some((definition.name.node.clone(), definition.default_value.as_ref()?.node.clone()))
+        });
+        Some((&root.node, default))
+    }
+
     /// Returns the client's `traceparent` from the request's extensions.
     pub(super) fn client(&self) -> Option<&str> {
         match self.request.extensions.get(traces::TRACEPARENT) {

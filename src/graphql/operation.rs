@@ -4,6 +4,8 @@
 //! The executor's stream stays open and receives one payload at a time, so parsing and validation
 //! happen once. An operation must never depend on a viewer, because viewers share its results.
 
+mod notice;
+mod planned;
 mod replayed;
 
 use std::{
@@ -15,20 +17,22 @@ use std::{
     time::Duration,
 };
 
-use async_graphql::{Name, Request, Response, Value, parser::types::ExecutableDocument};
+use async_graphql::{Request, Response, Value, Variables, parser::types::ExecutableDocument};
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use tokio::time::timeout;
 
-use self::replayed::Replayed;
+use self::{planned::PlannedOperations, replayed::Replayed};
 use super::{
     api::Api,
     document::Prepared,
-    error::{Code, Error, internal, publicly},
+    error::{Code, Error, internal, publicly, refuse},
     nulls::Nulls,
+    plan::{Compiled, Plans, Subscription},
     subscription::{Results, Source},
 };
 use crate::{
+    audience::Viewer,
     event::Payload,
     hub::{Relayed, Render},
     lock::lock,
@@ -55,6 +59,17 @@ pub(super) struct Operations {
     nulls: Arc<Nulls>,
     running: Arc<Mutex<Running>>,
     replayed: Arc<Mutex<Replayed>>,
+    planned: PlannedOperations,
+}
+
+/// What a watcher of a subscription needs.
+pub(super) struct Subscribed {
+    /// Name of the subscription's root field.
+    pub(super) field: Arc<str>,
+    /// Renderer of its results.
+    pub(super) operation: Arc<dyn Render>,
+    /// Viewer whose interests decide which events it receives.
+    pub(super) viewer: Arc<Viewer>,
 }
 
 /// Running operations. Each stays until its last `Arc` is dropped.
@@ -82,7 +97,61 @@ impl Key {
 
 impl Operations {
     pub(super) fn new(api: Arc<dyn Api>, nulls: Arc<Nulls>) -> Self {
-        Self { api, nulls, running: Arc::default(), replayed: Arc::default() }
+        Self {
+            api,
+            nulls,
+            running: Arc::default(),
+            replayed: Arc::default(),
+            planned: PlannedOperations::default(),
+        }
+    }
+
+    /// Subscribes to the operation of this request, by plan if the schema has plans.
+    ///
+    /// # Errors
+    /// A response that refuses the request, as of [`Self::get_or_create`].
+    pub(super) async fn subscribe(
+        &self,
+        prepared: Prepared,
+        viewer: Arc<Viewer>,
+    ) -> Result<Subscribed, Box<Response>> {
+        let Some(plans) = self.api.plans() else {
+            let operation = self.get_or_create(prepared).await?;
+            return Ok(Subscribed { field: operation.field().clone(), operation, viewer });
+        };
+        self.plan(plans, prepared, viewer).await
+    }
+
+    async fn plan(
+        &self,
+        plans: &dyn Plans,
+        prepared: Prepared,
+        viewer: Arc<Viewer>,
+    ) -> Result<Subscribed, Box<Response>> {
+        let Some((field, defaults)) = prepared.root() else { return Err(internal().into()) };
+        let field = field.clone();
+        let mut variables = Variables::default();
+        variables.extend(defaults);
+        variables
+            .extend(prepared.request.variables.iter().map(|(name, value)| (name.clone(), value.clone())));
+        if serde_json::to_string(&variables).map_err(|_| internal())?.len() > MAX_VARIABLES_BYTES {
+            return too_many_variables();
+        }
+        let Prepared { request, document, field: name, response_key, .. } = prepared;
+        // The executor refuses what does not validate, before it asks for a first payload.
+        let mut execution = Execution::start(&*self.api, request, &document);
+        if let Some(refusal) = execution.next().await {
+            return Err(publicly(refusal).into());
+        }
+        let subscription =
+            Subscription { document: &document, field: &field, variables: &variables, viewer: &viewer };
+        let Compiled { plan, interests } = plans.plan(&subscription).map_err(Error::response)?;
+        let viewer = match interests {
+            Some(interests) => Arc::new(Viewer { user: viewer.user.clone(), interests }),
+            None => viewer,
+        };
+        let operation = self.planned.get_or_create(&response_key, plan)?;
+        Ok(Subscribed { field: name.into(), operation, viewer })
     }
 
     /// Returns the operation of this request. Requests for the same subscription share one.
@@ -94,8 +163,7 @@ impl Operations {
         let Request { query, operation_name: name, variables, .. } = prepared.request;
         let key = Key { query, name, variables: serde_json::to_string(&variables).map_err(|_| internal())? };
         if key.variables.len() > MAX_VARIABLES_BYTES {
-            let text = format!("the variables of a subscription have more than {MAX_VARIABLES_BYTES} bytes");
-            return Err(Error::new(Code::BadRequest, text).response().into());
+            return too_many_variables();
         }
         if let Some(operation) = lock(&self.running).get(&key) {
             return Ok(operation);
@@ -119,6 +187,11 @@ impl Operations {
         // takes the lock again.
         lock(&self.running).insert(&operation)
     }
+}
+
+fn too_many_variables<T>() -> Result<T, Box<Response>> {
+    let text = format!("the variables of a subscription have more than {MAX_VARIABLES_BYTES} bytes");
+    refuse(Code::BadRequest, text)
 }
 
 impl Running {
@@ -163,7 +236,7 @@ pub(super) struct Operation {
     field: Arc<str>,
     response_key: String,
     key: Arc<Key>,
-    variables: async_graphql::Variables,
+    variables: Variables,
     document: Arc<ExecutableDocument>,
     // It is held across an await, so it is tokio's mutex. The relay dispatches one event at a time;
     // only replays contend for it.
@@ -198,12 +271,9 @@ impl Operation {
     }
 
     fn start(&self) -> Execution {
-        let source = Source::default();
-        let mut request =
-            Request::new(self.key.query.as_str()).variables(self.variables.clone()).data(source.clone());
+        let mut request = Request::new(self.key.query.as_str()).variables(self.variables.clone());
         request.operation_name.clone_from(&self.key.name);
-        request.set_parsed_query((*self.document).clone());
-        Execution { results: self.api.execute_stream(request), source }
+        Execution::start(&*self.api, request, &self.document)
     }
 
     async fn execute(&self, payload: &Payload) -> Option<Response> {
@@ -232,6 +302,14 @@ impl Operation {
 }
 
 impl Execution {
+    /// Starts the execution of a subscription, with a source that is empty.
+    fn start(api: &dyn Api, request: Request, document: &ExecutableDocument) -> Self {
+        let source = Source::default();
+        let mut request = request.data(source.clone());
+        request.set_parsed_query(document.clone());
+        Self { results: api.execute_stream(request), source }
+    }
+
     /// Returns the result for the payload that was put in; `None` if the resolver filtered it out.
     async fn next(&mut self) -> Option<Response> {
         poll_fn(|task| match self.results.as_mut().poll_next(task) {
@@ -271,10 +349,7 @@ impl Render for Operation {
     }
 
     fn gap(&self, reason: &str, cursor: &str) -> Arc<str> {
-        let data = Value::Object([(Name::new(&self.response_key), Value::Null)].into_iter().collect());
-        let gap = Value::Object([(Name::new("reason"), Value::from(reason))].into_iter().collect());
-        let notice = Response::new(data).extension("gap", gap).extension("cursor", Value::from(cursor));
-        serde_json::to_string(&notice).expect("names and texts have a JSON form").into()
+        notice::gap(&self.response_key, reason, cursor)
     }
 }
 

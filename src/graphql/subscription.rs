@@ -79,5 +79,13 @@ impl Source {
     }
 }
 
+/// Returns a source that hands over this payload, for tests of resolvers.
+#[cfg(test)]
+pub(crate) fn source(payload: Payload) -> impl std::any::Any + Send + Sync {
+    let source = Source::default();
+    source.put(payload);
+    source
+}
+
 /// A boxed stream of execution results.
 pub(super) type Results = Pin<Box<dyn Stream<Item = async_graphql::Response> + Send>>;

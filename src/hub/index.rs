@@ -74,13 +74,16 @@ impl Index {
     pub fn matching(&mut self, fields: &[Arc<str>], audience: &Audience) -> Vec<Arc<Watcher>> {
         self.lookups += 1;
         let mut matching = Vec::new();
-        let keys = fields.iter().filter_map(|field| self.fields.get(field));
-        for &slot in keys.flat_map(|keys| audience.keys().iter().filter_map(|key| keys.get(key))).flatten() {
-            let Some(entry) = self.watchers.get_mut(slot) else { continue };
-            if mem::replace(&mut entry.last_found, self.lookups) < self.lookups
-                && !audience.excludes(&entry.watcher.viewer.user)
-            {
-                matching.push(entry.watcher.clone());
+        for field in fields {
+            let Some(keys) = self.fields.get(field) else { continue };
+            let audience = audience.of(field);
+            for &slot in audience.keys().iter().filter_map(|key| keys.get(key)).flatten() {
+                let Some(entry) = self.watchers.get_mut(slot) else { continue };
+                if mem::replace(&mut entry.last_found, self.lookups) < self.lookups
+                    && !audience.excludes(&entry.watcher.viewer.user)
+                {
+                    matching.push(entry.watcher.clone());
+                }
             }
         }
         matching

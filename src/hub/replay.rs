@@ -97,7 +97,8 @@ impl Replay {
             }
             Ok(mut batch) => {
                 batch.retain(|relayed| {
-                    relayed.fields.contains(&watch.field) && relayed.audience.includes(&watch.viewer)
+                    relayed.fields.contains(&watch.field)
+                        && relayed.audience.of(&watch.field).includes(&watch.viewer)
                 });
                 Ok(batch)
             }

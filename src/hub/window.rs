@@ -223,9 +223,9 @@ impl Window {
 }
 
 fn size(relayed: &Relayed) -> usize {
-    let keys: usize = relayed.audience.keys().iter().map(|key| key.len() + KEY_OVERHEAD).sum();
+    let (count, bytes) = relayed.audience.size();
     // The decoded payload takes about as much as the data.
-    2 * relayed.event.data.len() + keys + OVERHEAD
+    2 * relayed.event.data.len() + bytes + count * KEY_OVERHEAD + OVERHEAD
 }
 
 fn batch<'a>(events: impl Iterator<Item = &'a Arc<Relayed>>) -> Vec<Arc<Relayed>> {

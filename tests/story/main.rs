@@ -15,6 +15,7 @@ mod support;
 mod closes;
 mod cluster;
 mod crowd;
+mod declared;
 mod doctor;
 mod drain;
 mod explain;

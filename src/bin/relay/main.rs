@@ -20,7 +20,7 @@ use pubsub_relay::{
     broker::open::BrokerUrl,
     cli::{
         cluster::{self, ClusterBroker},
-        config::{self, Command, Questions, Settings},
+        config::{self, Command, EX_USAGE, Questions, Settings},
         cure::cure,
         doctor,
         emulator::Search,
@@ -38,7 +38,7 @@ use self::domain_factory::DomainFactory;
 
 fn main() -> ExitCode {
     let mut domains = DomainFactory::built_in();
-    let command = match config::parse(|path| DomainFactory::load(path).map(|loaded| domains = loaded)) {
+    let command = match config::parse(|files| DomainFactory::load(files).map(|loaded| domains = loaded)) {
         Ok(command) => command,
         Err(exit) if exit.to_stdout => return print(&exit.text),
         Err(exit) => return complain(&exit.text, exit.code.into()),
@@ -49,7 +49,14 @@ fn main() -> ExitCode {
 /// Runs the command. Returns the exit code.
 fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
     let (mut settings, parts) = match command {
-        Command::Schema => return Ok(print(&domains.make(Duration::ZERO).1.sdl())),
+        Command::Schema(_) => return Ok(print(&domains.make(Duration::ZERO).1.sdl())),
+        Command::Directives => return Ok(print(domain_factory::directives())),
+        Command::Check(file) => {
+            return Ok(match domain_factory::check(&file) {
+                Ok(costs) => print(&costs),
+                Err(problems) => complain(&format!("{}\n", problems.join("\n")), EX_USAGE.into()),
+            });
+        }
         Command::Healthcheck(address) => {
             health::ask(address).with_context(|| format!("no pod is alive at {address}"))?;
             return Ok(ExitCode::SUCCESS);
@@ -67,7 +74,7 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
         telemetry::init(&settings.telemetry)?
     };
     if let Some(tabs) = &mut settings.pod.web.page {
-        *tabs = domain_factory::tabs(&settings.pod.auth);
+        *tabs = domains.tabs(&settings.pod.auth);
     }
     for name in &settings.unknown {
         tracing::warn!(name, "no such setting; see relay --help");

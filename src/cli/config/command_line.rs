@@ -5,12 +5,15 @@
 
 use std::fmt::Write as _;
 
-use clap::{Arg, Command};
+use clap::{Arg, ArgAction, Command};
 
 use super::{
     SETTINGS,
     setting::{Only, Setting},
 };
+
+/// Flag of the schema file.
+const SCHEMA: &str = "schema";
 
 /// Returns the `relay` command.
 pub(super) fn command() -> Command {
@@ -43,7 +46,18 @@ pub(super) fn command() -> Command {
                 )
                 .args(flags(Only::Doctor))
                 .after_long_help(settings_help(Some(Only::Doctor))),
-            Command::new("schema").about("Prints the GraphQL schema"),
+            Command::new("schema")
+                .about("Prints the GraphQL schema that clients see")
+                .arg(Arg::new(SCHEMA).long(SCHEMA).value_name("VALUE").help("The schema file, instead of RELAY_SCHEMA"))
+                .arg(
+                    Arg::new("directives")
+                        .long("directives")
+                        .action(ArgAction::SetTrue)
+                        .help("Prints the directives of schema files instead"),
+                ),
+            Command::new("check")
+                .about("Checks a schema file and prints what its fields cost; exits with 0 or 64")
+                .arg(Arg::new("FILE").required(true).help("The schema file")),
             Command::new("healthcheck")
                 .about("Checks that the pod of this environment is alive; exits with 0 or 1"),
         ])

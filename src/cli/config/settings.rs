@@ -31,13 +31,41 @@ pub struct Settings {
     pub pod: pod::Settings,
     /// `RELAY_BROKER`, for the commands that read the topic themselves.
     pub broker: BrokerUrl,
-    /// `RELAY_DIRECTORY`: file that the domain accepted; `None`: the built-in directory.
-    pub directory: Option<PathBuf>,
+    /// Files of the domain, which the domain accepted.
+    pub domain: DomainFiles,
     /// `RELAY_LOG`, `RELAY_LOG_FORMAT`, and whether traces have an OTLP endpoint.
     pub telemetry: telemetry::Settings,
     /// Names of variables that begin with `RELAY_` and are no setting. They are probably misspelt,
     /// so the program logs a warning for each.
     pub unknown: Vec<String>,
+}
+
+/// Files that only the domain can read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DomainFiles {
+    /// `RELAY_SCHEMA`: file of the domain; `None`: the built-in domain.
+    pub schema: Option<PathBuf>,
+    /// `RELAY_DIRECTORY`: tables of the domain; `None`: the built-in ones.
+    pub directory: Option<PathBuf>,
+}
+
+/// File that the domain refuses, with everything that is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BadFile {
+    /// Problems of the file that `RELAY_SCHEMA` names.
+    Schema(Vec<String>),
+    /// Problem of the file that `RELAY_DIRECTORY` names.
+    Directory(String),
+    /// The schema names tables, and `RELAY_DIRECTORY` is not set.
+    NoDirectory,
+}
+
+/// Reads the files of the domain.
+pub(super) fn domain_files(reader: &mut Reader<'_>) -> DomainFiles {
+    DomainFiles {
+        schema: reader.optional(&t::SCHEMA, value::readable_file),
+        directory: reader.optional(&t::DIRECTORY, value::readable_file),
+    }
 }
 
 /// Reads the address for clients, and the one for probes and operators if it is set.
@@ -122,7 +150,7 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
     Settings {
         pod,
         broker,
-        directory: reader.optional(&t::DIRECTORY, value::readable_file),
+        domain: domain_files(reader),
         telemetry: telemetry::Settings {
             log: reader.required(&t::LOG, value::log_filter),
             log_format: reader.required(&t::LOG_FORMAT, value::log_format),

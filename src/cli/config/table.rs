@@ -117,11 +117,18 @@ pub(super) static JWT_AUDIENCE: Setting = Setting::new(
     "aud claim that tokens must have or contain; if unset, tokens must have no aud",
 );
 
+pub(super) static SCHEMA: Setting = Setting::new(
+    "RELAY_SCHEMA",
+    Says("built in"),
+    Form("GraphQL file"),
+    "types and rules of the domain; by default those of the tutorial",
+)
+.flag("schema");
 pub(super) static DIRECTORY: Setting = Setting::new(
     "RELAY_DIRECTORY",
     Says("built in"),
     Form("JSON file"),
-    "users and locations; by default those of the tutorial",
+    "tables of the domain; by default the users and locations of the tutorial",
 );
 pub(super) static ALLOWED_ORIGINS: Setting = Setting::new(
     "RELAY_ALLOWED_ORIGINS",
@@ -309,6 +316,7 @@ pub static SETTINGS: &[Concern] = &[
             &JWT_ISSUER,
             &JWT_AUDIENCE,
             &ALLOWED_ORIGINS,
+            &SCHEMA,
             &DIRECTORY,
             &PAGE,
         ],

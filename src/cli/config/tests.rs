@@ -19,7 +19,7 @@ fn environment(variables: &[(&str, &str)]) -> Environment {
 
 fn parsed(arguments: &str, variables: &[(&str, &str)]) -> Result<Command, EarlyExit> {
     let arguments = ["relay"].into_iter().chain(arguments.split_whitespace()).map(OsString::from);
-    parse_from(arguments, &environment(variables), |_| Err("of no use".to_owned()))
+    parse_from(arguments, &environment(variables), |_| Err(BadFile::Directory("of no use".to_owned())))
 }
 
 fn settings(arguments: &str, variables: &[(&str, &str)]) -> Settings {
@@ -49,7 +49,10 @@ fn defaults_give_pod_in_memory_for_demo_users() {
     let settings = settings("", &[]);
     let pod = settings.pod;
     assert_eq!(pod.listen, "127.0.0.1:3000".parse().unwrap());
-    assert_eq!((pod.admin_listen, settings.broker, settings.directory), (None, BrokerUrl::Memory, None));
+    assert_eq!(
+        (pod.admin_listen, settings.broker, settings.domain),
+        (None, BrokerUrl::Memory, DomainFiles::default())
+    );
     assert!(matches!(pod.auth, auth::Settings::Demo));
     assert_eq!(pod.web.origins, Origins::Localhost);
     assert_eq!((pod.window.span, pod.window.bytes), (Duration::from_secs(600), 64 << 20));
@@ -342,7 +345,7 @@ fn cluster_refuses_settings_of_one_pod() {
 
 #[test]
 fn schema_needs_no_settings() {
-    assert!(matches!(parsed("schema", &[("RELAY_LISTEN", "bad")]), Ok(Command::Schema)));
+    assert!(matches!(parsed("schema", &[("RELAY_LISTEN", "bad")]), Ok(Command::Schema(_))));
 }
 
 #[test]

@@ -1,0 +1,38 @@
+//! `@allow`: keys that a viewer must listen to before an operation starts.
+
+use serde_json::{Value, json};
+
+use super::{expansion::Keys, key_rule::KeyRule, root_arguments::RootArguments, template::Root};
+use crate::{
+    audience::{Audience, Viewer},
+    graphql::{Error, error::Code},
+};
+
+/// Most keys of one template. A viewer cannot listen to more.
+const MAX_KEYS: usize = 1_000;
+
+/// Checks that the viewer listens to every key of each template.
+///
+/// # Errors
+/// `FORBIDDEN`: a key is missing, or a template gives none, because an argument has no value.
+pub fn check(allows: &[KeyRule], arguments: &RootArguments, viewer: &Viewer) -> Result<(), Error> {
+    if allows.iter().all(|rule| is_allowed(rule, arguments, viewer)) {
+        return Ok(());
+    }
+    Err(Error::new(Code::Forbidden, "this is not allowed to you"))
+}
+
+fn is_allowed(rule: &KeyRule, arguments: &RootArguments, viewer: &Viewer) -> bool {
+    let known: Value = json!({ "id": &*viewer.user });
+    let root = |root| match root {
+        Root::Document => Some(arguments.document()),
+        Root::Viewer => Some(&known),
+        _ => None,
+    };
+    let mut keys = Keys::new(MAX_KEYS);
+    if rule.template.expand(root, &mut keys).is_err() {
+        return false;
+    }
+    let mut keys = keys.into_keys().peekable();
+    keys.peek().is_some() && keys.all(|key| Audience::new([key], None).includes(viewer))
+}

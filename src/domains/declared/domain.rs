@@ -1,0 +1,107 @@
+//! [`Declared`]: the domain of a file, behind the port that every domain implements.
+
+use std::sync::Arc;
+
+use super::{
+    cells,
+    directory::Directory,
+    expansion::{Excess, Keys},
+    key_rule::EVERYONE,
+    payload::{Envelope, Node, Payload},
+    reader,
+    rules::Rules,
+    subscription_rule::SubscriptionRule,
+    template::Root,
+    viewers::{Refused, Viewers},
+};
+use crate::{
+    audience::{Audience, Viewer},
+    domain::{Domain, Fact, Identity, Unreadable},
+    event::Event,
+    rfc3339,
+};
+
+/// Most keys of an event on one field. An event with more is malformed.
+pub const MAX_KEYS: usize = 1_000;
+
+/// Domain of one file and its directory.
+#[derive(Debug)]
+pub struct Declared {
+    rules: Arc<Rules>,
+    viewers: Viewers,
+}
+
+impl Declared {
+    /// Creates the domain of these rules over the tables of the directory.
+    #[must_use]
+    pub fn new(rules: Arc<Rules>, directory: Directory) -> Arc<Self> {
+        Arc::new(Self { viewers: Viewers::new(rules.clone(), directory), rules })
+    }
+
+    /// Returns the audience of a field for one event.
+    fn audience(&self, field: &SubscriptionRule, payload: &Payload) -> Result<Audience, Excess> {
+        let author = payload.envelope.author.clone();
+        let except = author.filter(|_| field.audience.excludes_author);
+        let keys = if field.audience.is_everyone {
+            vec![EVERYONE.into()]
+        } else {
+            let mut keys = Keys::new(MAX_KEYS);
+            for template in field.keys.get(&payload.data.of).into_iter().flatten() {
+                template.expand(|root| node(payload, root), &mut keys)?;
+            }
+            keys.into_keys().collect()
+        };
+        Ok(Audience::new(cells::lookups(&field.filters, &payload.data, keys)?, except))
+    }
+}
+
+/// Returns the node of a payload that a path starts at.
+fn node(payload: &Payload, root: Root) -> Option<Node<'_>> {
+    let Envelope { author, id, time } = &payload.envelope;
+    match root {
+        Root::Document => Some(Node::Object(&payload.data)),
+        Root::Author => author.as_deref().map(Node::Text),
+        Root::Id => Some(Node::Text(id)),
+        Root::Time => time.as_deref().map(Node::Text),
+        Root::Viewer | Root::Uuid | Root::Data => None,
+    }
+}
+
+impl Domain for Declared {
+    fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
+        let viewer = self.viewers.viewer(identity);
+        if let Err(error @ (Refused::TooManyInterests(_) | Refused::KeyTooLong(_))) = &viewer {
+            tracing::warn!(%error, "a user was refused");
+        }
+        viewer.ok()
+    }
+
+    fn read(&self, event: &Event) -> Result<Fact, Unreadable> {
+        let rule = self.rules.events.get(&*event.kind).ok_or(Unreadable::UnknownType)?;
+        let time = rfc3339::write_millis(event.time).map(Into::into);
+        let envelope = Envelope { author: event.author.clone(), id: event.id.clone(), time };
+        let data = reader::read(&self.rules.types, rule.payload, &event.data, &envelope)
+            .map_err(|breach| Unreadable::Malformed(breach.to_string()))?;
+        let payload = Payload { data, envelope };
+        let mut audiences = Vec::with_capacity(rule.fields.len());
+        for field in rule.fields.iter().map(|number| &self.rules.subscriptions[*number]) {
+            let audience = self.audience(field, &payload).map_err(|excess| {
+                Unreadable::Malformed(format!("the audience of `{}` has {excess}", field.name))
+            })?;
+            audiences.push((field.name.clone(), audience));
+        }
+        let fields = audiences.iter().map(|(name, _)| name.clone()).collect();
+        let audience = match audiences.as_mut_slice() {
+            [] => Audience::none(),
+            [(_, one)] => std::mem::take(one),
+            _ => Audience::by_field(audiences),
+        };
+        Ok(Fact { fields, audience, payload: Arc::new(payload) })
+    }
+
+    /// Does nothing yet: no query reads a projection.
+    fn apply(&self, _event: &Event, _fact: &Fact) {}
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! Tests of the declared domain: who receives which event.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{domain::Claims, domains::tutorial};
+
+const TUTORIAL: &str = include_str!("../../tutorial.graphql");
+const DIRECTORY: &str = include_str!("../../tutorial/directory.json");
+const ORDERS: &str = include_str!("../../../../examples/orders/schema.graphql");
+const NOTIFICATIONS: &str = include_str!("../../../../examples/notifications/schema.graphql");
+
+fn declared(file: &str, directory: &str) -> Arc<Declared> {
+    let rules = Rules::parse(file).unwrap();
+    let directory = Directory::parse(directory, &rules).unwrap();
+    Declared::new(Arc::new(rules), directory)
+}
+
+fn event(kind: &str, author: Option<&str>, data: &Value) -> Event {
+    Event::new("/test".into(), kind, author.map(Into::into), data.to_string().into())
+}
+
+fn receives(domain: &Declared, claims: Value, field: &str, event: &Event) -> bool {
+    let Value::Object(claims) = claims else { panic!("claims are an object") };
+    let viewer = domain.viewer(Identity::Claims(&Claims::new(claims))).unwrap();
+    let fact = domain.read(event).unwrap();
+    fact.fields.iter().any(|known| **known == *field) && fact.audience.of(field).includes(&viewer)
+}
+
+#[test]
+fn orders_reach_customer_and_support() {
+    // Index keys of a field with arguments are no plain keys.
+    let (before, rest) = ORDERS.split_once("orderUpdated(").unwrap();
+    let (_, after) = rest.split_once("): Order").unwrap();
+    let orders = declared(&format!("{before}orderUpdated: Order{after}"), "{}");
+    let data = json!({"id": 1, "customer": {"id": "c/1"}, "status": "PAID", "total": 9.5, "items": []});
+    let changed = event("order.changed.v1", None, &data);
+    for (claims, expected) in [
+        (json!({"sub": "c/1"}), true),
+        (json!({"sub": "c"}), false),
+        (json!({"sub": "x", "roles": ["sales", "support"]}), true),
+        (json!({"sub": "x", "roles": ["user:c/1"]}), false),
+    ] {
+        assert_eq!(receives(&orders, claims.clone(), "orderUpdated", &changed), expected, "{claims}");
+    }
+    let fact = orders.read(&changed).unwrap();
+    let payload = fact.payload.downcast_ref::<Payload>().unwrap();
+    assert_eq!(payload.envelope.id, changed.id);
+}
+
+#[test]
+fn unknown_and_malformed_events_differ() {
+    let orders = declared(ORDERS, "{}");
+    let read = |kind: &str, data: Value| orders.read(&event(kind, None, &data)).err();
+    assert_eq!(read("order.lost.v1", json!({})), Some(Unreadable::UnknownType));
+    let expected = Unreadable::Malformed("`id`: a value is expected".to_owned());
+    assert_eq!(read("order.placed.v1", json!({})), Some(expected));
+}
+
+#[test]
+fn members_of_interface_have_own_keys() {
+    let domain = declared(NOTIFICATIONS, "{}");
+    let mention = json!({"id": 1, "tenantId": "t", "title": "T", "userIds": ["a", "b"], "url": "u"});
+    let mention = event("mention.created.v1", None, &mention);
+    let made = json!({"id": 2, "tenantId": "t", "title": "T", "teamIds": ["x"], "body": "b"});
+    let made = event("announcement.made.v1", None, &made);
+    let claims =
+        |tenant: &str, user: &str, team: &str| json!({"sub": user, "org_id": tenant, "teams": [team]});
+    assert!(receives(&domain, claims("t", "a", "y"), "notified", &mention));
+    assert!(!receives(&domain, claims("u", "a", "y"), "notified", &mention), "another tenant");
+    assert!(!receives(&domain, claims("t", "x", "a"), "notified", &mention), "a team is no user");
+    assert!(receives(&domain, claims("t", "c", "x"), "notified", &made));
+    assert!(!receives(&domain, claims("t/user:a", "x", "x"), "notified", &made));
+}
+
+#[test]
+fn fields_of_one_event_differ_in_audience() {
+    let file = r#"
+        extend schema @interest(key: "user:{sub}") @interest(key: "role:{roles}")
+        type Order { id: ID! customerId: ID! }
+        type Subscription {
+            own: Order @event(type: "order") @audience(keys: ["user:{customerId}"], exceptAuthor: true)
+            any: Order @event(type: "order") @audience(keys: ["role:support"])
+            all: Order @event(type: "order") @audience(everyone: true)
+            authors: Order @event(type: "order") @audience(keys: ["user:{$author}"])
+        }"#;
+    let domain = declared(file, "{}");
+    let order = event("order", Some("a"), &json!({"id": 1, "customerId": "c"}));
+    let fields = |claims: Value| {
+        let names = ["own", "any", "all", "authors"];
+        names.into_iter().filter(|field| receives(&domain, claims.clone(), field, &order)).collect::<Vec<_>>()
+    };
+    assert_eq!(fields(json!({"sub": "c"})), ["own", "all"]);
+    assert_eq!(fields(json!({"sub": "s", "roles": "support"})), ["any", "all"]);
+    assert_eq!(fields(json!({"sub": "a"})), ["all", "authors"]);
+    let own = event("order", Some("c"), &json!({"id": 1, "customerId": "c"}));
+    assert!(!receives(&domain, json!({"sub": "c"}), "own", &own));
+}
+
+#[test]
+fn too_many_keys_are_malformed() {
+    let file = r#"
+        extend schema @interest(key: "k:{sub}")
+        type A { ids: [ID!]! }
+        type Subscription { a: A @event(type: "a") @audience(keys: ["k:{ids}"]) }"#;
+    let domain = declared(file, "{}");
+    let read = |ids: Vec<String>| domain.read(&event("a", None, &json!({"ids": ids}))).err();
+    assert_eq!(read((0..1_000).map(|id| id.to_string()).collect()), None);
+    let expected = Unreadable::Malformed("the audience of `a` has too many keys".to_owned());
+    assert_eq!(read((0..1_001).map(|id| id.to_string()).collect()), Some(expected));
+    let text = "the audience of `a` has a key of more than 512 bytes";
+    assert_eq!(read(vec!["x".repeat(511)]), Some(Unreadable::Malformed(text.to_owned())));
+}
+
+/// Ids made of separators, escapes and other values.
+fn id() -> impl Strategy<Value = String> {
+    "[/:|%2Fat]{1,4}"
+}
+
+proptest! {
+    #[test]
+    fn file_and_old_tutorial_agree(
+        author in prop::option::of(1u8..6),
+        shared in prop::option::of(prop::collection::vec(0u8..6, 0..6)),
+        is_added in any::<bool>(),
+    ) {
+        let retention = std::time::Duration::from_secs(600);
+        let old = tutorial::Tutorial::new(tutorial::Directory::built_in(), retention);
+        let new = declared(TUTORIAL, DIRECTORY);
+        let kind = if is_added { tutorial::TEMPLATE_ADDED } else { tutorial::TEMPLATE_EDITED };
+        let author = author.map(|id| id.to_string());
+        let data = json!({"id": "t", "name": "T", "shareLocationIds": shared});
+        let event = event(kind, author.as_deref(), &data);
+        for token in ["ZELO", "ZEWI", "ZOWI", "ZOLO"] {
+            let is_told = |domain: &dyn Domain| {
+                let viewer = domain.viewer(Identity::Demo(token)).unwrap();
+                let fact = domain.read(&event).unwrap();
+                !fact.fields.is_empty() && fact.audience.includes(&viewer)
+            };
+            prop_assert_eq!(is_told(&*new), is_told(&*old), "{}", token);
+        }
+    }
+
+    #[test]
+    fn ids_never_reach_other_tenants(event_ids in (id(), id(), id()), viewer_ids in (id(), id(), id())) {
+        let domain = declared(NOTIFICATIONS, "{}");
+        let (tenant, user, team) = event_ids;
+        let mention = json!({"id": 1, "tenantId": tenant, "title": "T", "userIds": [user], "url": "u"});
+        let made = json!({"id": 1, "tenantId": tenant, "title": "T", "teamIds": [team], "body": "b"});
+        let claims = json!({"org_id": viewer_ids.0, "sub": viewer_ids.1, "teams": [viewer_ids.2]});
+        let mention = event("mention.created.v1", None, &mention);
+        let made = event("announcement.made.v1", None, &made);
+        let is_tenant = viewer_ids.0 == tenant;
+        prop_assert_eq!(receives(&domain, claims.clone(), "notified", &mention), is_tenant && viewer_ids.1 == user);
+        prop_assert_eq!(receives(&domain, claims, "notified", &made), is_tenant && viewer_ids.2 == team);
+    }
+
+    #[test]
+    fn bytes_never_panic(data in any::<Vec<u8>>()) {
+        let mut event = event("order.placed.v1", None, &json!(null));
+        event.data = data.into();
+        let _ = declared(ORDERS, "{}").read(&event);
+    }
+}

@@ -1,0 +1,115 @@
+//! Plans of a declared domain: compiled selections, shared by all subscriptions that copy the same.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, Weak},
+};
+
+use super::{
+    allow, cells,
+    comparison::{self, Comparison},
+    payload::Payload,
+    root_arguments::RootArguments,
+    rules::Rules,
+    selection::{self, Copied},
+};
+use crate::{
+    event,
+    graphql::{
+        Error,
+        plan::{Compiled, Plan, Plans, Subscription},
+    },
+    lock::lock,
+};
+
+/// What a plan does with a payload: it compares first, and then copies.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Work {
+    comparisons: Vec<Comparison>,
+    copied: Copied,
+}
+
+/// Plan for the payloads of one file.
+pub struct CopyPlan {
+    work: Arc<Work>,
+    table: Table,
+}
+
+impl Plan for CopyPlan {
+    fn copy(&self, payload: &event::Payload, into: &mut String) -> bool {
+        let Some(Payload { data, .. }) = payload.downcast_ref::<Payload>() else { return false };
+        let is_wanted = self.work.comparisons.iter().all(|comparison| comparison.holds(data));
+        if is_wanted {
+            self.work.copied.object(data, into);
+        }
+        is_wanted
+    }
+}
+
+/// Plans that are in use, by what they do.
+type Table = Arc<Mutex<HashMap<Arc<Work>, Weak<CopyPlan>>>>;
+
+impl Drop for CopyPlan {
+    fn drop(&mut self) {
+        let mut table = lock(&self.table);
+        // A newer plan that does the same stays.
+        if table.get(&self.work).is_some_and(|plan| plan.strong_count() == 0) {
+            table.remove(&self.work);
+        }
+    }
+}
+
+/// Compiler of the plans of one file.
+pub struct CopyPlans {
+    rules: Arc<Rules>,
+    table: Table,
+}
+
+impl CopyPlans {
+    /// Creates a compiler without plans.
+    #[must_use]
+    pub fn new(rules: Arc<Rules>) -> Self {
+        Self { rules, table: Table::default() }
+    }
+
+    /// Returns the number of plans in use.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.table).len()
+    }
+
+    /// Returns whether no plan is in use.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn intern(&self, work: Work) -> Arc<CopyPlan> {
+        let mut table = lock(&self.table);
+        if let Some(plan) = table.get(&work).and_then(Weak::upgrade) {
+            return plan;
+        }
+        let work = Arc::new(work);
+        let plan = Arc::new(CopyPlan { work: work.clone(), table: self.table.clone() });
+        table.insert(work, Arc::downgrade(&plan));
+        plan
+    }
+}
+
+impl Plans for CopyPlans {
+    fn plan(&self, subscription: &Subscription<'_>) -> Result<Compiled, Error> {
+        let name = &subscription.field.name.node;
+        let rule = self.rules.subscriptions.iter().find(|rule| *rule.name == **name);
+        let rule = rule.ok_or_else(|| Error::bad_input(format!("there is no field `{name}`")))?;
+        let definition = self.rules.file.get("Subscription").and_then(|root| root.field(name));
+        let arguments = RootArguments::new(subscription.field, definition, subscription.variables);
+        allow::check(&rule.allows, &arguments, subscription.viewer)?;
+        let interests = cells::interests(rule, &arguments, subscription.viewer)?;
+        let comparisons = comparison::comparisons(&rule.filters, &arguments);
+        let copied = selection::compile(rule.of, &self.rules.types, subscription)?;
+        Ok(Compiled { plan: self.intern(Work { comparisons, copied }), interests })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! Checked rules of a file: what a declared domain runs.
+//!
+//! [`Rules::parse`] reports every mistake at once. Rules that it returns need no check any more.
+
+use std::collections::HashMap;
+
+use async_graphql::Pos;
+
+use super::{
+    definitions,
+    directives::{self, Place},
+    event_types::EventTypes,
+    foreign::Foreign,
+    interest::{self, Interest, ViewerTable},
+    key_rule::KeyRule,
+    mutation_rule::{self, Context},
+    problem::{Problem, Problems},
+    query_rule,
+    sdl::File,
+    state::{Source, State, States},
+    subscription_rule::{self, SubscriptionRule},
+    types::{TypeId, Types},
+};
+
+/// Rules of a file.
+#[derive(Debug)]
+pub struct Rules {
+    /// Definitions of the file.
+    pub file: File,
+    /// Types of the file.
+    pub types: Types,
+    /// Table of viewers. `None`: a viewer is its claims.
+    pub viewer: Option<ViewerTable>,
+    /// Keys that viewers listen to.
+    pub interests: Vec<Interest>,
+    /// State behind queries.
+    pub states: States,
+    /// Fields of `Subscription`.
+    pub subscriptions: Vec<SubscriptionRule>,
+    /// Meaning of each event type.
+    pub events: HashMap<Box<str>, EventRule>,
+}
+
+/// Meaning of an event type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRule {
+    /// Type of the data.
+    pub payload: TypeId,
+    /// Numbers of the subscription fields that deliver the event. Empty: it only changes state.
+    pub fields: Vec<usize>,
+}
+
+impl Rules {
+    /// Parses and checks a file.
+    ///
+    /// # Errors
+    /// Every problem of the file, sorted by place.
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        let mut problems = Problems::default();
+        let file = File::parse(text, &mut problems).map_err(|problem| vec![problem])?;
+        let foreign = Foreign::new(&file);
+        directives::check(&file.schema, Place::Schema, &foreign, &mut problems);
+        let types = definitions::types(&file, &foreign, &mut problems);
+        let states = States::read(&file, &types, &mut problems);
+        let event_types = EventTypes::read(&file, &types, &mut problems);
+
+        let before = problems.len();
+        let interests = interest::interests(&file, &types, &states, &mut problems);
+        let subscriptions = subscription_rule::subscriptions(&file, &types, &mut problems);
+        let mut keys: Vec<KeyRule> = Vec::new();
+        for subscription in &subscriptions {
+            keys.extend(subscription.audience.keys.iter().chain(&subscription.allows).cloned());
+        }
+        keys.extend(query_rule::check(&file, &types, &states, &mut problems));
+        let context = Context { file: &file, types: &types, states: &states, events: &event_types };
+        keys.extend(mutation_rule::check(&context, &mut problems));
+        check_keys(&interests, &keys, problems.len() == before, &mut problems);
+
+        if !file.types.iter().any(|ty| super::sdl::ROOTS.contains(&ty.name.node.as_str()))
+            && problems.is_empty()
+        {
+            problems.add(Pos { line: 1, column: 1 }, "the file has no root type; add `type Subscription`");
+        }
+        let events = events(&event_types, &subscriptions);
+        let viewer = interest::viewer(&file);
+        problems.none(Self { file, types, viewer, interests, states, subscriptions, events })
+    }
+
+    /// Returns whether the rules name a table of the directory.
+    #[must_use]
+    pub fn has_tables(&self) -> bool {
+        let is_table = |state: &State| matches!(state.source, Source::Table(_));
+        self.viewer.is_some() || self.states.by_type.values().any(is_table)
+    }
+}
+
+/// Reports keys that no viewer can listen to, and interests that nothing uses. `is_whole` tells
+/// that no template is missing because of another mistake.
+fn check_keys(interests: &[Interest], keys: &[KeyRule], is_whole: bool, problems: &mut Problems) {
+    if !is_whole {
+        return;
+    }
+    let meets = |interest: &Interest, key: &KeyRule| interest.key.template.may_equal(&key.template);
+    for key in keys.iter().filter(|key| !interests.iter().any(|interest| meets(interest, key))) {
+        let text =
+            format!("no viewer can listen to `{}`; correct it, or add an `@interest`", key.template.text());
+        problems.add(key.at, text);
+    }
+    for interest in interests.iter().filter(|interest| !keys.iter().any(|key| meets(interest, key))) {
+        let text =
+            format!("no audience or `@allow` can equal `{}`; correct it", interest.key.template.text());
+        problems.add(interest.key.at, text);
+    }
+}
+
+/// Returns the meaning of each event type.
+fn events(types: &EventTypes, subscriptions: &[SubscriptionRule]) -> HashMap<Box<str>, EventRule> {
+    let rule = |kind: &str, payload| {
+        let delivers = |field: &SubscriptionRule| field.events.iter().any(|(known, _)| **known == *kind);
+        let fields = subscriptions.iter().enumerate().filter(|(_, field)| delivers(field));
+        EventRule { payload, fields: fields.map(|(number, _)| number).collect() }
+    };
+    types.iter().map(|(kind, payload)| (kind.into(), rule(kind, payload))).collect()
+}
+
+#[cfg(test)]
+mod tests;

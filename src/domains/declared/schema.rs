@@ -1,0 +1,215 @@
+//! The clients' schema of a file, for validation, introspection and its text.
+//!
+//! It is built from the same definitions as the rules. The results of subscriptions come from
+//! plans; the resolvers here give the same data, so that tests can compare both.
+
+use std::sync::Arc;
+
+use async_graphql::{
+    Name, Positioned, Value,
+    dynamic::{
+        Enum, EnumItem, Field, FieldFuture, FieldValue, InputObject, InputValue, Interface, InterfaceField,
+        Object, Scalar, Schema, SchemaBuilder, Subscription, SubscriptionField, SubscriptionFieldFuture,
+        TypeRef, Union,
+    },
+    parser::types::{
+        BaseType, ConstDirective, FieldDefinition, InputValueDefinition, Type as Reference, TypeKind,
+    },
+};
+use futures_util::StreamExt as _;
+
+use super::{
+    arguments,
+    payload::{Object as TypedObject, Payload, Value as Typed},
+    rules::Rules,
+    sdl::{Definition, named},
+    types::Types,
+};
+use crate::graphql::{Error, document::AFTER, error::Code, subscription::payloads};
+
+/// Builds the schema of a file.
+#[must_use]
+pub fn schema(rules: &Arc<Rules>) -> SchemaBuilder {
+    let has = |root: &'static str| rules.file.get(root).map(|_| root);
+    let mut builder = Schema::build("Query", has("Mutation"), has("Subscription"));
+    if has("Query").is_none() {
+        // GraphQL requires a root type for queries.
+        let none = Field::new("_none", TypeRef::named(TypeRef::BOOLEAN), |_| FieldFuture::from_value(None));
+        builder = builder.register(Object::new("Query").field(none));
+    }
+    for definition in &rules.file.types {
+        builder = register(builder, definition, rules);
+    }
+    builder
+}
+
+fn register(builder: SchemaBuilder, definition: &Definition, rules: &Arc<Rules>) -> SchemaBuilder {
+    let name = definition.name.node.as_str();
+    let text = definition.description.as_deref();
+    match &definition.kind {
+        TypeKind::Scalar => {
+            let mut scalar = described(Scalar::new(name), text, Scalar::description);
+            let url = arguments::find(&definition.directives, "specifiedBy");
+            if let Some(url) = url.and_then(|url| arguments::text(url, "url")) {
+                scalar = scalar.specified_by_url(url);
+            }
+            builder.register(scalar)
+        }
+        TypeKind::Enum(values) => {
+            let items = values.values.iter().map(|value| {
+                let item = EnumItem::new(value.node.value.node.as_str());
+                let text = value.node.description.as_ref().map(|text| text.node.as_str());
+                let item = described(item, text, EnumItem::description);
+                match deprecation(&value.node.directives) {
+                    Some(reason) => item.deprecation(reason),
+                    None => item,
+                }
+            });
+            builder.register(described(Enum::new(name).items(items), text, Enum::description))
+        }
+        TypeKind::Union(members) => {
+            let members = members.members.iter().map(|member| member.node.to_string());
+            let union = members.fold(Union::new(name), Union::possible_type);
+            builder.register(described(union, text, Union::description))
+        }
+        TypeKind::InputObject(input) => {
+            let fields = input.fields.iter().map(|field| input_value(&field.node));
+            let mut object = fields.fold(InputObject::new(name), InputObject::field);
+            if arguments::find(&definition.directives, "oneOf").is_some() {
+                object = object.oneof();
+            }
+            builder.register(described(object, text, InputObject::description))
+        }
+        TypeKind::Interface(interface) => {
+            let fields = interface.fields.iter().map(|field| interface_field(&field.node));
+            let object = fields.fold(Interface::new(name), Interface::field);
+            let names = interface.implements.iter().map(|name| name.node.to_string());
+            let object = names.fold(object, Interface::implement);
+            builder.register(described(object, text, Interface::description))
+        }
+        TypeKind::Object(object) if name == "Subscription" => {
+            let fields = object.fields.iter().map(|field| watched(&field.node, rules));
+            let root = fields.fold(Subscription::new(name), Subscription::field);
+            builder.register(described(root, text, Subscription::description))
+        }
+        TypeKind::Object(object) => {
+            let is_root = matches!(name, "Query" | "Mutation");
+            let fields = object.fields.iter().map(|field| object_field(&field.node, is_root));
+            let ty = fields.fold(Object::new(name), Object::field);
+            let names = object.implements.iter().map(|name| name.node.to_string());
+            let ty = names.fold(ty, Object::implement);
+            builder.register(described(ty, text, Object::description))
+        }
+    }
+}
+
+/// Adds a description, if there is one.
+fn described<'a, T>(item: T, text: Option<&'a str>, describe: impl FnOnce(T, &'a str) -> T) -> T {
+    match text {
+        Some(text) => describe(item, text),
+        None => item,
+    }
+}
+
+/// Returns the reason of `@deprecated`: the outer `None` if there is no such directive.
+fn deprecation(directives: &[Positioned<ConstDirective>]) -> Option<Option<&str>> {
+    arguments::find(directives, "deprecated").map(|directive| arguments::text(directive, "reason"))
+}
+
+fn type_ref(ty: &Reference) -> TypeRef {
+    let base = match &ty.base {
+        BaseType::Named(name) => TypeRef::named(name.to_string()),
+        BaseType::List(element) => TypeRef::List(Box::new(type_ref(element))),
+    };
+    if ty.nullable { base } else { TypeRef::NonNull(Box::new(base)) }
+}
+
+fn input_value(input: &InputValueDefinition) -> InputValue {
+    let value = InputValue::new(input.name.node.as_str(), type_ref(&input.ty.node));
+    let text = input.description.as_ref().map(|text| text.node.as_str());
+    let value = described(value, text, InputValue::description);
+    match &input.default_value {
+        Some(default) => value.default_value(default.node.clone()),
+        None => value,
+    }
+}
+
+fn interface_field(field: &FieldDefinition) -> InterfaceField {
+    let made = InterfaceField::new(field.name.node.as_str(), type_ref(&field.ty.node));
+    let text = field.description.as_ref().map(|text| text.node.as_str());
+    let made = described(made, text, InterfaceField::description);
+    match deprecation(&field.directives) {
+        Some(reason) => made.deprecation(reason),
+        None => made,
+    }
+}
+
+fn object_field(field: &FieldDefinition, is_root: bool) -> Field {
+    let name = field.name.node.clone();
+    let mut made = Field::new(field.name.node.as_str(), type_ref(&field.ty.node), move |ctx| {
+        if is_root {
+            return FieldFuture::new(async {
+                Err::<Option<FieldValue<'_>>, _>(
+                    Error::new(Code::Internal, "this field is not served yet").into(),
+                )
+            });
+        }
+        let value = match ctx.parent_value.as_value() {
+            Some(Value::Object(fields)) => fields.get(&name).filter(|value| **value != Value::Null).cloned(),
+            _ => None,
+        };
+        FieldFuture::from_value(value)
+    });
+    for argument in &field.arguments {
+        made = made.argument(input_value(&argument.node));
+    }
+    let text = field.description.as_ref().map(|text| text.node.as_str());
+    let made = described(made, text, Field::description);
+    match deprecation(&field.directives) {
+        Some(reason) => made.deprecation(reason),
+        None => made,
+    }
+}
+
+/// Builds a field of `Subscription`, with the argument that the engine adds.
+fn watched(field: &FieldDefinition, rules: &Arc<Rules>) -> SubscriptionField {
+    let rules = rules.clone();
+    let is_abstract = rules.types.id(named(&field.ty.node)).is_some_and(|of| rules.types.is_abstract(of));
+    let mut made = SubscriptionField::new(field.name.node.as_str(), type_ref(&field.ty.node), move |ctx| {
+        let (rules, payloads) = (rules.clone(), payloads::<Payload>(ctx.ctx));
+        SubscriptionFieldFuture::new(async move {
+            Ok(payloads.map(move |payload| {
+                let value = FieldValue::value(object_value(&payload.data, &rules.types));
+                let name = &rules.types.get(payload.data.of).name;
+                // The executor finds no fields in a value with a type where the type is known.
+                Ok(if is_abstract { value.with_type(name.to_string()) } else { value })
+            }))
+        })
+    });
+    for argument in &field.arguments {
+        made = made.argument(input_value(&argument.node));
+    }
+    let after = InputValue::new(AFTER, TypeRef::named(TypeRef::STRING));
+    made = made.argument(after.description("The cursor of the last result that the client has."));
+    let text = field.description.as_ref().map(|text| text.node.as_str());
+    let made = described(made, text, SubscriptionField::description);
+    match deprecation(&field.directives) {
+        Some(reason) => made.deprecation(reason),
+        None => made,
+    }
+}
+
+/// Returns a typed object as the executor reads it.
+fn object_value(object: &TypedObject, types: &Types) -> Value {
+    let fields = types.fields(object.of).iter().zip(&object.fields);
+    Value::Object(fields.map(|(field, item)| (Name::new(&field.name), value(item, types))).collect())
+}
+
+fn value(item: &Typed, types: &Types) -> Value {
+    match item {
+        Typed::Null => Value::Null,
+        Typed::Leaf(text) => serde_json::from_str(text).unwrap_or_default(),
+        Typed::List(items) => items.iter().map(|item| value(item, types)).collect(),
+        Typed::Object(object) => object_value(object, types),
+    }
+}

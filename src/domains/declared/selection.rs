@@ -1,0 +1,196 @@
+//! Compiled selection: which fields of a payload a result copies, and under which names.
+//!
+//! Fragments, aliases, `__typename`, `@skip`, `@include` and merged fields are resolved when the
+//! selection is compiled. The schema must have validated it.
+
+use std::convert::Infallible;
+
+use async_graphql::{
+    Name, Positioned, Value as Argument,
+    parser::types::{Directive, Field, Selection, SelectionSet},
+};
+
+use super::{
+    payload::{Object, Value},
+    types::{Kind, TypeId, Types},
+};
+use crate::graphql::{Error, plan::Subscription};
+
+/// Compiles the selection of a subscription's root field, whose values are of type `of`.
+///
+/// # Errors
+/// A condition is not a boolean.
+pub fn compile(of: TypeId, types: &Types, subscription: &Subscription<'_>) -> Result<Copied, Error> {
+    let compiler = Compiler { types, subscription };
+    compiler.copied(of, &[&subscription.field.selection_set.node])
+}
+
+/// What a selection copies from an object, for each object type that the object may be of.
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+pub struct Copied(Vec<(TypeId, Vec<Step>)>);
+
+/// One value of a result.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Step {
+    /// Name in the result as JSON, with its colon. For `__typename` also the value.
+    head: Box<str>,
+    source: Source,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Source {
+    /// The step's head is the whole value.
+    Head,
+    /// Field without fields of its own.
+    Leaf(usize),
+    /// Field that is an object, or a list of objects.
+    Object(usize, Copied),
+}
+
+impl Copied {
+    /// Appends an object as JSON.
+    pub fn object(&self, object: &Object, into: &mut String) {
+        let steps = self.0.iter().find(|(of, _)| *of == object.of).map_or(&[][..], |(_, steps)| steps);
+        into.push('{');
+        for (place, Step { head, source }) in steps.iter().enumerate() {
+            if place > 0 {
+                into.push(',');
+            }
+            into.push_str(head);
+            match source {
+                Source::Head => {}
+                Source::Leaf(number) => Self::default().value(&object.fields[*number], into),
+                Source::Object(number, inner) => inner.value(&object.fields[*number], into),
+            }
+        }
+        into.push('}');
+    }
+
+    fn value(&self, value: &Value, into: &mut String) {
+        match value {
+            Value::Null => into.push_str("null"),
+            Value::Leaf(text) => into.push_str(text),
+            Value::Object(object) => self.object(object, into),
+            Value::List(items) => {
+                into.push('[');
+                for (place, item) in items.iter().enumerate() {
+                    if place > 0 {
+                        into.push(',');
+                    }
+                    self.value(item, into);
+                }
+                into.push(']');
+            }
+        }
+    }
+}
+
+/// Compiler of one subscription's selections.
+struct Compiler<'a> {
+    types: &'a Types,
+    subscription: &'a Subscription<'a>,
+}
+
+/// Selected fields by their name in the result, in the order of the document.
+type Merged<'a> = Vec<(&'a Name, Vec<&'a Field>)>;
+
+impl<'a> Compiler<'a> {
+    /// Compiles the selections of one object, which may be of type `of` or a member of it.
+    fn copied(&self, of: TypeId, sets: &[&'a SelectionSet]) -> Result<Copied, Error> {
+        let is_possible = |id: TypeId| self.types.is_object(id) && self.types.is_member(id, of);
+        let possible = self.types.iter().map(|(id, _)| id).filter(|id| is_possible(*id));
+        let mut copied = Vec::new();
+        for id in possible {
+            let mut merged = Merged::new();
+            for set in sets {
+                self.collect(id, set, &mut merged)?;
+            }
+            let steps =
+                merged.into_iter().filter_map(|(name, fields)| self.step(id, name, &fields).transpose());
+            copied.push((id, steps.collect::<Result<_, _>>()?));
+        }
+        Ok(Copied(copied))
+    }
+
+    /// Compiles the fields that share a name in the result.
+    fn step(&self, of: TypeId, name: &Name, fields: &[&'a Field]) -> Result<Option<Step>, Error> {
+        let Some(first) = fields.first() else { return Ok(None) };
+        if first.name.node == "__typename" {
+            let head = format!("\"{name}\":\"{}\"", self.types.get(of).name).into();
+            return Ok(Some(Step { head, source: Source::Head }));
+        }
+        let known = self.types.fields(of);
+        // The schema has validated the name.
+        let Some(number) = known.iter().position(|field| *field.name == *first.name.node) else {
+            return Ok(None);
+        };
+        let of = known[number].of;
+        let source = if matches!(self.types.get(of).kind, Kind::Object(_)) {
+            let sets: Vec<_> = fields.iter().map(|field| &field.selection_set.node).collect();
+            Source::Object(number, self.copied(of, &sets)?)
+        } else {
+            Source::Leaf(number)
+        };
+        Ok(Some(Step { head: format!("\"{name}\":").into(), source }))
+    }
+
+    /// Adds the fields that a selection has for an object of type `of`.
+    fn collect(&self, of: TypeId, set: &'a SelectionSet, merged: &mut Merged<'a>) -> Result<(), Error> {
+        for item in &set.items {
+            let (condition, directives, inner) = match &item.node {
+                Selection::Field(Positioned { node: field, .. }) => {
+                    if self.is_included(&field.directives)? {
+                        let name = &field.response_key().node;
+                        match merged.iter_mut().find(|(known, _)| *known == name) {
+                            Some((_, fields)) => fields.push(field),
+                            None => merged.push((name, vec![field])),
+                        }
+                    }
+                    continue;
+                }
+                Selection::InlineFragment(Positioned { node: fragment, .. }) => {
+                    let condition = fragment.type_condition.as_ref().map(|condition| &condition.node.on.node);
+                    (condition, &fragment.directives, &fragment.selection_set.node)
+                }
+                Selection::FragmentSpread(Positioned { node: spread, .. }) => {
+                    let Some(fragment) = self.subscription.document.fragments.get(&spread.fragment_name.node)
+                    else {
+                        continue;
+                    };
+                    let fragment = &fragment.node;
+                    (
+                        Some(&fragment.type_condition.node.on.node),
+                        &spread.directives,
+                        &fragment.selection_set.node,
+                    )
+                }
+            };
+            let is_of = |name: &Name| self.types.id(name).is_some_and(|on| self.types.is_member(of, on));
+            if self.is_included(directives)? && condition.is_none_or(is_of) {
+                self.collect(of, inner, merged)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether `@skip` and `@include` let a selection through.
+    fn is_included(&self, directives: &[Positioned<Directive>]) -> Result<bool, Error> {
+        let mut is_included = true;
+        for directive in directives.iter().map(|directive| &directive.node) {
+            let wanted = match directive.name.node.as_str() {
+                "skip" => false,
+                "include" => true,
+                _ => continue,
+            };
+            let given = directive.get_argument("if").map(|given| given.node.clone());
+            let variable = |name: Name| self.subscription.variables.get(&name).cloned().unwrap_or_default();
+            let given = given.map(|given| given.into_const_with(|name| Ok::<_, Infallible>(variable(name))));
+            let Some(Ok(Argument::Boolean(given))) = given else {
+                let text = format!("`if` of `@{}` must be true or false", directive.name.node);
+                return Err(Error::bad_input(text));
+            };
+            is_included &= given == wanted;
+        }
+        Ok(is_included)
+    }
+}

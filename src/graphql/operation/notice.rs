@@ -1,0 +1,13 @@
+//! Gap notice of an operation: a result without data, which says that events are missing.
+
+use std::sync::Arc;
+
+use async_graphql::{Name, Response, Value};
+
+/// Returns the JSON of the notice. `response_key` is the name of the root field in results.
+pub(super) fn gap(response_key: &str, reason: &str, cursor: &str) -> Arc<str> {
+    let data = Value::Object([(Name::new(response_key), Value::Null)].into_iter().collect());
+    let gap = Value::Object([(Name::new("reason"), Value::from(reason))].into_iter().collect());
+    let notice = Response::new(data).extension("gap", gap).extension("cursor", Value::from(cursor));
+    serde_json::to_string(&notice).expect("names and texts have a JSON form").into()
+}

@@ -1,0 +1,154 @@
+//! Operations that run by plan: a result is copied from the payload, without the executor.
+//!
+//! Subscriptions that copy the same under the same name share one operation, whatever their
+//! documents and arguments. An operation must never depend on a viewer.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, Weak},
+};
+
+use async_graphql::Response;
+use async_trait::async_trait;
+
+use super::notice;
+use crate::{
+    graphql::{
+        error::{Code, Error},
+        plan::Plan,
+    },
+    hub::{Relayed, Render},
+    lock::lock,
+};
+
+/// Most distinct operations that run by plan. An event is copied at most this often; one more
+/// subscription is refused.
+const MAX_OPERATIONS: usize = 10_000;
+
+/// Bytes of a result around its data, for the first allocation.
+const AROUND: usize = 256;
+
+/// Operations that have watchers, by the name of the root field in results and the address of the
+/// plan.
+type Table = Arc<Mutex<HashMap<(Arc<str>, usize), Weak<PlannedOperation>>>>;
+
+/// The planned operations of a pod.
+#[derive(Default)]
+pub(super) struct PlannedOperations {
+    table: Table,
+}
+
+impl PlannedOperations {
+    /// Returns the operation of this plan.
+    ///
+    /// # Errors
+    /// A response that refuses the request: too many operations run.
+    pub(super) fn get_or_create(
+        &self,
+        response_key: &str,
+        plan: Arc<dyn Plan>,
+    ) -> Result<Arc<PlannedOperation>, Box<Response>> {
+        let response_key: Arc<str> = response_key.into();
+        let key = (response_key.clone(), address(&plan));
+        let mut table = lock(&self.table);
+        if let Some(operation) = table.get(&key).and_then(Weak::upgrade) {
+            return Ok(operation);
+        }
+        if table.len() >= MAX_OPERATIONS {
+            let text = "this pod runs as many distinct subscriptions as it may";
+            return Err(Error::new(Code::LimitReached, text).response().into());
+        }
+        let operation = Arc::new(PlannedOperation { response_key, plan, table: self.table.clone() });
+        table.insert(key, Arc::downgrade(&operation));
+        Ok(operation)
+    }
+}
+
+/// Operation that runs by plan.
+pub(super) struct PlannedOperation {
+    /// Name of the root field in results.
+    response_key: Arc<str>,
+    plan: Arc<dyn Plan>,
+    table: Table,
+}
+
+/// Returns the address of a plan, which no other plan has while the plan is in use.
+fn address(plan: &Arc<dyn Plan>) -> usize {
+    Arc::as_ptr(plan).cast::<()>() as usize
+}
+
+impl Drop for PlannedOperation {
+    fn drop(&mut self) {
+        let key = (self.response_key.clone(), address(&self.plan));
+        let mut table = lock(&self.table);
+        // A newer operation of the same plan stays.
+        if table.get(&key).is_some_and(|operation| operation.strong_count() == 0) {
+            table.remove(&key);
+        }
+    }
+}
+
+#[async_trait]
+impl Render for PlannedOperation {
+    async fn render(&self, relayed: &Relayed) -> Option<Arc<str>> {
+        let mut text = String::with_capacity(AROUND + relayed.event.data.len());
+        // A name of GraphQL has nothing to escape.
+        text.push_str("{\"data\":{\"");
+        text.push_str(&self.response_key);
+        text.push_str("\":");
+        if !self.plan.copy(&relayed.payload, &mut text) {
+            return None;
+        }
+        text.push_str("},\"extensions\":{\"cursor\":");
+        text.push_str(&serde_json::to_string(&*relayed.cursor).ok()?);
+        text.push_str(",\"eventId\":");
+        text.push_str(&serde_json::to_string(&*relayed.event.id).ok()?);
+        text.push_str("}}");
+        Some(text.into())
+    }
+
+    /// Copies again: a copy costs less than a look-up of a kept result.
+    async fn render_again(&self, relayed: &Relayed) -> Option<Arc<str>> {
+        self.render(relayed).await
+    }
+
+    fn gap(&self, reason: &str, cursor: &str) -> Arc<str> {
+        notice::gap(&self.response_key, reason, cursor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Payload;
+
+    struct Nothing;
+
+    impl Plan for Nothing {
+        fn copy(&self, _: &Payload, _: &mut String) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn operations_of_one_plan_are_shared() {
+        let operations = PlannedOperations::default();
+        let plan: Arc<dyn Plan> = Arc::new(Nothing);
+        let get = |key: &str| operations.get_or_create(key, plan.clone()).ok().unwrap();
+        let (first, same, other) = (get("a"), get("a"), get("b"));
+        assert!(Arc::ptr_eq(&first, &same) && !Arc::ptr_eq(&first, &other));
+        drop((first, same, other));
+        assert!(lock(&operations.table).is_empty(), "dropped operations leave nothing");
+    }
+
+    #[test]
+    fn operations_are_bounded() {
+        let operations = PlannedOperations::default();
+        let plan: Arc<dyn Plan> = Arc::new(Nothing);
+        let get = |number: usize| operations.get_or_create(&format!("f{number}"), plan.clone());
+        let mut held: Vec<_> = (0..MAX_OPERATIONS).map(|number| get(number).ok().unwrap()).collect();
+        assert!(get(MAX_OPERATIONS).is_err());
+        held.pop();
+        assert!(get(MAX_OPERATIONS).is_ok());
+    }
+}

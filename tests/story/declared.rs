@@ -1,0 +1,125 @@
+//! A domain in one GraphQL file, in the real binary: its commands, and its events from a foreign
+//! program to each client that they are for.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, Dialect, Message, Relay, Setup, Topic};
+
+const ORDERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/orders/schema.graphql");
+const TUTORIAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/domains/tutorial.graphql");
+const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/domains/tutorial/directory.json");
+
+/// Runs a command that is no pod, and returns its exit code, stdout and stderr.
+async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let setup = Setup::new("pod").command_line(arguments);
+    let setup = variables.iter().fold(setup, |setup, (name, value)| setup.set(name, *value));
+    let output = setup.run().await;
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test]
+async fn check_prints_costs_or_every_mistake() {
+    let (code, out, _) = run(&["check", ORDERS], &[]).await;
+    let expected =
+        "orderUpdated: 2 key templates; indexed arguments: id, status; compared arguments: minTotal\n";
+    assert_eq!((code, &*out), (Some(0), expected));
+
+    let file = fs::read_to_string(ORDERS).unwrap();
+    let broken = file.replace("scalar DateTime", "scalar Date").replace("op: AT_LEAST", "op: NEAR");
+    let path = std::env::temp_dir().join(format!("relay-{}.graphql", uuid::Uuid::now_v7()));
+    fs::write(&path, broken).unwrap();
+    let name = path.to_str().unwrap();
+    let (code, out, err) = run(&["check", name], &[]).await;
+    let (_, _, served) = run(&["serve"], &[("RELAY_SCHEMA", name), ("RELAY_QUEUE_BYTES", "lots")]).await;
+    fs::remove_file(&path).unwrap();
+    assert_eq!((code, &*out), (Some(64), ""));
+    let lines: Vec<_> = err.lines().map(|line| line.strip_prefix(name).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{err}");
+    assert!(lines[0].starts_with(":7:31: there is no type `DateTime`"), "{err}");
+    assert!(lines[1].contains(": `op` of `@filter` must be one of EQUALS"), "{err}");
+    assert_eq!(served.lines().count(), 3, "{served}");
+    assert!(served.contains(&format!("{name}:7:31: there is no type")), "{served}");
+
+    let (code, _, err) = run(&["check", "/does/not/exist"], &[]).await;
+    assert_eq!(code, Some(64), "{err}");
+}
+
+#[tokio::test]
+async fn schema_is_that_of_file() {
+    let (code, out, _) = run(&["schema"], &[("RELAY_SCHEMA", ORDERS)]).await;
+    assert_eq!(code, Some(0));
+    assert!(out.contains("orderUpdated(") && out.contains("after: String"), "{out}");
+    assert!(!out.contains("@audience"), "{out}");
+    let (_, flag, _) = run(&["schema", "--schema", ORDERS], &[]).await;
+    assert_eq!(flag, out);
+    let (code, out, _) = run(&["schema", "--directives"], &[]).await;
+    assert!(code == Some(0) && out.contains("directive @audience("), "{out}");
+}
+
+#[tokio::test]
+async fn schema_with_tables_needs_directory() {
+    let (code, _, err) = run(&["serve"], &[("RELAY_SCHEMA", TUTORIAL)]).await;
+    assert_eq!(code, Some(64));
+    assert!(err.starts_with("relay: RELAY_DIRECTORY is not set, but the schema names tables"), "{err}");
+    let files = [("RELAY_SCHEMA", TUTORIAL), ("RELAY_DIRECTORY", DIRECTORY)];
+    let (code, out, err) = run(&["schema"], &files).await;
+    assert!(code == Some(0) && out.contains("templateAdded"), "{err}");
+}
+
+/// Returns an event of an order as another program publishes it.
+fn order(id: &str, customer: &str, total: f64) -> Message {
+    let data = json!({
+        "id": id, "customer": {"id": customer, "name": "not ours"}, "status": "PAID", "total": total,
+        "items": [{"sku": "s", "name": "S", "quantity": 1, "price": total}], "updated_at": "2026-01-02",
+    });
+    Message::template("", &[]).with("ce-type", "order.changed.v1").with_data(data.to_string())
+}
+
+async fn watcher(pod: &Relay, token: &str, query: &str) -> Client {
+    let before = pod.metric("relay_watchers").await;
+    let mut client = Client::connect(pod.port(), Dialect::Transport, token).await;
+    client.start("watch", query).await;
+    pod.until_metric("relay_watchers", before + 1.0).await;
+    client
+}
+
+/// Returns the next result's data.
+async fn data(client: &mut Client) -> Value {
+    let message = client.socket.receive().await.unwrap();
+    assert_eq!(message["type"], "next", "{message}");
+    message["payload"]["data"]["orderUpdated"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_reach_exactly_their_watchers() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let pod = Setup::new("pod").topic(&topic).set("RELAY_SCHEMA", ORDERS).start().await;
+    let all = "subscription { orderUpdated { id customerId total items { sku } updatedAt } }";
+    let (one, large) = (
+        "subscription { orderUpdated(id: \"o-2\") { id } }",
+        "subscription { orderUpdated(minTotal: 50, status: [PAID]) { id } }",
+    );
+    let support = r#"{"sub":"s","roles":["support"]}"#;
+    let mut mine = watcher(&pod, "ann", all).await;
+    let mut second = watcher(&pod, "ann", one).await;
+    let mut theirs = watcher(&pod, "bob", all).await;
+    let mut supports = watcher(&pod, support, large).await;
+
+    let broken = order("o-9", "ann", 1.0).with_data("{\"id\": 7.5}");
+    let (first, other) = (order("o-1", "ann", 99.5), order("o-2", "ann", 10.0));
+    topic.publish([first, broken, other, order("o-3", "bob", 60.0)]).await;
+
+    let expected = json!({"id": "o-1", "customerId": "ann", "total": 99.5, "items": [{"sku": "s"}],
+        "updatedAt": "2026-01-02"});
+    assert_eq!(data(&mut mine).await, expected);
+    assert_eq!(data(&mut mine).await["id"], "o-2");
+    assert_eq!(data(&mut second).await, json!({"id": "o-2"}));
+    assert_eq!(data(&mut theirs).await["id"], "o-3");
+    assert_eq!(data(&mut supports).await, json!({"id": "o-1"}));
+    assert_eq!(data(&mut supports).await, json!({"id": "o-3"}));
+    let malformed = pod.metric_of("relay_events_rejected_total", "reason=\"malformed_data\"").await;
+    assert!((malformed - 1.0).abs() < 0.5, "{malformed}");
+}
