@@ -19,7 +19,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use opentelemetry::{KeyValue, metrics::Meter};
+use opentelemetry::metrics::Meter;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::{
     sync::CancellationToken,
@@ -149,14 +149,13 @@ impl Connections {
     /// # Errors
     /// [`End::Full`] or [`End::Crowded`] at a limit, [`End::Drained`] if the pod drains.
     pub fn place(&self, transport: Transport, peer: Option<&Peer>) -> Result<Place, End> {
-        let labels = [KeyValue::new("transport", transport.name())];
         let entered = match self.drain.requested.is_cancelled() {
             true => Err(End::Drained),
             false => self.count.enter(peer.map(Peer::address)),
         };
-        let address = entered.inspect_err(|end| self.instruments.end(&labels, end))?;
-        self.instruments.connections.add(1, &labels);
-        Ok(Place { count: self.count.clone(), address, instruments: self.instruments.clone(), labels })
+        let address = entered.inspect_err(|end| self.instruments.end(transport, end))?;
+        self.instruments.connections.add(1, &[transport.label()]);
+        Ok(Place { count: self.count.clone(), address, instruments: self.instruments.clone(), transport })
     }
 
     /// Creates the guard of a connection that is not counted until it [occupies](Guard::occupy) a
@@ -230,13 +229,13 @@ pub struct Place {
     count: Arc<Count>,
     address: Option<IpAddr>,
     instruments: Arc<Instruments>,
-    labels: [KeyValue; 1],
+    transport: Transport,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.count.leave(self.address);
-        self.instruments.connections.add(-1, &self.labels);
+        self.instruments.connections.add(-1, &[self.transport.label()]);
     }
 }
 
@@ -314,8 +313,10 @@ impl Drop for Guard {
         if let Some(slot) = self.slot {
             self.registry.remove(slot);
         }
-        let Some(place) = &self.place else { return };
-        self.instruments.end(&place.labels, &self.end);
+        if self.place.is_none() {
+            return;
+        }
+        self.instruments.end(self.transport, &self.end);
         let (reason, seconds) = (self.end.reason(), self.since.elapsed().as_secs_f64());
         let deliveries = *self.deliveries.get_mut();
         tracing::info!(transport = self.transport.name(), reason, seconds, deliveries, "connection ended");

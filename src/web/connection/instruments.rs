@@ -52,7 +52,7 @@ impl Instruments {
     /// The first increase of a counter is invisible if the counter did not exist before.
     fn create_series(&self) {
         for transport in Transport::ALL {
-            let transport = KeyValue::new("transport", transport.name());
+            let transport = transport.label();
             self.connections.add(0, std::slice::from_ref(&transport));
             for end in [End::Lost, End::Dead, End::Slow, End::Full, End::Crowded] {
                 self.ends.add(0, &[transport.clone(), KeyValue::new("reason", end.reason())]);
@@ -77,8 +77,8 @@ impl Instruments {
         }
     }
 
-    pub(super) fn end(&self, transport: &[KeyValue; 1], end: &End) {
-        self.ends.add(1, &[transport[0].clone(), KeyValue::new("reason", end.reason())]);
+    pub(super) fn end(&self, transport: Transport, end: &End) {
+        self.ends.add(1, &[transport.label(), KeyValue::new("reason", end.reason())]);
         if let Some(limit) = end.limit() {
             self.refusals.count(limit);
         }
@@ -104,7 +104,7 @@ fn written(meter: &Meter) -> [WriteMetrics; Transport::ALL.len()] {
         .with_description("From the topic's acknowledgement of an event to its write to a socket, by write.")
         .build();
     Transport::ALL.map(|transport| {
-        let label = [KeyValue::new("transport", transport.name())];
+        let label = [transport.label()];
         let written = WriteMetrics {
             deliveries: deliveries.bind(&label),
             bytes: bytes.bind(&label),

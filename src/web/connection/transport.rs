@@ -2,6 +2,8 @@
 //!
 //! The order of [`Transport::ALL`] must never differ from that of the variants: it is their index.
 
+use opentelemetry::KeyValue;
+
 /// Transport that carries many results to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -25,5 +27,10 @@ impl Transport {
             Self::Sse => "sse",
             Self::Multipart => "multipart",
         }
+    }
+
+    /// Returns the label of metrics, which allocates nothing.
+    pub(super) fn label(self) -> KeyValue {
+        KeyValue::new("transport", self.name())
     }
 }
