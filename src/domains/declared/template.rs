@@ -291,7 +291,7 @@ mod tests {
             ("user:{}", "empty path"),
             ("user:{a..b}", "empty path"),
             ("user:{$viewer}", "there is no `$viewer`"),
-            ("user:{$autor}", "there is no `$autor`"),
+            ("user:{$maker}", "there is no `$maker`"),
             ("user:{$id.x}", "there is no `$id.x`"),
             ("user{sub}", "`{sub}` must fill a whole segment"),
             ("user:{sub}x", "`{sub}` must fill a whole segment"),

@@ -61,7 +61,7 @@ fn rules_hold_what_files_say() {
 fn ten_mistakes_are_ten_problems() {
     let text = r#"extend schema @interest(key: "user:{sub}") @viewers(table: "u")
 
-type Order { id: ID!  total: Flaot!  parts(first: Int): [ID!]  customerId: ID! }
+type Order { id: ID!  total: Price!  parts(first: Int): [ID!]  customerId: ID! }
 
 type Subscription {
   orderUpdated(id: ID @filter(field: "ident"), min: Int): Order
@@ -69,11 +69,11 @@ type Subscription {
   orderPlaced: Order @event(type: "order.placed.v1")
   other: String @event(kind: "x", type: "x") @audience(everyone: true)
 }
-type Mutation { place(id: ID!): Order @publish(type: "order.plcaed.v1") }
+type Mutation { place(id: ID!): Order @publish(type: "order.plated.v1") }
 "#;
     let expected = [
         "1:44: there is no directive `@viewers`; correct it, or define or import it",
-        "3:30: there is no type `Flaot`; define it or correct the name",
+        "3:30: there is no type `Price`; define it or correct the name",
         "3:44: `parts` has an argument; fields of payloads have none",
         "6:38: there is no `ident` in `Order`; name a field with `field`",
         "6:48: `min` has no effect; add `@filter`, or use it in `@allow`",
@@ -81,7 +81,7 @@ type Mutation { place(id: ID!): Order @publish(type: "order.plcaed.v1") }
         "8:3: `orderPlaced` has no `@audience`; add its keys, or `everyone: true`",
         "9:10: `other` must be one object, interface or union; wrap the value in a type",
         "9:24: `@event` has no argument `kind`; it has type, as",
-        "11:54: no field or projection reads events `order.plcaed.v1`; correct the type, or add `@event`",
+        "11:54: no field or projection reads events `order.plated.v1`; correct the type, or add `@event`",
     ];
     assert_eq!(problems(text), expected);
 }
@@ -150,7 +150,7 @@ fn mistakes_in_fields_are_found() {
     each_is_one_problem(
         ORDERS,
         r#"
-        "customer.id" => "$autor" => `$autor` is no path
+        "customer.id" => "$maker" => `$maker` is no path
         "customer.id" => "customer..id" => is no path
         "customer.id" => "$uuid" => is not part of an event
         total: Float! => total: Float! x: Int @from(path: "$time") => is a text
