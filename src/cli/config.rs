@@ -26,6 +26,8 @@ pub use self::{
     settings::{BadFile, DomainFiles, Settings},
     table::SETTINGS,
 };
+use clap::ArgMatches;
+
 use self::{reader::Reader, table as t};
 use crate::broker::open::BrokerUrl;
 
@@ -60,8 +62,8 @@ pub enum Command {
     Schema(DomainFiles),
     /// Prints the definitions of the directives of schema files.
     Directives,
-    /// Checks this schema file.
-    Check(PathBuf),
+    /// Checks a schema file, and perhaps tries its rules.
+    Check(Check),
     /// Checks that the pod of this environment is alive. This is the address of its `/livez`.
     Healthcheck(SocketAddr),
 }
@@ -88,6 +90,31 @@ impl Command {
             Self::Schema(_) | Self::Directives | Self::Check(_) | Self::Healthcheck(_) => None,
         }
     }
+}
+
+/// Arguments of `relay check`.
+#[derive(Debug)]
+pub struct Check {
+    /// The schema file and, for a trial, the file with its tables.
+    pub files: DomainFiles,
+    /// Event to try the rules on.
+    pub trial: Option<Trial>,
+}
+
+/// Event, viewer and arguments that the rules of a schema file are tried on. A value that begins
+/// with `{` is JSON itself; any other names a file.
+#[derive(Debug)]
+pub struct Trial {
+    /// `--event`: data of an event, or an event in structured mode.
+    pub event: String,
+    /// `--type`: type of the event; `None`: the event is in structured mode.
+    pub kind: Option<String>,
+    /// `--author`: id of the author of data.
+    pub author: Option<String>,
+    /// `--viewer`: claims of the viewer's token.
+    pub viewer: String,
+    /// `--arguments`: arguments of the subscription.
+    pub arguments: Option<String>,
 }
 
 /// Arguments of `relay doctor` besides the settings of a pod.
@@ -135,10 +162,7 @@ pub fn parse_from(
     let command = match name {
         "schema" if flags.get_flag("directives") => Command::Directives,
         "schema" => Command::Schema(settings::domain_files(&mut reader)),
-        "check" => {
-            let file = flags.get_one::<String>("FILE").expect("the argument is required");
-            Command::Check(PathBuf::from(file))
-        }
+        "check" => Command::Check(check(flags, &reader)),
         "healthcheck" => healthcheck(&mut reader),
         "cluster" => cluster(&mut reader),
         "doctor" => {
@@ -165,6 +189,21 @@ pub fn parse_from(
         }
     }
     reader.finish().map(|()| command)
+}
+
+/// Returns the arguments of `relay check`.
+fn check(flags: &ArgMatches, reader: &Reader<'_>) -> Check {
+    let text = |name| flags.get_one::<String>(name).cloned();
+    let trial = text("event").map(|event| Trial {
+        event,
+        kind: text("type"),
+        author: text("author"),
+        viewer: text("viewer").unwrap_or_default(),
+        arguments: text("arguments"),
+    });
+    let directory = reader.raw(&t::DIRECTORY).filter(|_| trial.is_some()).map(PathBuf::from);
+    let schema = text("FILE").map(PathBuf::from);
+    Check { files: DomainFiles { schema, directory }, trial }
 }
 
 /// Returns the command that checks the pod of this environment. A pod that listens on all addresses

@@ -39,6 +39,7 @@ pub mod selection;
 pub mod state;
 pub mod subscription_rule;
 pub mod template;
+pub mod trial;
 pub mod types;
 pub mod viewers;
 

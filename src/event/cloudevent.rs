@@ -154,7 +154,10 @@ pub fn decode<'a>(
 
 /// Returns the event that the data of a message in structured mode holds. `trace` is the trace
 /// beside the data, which counts if the event has none.
-fn decode_structured(
+///
+/// # Errors
+/// [`Undecodable`]: the data is no event, or an attribute is out of bounds.
+pub fn decode_structured(
     message: &Bytes,
     trace: Option<&str>,
     published: Option<SystemTime>,

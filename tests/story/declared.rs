@@ -48,6 +48,35 @@ async fn check_prints_costs_or_every_mistake() {
 }
 
 #[tokio::test]
+async fn check_tries_rules_on_event() {
+    let data = r#"{"id": "o-1", "customer": {"id": "ann"}, "status": "PAID", "total": 9, "items": []}"#;
+    let structured = format!(
+        r#"{{"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.placed.v1", "data": {data}}}"#
+    );
+    let path = std::env::temp_dir().join(format!("relay-{}.json", uuid::Uuid::now_v7()));
+    fs::write(&path, structured).unwrap();
+    let (file, ann) = (path.to_str().unwrap(), r#"{"sub": "ann"}"#);
+    let typed = ["check", ORDERS, "--event", data, "--type", "order.changed.v1", "--viewer", ann];
+    let whole = ["check", ORDERS, "--event", file, "--viewer", ann, "--arguments", r#"{"id": "o-2"}"#];
+    let unknown = ["check", ORDERS, "--event", data, "--type", "order.gone.v1", "--viewer", ann];
+    let misfit = ["check", ORDERS, "--event", "{}", "--type", "order.placed.v1", "--viewer", ann];
+    let unreadable = ["check", ORDERS, "--event", "/no/file", "--viewer", ann];
+    for (arguments, code, expected) in [
+        (&typed[..], 0, "orderUpdated: told by user:ann\n"),
+        (&whole, 0, "orderUpdated: not told: an argument leaves it out\n"),
+        (&unknown, 1, "relay: unknown event type\n"),
+        (&misfit, 1, "relay: malformed event data: "),
+        (&unreadable, 64, "relay: --event names a file that cannot be read: "),
+        (&["check", ORDERS, "--event", data], 64, "error: "),
+    ] {
+        let (exit, out, err) = run(arguments, &[]).await;
+        assert_eq!(exit, Some(code), "{arguments:?}: {out}{err}");
+        assert!(if code == 0 { out == expected } else { err.starts_with(expected) }, "{out}{err}");
+    }
+    fs::remove_file(&path).unwrap();
+}
+
+#[tokio::test]
 async fn schema_is_that_of_file() {
     let (code, out, _) = run(&["schema"], &[("RELAY_SCHEMA", ORDERS)]).await;
     assert_eq!(code, Some(0));

@@ -70,6 +70,14 @@ impl DomainFactory {
         }
     }
 
+    /// Creates the domain of the schema file, if there is one.
+    pub(crate) fn declared(&self) -> Option<Arc<Declared>> {
+        match self {
+            Self::Tutorial(_) => None,
+            Self::Declared(rules, _, tables) => Some(Declared::new(rules.clone(), tables.clone())),
+        }
+    }
+
     /// Returns the tabs that the page opens with. A demo token is no secret; with other tokens a
     /// tab only shows their place.
     pub(crate) fn tabs(&self, auth: &auth::Settings) -> Vec<Tab> {

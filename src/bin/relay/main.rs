@@ -3,6 +3,7 @@
 //! Every part has a home in the library, so this file only connects them. It must never read the
 //! environment itself.
 
+mod check;
 mod domain_factory;
 
 use std::{
@@ -20,7 +21,7 @@ use pubsub_relay::{
     broker::open::BrokerUrl,
     cli::{
         cluster::{self, ClusterBroker},
-        config::{self, Command, EX_USAGE, Questions, Settings},
+        config::{self, Command, Questions, Settings},
         cure::cure,
         doctor,
         emulator::Search,
@@ -51,10 +52,10 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
     let (mut settings, parts) = match command {
         Command::Schema(_) => return Ok(print(&domains.make(Duration::ZERO).1.sdl())),
         Command::Directives => return Ok(print(domain_factory::directives())),
-        Command::Check(file) => {
-            return Ok(match domain_factory::check(&file) {
-                Ok(costs) => print(&costs),
-                Err(problems) => complain(&format!("{}\n", problems.join("\n")), EX_USAGE.into()),
+        Command::Check(check) => {
+            return Ok(match check::run(&check) {
+                Ok(text) => print(&text),
+                Err((text, code)) => complain(&text, code.into()),
             });
         }
         Command::Healthcheck(address) => {

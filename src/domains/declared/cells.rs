@@ -103,6 +103,16 @@ pub fn lookups(filters: &[Filter], data: &Object, keys: Vec<Key>) -> Result<Vec<
     Ok(joined(&prefixes, &keys.iter().collect::<Vec<_>>()))
 }
 
+/// Returns the key of the audience at the end of an index key.
+#[must_use]
+pub fn audience_key<'k>(rule: &SubscriptionRule, key: &'k str) -> &'k str {
+    match indexed(&rule.filters).count() {
+        0 => key,
+        // Values are escaped, so each cell has one separator, and one more stands before the key.
+        cells => key.splitn(cells + 2, '|').last().unwrap_or(key),
+    }
+}
+
 /// Returns each prefix with the cell of each text.
 fn combined(prefixes: &[String], texts: &BTreeSet<Cow<'_, str>>) -> Vec<String> {
     let with = |prefix: &String, text: &str| {

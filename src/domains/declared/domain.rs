@@ -38,6 +38,16 @@ impl Declared {
         Arc::new(Self { viewers: Viewers::new(rules.clone(), directory), rules })
     }
 
+    /// Returns the rules of the file.
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Returns the viewers of the file.
+    pub(super) const fn viewers(&self) -> &Viewers {
+        &self.viewers
+    }
+
     /// Returns the audience of a field for one event.
     fn audience(&self, field: &SubscriptionRule, payload: &Payload) -> Result<Audience, Excess> {
         let author = payload.envelope.author.clone();

@@ -28,6 +28,22 @@ impl RootArguments {
         Self(Json::Object(values))
     }
 
+    /// Takes those of these values that the field has as arguments, with the defaults of the
+    /// others.
+    #[must_use]
+    pub fn from_json(values: &Map<String, Json>, definition: Option<&FieldDefinition>) -> Self {
+        let mut taken = Map::new();
+        for argument in definition.iter().flat_map(|definition| &definition.arguments) {
+            let name = argument.node.name.node.as_str();
+            let default = argument.node.default_value.as_ref().map(|default| default.node.clone());
+            let default = || default.and_then(|default| default.into_json().ok());
+            if let Some(value) = values.get(name).cloned().or_else(default) {
+                taken.insert(name.to_owned(), value);
+            }
+        }
+        Self(Json::Object(taken))
+    }
+
     /// Returns the arguments as a document of templates.
     #[must_use]
     pub const fn document(&self) -> &Json {

@@ -1,0 +1,77 @@
+//! `relay check`: checks a schema file, and tries its rules on an event.
+//!
+//! Its answers are for people and for CI. It must never serve anything.
+
+use std::{fmt::Display, fs};
+
+use pubsub_relay::{
+    Claims,
+    cli::config::{BadFile, Check, EX_USAGE, Trial},
+    domains::declared::trial,
+    event::{Event, cloudevent},
+};
+use serde_json::{Map, Value};
+
+use super::domain_factory::{self, DomainFactory};
+
+/// Exit code if the event does not fit the file.
+const MISFIT: u8 = 1;
+
+/// Text of what is wrong, with the exit code.
+type Complaint = (String, u8);
+
+/// Returns what the fields of the file cost or, with an event, who receives it.
+pub(crate) fn run(Check { files, trial }: &Check) -> Result<String, Complaint> {
+    let Some(trial) = trial else {
+        let file = files.schema.as_deref().unwrap_or("".as_ref());
+        return domain_factory::check(file).map_err(|found| problems(&found));
+    };
+    let domain = DomainFactory::load(files).map_err(|bad| match bad {
+        BadFile::Schema(found) => problems(&found),
+        BadFile::Directory(problem) => usage("RELAY_DIRECTORY", problem),
+        BadFile::NoDirectory => usage("RELAY_DIRECTORY", "is not set, but the schema names tables"),
+    })?;
+    let event = event(trial)?;
+    let claims = Claims::new(object("--viewer", &trial.viewer)?);
+    let arguments = trial.arguments.as_deref().map(|text| object("--arguments", text)).transpose()?;
+    let told =
+        domain.declared().map(|domain| trial::tell(&domain, &event, &claims, &arguments.unwrap_or_default()));
+    told.transpose().map(Option::unwrap_or_default).map_err(|error| misfit(&error))
+}
+
+/// Returns the event of `--event`.
+fn event(Trial { event, kind, author, .. }: &Trial) -> Result<Event, Complaint> {
+    let data = text("--event", event)?.into_bytes().into();
+    match kind {
+        Some(kind) => Ok(Event::new("/check".into(), kind, author.as_deref().map(Into::into), data)),
+        None => cloudevent::decode_structured(&data, None, None).map_err(|error| misfit(&error)),
+    }
+}
+
+/// Returns the JSON object of a flag.
+fn object(flag: &str, value: &str) -> Result<Map<String, Value>, Complaint> {
+    serde_json::from_str(&text(flag, value)?)
+        .map_err(|problem| usage(flag, format!("is no JSON object: {problem}")))
+}
+
+/// Returns the text of a flag: its value if that begins with `{`, else the content of the file that
+/// it names.
+fn text(flag: &str, value: &str) -> Result<String, Complaint> {
+    if value.trim_start().starts_with('{') {
+        return Ok(value.to_owned());
+    }
+    fs::read_to_string(value)
+        .map_err(|problem| usage(flag, format!("names a file that cannot be read: {problem}")))
+}
+
+fn problems(found: &[String]) -> Complaint {
+    (format!("{}\n", found.join("\n")), EX_USAGE)
+}
+
+fn usage(name: &str, problem: impl Display) -> Complaint {
+    (format!("relay: {name} {problem}\n"), EX_USAGE)
+}
+
+fn misfit(error: &dyn Display) -> Complaint {
+    (format!("relay: {error}\n"), MISFIT)
+}
