@@ -31,12 +31,12 @@ pub struct SocketHandoff {
 
 /// Response extension by which a handler asks for the socket.
 #[derive(Clone)]
-pub struct HandoffRequest(Arc<Mutex<Option<oneshot::Sender<SocketHandoff>>>>);
+pub struct HandoffRequest(Arc<Mutex<Option<oneshot::Sender<Box<SocketHandoff>>>>>);
 
 impl HandoffRequest {
     /// Creates a request and the receiver of its socket. The receiver fails if the client leaves
-    /// before the handoff.
-    pub fn new() -> (Self, oneshot::Receiver<SocketHandoff>) {
+    /// before the handoff. The socket is boxed, so that a task that waits for it needs little room.
+    pub fn new() -> (Self, oneshot::Receiver<Box<SocketHandoff>>) {
         let (sender, receiver) = oneshot::channel();
         (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
     }
@@ -71,7 +71,7 @@ impl PendingHandoff {
         let Self { request, version, head } = self;
         let sender = crate::lock::lock(&request.0).take();
         if let Some(sender) = sender {
-            let _ = sender.send(SocketHandoff { socket, unread, version, head });
+            let _ = sender.send(Box::new(SocketHandoff { socket, unread, version, head }));
         }
     }
 }

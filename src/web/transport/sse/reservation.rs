@@ -214,7 +214,7 @@ pub(in crate::web) async fn read(
     let (handoff, commands) = taken.ok_or_else(|| {
         Refusal::new(StatusCode::CONFLICT, Code::BadRequest, "the stream is being read already")
     })?;
-    commands.send(Command::Read(place)).await.map_err(|_| unknown())?;
+    commands.send(Command::Read(Box::new(place))).await.map_err(|_| unknown())?;
     Ok(response::respond(EVENTS, handoff))
 }
 

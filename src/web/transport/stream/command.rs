@@ -12,7 +12,7 @@ use crate::web::{connection::Place, operations};
 /// Command of a request to a shared stream.
 pub(in crate::web) enum Command {
     /// The stream has a reader, with this place among the connections.
-    Read(Place),
+    Read(Box<Place>),
     /// Start of this operation.
     Start(Box<Start>),
     /// End of this operation, if it runs.

@@ -95,7 +95,7 @@ pub struct Handshake {
     pub subprotocol: Option<&'static str>,
     accept: String,
     request: HandoffRequest,
-    socket: oneshot::Receiver<SocketHandoff>,
+    socket: oneshot::Receiver<Box<SocketHandoff>>,
 }
 
 impl Handshake {
@@ -150,7 +150,7 @@ impl Handshake {
     /// # Errors
     /// [`HandshakeLost`] if the client has left.
     pub async fn socket(self, limit: usize) -> Result<Socket, HandshakeLost> {
-        let SocketHandoff { mut socket, unread, head, .. } = self.socket.await.map_err(|_| HandshakeLost)?;
+        let SocketHandoff { mut socket, unread, head, .. } = *self.socket.await.map_err(|_| HandshakeLost)?;
         let head = encode_head(head.status, &head.headers);
         socket.write_all(&head).await.map_err(|_| HandshakeLost)?;
         Ok(Socket::new(socket, unread, limit))
