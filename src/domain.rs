@@ -103,6 +103,18 @@ pub enum Unreadable {
     Malformed(String),
 }
 
+/// Why a checked token gives no viewer.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NoViewer {
+    /// There is no such user. The client reads `UNAUTHENTICATED`.
+    #[error("the token's user is unknown")]
+    Unknown,
+    /// The user exists and is refused. The client reads `FORBIDDEN` with this text.
+    #[error("{0}")]
+    Forbidden(String),
+}
+
 /// A domain behind the relay.
 ///
 /// Every method is called for every event or connection: none may block or do I/O.
@@ -119,6 +131,15 @@ pub trait Domain: Send + Sync + 'static {
     /// # assert!(viewer(Identity::Demo("ann")).is_some());
     /// ```
     fn viewer(&self, identity: Identity<'_>) -> Option<Viewer>;
+
+    /// Returns what [`Self::viewer`] returns, or why there is no viewer. The relay calls this
+    /// method. A domain overrides it if it refuses users that exist.
+    ///
+    /// # Errors
+    /// [`NoViewer`] decides what the client reads.
+    fn admit(&self, identity: Identity<'_>) -> Result<Viewer, NoViewer> {
+        self.viewer(identity).ok_or(NoViewer::Unknown)
+    }
 
     /// Decodes an event. Every publisher of the topic can send any data, so this method should not
     /// panic. An event at which it panics counts as malformed.

@@ -151,7 +151,7 @@ pub use self::broker::pubsub::Topic as PubSubTopic;
 pub use self::{
     audience::{Audience, Interests, Key, Viewer},
     broker::{Broker, memory::Topic as MemoryTopic},
-    domain::{Claims, Domain, Fact, Identity, Unreadable},
+    domain::{Claims, Domain, Fact, Identity, NoViewer, Unreadable},
     event::{Event, Payload},
     graphql::{
         Api, Error, build as build_api, build_dynamic as build_dynamic_api, error::Code,

@@ -8,6 +8,8 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
+use crate::domain::NoViewer;
+
 /// Why a key set could not be loaded. The keys loaded before, if any, stay in use.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -58,7 +60,7 @@ pub enum SetupError {
 }
 
 /// Why a client is refused. The text is fit for the client: it holds nothing of the token.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum AuthError {
     /// There is no token.
     #[error("a token is required")]
@@ -99,6 +101,9 @@ pub enum AuthError {
     /// The token is genuine, but the domain has no such user.
     #[error("the token's user is unknown")]
     UnknownUser,
+    /// The token is genuine, and the domain refuses its user for this reason.
+    #[error("{0}")]
+    Forbidden(String),
     /// The key set cannot be loaded, so the token cannot be checked. The client may retry it.
     #[error("tokens cannot be checked at the moment")]
     KeysUnavailable,
@@ -122,7 +127,17 @@ impl AuthError {
             Self::UnverifiedEmail => "unverified_email",
             Self::UnknownKey => "unknown_key",
             Self::UnknownUser => "unknown_user",
+            Self::Forbidden(_) => "forbidden",
             Self::KeysUnavailable => "keys_unavailable",
+        }
+    }
+}
+
+impl From<NoViewer> for AuthError {
+    fn from(refused: NoViewer) -> Self {
+        match refused {
+            NoViewer::Unknown => Self::UnknownUser,
+            NoViewer::Forbidden(text) => Self::Forbidden(text),
         }
     }
 }

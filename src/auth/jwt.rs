@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     audience::Viewer,
-    domain::{Claims, Domain, Identity},
+    domain::{Claims, Domain, Identity, NoViewer},
 };
 
 /// Largest difference between the clocks of issuer and pod. A token is accepted for this time after
@@ -164,11 +164,12 @@ fn expiry(exp: Option<f64>) -> Result<SystemTime, AuthError> {
 
 /// Returns the user that the claims name.
 fn viewer(claims: &Claims, domain: &dyn Domain) -> Result<Viewer, AuthError> {
-    let unknown = match (claims.get("email"), claims.email()) {
-        (Some(Value::String(_)), None) => AuthError::UnverifiedEmail,
-        _ => AuthError::UnknownUser,
-    };
-    domain.viewer(Identity::Claims(claims)).ok_or(unknown)
+    domain.admit(Identity::Claims(claims)).map_err(|refused| {
+        match (refused, claims.get("email"), claims.email()) {
+            (NoViewer::Unknown, Some(Value::String(_)), None) => AuthError::UnverifiedEmail,
+            (refused, ..) => refused.into(),
+        }
+    })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature that `map_err` requires")]

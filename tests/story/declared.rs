@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Dialect, Message, Relay, Setup, Topic};
+use crate::support::{Client, Dialect, Message, Relay, Setup, Socket, Topic};
 
 const ORDERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/orders/schema.graphql");
 const TUTORIAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/domains/tutorial.graphql");
@@ -96,6 +96,31 @@ async fn schema_with_tables_needs_directory() {
     let files = [("RELAY_SCHEMA", TUTORIAL), ("RELAY_DIRECTORY", DIRECTORY)];
     let (code, out, err) = run(&["schema"], &files).await;
     assert!(code == Some(0) && out.contains("templateAdded"), "{err}");
+}
+
+#[tokio::test]
+async fn viewer_beyond_bounds_is_forbidden_by_template() {
+    let pod = Setup::new("pod").set("RELAY_SCHEMA", ORDERS).start().await;
+    let roles: Vec<_> = (0..1_001).map(|role| format!("r{role}")).collect();
+    let many = json!({"sub": "s", "roles": roles}).to_string();
+    let long = json!({"sub": "s", "roles": ["x".repeat(600)]}).to_string();
+    for (token, text) in [
+        (many, "`role:{roles}` gives more than 1000 keys together with the other interests"),
+        (long, "`role:{roles}` gives a key that is too long"),
+    ] {
+        let answer = pod.http.graphql(&token, "{ __typename }", Value::Null).await;
+        assert_eq!((answer.status, answer.code().as_str()), (403, "FORBIDDEN"));
+        assert_eq!(answer.json()["errors"][0]["message"], text);
+        for dialect in [Dialect::Transport, Dialect::Legacy] {
+            let mut socket = Socket::open(pod.port(), Some(dialect.subprotocol())).await;
+            let payload = json!({"authorization": format!("Bearer {token}")});
+            socket.send(json!({"type": "connection_init", "payload": payload})).await;
+            let (_, end) = socket.receive_to_end().await;
+            assert_eq!((end.code, end.reason), (4403, format!("Forbidden: {text}")));
+        }
+    }
+    let refused = pod.metric_of("relay_auth_failures_total", "reason=\"forbidden\"").await;
+    assert!((refused - 6.0).abs() < 0.5, "{refused}");
 }
 
 /// Returns an event of an order as another program publishes it.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     audience::{Audience, Viewer},
-    domain::{Domain, Fact, Identity, Unreadable},
+    domain::{Domain, Fact, Identity, NoViewer, Unreadable},
     event::Event,
     rfc3339,
 };
@@ -79,11 +79,17 @@ fn node(payload: &Payload, root: Root) -> Option<Node<'_>> {
 
 impl Domain for Declared {
     fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
-        let viewer = self.viewers.viewer(identity);
-        if let Err(error @ (Refused::TooManyInterests(_) | Refused::KeyTooLong(_))) = &viewer {
-            tracing::warn!(%error, "a user was refused");
-        }
-        viewer.ok()
+        self.viewers.viewer(identity).ok()
+    }
+
+    fn admit(&self, identity: Identity<'_>) -> Result<Viewer, NoViewer> {
+        self.viewers.viewer(identity).map_err(|refused| match refused {
+            Refused::Unknown => NoViewer::Unknown,
+            Refused::TooManyInterests(_) | Refused::KeyTooLong(_) => {
+                tracing::warn!(error = %refused, "a user was refused");
+                NoViewer::Forbidden(refused.to_string())
+            }
+        })
     }
 
     fn read(&self, event: &Event) -> Result<Fact, Unreadable> {

@@ -100,6 +100,8 @@ impl From<AuthError> for Refusal {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unauthenticated, text)
                     .with(RETRY_AFTER, RETRY_SECONDS)
             }
+            // A fresh token of the same user would not help.
+            AuthError::Forbidden(_) => Self::new(StatusCode::FORBIDDEN, Code::Forbidden, text),
             _ => Self::new(StatusCode::UNAUTHORIZED, Code::Unauthenticated, text)
                 .with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
         }

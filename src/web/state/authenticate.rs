@@ -14,7 +14,8 @@ impl AppState {
     /// Authenticates the viewer by the request's `Authorization` header.
     ///
     /// # Errors
-    /// 401 if the token is not valid, 503 if tokens cannot be checked.
+    /// 401 if the token is not valid, 403 if the domain refuses its user, 503 if tokens cannot be
+    /// checked.
     pub(in crate::web) async fn authenticate(&self, headers: &HeaderMap) -> Result<Session, Refusal> {
         let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         Ok(self.auth.authenticate(authorization).await?)
