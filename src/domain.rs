@@ -101,6 +101,15 @@ pub enum Unreadable {
     /// logged.
     #[error("malformed event data: {0}")]
     Malformed(String),
+    /// As [`Self::Malformed`], with a place that metrics count by. The domain must know the event's
+    /// type, and its paths must be a bounded set: both become labels.
+    #[error("malformed event data: {text}")]
+    Misfit {
+        /// Path of the field, without places in lists (`items.price`). Empty: the data as a whole.
+        path: String,
+        /// What is wrong with it.
+        text: String,
+    },
 }
 
 /// Why a checked token gives no viewer.

@@ -42,7 +42,7 @@ const CLOCK_MARGIN: Duration = Duration::from_secs(30);
 
 /// Reasons of rejected events in metrics. A message that cannot be decoded has reasons of its own.
 const UNKNOWN_TYPE: &str = "unknown_type";
-const MALFORMED_DATA: &str = "malformed_data";
+const MALFORMED: &str = "malformed";
 const MALFORMED_HEARTBEAT: &str = "malformed_heartbeat";
 
 /// Relay of the events of one pod's feed to its hub.
@@ -117,7 +117,9 @@ impl Relay {
                     let Some(Received { event, message_id, ack }) = received else { return };
                     match event {
                         Ok(event) => self.receive(event, &message_id).await,
-                        Err(undecodable) => self.reject(&message_id, undecodable.reason(), &undecodable),
+                        Err(undecodable) => {
+                            self.reject(&message_id, undecodable.reason(), None, &undecodable);
+                        }
                     }
                     ack.ack();
                 }
@@ -180,14 +182,16 @@ impl Relay {
                 self.newest = self.newest.map(|newest| event.published.map_or(newest, |at| newest.max(at)));
                 self.hub.advance(&event);
             }
-            Heard::Garbage => self.reject(message_id, MALFORMED_HEARTBEAT, &"it holds no heartbeat"),
+            Heard::Garbage => {
+                self.reject(message_id, MALFORMED_HEARTBEAT, None, &"it holds no heartbeat");
+            }
             Heard::Event => self.relay(event, message_id).await,
         }
     }
 
     /// Counts and logs a message that is of no use.
-    fn reject(&self, message_id: &str, reason: &'static str, error: &dyn Display) {
-        self.counters.reject(reason);
+    fn reject(&self, message_id: &str, reason: &'static str, place: Option<Place<'_>>, error: &dyn Display) {
+        self.counters.reject(reason, place);
         tracing::warn!(message_id, reason, %error, "message rejected");
     }
 
@@ -208,13 +212,14 @@ impl Relay {
         let panicked = |_| Err(Unreadable::Malformed("the domain panicked at it".to_owned()));
         let fact = match panic::catch_unwind(read).unwrap_or_else(panicked) {
             Ok(fact) => fact,
-            Err(Unreadable::UnknownType) => return self.counters.reject(UNKNOWN_TYPE),
-            Err(error @ Unreadable::Malformed(_)) => {
-                return self.reject(
-                    message_id,
-                    MALFORMED_DATA,
-                    &format_args!("{} {}: {error}", event.kind, event.id),
-                );
+            Err(Unreadable::UnknownType) => return self.counters.reject(UNKNOWN_TYPE, None),
+            Err(error) => {
+                let place = match &error {
+                    Unreadable::Misfit { path, .. } => Some(Place { kind: &event.kind, path }),
+                    _ => None,
+                };
+                let text = format_args!("{} {}: {error}", event.kind, event.id);
+                return self.reject(message_id, MALFORMED, place, &text);
             }
         };
         let is_news = event.published.is_none_or(|published| published >= self.news_since);
@@ -225,6 +230,19 @@ impl Relay {
         self.counters.matched.add(matched as u64, &[]);
         tracing::debug!(event = %id, %kind, matched, "event dispatched");
     }
+}
+
+/// Place of a breach in an event that the domain knows.
+struct Place<'a> {
+    kind: &'a Arc<str>,
+    path: &'a str,
+}
+
+/// Returns the labels of a rejected message. Without a place two of them are empty.
+fn labels(reason: &'static str, place: Option<Place<'_>>) -> [KeyValue; 3] {
+    let (kind, path) =
+        place.map_or_else(Default::default, |place| (place.kind.clone(), place.path.to_owned()));
+    [KeyValue::new("reason", reason), KeyValue::new("type", kind), KeyValue::new("path", path)]
 }
 
 struct Counters {
@@ -247,13 +265,15 @@ impl Counters {
                 "relay.events.deduplicated",
                 "Events dropped because their id was seen before.",
             ),
-            rejected: telemetry::counter_by(
-                meter,
-                "relay.events.rejected",
-                "Messages without an event that the domain reads, by reason.",
-                "reason",
-                ["not_cloudevent", UNKNOWN_TYPE, MALFORMED_DATA, MALFORMED_HEARTBEAT],
-            ),
+            rejected: {
+                let rejected = meter.u64_counter("relay.events.rejected");
+                let text = "Messages without an event that the domain reads, by reason.";
+                let rejected = rejected.with_description(text).build();
+                for reason in ["not_cloudevent", UNKNOWN_TYPE, MALFORMED, MALFORMED_HEARTBEAT] {
+                    rejected.add(0, &labels(reason, None));
+                }
+                rejected
+            },
             matched: counter("relay.events.matched", "Watchers that events were dispatched to."),
             losses: counter(
                 "relay.feed.losses",
@@ -262,8 +282,8 @@ impl Counters {
         }
     }
 
-    fn reject(&self, reason: &'static str) {
-        self.rejected.add(1, &[KeyValue::new("reason", reason)]);
+    fn reject(&self, reason: &'static str, place: Option<Place<'_>>) {
+        self.rejected.add(1, &labels(reason, place));
     }
 }
 

@@ -174,6 +174,8 @@ async fn orders_reach_exactly_their_watchers() {
     assert_eq!(data(&mut theirs).await["id"], "o-3");
     assert_eq!(data(&mut supports).await, json!({"id": "o-1"}));
     assert_eq!(data(&mut supports).await, json!({"id": "o-3"}));
-    let malformed = pod.metric_of("relay_events_rejected_total", "reason=\"malformed_data\"").await;
-    assert!((malformed - 1.0).abs() < 0.5, "{malformed}");
+    for label in ["reason=\"malformed\"", "type=\"order.changed.v1\"", "path=\"id\""] {
+        let malformed = pod.metric_of("relay_events_rejected_total", label).await;
+        assert!((malformed - 1.0).abs() < 0.5, "{label}: {malformed}");
+    }
 }

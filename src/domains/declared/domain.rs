@@ -97,12 +97,13 @@ impl Domain for Declared {
         let time = rfc3339::write_millis(event.time).map(Into::into);
         let envelope = Envelope { author: event.author.clone(), id: event.id.clone(), time };
         let data = reader::read(&self.rules.types, rule.payload, &event.data, &envelope)
-            .map_err(|breach| Unreadable::Malformed(breach.to_string()))?;
+            .map_err(|breach| Unreadable::Misfit { text: breach.to_string(), path: breach.place })?;
         let payload = Payload { data, envelope };
         let mut audiences = Vec::with_capacity(rule.fields.len());
         for field in rule.fields.iter().map(|number| &self.rules.subscriptions[*number]) {
             let audience = self.audience(field, &payload).map_err(|excess| {
-                Unreadable::Malformed(format!("the audience of `{}` has {excess}", field.name))
+                let text = format!("the audience of `{}` has {excess}", field.name);
+                Unreadable::Misfit { path: String::new(), text }
             })?;
             audiences.push((field.name.clone(), audience));
         }

@@ -21,6 +21,8 @@ pub struct Breach {
     /// Names of the fields on the way, joined by dots, without places in lists. Empty: the data as
     /// a whole.
     pub path: String,
+    /// Path up to the first type that it enters again, so that the places of a file are few.
+    pub place: String,
     /// What is expected.
     pub text: String,
 }
@@ -40,12 +42,12 @@ impl fmt::Display for Breach {
 /// # Errors
 /// The first breach of the type, in the order of its fields.
 pub fn read(types: &Types, of: TypeId, data: &[u8], envelope: &Envelope) -> Result<Object, Breach> {
-    let whole = |text: String| Breach { path: String::new(), text };
+    let whole = |text: String| Breach { path: String::new(), place: String::new(), text };
     if data.len() > MAX_DATA_BYTES {
         return Err(whole(format!("more than {MAX_DATA_BYTES} bytes")));
     }
     let json = Json::parse(data).map_err(whole)?;
-    Reader { types, envelope }.object(of, &json).map_err(Found::reversed)
+    Reader { types, envelope }.object(of, &json).map_err(|found| found.breach(of))
 }
 
 struct Reader<'a> {
@@ -53,9 +55,9 @@ struct Reader<'a> {
     envelope: &'a Envelope,
 }
 
-/// Breach on its way up. Its path grows from the last name to the first.
+/// Breach on its way up. Its path grows from the last field to the first.
 struct Found<'a> {
-    path: Vec<&'a str>,
+    path: Vec<&'a Field>,
     text: Cow<'static, str>,
 }
 
@@ -65,13 +67,22 @@ impl<'a> Found<'a> {
     }
 
     fn within(mut self, field: &'a Field) -> Self {
-        self.path.push(&field.name);
+        self.path.push(field);
         self
     }
 
-    fn reversed(self) -> Breach {
-        let names: Vec<_> = self.path.into_iter().rev().collect();
-        Breach { path: names.join("."), text: self.text.into_owned() }
+    /// Returns the breach in data of the type `of`.
+    fn breach(mut self, of: TypeId) -> Breach {
+        self.path.reverse();
+        let mut entered = vec![of];
+        let known = self.path.iter().position(|field| {
+            let is_again = entered.contains(&field.of);
+            entered.push(field.of);
+            is_again
+        });
+        let join = |fields: &[&Field]| fields.iter().map(|field| &*field.name).collect::<Vec<_>>().join(".");
+        let place = join(&self.path[..known.map_or(self.path.len(), |last| last + 1)]);
+        Breach { path: join(&self.path), place, text: self.text.into_owned() }
     }
 }
 
@@ -360,6 +371,22 @@ mod tests {
             (" ".repeat(MAX_DATA_BYTES + 1), "more than 1048576 bytes"),
         ] {
             assert_eq!(read_order(&data).unwrap_err(), expected, "{:.80}", data);
+        }
+    }
+
+    #[test]
+    fn places_of_recursive_type_are_few() {
+        let file = "type Node { id: ID!  left: Node  leaf: Leaf } type Leaf { id: ID!  node: Node  n: Int }
+            type Subscription { node: Node @event(type: \"n\") @audience(everyone: true) }";
+        let rules = Rules::parse(file).unwrap();
+        let of = rules.types.id("Node").unwrap();
+        for (data, path, place) in [
+            (r#"{"id": "a", "left": {"id": "a", "left": {}}}"#, "left.left.id", "left"),
+            (r#"{"id": "a", "leaf": {"id": "a", "n": ""}}"#, "leaf.n", "leaf.n"),
+            (r#"{"id": "a", "leaf": {"id": "a", "node": {}}}"#, "leaf.node.id", "leaf.node"),
+        ] {
+            let breach = read(&rules.types, of, data.as_bytes(), &envelope()).unwrap_err();
+            assert_eq!((&*breach.path, &*breach.place), (path, place));
         }
     }
 

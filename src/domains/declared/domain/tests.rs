@@ -54,7 +54,7 @@ fn unknown_and_malformed_events_differ() {
     let orders = declared(ORDERS, "{}");
     let read = |kind: &str, data: Value| orders.read(&event(kind, None, &data)).err();
     assert_eq!(read("order.lost.v1", json!({})), Some(Unreadable::UnknownType));
-    let expected = Unreadable::Malformed("`id`: a value is expected".to_owned());
+    let expected = Unreadable::Misfit { path: "id".to_owned(), text: "`id`: a value is expected".to_owned() };
     assert_eq!(read("order.placed.v1", json!({})), Some(expected));
 }
 
@@ -107,10 +107,11 @@ fn too_many_keys_are_malformed() {
     let domain = declared(file, "{}");
     let read = |ids: Vec<String>| domain.read(&event("a", None, &json!({"ids": ids}))).err();
     assert_eq!(read((0..1_000).map(|id| id.to_string()).collect()), None);
-    let expected = Unreadable::Malformed("the audience of `a` has too many keys".to_owned());
-    assert_eq!(read((0..1_001).map(|id| id.to_string()).collect()), Some(expected));
-    let text = "the audience of `a` has a key of more than 512 bytes";
-    assert_eq!(read(vec!["x".repeat(511)]), Some(Unreadable::Malformed(text.to_owned())));
+    let misfit = |text: &str| Some(Unreadable::Misfit { path: String::new(), text: text.to_owned() });
+    let many = read((0..1_001).map(|id| id.to_string()).collect());
+    assert_eq!(many, misfit("the audience of `a` has too many keys"));
+    let long = read(vec!["x".repeat(511)]);
+    assert_eq!(long, misfit("the audience of `a` has a key of more than 512 bytes"));
 }
 
 /// Ids made of separators, escapes and other values.
