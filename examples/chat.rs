@@ -61,7 +61,7 @@ impl Domain for Chat {
         let Identity::Demo(user) = identity else { return None };
         let rooms = MEMBERS.iter().filter(|(_, members)| members.contains(&user)).map(|(room, _)| key(room));
         let interests = Interests::new(rooms);
-        (!interests.keys().is_empty()).then(|| Viewer { user: user.into(), interests })
+        (!interests.keys().is_empty()).then(|| Viewer::new(user, interests))
     }
 
     fn read(&self, event: &Event) -> Result<Fact, Unreadable> {

@@ -108,6 +108,27 @@ pub struct Viewer {
     pub user: Arc<str>,
     /// Keys that the user listens to.
     pub interests: Interests,
+    details: Option<Arc<str>>,
+}
+
+impl Viewer {
+    /// Creates a viewer with this id and these interests.
+    pub fn new(user: impl Into<Arc<str>>, interests: Interests) -> Self {
+        Self { user: user.into(), interests, details: None }
+    }
+
+    /// Sets what resolvers need to know of the user beside the id, such as claims, as a text of the
+    /// domain's choice. It is kept for as long as the connection.
+    #[must_use]
+    pub fn with_details(self, details: Option<Arc<str>>) -> Self {
+        Self { details, ..self }
+    }
+
+    /// Returns the text of [`Self::with_details`].
+    #[must_use]
+    pub fn details(&self) -> Option<&str> {
+        self.details.as_deref()
+    }
 }
 
 fn distinct(keys: impl IntoIterator<Item = Key>) -> Vec<Key> {
@@ -122,7 +143,7 @@ mod tests {
     use super::*;
 
     fn viewer(user: &str, keys: &[&str]) -> Viewer {
-        Viewer { user: user.into(), interests: Interests::new(keys.iter().map(|&key| key.into())) }
+        Viewer::new(user, Interests::new(keys.iter().map(|&key| key.into())))
     }
 
     fn audience(keys: &[&str], except: Option<&str>) -> Audience {

@@ -164,7 +164,7 @@ pub(crate) mod tests {
                 },
                 Identity::Demo(_) => return None,
             };
-            Some(Viewer { user: user.into(), interests: Default::default() })
+            Some(Viewer::new(user, Default::default()))
         }
 
         fn read(&self, _: &Event) -> Result<Fact, Unreadable> {

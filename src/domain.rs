@@ -135,7 +135,7 @@ pub trait Domain: Send + Sync + 'static {
     /// # use pubsub_relay::{Identity, Interests, Viewer};
     /// fn viewer(identity: Identity<'_>) -> Option<Viewer> {
     ///     let Identity::Demo("ann") = identity else { return None };
-    ///     Some(Viewer { user: "ann".into(), interests: Interests::new(["room:tea".into()]) })
+    ///     Some(Viewer::new("ann", Interests::new(["room:tea".into()])))
     /// }
     /// # assert!(viewer(Identity::Demo("ann")).is_some());
     /// ```

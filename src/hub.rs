@@ -316,7 +316,7 @@ mod tests {
 
     fn viewer(user: &str, keys: &[String]) -> Arc<Viewer> {
         let interests = Interests::new(keys.iter().map(|key| key.as_str().into()));
-        Arc::new(Viewer { user: user.into(), interests })
+        Arc::new(Viewer::new(user, interests))
     }
 
     fn watch(hub: &Hub, id: u64, viewer: &Arc<Viewer>, send_queue: &Arc<SendQueue>) -> Watching {

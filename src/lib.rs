@@ -32,7 +32,7 @@
 //! impl Domain for Chat {
 //!     fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
 //!         let Identity::Demo(name) = identity else { return None };
-//!         Some(Viewer { user: name.into(), interests: Interests::new(["room".into()]) })
+//!         Some(Viewer::new(name, Interests::new(["room".into()])))
 //!     }
 //!
 //!     fn read(&self, event: &Event) -> Result<Fact, Unreadable> {

@@ -137,7 +137,7 @@ impl Domain for Letters {
     fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
         let Identity::Demo(name) = identity else { return None };
         let letters = name.chars().map(|letter| letter.to_string().into());
-        Some(Viewer { user: name.into(), interests: Interests::new(letters) })
+        Some(Viewer::new(name, Interests::new(letters)))
     }
 
     fn read(&self, event: &Event) -> Result<Fact, Unreadable> {

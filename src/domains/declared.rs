@@ -41,6 +41,7 @@ pub mod subscription_rule;
 pub mod template;
 pub mod trial;
 pub mod types;
+pub mod viewer_paths;
 pub mod viewers;
 
 pub use self::{api::api, costs::costs, directives::DIRECTIVES, domain::Declared};

@@ -147,7 +147,7 @@ impl Operations {
             Subscription { document: &document, field: &field, variables: &variables, viewer: &viewer };
         let Compiled { plan, interests } = plans.plan(&subscription).map_err(Error::response)?;
         let viewer = match interests {
-            Some(interests) => Arc::new(Viewer { user: viewer.user.clone(), interests }),
+            Some(interests) => Arc::new(Viewer::new(viewer.user.clone(), interests)),
             None => viewer,
         };
         let operation = self.planned.get_or_create(&response_key, plan)?;

@@ -213,7 +213,7 @@ mod tests {
     }
 
     fn viewer(user: &str, key: &str) -> Arc<Viewer> {
-        Arc::new(Viewer { user: user.into(), interests: Interests::new([key.into()]) })
+        Arc::new(Viewer::new(user, Interests::new([key.into()])))
     }
 
     fn watch(hub: &Hub, user: &str, limit: usize) -> Watching {

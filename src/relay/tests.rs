@@ -129,7 +129,7 @@ impl Pod {
     }
 
     fn watch(&self, send_queue: &Arc<SendQueue>) -> Watch {
-        let viewer = Viewer { user: "1".into(), interests: Interests::new(["a".into()]) };
+        let viewer = Viewer::new("1", Interests::new(["a".into()]));
         let (operation, send_queue) = (Arc::new(Echo), send_queue.clone());
         Watch { id: 1, field: "f".into(), viewer: viewer.into(), operation, send_queue }
     }

@@ -19,7 +19,9 @@ use super::{
     sdl::File,
     state::{Source, State, States},
     subscription_rule::{self, SubscriptionRule},
+    template::Placeholder,
     types::{TypeId, Types},
+    viewer_paths,
 };
 
 /// Rules of a file.
@@ -31,6 +33,8 @@ pub struct Rules {
     pub types: Types,
     /// Table of viewers. `None`: a viewer is its claims.
     pub viewer: Option<ViewerTable>,
+    /// Paths of the viewer that the templates of root fields name.
+    pub viewer_paths: Vec<Placeholder>,
     /// Keys that viewers listen to.
     pub interests: Vec<Interest>,
     /// State behind queries.
@@ -83,7 +87,8 @@ impl Rules {
         }
         let events = events(&event_types, &subscriptions);
         let viewer = interest::viewer(&file);
-        problems.none(Self { file, types, viewer, interests, states, subscriptions, events })
+        let viewer_paths = viewer_paths::paths(&file);
+        problems.none(Self { file, types, viewer, viewer_paths, interests, states, subscriptions, events })
     }
 
     /// Returns whether the rules name a table of the directory.

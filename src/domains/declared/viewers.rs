@@ -14,6 +14,7 @@ use super::{
     key_rule::EVERYONE,
     rules::Rules,
     template::{Root, Template},
+    viewer_paths,
 };
 use crate::{
     audience::{Interests, Viewer},
@@ -111,7 +112,7 @@ impl Viewers {
             })?;
         }
         let interests = Interests::new(keys.into_keys().chain([EVERYONE.into()]));
-        Ok(Viewer { user: user.into(), interests })
+        Ok(Viewer::new(user, interests).with_details(viewer_paths::kept(&self.rules.viewer_paths, &document)))
     }
 
     /// Returns the id of the user, and the document that templates see.

@@ -141,7 +141,7 @@ impl Directory {
                 claims.subject().and_then(|id| self.by_id.get(id)).or_else(by_email)
             }
         }?;
-        Some(Viewer { user: record.user.clone(), interests: (*record.interests).clone() })
+        Some(Viewer::new(record.user.clone(), (*record.interests).clone()))
     }
 
     /// Returns all locations, in the order of the file.

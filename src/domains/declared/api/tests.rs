@@ -286,6 +286,26 @@ async fn allow_needs_every_key() {
     }
 }
 
+#[tokio::test]
+async fn allow_reads_claims_of_viewer() {
+    let file = r#"extend schema @interest(key: "org:{orgs}")
+        type Message { id: ID! org: ID! }
+        type Subscription { posted: Message @event(type: "posted") @audience(keys: ["org:{org}"])
+            @allow(key: "org:{$viewer.home.org}") }"#;
+    let pod = Pod::new(file);
+    for (claims, is_allowed) in [
+        (json!({"sub": "a", "orgs": ["x"], "home": {"org": "x"}}), true),
+        (json!({"sub": "a", "orgs": ["x"], "home": [{"org": "x"}]}), true),
+        (json!({"sub": "a", "orgs": ["x"], "home.org": "y", "home": {"org": "x"}}), false),
+        (json!({"sub": "a", "orgs": ["x"], "home": {"org": "y"}}), false),
+        (json!({"sub": "a", "orgs": ["x"]}), false),
+    ] {
+        let watched = pod.watch(&claims.to_string(), "subscription { posted { id } }", json!({})).await;
+        let code = watched.err().map(|error| error["extensions"]["code"].clone());
+        assert_eq!(code, (!is_allowed).then(|| "FORBIDDEN".into()), "{claims}");
+    }
+}
+
 /// Checks that watchers with different ids share one operation.
 #[tokio::test]
 async fn many_ids_share_one_operation() {

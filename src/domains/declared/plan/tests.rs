@@ -62,7 +62,7 @@ impl Bench {
         let (_, operation) = parsed.operations.iter().next().unwrap();
         let Selection::Field(field) = &operation.node.selection_set.node.items[0].node else { panic!() };
         let variables = Variables::from_json(variables.clone());
-        let viewer = Viewer { user: "ann".into(), interests: Interests::default() };
+        let viewer = Viewer::new("ann", Interests::default());
         let subscription =
             Subscription { document: &parsed, field: &field.node, variables: &variables, viewer: &viewer };
         self.plans.plan(&subscription).map(|compiled| compiled.plan)
