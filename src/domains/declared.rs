@@ -19,6 +19,7 @@ pub mod directory;
 pub mod domain;
 pub mod event_types;
 pub mod expansion;
+pub mod federation;
 pub mod filter;
 pub mod foreign;
 pub mod interest;

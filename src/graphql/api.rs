@@ -91,6 +91,7 @@ where
 struct Planned<P> {
     schema: dynamic::Schema,
     plans: P,
+    sdl: String,
 }
 
 #[async_trait]
@@ -104,7 +105,7 @@ impl<P: Plans> Api for Planned<P> {
     }
 
     fn sdl(&self) -> String {
-        self.schema.sdl()
+        self.sdl.clone()
     }
 
     fn plans(&self) -> Option<&dyn Plans> {
@@ -113,15 +114,16 @@ impl<P: Plans> Api for Planned<P> {
 }
 
 /// Builds a schema that was made at run time, with the limits of [`build`]. The results of its
-/// subscriptions come from `plans`.
+/// subscriptions come from `plans`. `sdl` is its text for clients.
 ///
 /// # Errors
 /// The schema is inconsistent.
 pub fn build_planned(
     schema: dynamic::SchemaBuilder,
     plans: impl Plans,
+    sdl: String,
 ) -> Result<Arc<dyn Api>, dynamic::SchemaError> {
-    Ok(Arc::new(Planned { schema: finish(schema)?, plans }))
+    Ok(Arc::new(Planned { schema: finish(schema)?, plans, sdl }))
 }
 
 /// Builds a schema whose types are known only at run time, with the limits of [`build`].

@@ -82,6 +82,7 @@ async fn schema_is_that_of_file() {
     assert_eq!(code, Some(0));
     assert!(out.contains("orderUpdated(") && out.contains("after: String"), "{out}");
     assert!(!out.contains("@audience"), "{out}");
+    assert!(out.contains("_service: _Service!"), "GraphQL requires a Query: {out}");
     let (_, flag, _) = run(&["schema", "--schema", ORDERS], &[]).await;
     assert_eq!(flag, out);
     let (code, out, _) = run(&["schema", "--directives"], &[]).await;
@@ -96,6 +97,19 @@ async fn schema_with_tables_needs_directory() {
     let files = [("RELAY_SCHEMA", TUTORIAL), ("RELAY_DIRECTORY", DIRECTORY)];
     let (code, out, err) = run(&["schema"], &files).await;
     assert!(code == Some(0) && out.contains("templateAdded"), "{err}");
+    assert!(!out.contains("_service"), "{out}");
+}
+
+#[tokio::test]
+async fn gateway_reads_schema_unless_introspection_is_off() {
+    let document = "{ _service { sdl } }";
+    let pod = Setup::new("pod").set("RELAY_SCHEMA", ORDERS).start().await;
+    let answer = pod.http.graphql("ann", document, Value::Null).await;
+    let sdl = answer.json()["data"]["_service"]["sdl"].as_str().unwrap().to_owned();
+    assert!(sdl.contains("orderUpdated(") && !sdl.contains("@audience"), "{sdl}");
+    let pod = Setup::new("pod").set("RELAY_SCHEMA", ORDERS).set("RELAY_INTROSPECTION", "off").start().await;
+    let answer = pod.http.graphql("ann", document, Value::Null).await;
+    assert_eq!(answer.code(), "GRAPHQL_VALIDATION_FAILED");
 }
 
 #[tokio::test]

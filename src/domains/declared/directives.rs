@@ -146,6 +146,12 @@ const SHAPES: [Shape; 11] = [
     },
 ];
 
+/// Returns whether a directive of this name is part of the rule language.
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
+    SHAPES.iter().any(|shape| shape.name == name)
+}
+
 /// Checks directives at one place: their names, places, repeats and arguments.
 pub fn check(
     directives: &[Positioned<ConstDirective>],

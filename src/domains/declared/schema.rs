@@ -19,7 +19,7 @@ use async_graphql::{
 use futures_util::StreamExt as _;
 
 use super::{
-    arguments,
+    arguments, federation,
     payload::{Object as TypedObject, Payload, Value as Typed},
     rules::Rules,
     sdl::{Definition, named},
@@ -27,23 +27,30 @@ use super::{
 };
 use crate::graphql::{Error, document::AFTER, error::Code, subscription::payloads};
 
-/// Builds the schema of a file.
+/// Builds the schema of a file, with the field `_service` if `has_service`. A file without `Query`
+/// needs it, since GraphQL requires a root type for queries.
 #[must_use]
-pub fn schema(rules: &Arc<Rules>) -> SchemaBuilder {
+pub fn schema(rules: &Arc<Rules>, has_service: bool) -> SchemaBuilder {
     let has = |root: &'static str| rules.file.get(root).map(|_| root);
     let mut builder = Schema::build("Query", has("Mutation"), has("Subscription"));
-    if has("Query").is_none() {
-        // GraphQL requires a root type for queries.
-        let none = Field::new("_none", TypeRef::named(TypeRef::BOOLEAN), |_| FieldFuture::from_value(None));
-        builder = builder.register(Object::new("Query").field(none));
+    if has_service {
+        builder = builder.register(federation::service_type(&rules.file));
+    }
+    if has_service && has("Query").is_none() {
+        builder = builder.register(Object::new("Query").field(federation::service()));
     }
     for definition in &rules.file.types {
-        builder = register(builder, definition, rules);
+        builder = register(builder, definition, rules, has_service);
     }
     builder
 }
 
-fn register(builder: SchemaBuilder, definition: &Definition, rules: &Arc<Rules>) -> SchemaBuilder {
+fn register(
+    builder: SchemaBuilder,
+    definition: &Definition,
+    rules: &Arc<Rules>,
+    has_service: bool,
+) -> SchemaBuilder {
     let name = definition.name.node.as_str();
     let text = definition.description.as_deref();
     match &definition.kind {
@@ -98,6 +105,7 @@ fn register(builder: SchemaBuilder, definition: &Definition, rules: &Arc<Rules>)
             let ty = fields.fold(Object::new(name), Object::field);
             let names = object.implements.iter().map(|name| name.node.to_string());
             let ty = names.fold(ty, Object::implement);
+            let ty = if has_service && name == "Query" { ty.field(federation::service()) } else { ty };
             builder.register(described(ty, text, Object::description))
         }
     }

@@ -114,7 +114,8 @@ impl Survey {
             match &selection.node {
                 Selection::Field(field) => {
                     self.aliases += usize::from(field.node.alias.is_some());
-                    self.asks_for_schema |= matches!(&*field.node.name.node, "__schema" | "__type");
+                    self.asks_for_schema |=
+                        matches!(&*field.node.name.node, "__schema" | "__type" | "_service");
                     self.walk(&field.node.selection_set.node);
                 }
                 Selection::InlineFragment(fragment) => self.walk(&fragment.node.selection_set.node),
@@ -190,6 +191,7 @@ mod tests {
         for document in [
             "{ __schema { types { name } } }",
             "{ x: __type(name: \"a\") { name } }",
+            "{ x: _service { sdl } }",
             "{ ... { ...F } } fragment F on Query { __schema { types { name } } }",
         ] {
             assert!(parse(document, true).is_ok(), "{document}");

@@ -47,7 +47,7 @@ impl Bench {
     fn new() -> Self {
         let rules = Arc::new(Rules::parse(FILE).unwrap());
         let plans = CopyPlans::new(rules.clone());
-        let api = build_planned(schema(&rules), CopyPlans::new(rules.clone())).unwrap();
+        let api = build_planned(schema(&rules, true), CopyPlans::new(rules.clone()), String::new()).unwrap();
         Self { rules, plans, api }
     }
 
