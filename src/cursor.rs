@@ -12,14 +12,15 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use thiserror::Error;
 
-/// First byte of a cursor. Readers must accept what the release before and the release after write.
-const VERSION: u8 = 1;
+/// First byte of a cursor: its [`Source`]. Readers must accept what the release before and the
+/// release after write.
+const SOURCES: [(u8, Source); 3] = [(1, Source::Result), (2, Source::Query), (3, Source::Start)];
 
 /// Longest text of a cursor, in bytes: the id of an event has 256 bytes at most. Longer text is
 /// refused.
 const MAX_TEXT_BYTES: usize = 400;
 
-/// Number of bytes before the event's id: version, check, time.
+/// Number of bytes before the event's id: source, check, time.
 const HEAD_BYTES: usize = 1 + 4 + 8;
 
 /// Position in the stream of events: right after the event that it names. Cursors are ordered as
@@ -32,48 +33,98 @@ pub struct Cursor {
     pub event: Arc<str>,
 }
 
+/// Where a client got a cursor. It decides how far before the cursor a replay begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// With a result of a subscription. Events of other authors from before it may be new to the
+    /// client: pods receive them in different order.
+    Result,
+    /// With the result of a query or mutation, which may not have shown the latest events.
+    Query,
+    /// At the start of a connection. Events from before it are from before the client.
+    Start,
+}
+
+/// Cursor with its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bookmark {
+    /// Position to resume from.
+    pub cursor: Cursor,
+    /// Where the client got it.
+    pub source: Source,
+}
+
+impl From<Cursor> for Bookmark {
+    /// Takes the cursor for that of a result.
+    fn from(cursor: Cursor) -> Self {
+        Self { cursor, source: Source::Result }
+    }
+}
+
 /// The text is not a cursor of this topic.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("not a cursor of this service")]
 pub struct BadCursor;
 
 impl Cursor {
-    /// Returns the cursor as text for clients: about 70 characters for ids of the relay's own
+    /// Returns the cursor as text for a result: about 70 characters for ids of the relay's own
     /// events. `topic` is the topic's name.
     #[must_use]
     pub fn encode(&self, topic: &str) -> String {
+        self.encode_from(topic, Source::Result)
+    }
+
+    /// Returns the cursor as text for this source.
+    #[must_use]
+    pub fn encode_from(&self, topic: &str, source: Source) -> String {
         let since = self.published.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).to_be_bytes();
-        let check = check(topic, &nanos, self.event.as_bytes());
-        let bytes = [&[VERSION], &check[..], &nanos, self.event.as_bytes()].concat();
+        let first = SOURCES[source as usize].0;
+        let check = check(topic, first, &nanos, self.event.as_bytes());
+        let bytes = [&[first], &check[..], &nanos, self.event.as_bytes()].concat();
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads a cursor of the same topic.
+    /// Reads a cursor of the same topic, whatever its source.
     ///
     /// # Errors
-    /// [`BadCursor`] for any text that [`encode`](Self::encode) did not write for this topic.
+    /// [`BadCursor`] for any text that [`encode_from`](Self::encode_from) did not write for this
+    /// topic.
+    pub fn decode(text: &str, topic: &str) -> Result<Self, BadCursor> {
+        Bookmark::decode(text, topic).map(|bookmark| bookmark.cursor)
+    }
+}
+
+impl Bookmark {
+    /// Reads a cursor of the same topic, with its source.
+    ///
+    /// # Errors
+    /// Those of [`Cursor::decode`].
     pub fn decode(text: &str, topic: &str) -> Result<Self, BadCursor> {
         if text.len() > MAX_TEXT_BYTES {
             return Err(BadCursor);
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadCursor)?;
         let (head, event) = bytes.split_first_chunk::<HEAD_BYTES>().ok_or(BadCursor)?;
-        let (&[version, a, b, c, d], nanos) = head.split_first_chunk::<5>().ok_or(BadCursor)?;
-        if version != VERSION || check(topic, nanos, event) != [a, b, c, d] {
+        let (&[first, a, b, c, d], nanos) = head.split_first_chunk::<5>().ok_or(BadCursor)?;
+        let known = SOURCES.iter().find(|(byte, _)| *byte == first);
+        let source = known.map(|(_, source)| *source).ok_or(BadCursor)?;
+        if check(topic, first, nanos, event) != [a, b, c, d] {
             return Err(BadCursor);
         }
         let event = std::str::from_utf8(event).map_err(|_| BadCursor)?;
         let nanos = nanos.iter().fold(0_u64, |nanos, byte| nanos << 8 | u64::from(*byte));
         let published = SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanos)).ok_or(BadCursor)?;
-        Ok(Self { published, event: event.into() })
+        Ok(Self { cursor: Cursor { published, event: event.into() }, source })
     }
 }
 
 /// Returns the check bytes: FNV-1a, folded to 32 bits. They distinguish a cursor from other text,
 /// and from the cursors of other topics.
-fn check(topic: &str, nanos: &[u8], event: &[u8]) -> [u8; 4] {
-    let bytes = topic.bytes().chain([0]).chain(nanos.iter().copied()).chain(event.iter().copied());
+///
+/// The first source stands for none, so that its cursors look as they always did.
+fn check(topic: &str, source: u8, nanos: &[u8], event: &[u8]) -> [u8; 4] {
+    let bytes = topic.bytes().chain([source - 1]).chain(nanos.iter().copied()).chain(event.iter().copied());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
@@ -107,7 +158,11 @@ mod tests {
         #[test]
         fn cursor_survives_round_trip(nanos in any::<u64>(), event in ".{0,60}", topic in "[a-z/]{1,20}") {
             let cursor = cursor(nanos, &event);
-            prop_assert_eq!(Cursor::decode(&cursor.encode(&topic), &topic), Ok(cursor));
+            prop_assert_eq!(Cursor::decode(&cursor.encode(&topic), &topic), Ok(cursor.clone()));
+            for (_, source) in SOURCES {
+                let read = Bookmark::decode(&cursor.encode_from(&topic, source), &topic);
+                prop_assert_eq!(read, Ok(Bookmark { cursor: cursor.clone(), source }));
+            }
         }
 
         #[test]

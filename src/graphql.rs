@@ -35,6 +35,7 @@ use self::{
 };
 use crate::{
     audience::Viewer,
+    cursor::Source,
     hub::{Hub, Replay, SendQueue, Watch, Watching},
     telemetry::{Refusals, traces},
 };
@@ -89,7 +90,7 @@ impl Engine {
     /// The result carries a cursor that was taken before the operation ran. A client that watches
     /// from this cursor misses no event that the result lacks.
     pub async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Response {
-        let cursor = self.cursor();
+        let cursor = self.cursor(Source::Query);
         let (span, client) =
             (prepared.span(&self.event_publisher.messaging.pod), traces::client(prepared.client()));
         let mut request = prepared.request.data(viewer).data(self.event_publisher.clone());
@@ -140,11 +141,11 @@ impl Engine {
         })
     }
 
-    /// Returns the cursor of the feed's present position. A subscription that resumes from it
-    /// misses no event from now on.
+    /// Returns the cursor of the feed's present position, for a client that gets it from this
+    /// source. A subscription that resumes from it misses no event from now on.
     #[must_use]
-    pub fn cursor(&self) -> String {
-        self.hub.cursor()
+    pub fn cursor(&self, source: Source) -> String {
+        self.hub.cursor(source)
     }
 }
 

@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::{
     audience::Viewer,
-    cursor::{BadCursor, Cursor},
+    cursor::{BadCursor, Bookmark, Cursor, Source},
     domain::Fact,
     event::Event,
 };
@@ -155,31 +155,37 @@ impl Hub {
         &self.0.topic
     }
 
-    /// Returns the position that the feed has reached. A client that resumes from it gets every
-    /// event that this pod has not received yet.
+    /// Returns the position that the feed has reached, as a cursor for this source. A client that
+    /// resumes from it gets every event that was published later.
     #[must_use]
-    pub fn cursor(&self) -> String {
-        self.0.state().place().encode(&self.0.topic)
+    pub fn cursor(&self, source: Source) -> String {
+        let state = self.0.state();
+        // A cursor that is held may be ahead of events that are still to come.
+        let source = match source {
+            Source::Start if state.held.is_some() => Source::Query,
+            source => source,
+        };
+        state.place().encode_from(&self.0.topic, source)
     }
 
     /// Reads a cursor that any pod of this topic has given out.
     ///
     /// # Errors
     /// [`BadCursor`] for any other text.
-    pub fn read_cursor(&self, text: &str) -> Result<Cursor, BadCursor> {
-        Cursor::decode(text, &self.0.topic)
+    pub fn read_cursor(&self, text: &str) -> Result<Bookmark, BadCursor> {
+        Bookmark::decode(text, &self.0.topic)
     }
 
     /// Adds a watcher. Every event dispatched from now on that is for its viewer reaches its send
     /// queue. Dropping the returned guard removes the watcher.
     #[must_use = "the watcher leaves when the guard is dropped"]
     pub fn watch(&self, watch: Watch) -> Watching {
-        Watching::enter(&self.0, &mut self.0.state(), watch)
+        Watching::enter(&self.0, &mut self.0.state(), watch, None)
     }
 
     /// Starts a replay for a watcher: the watcher first receives what it missed since the cursor.
     #[must_use]
-    pub fn resume(&self, watch: Watch, after: Cursor) -> Replay {
+    pub fn resume(&self, watch: Watch, after: Bookmark) -> Replay {
         self.0.counts.resumes.fetch_add(1, Ordering::Relaxed);
         Replay::new(self.0.clone(), watch, after)
     }
@@ -257,10 +263,11 @@ impl Hub {
         let cursor = state.cursor(&position).encode(&self.0.topic).into();
         let relayed = Arc::new(Relayed { event, position, cursor, fields, audience, payload });
         state.window.insert(relayed.clone());
-        let watchers = match is_news {
+        let mut watchers = match is_news {
             true => state.index.matching(&relayed.fields, &relayed.audience),
             false => Vec::new(),
         };
+        watchers.retain(|watcher| watcher.is_after_start(&relayed.position));
         if let Some(delivery_log) = self.0.delivery_log.get() {
             delivery_log.begin(&relayed, is_news, watchers.len());
         }
@@ -368,7 +375,7 @@ mod tests {
     async fn fields_may_have_own_audiences() {
         let bounds = Bounds { span: Duration::from_secs(600), bytes: 1 << 20 };
         let hub = Hub::new("t", bounds, SystemTime::now() - Duration::from_secs(60));
-        let before = hub.read_cursor(&hub.cursor()).unwrap();
+        let before = hub.read_cursor(&hub.cursor(Source::Result)).unwrap();
         let queue = SendQueue::new(1 << 16);
         let watch = |field: &str, key: &str| Watch {
             id: 1,
@@ -412,7 +419,7 @@ mod tests {
         let (send_queue, later) = (SendQueue::new(1 << 16), SendQueue::new(1 << 16));
         let viewer = viewer("1", &["a".to_owned()]);
         let _watching = watch(&hub, 1, &viewer, &send_queue);
-        let before = hub.read_cursor(&hub.cursor()).unwrap();
+        let before = hub.read_cursor(&hub.cursor(Source::Result)).unwrap();
         hub.set_caught_up(false);
         hub.lose(&event());
         hub.set_caught_up(true);
@@ -421,7 +428,7 @@ mod tests {
             notices.iter().map(|notice| &*notice.result.payload).collect::<Vec<_>>(),
             ["gap: FEED_LOST"]
         );
-        assert_eq!(*notices[0].result.cursor, *hub.cursor());
+        assert_eq!(*notices[0].result.cursor, *hub.cursor(Source::Result));
 
         let resume = |after| {
             let (viewer, send_queue) = (viewer.clone(), later.clone());

@@ -320,21 +320,31 @@ impl Execution {
     }
 }
 
-#[async_trait]
-impl Render for Operation {
-    async fn render(&self, relayed: &Relayed) -> Option<Arc<str>> {
+impl Operation {
+    async fn result(&self, relayed: &Relayed) -> Option<Response> {
         let response = self.execute(&relayed.payload).await?;
         let response = self.nulls.fill(response, &self.document, self.key.name.as_deref());
         let response = publicly(response)
             .extension("eventId", Value::from(&*relayed.event.id))
             .extension("cursor", Value::from(&*relayed.cursor));
-        match serde_json::to_string(&response) {
-            Ok(text) => Some(text.into()),
-            Err(error) => {
-                tracing::error!(%error, "a result has no JSON form");
-                None
-            }
+        Some(response)
+    }
+}
+
+fn encode(response: &Response) -> Option<Arc<str>> {
+    match serde_json::to_string(response) {
+        Ok(text) => Some(text.into()),
+        Err(error) => {
+            tracing::error!(%error, "a result has no JSON form");
+            None
         }
+    }
+}
+
+#[async_trait]
+impl Render for Operation {
+    async fn render(&self, relayed: &Relayed) -> Option<Arc<str>> {
+        encode(&self.result(relayed).await?)
     }
 
     async fn render_again(&self, relayed: &Relayed) -> Option<Arc<str>> {
@@ -343,7 +353,8 @@ impl Render for Operation {
         if let Some(result) = recall() {
             return result;
         }
-        let result = self.render(relayed).await;
+        let result = self.result(relayed).await;
+        let result = result.and_then(|result| encode(&result.extension(notice::REPLAYED, Value::from(true))));
         lock(&self.replayed).insert(key, result.clone());
         result
     }

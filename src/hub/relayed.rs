@@ -34,7 +34,7 @@ pub trait Render: Send + Sync + 'static {
     /// event. Must finish by itself within seconds, since later events wait for it.
     async fn render(&self, relayed: &Relayed) -> Option<Arc<str>>;
 
-    /// Returns the same for a replay, which many clients may request at once.
+    /// Returns the same for a replay, marked as replayed. Many clients may request it at once.
     async fn render_again(&self, relayed: &Relayed) -> Option<Arc<str>>;
 
     /// Returns the JSON of a gap notice: events are missing, and events are available again from

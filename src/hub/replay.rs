@@ -19,13 +19,13 @@ use super::{
     watching::Watching,
     window::Progress,
 };
-use crate::cursor::Cursor;
+use crate::cursor::{Bookmark, Cursor, Source};
 
 /// Replay of one watcher that has not caught up with the feed.
 pub struct Replay {
     shared: Arc<Shared>,
     watch: Watch,
-    after: Cursor,
+    after: Bookmark,
     progress: Option<Progress>,
     /// Events of the last batch that are not rendered yet.
     pending: VecDeque<Arc<Relayed>>,
@@ -43,7 +43,7 @@ pub enum Step {
 }
 
 impl Replay {
-    pub(super) const fn new(shared: Arc<Shared>, watch: Watch, after: Cursor) -> Self {
+    pub(super) const fn new(shared: Arc<Shared>, watch: Watch, after: Bookmark) -> Self {
         Self { shared, watch, after, progress: None, pending: VecDeque::new(), rendered: Vec::new() }
     }
 
@@ -89,11 +89,11 @@ impl Replay {
         let mut state = shared.state();
         let batch = match progress {
             Some(progress) => state.window.next(progress),
-            None => state.window.replay(after).and_then(|begun| state.window.next(progress.insert(begun))),
+            None => state.window.resume(after).and_then(|begun| state.window.next(progress.insert(begun))),
         };
         match batch {
             Ok(batch) if batch.is_empty() => {
-                Err(Step::Live(Watching::enter(shared, &mut state, watch.clone()), None))
+                Err(Step::Live(Watching::enter(shared, &mut state, watch.clone(), start(after)), None))
             }
             Ok(mut batch) => {
                 batch.retain(|relayed| {
@@ -102,15 +102,20 @@ impl Replay {
                 });
                 Ok(batch)
             }
-            Err(_) => Err(Self::gap(shared, &mut state, watch)),
+            Err(_) => Err(Self::gap(shared, &mut state, watch, start(after))),
         }
     }
 
-    fn gap(shared: &Arc<Shared>, state: &mut State, watch: &Watch) -> Step {
+    fn gap(shared: &Arc<Shared>, state: &mut State, watch: &Watch, start: Option<Box<Cursor>>) -> Step {
         shared.counts.window_exceeded.fetch_add(1, Ordering::Relaxed);
         let cursor: Arc<str> = state.place().encode(&shared.topic).into();
         let payload = watch.operation.gap(WINDOW_EXCEEDED, &cursor);
         let notice = Delivery { watcher: watch.id, result: Rendered::old(payload, cursor).into() };
-        Step::Live(Watching::enter(shared, state, watch.clone()), Some(notice))
+        Step::Live(Watching::enter(shared, state, watch.clone(), start), Some(notice))
     }
+}
+
+/// Returns the position at which the client began, if it resumes from there.
+fn start(after: &Bookmark) -> Option<Box<Cursor>> {
+    (after.source == Source::Start).then(|| after.cursor.clone().into())
 }

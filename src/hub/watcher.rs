@@ -8,7 +8,7 @@ use super::{
     relayed::Render,
     send_queue::{Delivery, Rendered, SendQueue},
 };
-use crate::audience::Viewer;
+use crate::{audience::Viewer, cursor::Cursor};
 
 /// Parts of a watcher.
 #[derive(Clone)]
@@ -32,11 +32,20 @@ pub struct Watcher {
     pub(super) viewer: Arc<Viewer>,
     pub(super) operation: Arc<dyn Render>,
     pub(super) send_queue: Arc<SendQueue>,
+    /// Start of its client. Events up to this position are from before the client, however late
+    /// they arrive. `None`: it receives every event.
+    start: Option<Box<Cursor>>,
 }
 
 impl Watcher {
-    pub(super) fn new(Watch { id, field, viewer, operation, send_queue }: Watch) -> Self {
-        Self { id, field, viewer, operation, send_queue }
+    pub(super) fn new(watch: Watch, start: Option<Box<Cursor>>) -> Self {
+        let Watch { id, field, viewer, operation, send_queue } = watch;
+        Self { id, field, viewer, operation, send_queue, start }
+    }
+
+    /// Returns whether an event at this position may be for the watcher.
+    pub(super) fn is_after_start(&self, position: &Cursor) -> bool {
+        self.start.as_ref().is_none_or(|start| **start < *position)
     }
 
     /// Returns a pointer that is equal for watchers that share an operation, and distinct from

@@ -6,6 +6,7 @@ use super::{
     shared::{Shared, State},
     watcher::{Watch, Watcher},
 };
+use crate::cursor::Cursor;
 
 /// Guard of a watcher in the hub: dropping it removes the watcher.
 pub struct Watching {
@@ -14,9 +15,15 @@ pub struct Watching {
 }
 
 impl Watching {
-    /// Adds the watcher to the index. `state` is that of `shared`, locked.
-    pub(super) fn enter(shared: &Arc<Shared>, state: &mut State, watch: Watch) -> Self {
-        Self { shared: shared.clone(), slot: state.index.insert(Watcher::new(watch)) }
+    /// Adds the watcher to the index. `state` is that of `shared`, locked. Events up to `start` are
+    /// not for the watcher.
+    pub(super) fn enter(
+        shared: &Arc<Shared>,
+        state: &mut State,
+        watch: Watch,
+        start: Option<Box<Cursor>>,
+    ) -> Self {
+        Self { shared: shared.clone(), slot: state.index.insert(Watcher::new(watch, start)) }
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::relayed::Relayed;
-use crate::cursor::Cursor;
+use crate::cursor::{Bookmark, Cursor, Source};
 
 /// Approximate cost of an event besides its data and its keys, in bytes: its texts and its entries
 /// in the window.
@@ -27,10 +27,10 @@ const KEY_OVERHEAD: usize = 32;
 /// cursor had not received yet may stand before the cursor.
 pub const MARGIN: Duration = Duration::from_secs(5);
 
-/// How far before its cursor a replay begins: 15 s, or less if the window has less. Messages that
-/// were on their way to a pod when its stream broke come again after ten seconds. Meanwhile other
-/// authors' events, and cursors with them, go on. Events that the client already has are sent
-/// again.
+/// How far before the cursor of a result a replay begins: 15 s, or less if the window has less.
+/// Messages that were on their way to a pod when its stream broke come again after ten seconds.
+/// Meanwhile other authors' events, and cursors with them, go on. Events that the client already
+/// has are sent again.
 pub const REPEAT: Duration = Duration::from_secs(15);
 
 /// Limit of one step of a replay: at most 256 events. A step also ends with the event that exceeds
@@ -64,8 +64,8 @@ pub struct Window {
 /// Progress of a replay.
 #[derive(Clone, Debug)]
 pub struct Progress {
-    /// Events published before this moment are not replayed, however late they arrive.
-    from: SystemTime,
+    /// Events up to this position are not replayed, however late they arrive.
+    from: Cursor,
     /// No event published at or after this moment may be missing.
     needs: SystemTime,
     /// Number of the last arrival when the replay began. Events up to it are replayed by position,
@@ -150,17 +150,32 @@ impl Window {
         self.complete_since = self.complete_since.max(horizon);
     }
 
-    /// Begins a replay of the events after the cursor.
+    /// Begins a replay of the events after the cursor of a result.
+    ///
+    /// # Errors
+    /// Those of [`resume`](Self::resume).
+    pub fn replay(&self, after: &Cursor) -> Result<Progress, OutOfReach> {
+        self.resume(&after.clone().into())
+    }
+
+    /// Begins a replay of the events after the cursor. It begins [`REPEAT`] earlier for a result,
+    /// [`MARGIN`] earlier for a query, and right behind the cursor of a connection's start.
     ///
     /// # Errors
     /// [`OutOfReach`] if the window does not reach back to the cursor less the margin ([`MARGIN`]).
-    pub fn replay(&self, after: &Cursor) -> Result<Progress, OutOfReach> {
-        let [needs, from] = [MARGIN, REPEAT]
-            .map(|margin| after.published.checked_sub(margin).unwrap_or(SystemTime::UNIX_EPOCH));
+    pub fn resume(&self, after: &Bookmark) -> Result<Progress, OutOfReach> {
+        let Bookmark { cursor, source } = after;
+        let before = |time| cursor.published.checked_sub(time).unwrap_or(SystemTime::UNIX_EPOCH);
+        let needs = before(MARGIN);
         if needs < self.complete_since {
             return Err(OutOfReach);
         }
-        let position = Some(Cursor { published: from, event: Arc::default() });
+        let from = match source {
+            Source::Result => Cursor { published: before(REPEAT), event: Arc::default() },
+            Source::Query => Cursor { published: needs, event: Arc::default() },
+            Source::Start => cursor.clone(),
+        };
+        let position = Some(from.clone());
         Ok(Progress { from, needs, began: self.arrivals, position, arrival: self.arrivals })
     }
 
@@ -187,7 +202,7 @@ impl Window {
             return Err(OutOfReach);
         }
         let later = self.by_arrival.range(progress.arrival + 1..);
-        let new = later.filter(|(_, position)| position.published >= progress.from);
+        let new = later.filter(|(_, position)| **position > progress.from);
         let new =
             batch(new.filter_map(|(_, position)| self.by_position.get(position)).map(|(_, relayed)| relayed));
         let last = new.last().and_then(|last| self.by_position.get(&last.position));
@@ -307,6 +322,23 @@ mod tests {
         window.insert(relayed(26, "b2"));
         window.insert(relayed(24, "b1"));
         assert_eq!(ids(&window, &mut progress), ["b2", "b1"], "in order of arrival");
+    }
+
+    #[test]
+    fn start_and_query_go_back_less_than_result() {
+        let mut window = window(600);
+        for (second, id) in [(30, "a"), (36, "b"), (40, "c"), (40, "d"), (41, "e")] {
+            window.insert(relayed(second, id));
+        }
+        let begin =
+            |window: &Window, source| window.resume(&Bookmark { cursor: after(40, "c"), source }).unwrap();
+        assert_eq!(ids(&window, &mut begin(&window, Source::Result)), ["a", "b", "c", "d", "e"]);
+        assert_eq!(ids(&window, &mut begin(&window, Source::Query)), ["b", "c", "d", "e"]);
+        let mut start = begin(&window, Source::Start);
+        assert_eq!(ids(&window, &mut start), ["d", "e"]);
+        window.insert(relayed(39, "late"));
+        window.insert(relayed(42, "f"));
+        assert_eq!(ids(&window, &mut start), ["f"], "what arrives late is from before the start");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     audience::{Audience, Interests, Viewer},
     broker::{Ack, Reopen},
+    cursor::Source,
     domain::{Fact, Identity},
     hub::{Relayed, Render, SendQueue, Step, Watch, window::Bounds},
     membership::{self, Heartbeat},
@@ -162,12 +163,12 @@ fn payloads(send_queue: &SendQueue) -> Vec<String> {
 async fn first_cursor_resumes_on_younger_topic() {
     let began = SystemTime::now();
     let pod = Pod::new(began, true);
-    let cursor = pod.hub.cursor();
+    let cursor = pod.hub.cursor(Source::Result);
     pod.set_open("one").await;
     pod.event("early", began + SECOND / 10).await;
-    assert_eq!(pod.hub.cursor(), cursor, "the cursor stands still");
+    assert_eq!(pod.hub.cursor(Source::Result), cursor, "the cursor stands still");
     pod.heartbeat("one", began + SECOND / 5).await;
-    assert_ne!(pod.hub.cursor(), cursor);
+    assert_ne!(pod.hub.cursor(Source::Result), cursor);
     assert_eq!(pod.resume(&cursor).await, ["early"]);
 }
 
@@ -175,7 +176,7 @@ async fn first_cursor_resumes_on_younger_topic() {
 async fn first_cursor_is_gap_without_retention() {
     let began = SystemTime::now();
     let pod = Pod::new(began, false);
-    let cursor = pod.hub.cursor();
+    let cursor = pod.hub.cursor(Source::Result);
     pod.set_open("one").await;
     pod.heartbeat("one", began + SECOND).await;
     assert_eq!(pod.resume(&cursor).await, ["gap: WINDOW_EXCEEDED"]);
@@ -188,8 +189,8 @@ async fn earlier_pods_cursor_is_gap_without_history() {
     let [pod, together, earlier] = &pods;
     pod.set_open("one").await;
     pod.heartbeat("one", began + SECOND / 5).await;
-    assert!(pod.resume(&together.hub.cursor()).await.is_empty());
-    assert_eq!(pod.resume(&earlier.hub.cursor()).await, ["gap: WINDOW_EXCEEDED"]);
+    assert!(pod.resume(&together.hub.cursor(Source::Result)).await.is_empty());
+    assert_eq!(pod.resume(&earlier.hub.cursor(Source::Result)).await, ["gap: WINDOW_EXCEEDED"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,6 +30,7 @@ mod machines;
 mod membership;
 mod multipart;
 mod nulls;
+mod replayed;
 mod sse;
 mod start;
 mod tokens;

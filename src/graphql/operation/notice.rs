@@ -1,8 +1,12 @@
-//! Gap notice of an operation: a result without data, which says that events are missing.
+//! What a replay adds to results: the mark of a replayed one, and the gap notice, a result without
+//! data which says that events are missing.
 
 use std::sync::Arc;
 
 use async_graphql::{Name, Response, Value};
+
+/// Name of the extension that marks the result of a replay.
+pub(super) const REPLAYED: &str = "replayed";
 
 /// Returns the JSON of the notice. `response_key` is the name of the root field in results.
 pub(super) fn gap(response_key: &str, reason: &str, cursor: &str) -> Arc<str> {

@@ -88,9 +88,8 @@ impl Drop for PlannedOperation {
     }
 }
 
-#[async_trait]
-impl Render for PlannedOperation {
-    async fn render(&self, relayed: &Relayed) -> Option<Arc<str>> {
+impl PlannedOperation {
+    fn copy(&self, relayed: &Relayed, is_replayed: bool) -> Option<Arc<str>> {
         let mut text = String::with_capacity(AROUND + relayed.event.data.len());
         // A name of GraphQL has nothing to escape.
         text.push_str("{\"data\":{\"");
@@ -103,13 +102,25 @@ impl Render for PlannedOperation {
         text.push_str(&serde_json::to_string(&*relayed.cursor).ok()?);
         text.push_str(",\"eventId\":");
         text.push_str(&serde_json::to_string(&*relayed.event.id).ok()?);
+        if is_replayed {
+            text.push_str(",\"");
+            text.push_str(notice::REPLAYED);
+            text.push_str("\":true");
+        }
         text.push_str("}}");
         Some(text.into())
+    }
+}
+
+#[async_trait]
+impl Render for PlannedOperation {
+    async fn render(&self, relayed: &Relayed) -> Option<Arc<str>> {
+        self.copy(relayed, false)
     }
 
     /// Copies again: a copy costs less than a look-up of a kept result.
     async fn render_again(&self, relayed: &Relayed) -> Option<Arc<str>> {
-        self.render(relayed).await
+        self.copy(relayed, true)
     }
 
     fn gap(&self, reason: &str, cursor: &str) -> Arc<str> {

@@ -18,6 +18,7 @@ pub(super) use self::driver::Stream;
 use self::{command::Label, format::Format};
 use crate::{
     auth::Session,
+    cursor::Source,
     graphql::Prepared,
     web::{
         connection::End,
@@ -55,7 +56,7 @@ pub(in crate::web) async fn subscribe(
     let guard = app.connections.enter(format.transport(), peer.as_ref());
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
     // Taken before the watcher is added, so that a client that resumes from it misses nothing.
-    let cursor = app.engine.cursor();
+    let cursor = app.engine.cursor(Source::Start);
     let mut stream = Stream::new(app, guard, format, &session);
     let start = Start { prepared, viewer: session.viewer.clone(), after };
     if let Err((_, refusal)) = stream.run(start, Label::default()).await {

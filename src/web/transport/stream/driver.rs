@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     auth::Session,
+    cursor::Source,
     graphql::error::Code,
     hub::{Delivery, SendQueue},
     web::{
@@ -271,7 +272,7 @@ impl Stream {
             return false;
         }
         self.since_cursor = Duration::ZERO;
-        let cursor = self.app.engine.cursor();
+        let cursor = self.app.engine.cursor(Source::Result);
         let has_moved = cursor != self.cursor;
         self.cursor = cursor;
         has_moved

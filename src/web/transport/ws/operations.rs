@@ -12,10 +12,13 @@ use super::{
     driver::{ChosenClose, Connection, Label},
     protocol::{self, Action, Close},
 };
-use crate::web::{
-    connection::{End, expiry},
-    http::request,
-    operations::Start,
+use crate::{
+    cursor::Source,
+    web::{
+        connection::{End, expiry},
+        http::request,
+        operations::Start,
+    },
 };
 
 impl Connection {
@@ -55,7 +58,7 @@ impl Connection {
                 self.deadline = expiry(session.expires);
                 self.session = Some(session);
                 self.socket().set_limit(MAX_MESSAGE_BYTES);
-                let cursor = json!({"cursor": self.app.engine.cursor()});
+                let cursor = json!({"cursor": self.app.engine.cursor(Source::Start)});
                 let frames = self.protocol.acknowledged(Some(&cursor));
                 self.write(frames).await
             }
