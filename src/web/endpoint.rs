@@ -25,7 +25,7 @@ use super::{
     transport::{
         multipart::PARTS,
         sse::{
-            EVENTS,
+            self, EVENTS,
             reservation::{self, Reservations},
         },
         stream::{self, Caller, format::Format, response},
@@ -99,6 +99,7 @@ async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Resul
     let may_change = request.method() == Method::POST;
     let after = stream::last_event_id(request.headers()).map(str::to_owned);
     let peer = Peer::of(request.extensions()).cloned();
+    let heartbeat = sse::heartbeat(request.uri())?;
     let prepared = match app.engine.prepare(request::read(request).await?) {
         Ok(prepared) => prepared,
         Err(response) => return Ok(result(form, *response)),
@@ -106,7 +107,7 @@ async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Resul
     match prepared.kind {
         OperationType::Subscription => {
             let format = accept.stream().and_then(format).ok_or_else(|| Refusal::bad(TRANSPORTS))?;
-            stream::subscribe(app, format, prepared, Caller { session, after, peer }).await
+            stream::subscribe(app, format, prepared, Caller { session, after, peer, heartbeat }).await
         }
         OperationType::Mutation if !may_change => {
             let text = "send mutations by POST";

@@ -87,6 +87,32 @@ async fn idle_stream_carries_keep_alive_comments() {
 }
 
 #[tokio::test]
+async fn page_gets_heartbeats_that_it_asked_for() {
+    let pod = Setup::new("pod").start().await;
+    let get = |heartbeat: &str| {
+        request(&pod, Method::GET, "ZOLO").query(&[("query", WATCH), ("heartbeat", heartbeat)])
+    };
+    let mut stream = Streamed::open(EVENTS, get("1s")).await;
+    let (event, cursor, _) = stream.event().await.unwrap();
+    assert_eq!(event, "heartbeat", "at once");
+    assert!(!cursor.is_empty(), "some clients see no id without an event");
+    assert_eq!(stream.event().await.unwrap().0, "heartbeat");
+
+    for wrong in ["0s", "61s", "15"] {
+        let refused = get(wrong).header("accept", EVENTS).send().await.unwrap();
+        assert_eq!(refused.status(), 400, "{wrong}");
+        let text = refused.text().await.unwrap();
+        assert!(text.contains("`heartbeat` must be 1s to 60s"), "{text}");
+    }
+    let token = reserve(&pod, "ZOLO").await;
+    let read = request(&pod, Method::GET, "ZOLO").header(TOKEN, &token).query(&[("heartbeat", "1s")]);
+    let mut stream = Streamed::open(EVENTS, read).await;
+    for _ in 0..2 {
+        assert_eq!(stream.event().await.unwrap().0, "heartbeat");
+    }
+}
+
+#[tokio::test]
 async fn single_result_is_stream_too() {
     let pod = Setup::new("pod").start().await;
     let mutation = r#"mutation { addTemplate(templateInput: { name: "by sse" }) { success } }"#;

@@ -5,10 +5,15 @@
 
 pub mod reservation;
 
-use std::time::Duration;
+use std::{collections::HashMap, num::NonZeroU8, time::Duration};
+
+use axum::{extract::Query, http::Uri};
 
 use super::stream::format::Format;
-use crate::{graphql::error::Code, web::connection::Transport};
+use crate::{
+    graphql::error::Code,
+    web::{connection::Transport, http::refusal::Refusal},
+};
 
 /// Format that writes results as events.
 pub(in crate::web) const EVENTS: &dyn Format = &Events;
@@ -16,6 +21,29 @@ pub(in crate::web) const EVENTS: &dyn Format = &Events;
 /// Time between two signs of life. The strictest of common proxies close an idle connection after
 /// 15 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
+
+/// Longest time between two heartbeats, in seconds.
+const MAX_HEARTBEAT: u8 = 60;
+
+/// Reads how often a client wants an event `heartbeat`, from the URL: `?heartbeat=15s`. A page sees
+/// no comments, so it would not notice a dead connection.
+///
+/// # Errors
+/// 400 if the value is not a number of seconds from 1 to [`MAX_HEARTBEAT`].
+pub(in crate::web) fn heartbeat(uri: &Uri) -> Result<Option<NonZeroU8>, Refusal> {
+    let Some(text) = parameter(uri, "heartbeat") else { return Ok(None) };
+    let seconds = text.strip_suffix('s').and_then(|seconds| seconds.parse::<NonZeroU8>().ok());
+    let seconds = seconds.filter(|seconds| seconds.get() <= MAX_HEARTBEAT);
+    let complaint =
+        || Refusal::bad(format!("`heartbeat` must be 1s to {MAX_HEARTBEAT}s, in whole seconds, like 15s"));
+    seconds.map(Some).ok_or_else(complaint)
+}
+
+/// Returns a parameter of the URL; an empty one counts as none.
+fn parameter(uri: &Uri, name: &str) -> Option<String> {
+    let Query(parameters) = Query::<HashMap<String, String>>::try_from_uri(uri).ok()?;
+    parameters.get(name).filter(|value| !value.is_empty()).cloned()
+}
 
 struct Events;
 
@@ -64,6 +92,14 @@ impl Format for Events {
         }
     }
 
+    fn heartbeat(&self, chunk: &mut Vec<u8>, cursor: Option<&str>) {
+        append(chunk, &["event: heartbeat\n"]);
+        if let Some(cursor) = cursor {
+            append(chunk, &["id: ", cursor, "\n"]);
+        }
+        append(chunk, &["data:\n\n"]);
+    }
+
     fn interrupted(&self, _: &mut Vec<u8>, _: Code, _: &str) -> bool {
         false
     }
@@ -97,6 +133,24 @@ mod tests {
         assert_eq!(written(|chunk| EVENTS.complete(chunk, None)), "event: complete\ndata:\n\n");
         let text = written(|chunk| EVENTS.complete(chunk, Some(r#""op""#)));
         assert_eq!(text, "event: complete\ndata: {\"id\":\"op\"}\n\n");
+    }
+
+    #[test]
+    fn heartbeat_is_event_with_data() {
+        assert_eq!(written(|chunk| EVENTS.heartbeat(chunk, None)), "event: heartbeat\ndata:\n\n");
+        let text = written(|chunk| EVENTS.heartbeat(chunk, Some("c")));
+        assert_eq!(text, "event: heartbeat\nid: c\ndata:\n\n");
+    }
+
+    #[test]
+    fn heartbeat_has_bounds_and_unit() {
+        let read = |value: &str| heartbeat(&format!("/graphql?heartbeat={value}").parse().unwrap());
+        assert_eq!(read("15s").unwrap().map(NonZeroU8::get), Some(15));
+        assert_eq!(read("").unwrap(), None);
+        assert_eq!(heartbeat(&"/graphql".parse().unwrap()).unwrap(), None);
+        for value in ["0s", "61s", "999s", "15", "1m", "-1s", "1.5s", "s", "15s%20"] {
+            assert!(read(value).is_err(), "{value}");
+        }
     }
 
     #[test]

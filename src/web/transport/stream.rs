@@ -10,7 +10,7 @@ pub mod format;
 mod operations;
 pub mod response;
 
-use std::sync::Arc;
+use std::{num::NonZeroU8, sync::Arc};
 
 use axum::{http::HeaderMap, response::Response};
 
@@ -41,6 +41,8 @@ pub(in crate::web) struct Caller {
     /// The cursor to resume from; `None`: the cursor of the document, if it has one.
     pub(in crate::web) after: Option<String>,
     pub(in crate::web) peer: Option<Peer>,
+    /// Time between two heartbeats that the client wants, in seconds.
+    pub(in crate::web) heartbeat: Option<NonZeroU8>,
 }
 
 /// Starts a subscription and answers with the stream of its results.
@@ -51,7 +53,7 @@ pub(in crate::web) async fn subscribe(
     app: Arc<AppState>,
     format: &'static dyn Format,
     prepared: Prepared,
-    Caller { session, after, peer }: Caller,
+    Caller { session, after, peer, heartbeat }: Caller,
 ) -> Result<Response, Refusal> {
     let guard = app.connections.enter(format.transport(), peer.as_ref());
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
@@ -63,7 +65,7 @@ pub(in crate::web) async fn subscribe(
         stream.end(End::Left);
         return Ok(response::once(format, &refusal));
     }
-    stream.begin(cursor);
+    stream.begin(cursor, heartbeat);
     let (handoff, socket) = HandoffRequest::new();
     stream.spawn(socket);
     Ok(response::respond(format, handoff))

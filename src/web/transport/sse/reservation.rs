@@ -13,7 +13,7 @@ use std::{
 };
 
 use axum::{
-    extract::{Query, Request},
+    extract::Request,
     http::{
         HeaderMap, StatusCode, Uri,
         header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE},
@@ -24,7 +24,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::EVENTS;
+use super::{EVENTS, heartbeat, parameter};
 use crate::{
     auth::Session,
     graphql::error::{self, Code},
@@ -208,13 +208,14 @@ pub(in crate::web) async fn read(
         true => Some(app.authenticate(headers).await?),
         false => None,
     };
+    let heartbeat = heartbeat(request.uri())?;
     let place = app.connections.place(EVENTS.transport(), Peer::of(request.extensions()));
     let place = place.map_err(|end| Refusal::unavailable(&end))?;
     let taken = reservations.take(token, session.as_ref()).ok_or_else(unknown)?;
     let (handoff, commands) = taken.ok_or_else(|| {
         Refusal::new(StatusCode::CONFLICT, Code::BadRequest, "the stream is being read already")
     })?;
-    commands.send(Command::Read(Box::new(place))).await.map_err(|_| unknown())?;
+    commands.send(Command::Read(Box::new(place), heartbeat)).await.map_err(|_| unknown())?;
     Ok(response::respond(EVENTS, handoff))
 }
 
@@ -275,11 +276,6 @@ pub(in crate::web) async fn stop(
 fn operation_id(id: &Value) -> Option<Arc<str>> {
     let Value::String(text) = id else { return None };
     (1..=MAX_ID_BYTES).contains(&text.len()).then(|| id.to_string().into())
-}
-
-fn parameter(uri: &Uri, name: &str) -> Option<String> {
-    let Query(parameters) = Query::<HashMap<String, String>>::try_from_uri(uri).ok()?;
-    parameters.get(name).filter(|value| !value.is_empty()).cloned()
 }
 
 fn bad(refusal: &async_graphql::Response) -> Response {

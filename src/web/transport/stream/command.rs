@@ -2,7 +2,7 @@
 //!
 //! A request sends it to the stream's task. It must never wait for the stream's client.
 
-use std::sync::Arc;
+use std::{num::NonZeroU8, sync::Arc};
 
 use async_graphql::Response as GraphQLResponse;
 use tokio::sync::oneshot;
@@ -11,8 +11,9 @@ use crate::web::{connection::Place, operations};
 
 /// Command of a request to a shared stream.
 pub(in crate::web) enum Command {
-    /// The stream has a reader, with this place among the connections.
-    Read(Box<Place>),
+    /// The stream has a reader, with this place among the connections and this time between
+    /// heartbeats, in seconds.
+    Read(Box<Place>, Option<NonZeroU8>),
     /// Start of this operation.
     Start(Box<Start>),
     /// End of this operation, if it runs.

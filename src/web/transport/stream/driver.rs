@@ -8,6 +8,7 @@
 use std::{
     future::{self, poll_fn},
     mem,
+    num::NonZeroU8,
     sync::Arc,
     time::Duration,
 };
@@ -15,7 +16,7 @@ use std::{
 use tokio::{
     pin, select,
     sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -71,6 +72,10 @@ pub(in crate::web) struct Stream {
     stalled: Duration,
     /// How long ago the client received its cursor, in whole keep-alive periods.
     since_cursor: Duration,
+    /// Time between two heartbeats that the client wants, in seconds.
+    heartbeat: Option<NonZeroU8>,
+    /// Keep-alive periods since the last heartbeat.
+    since_heartbeat: u32,
     /// The cursor that the client received last.
     cursor: String,
     /// When the connection ends: when its token expires, or earlier if its reservation has no
@@ -103,6 +108,8 @@ impl Stream {
             is_due: false,
             stalled: Duration::ZERO,
             since_cursor: Duration::ZERO,
+            heartbeat: None,
+            since_heartbeat: 0,
             cursor: String::new(),
             deadline: expires,
             expires,
@@ -124,9 +131,35 @@ impl Stream {
     }
 
     /// Writes the first bytes. They hold the cursor unless a watcher has to catch up.
-    pub(super) fn begin(&mut self, cursor: String) {
+    pub(super) fn begin(&mut self, cursor: String, heartbeat: Option<NonZeroU8>) {
+        let first = (!self.running.is_behind()).then_some(&*cursor);
+        self.format.begin(&mut self.chunk, first);
+        self.beat(heartbeat, first);
         self.cursor = cursor;
-        self.format.begin(&mut self.chunk, (!self.running.is_behind()).then_some(&self.cursor));
+    }
+
+    /// Writes heartbeats from now on, if the client wants them. The first one comes at once: some
+    /// clients see a cursor only with an event.
+    pub(super) fn beat(&mut self, heartbeat: Option<NonZeroU8>, cursor: Option<&str>) {
+        self.heartbeat = heartbeat;
+        if heartbeat.is_some() {
+            self.format.heartbeat(&mut self.chunk, cursor);
+        }
+    }
+
+    /// Returns the keep-alive periods between two heartbeats.
+    fn periods(&self) -> Option<u32> {
+        let longest = self.format.keep_alive_period().as_secs().max(1);
+        let periods = u64::from(self.heartbeat?.get()).div_ceil(longest);
+        u32::try_from(periods).ok()
+    }
+
+    /// Returns the time between two signs of life. It divides the time between heartbeats.
+    fn period(&self) -> Duration {
+        match (self.heartbeat, self.periods()) {
+            (Some(heartbeat), Some(periods)) => Duration::from_secs(heartbeat.get().into()) / periods,
+            _ => self.format.keep_alive_period(),
+        }
     }
 
     /// Ends the stream before it began.
@@ -151,9 +184,7 @@ impl Stream {
 
     /// Writes what waits until the connection ends. Returns the reason.
     async fn serve(&mut self, socket: oneshot::Receiver<Box<SocketHandoff>>) -> End {
-        let period = self.format.keep_alive_period();
-        let mut keep_alive = interval_at(Instant::now() + period, period);
-        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut keep_alive = every(self.period());
         let mut socket = Some(socket);
         let deadline = sleep_until(self.deadline);
         pin!(deadline);
@@ -188,6 +219,9 @@ impl Stream {
                     }
                 }
                 () = &mut deadline => return if self.deadline < self.expires { End::Lost } else { End::Expired },
+            }
+            if keep_alive.period() != self.period() {
+                keep_alive = every(self.period());
             }
             if deadline.deadline() != self.deadline {
                 deadline.as_mut().reset(self.deadline);
@@ -253,15 +287,22 @@ impl Stream {
     /// Returns whether the client still takes bytes, as far as that is visible. Adds a sign of life
     /// if nothing else waits.
     fn keep_alive(&mut self, is_writing: bool) -> bool {
-        let period = self.format.keep_alive_period();
+        let period = self.period();
         if is_writing {
             let has_moved = self.writer.as_mut().is_some_and(BodyWriter::has_moved);
             self.stalled = if has_moved { Duration::ZERO } else { self.stalled + period };
             return self.stalled < WRITE_TIMEOUT;
         }
         self.since_cursor += period;
-        let cursor = self.has_cursor_moved();
-        self.format.keep_alive(&mut self.chunk, cursor.then_some(&*self.cursor));
+        self.since_heartbeat = self.since_heartbeat.saturating_add(1);
+        let has_moved = self.has_cursor_moved();
+        let cursor = has_moved.then_some(&*self.cursor);
+        if self.periods().is_some_and(|periods| periods <= self.since_heartbeat) {
+            self.since_heartbeat = 0;
+            self.format.heartbeat(&mut self.chunk, cursor);
+        } else {
+            self.format.keep_alive(&mut self.chunk, cursor);
+        }
         true
     }
 
@@ -288,6 +329,13 @@ const fn interruption(end: &End) -> Option<(Code, &'static str)> {
         End::Slow => Some((Code::LimitReached, "the results were not read in time; connect again")),
         _ => None,
     }
+}
+
+/// Returns a timer with this period.
+fn every(period: Duration) -> Interval {
+    let mut every = interval_at(Instant::now() + period, period);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    every
 }
 
 /// Waits for the socket, once. An error means that it never comes.

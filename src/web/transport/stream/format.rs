@@ -35,6 +35,12 @@ pub trait Format: Sync {
     /// empty part, for example.
     fn keep_alive(&self, chunk: &mut Vec<u8>, cursor: Option<&str>);
 
+    /// Writes an event that the client asked for, to see that the stream is alive. Only server-sent
+    /// events have one; to others a sign of life is visible anyway.
+    fn heartbeat(&self, chunk: &mut Vec<u8>, cursor: Option<&str>) {
+        self.keep_alive(chunk, cursor);
+    }
+
     /// Writes that the server ends the body although its operations are not over, and why. Returns
     /// `false` if the transport has no message for it; the body is cut instead. Multipart writes a
     /// part with `errors`, for example.

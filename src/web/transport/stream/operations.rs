@@ -16,7 +16,10 @@ impl Stream {
     /// Carries out a command.
     pub(super) async fn act(&mut self, command: Command) {
         match command {
-            Command::Read(place) => self.guard.occupy(*place),
+            Command::Read(place, heartbeat) => {
+                self.guard.occupy(*place);
+                self.beat(heartbeat, None);
+            }
             Command::Start(start) => self.start(*start).await,
             Command::Stop(id) => self.running.stop(|label| label.id.as_ref() == Some(&id)),
         }

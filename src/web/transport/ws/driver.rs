@@ -303,7 +303,7 @@ impl Connection {
         }
         let keep_alive = self.protocol.keep_alive();
         let written = self.socket.write(|frames| {
-            if let Some(text) = &keep_alive {
+            if let Some(text) = keep_alive {
                 frame::text(frames, [text]);
             }
             frame::ping(frames);

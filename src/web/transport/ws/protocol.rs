@@ -140,7 +140,9 @@ impl Protocol {
             return Vec::new();
         }
         self.phase = Phase::Acknowledged;
-        [wire::connection_ack(payload)].into_iter().chain(self.keep_alive()).collect()
+        // Only the legacy library sends a keep-alive at once.
+        let first = self.keep_alive().filter(|_| self.dialect == Dialect::Legacy).map(str::to_owned);
+        [wire::connection_ack(payload)].into_iter().chain(first).collect()
     }
 
     /// Refuses the viewer for a reason that the client may read. Returns the frame to write, if
@@ -164,12 +166,15 @@ impl Protocol {
         self.operations.remove(id).then(|| wire::error(self.dialect, Some(id), errors))
     }
 
-    /// Returns the frame that shows that the server is alive, if the dialect has one. In the other
-    /// dialect the WebSocket's own pings do.
+    /// Returns the frame that shows a page that the server is alive: a page sees no pings of the
+    /// WebSocket. `None` before the acknowledgement.
     #[must_use]
-    pub fn keep_alive(&self) -> Option<String> {
-        let is_due = self.dialect == Dialect::Legacy && self.phase == Phase::Acknowledged;
-        is_due.then(|| r#"{"type":"ka"}"#.to_owned())
+    pub fn keep_alive(&self) -> Option<&'static str> {
+        let frame = match self.dialect {
+            Dialect::Transport => r#"{"type":"ping"}"#,
+            Dialect::Legacy => r#"{"type":"ka"}"#,
+        };
+        (self.phase == Phase::Acknowledged).then_some(frame)
     }
 
     fn init(&mut self, payload: Option<Map<String, Value>>) -> Action {

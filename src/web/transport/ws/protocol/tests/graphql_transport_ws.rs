@@ -116,8 +116,9 @@ fn excess_operation_is_error_and_others_continue() {
 }
 
 #[test]
-fn dialect_has_no_keep_alive_frame() {
-    assert_eq!(transport().keep_alive(), None);
+fn pings_begin_after_acknowledgement() {
+    assert_eq!(opened(Dialect::Transport).keep_alive(), None);
+    assert_eq!(transport().keep_alive(), Some(r#"{"type":"ping"}"#));
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn init_gets_acknowledgement_and_keep_alive() {
 #[test]
 fn keep_alives_begin_with_acknowledgement() {
     assert_eq!(opened(Dialect::Legacy).keep_alive(), None);
-    assert_eq!(legacy().keep_alive().as_deref(), Some(r#"{"type":"ka"}"#));
+    assert_eq!(legacy().keep_alive(), Some(r#"{"type":"ka"}"#));
 }
 
 #[test]
