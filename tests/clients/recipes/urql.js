@@ -1,13 +1,13 @@
 import { Client, subscriptionExchange } from '@urql/core';
 import { createClient } from 'graphql-ws';
 
-import { resuming } from './resuming.js';
+import { persistent, resuming } from './resuming.js';
 
 const query = 'subscription Watch($after: String) { templateAdded(after: $after) { id name } }';
 
 export function watch({ url, token, onTemplate, onGap, ...options }) {
   const connectionParams = async () => ({ token: `Bearer ${await token()}` });
-  const socket = createClient({ url, connectionParams, retryAttempts: Infinity, shouldRetry: () => true, ...options });
+  const socket = createClient({ url, connectionParams, ...persistent, ...options });
   const { subscribe } = resuming(socket, onGap);
   const forwardSubscription = (operation) => ({ subscribe: (sink) => ({ unsubscribe: subscribe(operation, sink) }) });
   const client = new Client({ url, exchanges: [subscriptionExchange({ forwardSubscription })] });
