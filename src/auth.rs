@@ -53,6 +53,8 @@ pub enum Settings {
 pub struct Authenticator {
     scheme: Arc<Scheme>,
     domain: Arc<dyn Domain>,
+    /// Demo tokens, for a client that sent no valid one; empty with JWTs.
+    names: Arc<str>,
     failures: Counter<u64>,
 }
 
@@ -78,7 +80,11 @@ impl Authenticator {
             Settings::Demo => Scheme::Demo,
             Settings::Jwt(settings) => Scheme::Jwt(Box::new(jwt::Verifier::open(settings).await?)),
         };
-        Ok(Self { scheme: Arc::new(scheme), domain, failures })
+        let names = match &scheme {
+            Scheme::Demo => domain.demo_names().join(", ").into(),
+            Scheme::Jwt(_) => Arc::default(),
+        };
+        Ok(Self { scheme: Arc::new(scheme), domain, names, failures })
     }
 
     /// Authenticates the user of this authorization: `Bearer <token>`, in any case, or the bare
@@ -95,6 +101,20 @@ impl Authenticator {
             self.failures.add(1, &[KeyValue::new("reason", error.reason())]);
         }
         session
+    }
+
+    /// Returns the text of a refusal for the client: with the place of the token if there was none,
+    /// and with demo tokens if names are tokens.
+    #[must_use]
+    pub fn explain(&self, error: &AuthError, place: &str) -> String {
+        let mut text = error.to_string();
+        if *error == AuthError::Missing {
+            text = format!("{text}: {place}");
+        }
+        if matches!(error, AuthError::Missing | AuthError::UnknownUser) && !self.names.is_empty() {
+            text = format!("{text}; demo: {}", self.names);
+        }
+        text
     }
 
     /// Returns the viewer with this user id, if the domain has one.

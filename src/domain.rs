@@ -150,6 +150,12 @@ pub trait Domain: Send + Sync + 'static {
         self.viewer(identity).ok_or(NoViewer::Unknown)
     }
 
+    /// Returns names that demo tokens may have, for the refusal of a client without a valid one. A
+    /// handful is enough. Default: none.
+    fn demo_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Decodes an event. Every publisher of the topic can send any data, so this method should not
     /// panic. An event at which it panics counts as malformed.
     ///

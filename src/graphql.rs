@@ -22,7 +22,7 @@ use tracing::Instrument as _;
 
 pub use self::{
     api::{Api, build, build_dynamic, build_planned},
-    document::Prepared,
+    document::{PERSISTED_QUERY, Prepared},
     error::Error,
     event_publisher::EventPublisher,
     viewer::viewer,
@@ -126,7 +126,9 @@ impl Engine {
         id: u64,
         after: Option<&str>,
     ) -> Result<Watched, Box<Response>> {
-        let after = match after.or(prepared.after.as_deref()).map(|text| self.hub.read_cursor(text)) {
+        // An empty text is no cursor: clients send it before they have one.
+        let after = after.or(prepared.after.as_deref()).filter(|text| !text.is_empty());
+        let after = match after.map(|text| self.hub.read_cursor(text)) {
             None => None,
             Some(Ok(cursor)) => Some(cursor),
             Some(Err(bad)) => return Err(Error::new(Code::BadCursor, bad.to_string()).response().into()),

@@ -19,7 +19,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     http::{
-        HeaderName, Method,
+        HeaderName, Method, StatusCode,
         header::{AUTHORIZATION, CONTENT_TYPE},
     },
     middleware::from_fn_with_state,
@@ -96,12 +96,22 @@ pub fn router(app: Arc<AppState>, with_admin: bool) -> Router {
     // Outside the layers: the page is for this origin only, and its files are compressed already.
     let page = app.settings.page.as_deref().map_or_else(Router::new, page::routes);
     let clients = clients.with_state(Endpoint::new(app.clone())).merge(page);
-    if with_admin { clients.merge(probes(app)) } else { clients }
+    let clients = if with_admin { clients.merge(probes(app)) } else { clients };
+    clients.fallback(|| not_found("nothing is here; GraphQL is at /graphql\n"))
+}
+
+/// Answers a path that does not exist, with one line for the person who typed it.
+async fn not_found(line: &'static str) -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, line)
 }
 
 /// Builds the routes of the admin address: those for machines and, if there is a debug token, those
 /// for operators.
 pub fn admin(app: Arc<AppState>) -> Router {
+    admin_routes(app).fallback(|| not_found("nothing is here; try /livez, /readyz or /metrics\n"))
+}
+
+fn admin_routes(app: Arc<AppState>) -> Router {
     if app.settings.debug_token.is_none() {
         return probes(app);
     }

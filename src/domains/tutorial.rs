@@ -61,6 +61,10 @@ impl Domain for Tutorial {
         self.directory.viewer(identity)
     }
 
+    fn demo_names(&self) -> Vec<String> {
+        self.directory.demo_names()
+    }
+
     fn read(&self, event: &Event) -> Result<Fact, Unreadable> {
         let is_added = match &*event.kind {
             TEMPLATE_ADDED => true,

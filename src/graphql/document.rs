@@ -3,7 +3,7 @@
 //! Most clients of a service send the same few documents, so recent ones are neither checked nor
 //! parsed again. Nothing is executed here.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use async_graphql::{
     Name, Positioned, Request, Response, Value,
@@ -21,6 +21,9 @@ use crate::telemetry::traces;
 mod cursor;
 mod kept;
 mod limits;
+
+/// Extension of a request that names its document by a hash (Apollo's persisted queries).
+pub const PERSISTED_QUERY: &str = "persistedQuery";
 
 /// A request with a parsed document, and the operation in it that will run.
 pub struct Prepared {
@@ -90,6 +93,10 @@ impl Documents {
     /// A response that refuses the request.
     pub(super) fn prepare(&self, mut request: Request) -> Result<Prepared, Box<Response>> {
         if request.query.trim().is_empty() {
+            if request.extensions.contains_key(PERSISTED_QUERY) {
+                // Some clients look for the code, others for exactly this text.
+                return refuse(Code::PersistedQueryNotSupported, "PersistedQueryNotSupported");
+            }
             return refuse(Code::BadRequest, "the request has no query");
         }
         let (mut document, mut is_kept) = self.parse(&request.query)?;
@@ -106,6 +113,10 @@ impl Documents {
                 let text = "a subscription selects exactly one field, not through a fragment";
                 return refuse(Code::ValidationFailed, text);
             };
+            if is_skipped(&root.node, operation, &request) {
+                let text = "`@skip` or `@include` leaves the subscription without its only field: no result would ever come";
+                return refuse(Code::ValidationFailed, text);
+            }
             field = root.node.name.node.to_string();
             response_key = root.node.response_key().node.to_string();
             let taken = cursor::take(&mut request, operation, &root.node);
@@ -127,6 +138,23 @@ impl Documents {
             None => Ok((limits::parse(text, self.introspection)?.into(), false)),
         }
     }
+}
+
+/// Returns whether a directive leaves the field out. A condition that is no boolean is left to the
+/// validation.
+fn is_skipped(field: &Field, operation: &OperationDefinition, request: &Request) -> bool {
+    field.directives.iter().any(|directive| {
+        let leaves_out = match &*directive.node.name.node {
+            "skip" => true,
+            "include" => false,
+            _ => return false,
+        };
+        let condition = directive.node.get_argument("if").and_then(|value| {
+            let variable = |name: Name| Ok(cursor::variable(request, operation, &name).unwrap_or_default());
+            value.node.clone().into_const_with::<Infallible>(variable).ok()
+        });
+        condition == Some(Value::Boolean(leaves_out))
+    })
 }
 
 /// Returns the operation of the document that runs under this name.
@@ -202,6 +230,30 @@ mod tests {
         let prepared = prepared(r#"subscription { a(after: "c\"\\", n: "d") { b } }"#, json!({}));
         assert_eq!(prepared.after.as_deref(), Some(r#"c"\"#));
         assert_eq!(prepared.request.query, r#"subscription { a(after: "", n: "d") { b } }"#);
+    }
+
+    #[test]
+    fn subscription_without_its_field_is_refused() {
+        let is_refused = |document: &str, variables: serde_json::Value| {
+            let request = Request::new(document).variables(Variables::from_json(variables));
+            Documents::new(true).prepare(request).is_err()
+        };
+        for condition in ["@skip(if: true)", "@include(if: false)", "@include(if: true) @skip(if: true)"] {
+            assert!(
+                is_refused(&format!("subscription {{ a {condition} {{ b }} }}"), json!({})),
+                "{condition}"
+            );
+        }
+        for condition in ["@skip(if: false)", "@include(if: true)", "@other(if: true)"] {
+            assert!(
+                !is_refused(&format!("subscription {{ a {condition} {{ b }} }}"), json!({})),
+                "{condition}"
+            );
+        }
+        let by_variable = "subscription ($no: Boolean = true) { a @skip(if: $no) { b } }";
+        assert!(is_refused(by_variable, json!({})));
+        assert!(!is_refused(by_variable, json!({ "no": false })));
+        assert!(!is_refused("query { a @skip(if: true) { b } }", json!({})));
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub enum Code {
     ValidationFailed,
     /// The request around the document is malformed.
     BadRequest,
+    /// The request names its document by a hash. The client sends the document instead.
+    PersistedQueryNotSupported,
     /// The topic did not acknowledge the event; nothing is stored.
     PublishFailed,
     /// This pod has its most distinct operations, or this connection its most watchers.
@@ -38,7 +40,7 @@ pub enum Code {
 }
 
 /// All codes.
-const CODES: [Code; 11] = [
+const CODES: [Code; 12] = [
     Code::Unauthenticated,
     Code::Forbidden,
     Code::BadUserInput,
@@ -47,6 +49,7 @@ const CODES: [Code; 11] = [
     Code::ParseFailed,
     Code::ValidationFailed,
     Code::BadRequest,
+    Code::PersistedQueryNotSupported,
     Code::PublishFailed,
     Code::LimitReached,
     Code::Internal,
@@ -65,6 +68,7 @@ impl Code {
             Self::ParseFailed => "GRAPHQL_PARSE_FAILED",
             Self::ValidationFailed => "GRAPHQL_VALIDATION_FAILED",
             Self::BadRequest => "BAD_REQUEST",
+            Self::PersistedQueryNotSupported => "PERSISTED_QUERY_NOT_SUPPORTED",
             Self::PublishFailed => "PUBLISH_FAILED",
             Self::LimitReached => "LIMIT_REACHED",
             Self::Internal => "INTERNAL",

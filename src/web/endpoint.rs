@@ -10,7 +10,10 @@ use async_graphql::parser::types::OperationType;
 use async_graphql_axum::GraphQLResponse;
 use axum::{
     extract::{Request, State},
-    http::{HeaderValue, Method, StatusCode, header::ALLOW},
+    http::{
+        HeaderValue, Method, StatusCode,
+        header::{ALLOW, CACHE_CONTROL, LOCATION, VARY},
+    },
     response::{IntoResponse as _, Response},
 };
 
@@ -61,6 +64,7 @@ pub async fn graphql(State(endpoint): State<Endpoint>, request: Request) -> Resp
     let accept = Accept::read(request.headers());
     let answered = match app.check_head(request.version(), request.headers()) {
         Ok(()) if ws::handshake::is_wanted(request.headers()) => return ws::accept(app, &request),
+        Ok(()) if is_page_wanted(app, request.method(), &accept) => return to_page(),
         Ok(()) => run(&endpoint, request, &accept).await,
         Err(refusal) => Err(refusal),
     };
@@ -70,6 +74,17 @@ pub async fn graphql(State(endpoint): State<Endpoint>, request: Request) -> Resp
         }
         refusal.answer(accept.result())
     })
+}
+
+/// Reports whether a browser opens the address, and there is a page to show.
+fn is_page_wanted(app: &AppState, method: &Method, accept: &Accept) -> bool {
+    app.settings.page.is_some() && matches!(*method, Method::GET | Method::HEAD) && accept.prefers_page()
+}
+
+/// Answers with the way to the page.
+fn to_page() -> Response {
+    let headers = [(LOCATION, "/"), (VARY, "accept"), (CACHE_CONTROL, "no-store")];
+    (StatusCode::SEE_OTHER, headers).into_response()
 }
 
 async fn run(endpoint: &Endpoint, request: Request, accept: &Accept) -> Result<Response, Refusal> {

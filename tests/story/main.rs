@@ -30,6 +30,7 @@ mod machines;
 mod membership;
 mod multipart;
 mod nulls;
+mod refusals;
 mod replayed;
 mod sse;
 mod start;

@@ -92,6 +92,10 @@ impl Domain for Declared {
         })
     }
 
+    fn demo_names(&self) -> Vec<String> {
+        self.viewers.demo_names()
+    }
+
     fn read(&self, event: &Event) -> Result<Fact, Unreadable> {
         let rule = self.rules.events.get(&*event.kind).ok_or(Unreadable::UnknownType)?;
         let time = rfc3339::write_millis(event.time).map(Into::into);

@@ -92,6 +92,15 @@ impl Viewers {
         Self { rules, directory, users, by_condition }
     }
 
+    /// Returns the first few demo tokens of the table of viewers, in alphabetical order.
+    #[must_use]
+    pub fn demo_names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.users.iter().flat_map(|users| users.by_token.keys().cloned()).collect();
+        names.sort();
+        names.truncate(4);
+        names
+    }
+
     /// Returns the viewer of a checked token.
     ///
     /// # Errors

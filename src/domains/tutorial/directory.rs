@@ -130,6 +130,15 @@ impl Directory {
         Ok(Self { locations, by_id, by_name, by_email })
     }
 
+    /// Returns the first few names of demo tokens, in alphabetical order.
+    #[must_use]
+    pub fn demo_names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.by_name.keys().cloned().collect();
+        names.sort();
+        names.truncate(4);
+        names
+    }
+
     /// Returns the user that a token names: by `sub`, else by `email`. Many issuers put an id of
     /// their own into `sub`. Demo names and ids are case-sensitive, e-mail addresses are not.
     #[must_use]

@@ -31,8 +31,7 @@ pub(super) fn take(request: &mut Request, operation: &OperationDefinition, field
     let argument = field.get_argument(AFTER)?;
     let mut variable = None;
     let value = argument.node.clone().into_const_with(|name| {
-        let value = request.variables.get(&name).or_else(|| default(operation, &name));
-        let value = value.cloned().unwrap_or_default();
+        let value = self::variable(request, operation, &name).unwrap_or_default();
         variable = Some(name);
         Ok::<_, Infallible>(value)
     });
@@ -46,6 +45,11 @@ pub(super) fn take(request: &mut Request, operation: &OperationDefinition, field
         request.query.replace_range(from..to, "\"\"");
     }
     Some(Taken { cursor, is_in_document })
+}
+
+/// Returns the value of a variable: that of the request, else its default.
+pub(super) fn variable(request: &Request, operation: &OperationDefinition, name: &Name) -> Option<Value> {
+    request.variables.get(name).or_else(|| default(operation, name)).cloned()
 }
 
 /// Returns the default value of a variable, if the operation declares one.

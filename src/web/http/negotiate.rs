@@ -69,6 +69,16 @@ impl Accept {
         self.best(&STREAM, Form::EventStream)
     }
 
+    /// Reports whether the client prefers a page to JSON, as a browser does that opens an address.
+    #[must_use]
+    pub fn prefers_page(&self) -> bool {
+        let ranges = self.ranges.as_deref().unwrap_or_default();
+        let page = ranges.iter().find(|range| range.essence == "text/html").map_or(0, |range| range.weight);
+        let json = [Form::Json, Form::GraphqlResponseJson].into_iter();
+        let json = json.filter_map(|form| Some(most_specific(ranges, form)?.1.weight)).max();
+        page > json.unwrap_or_default()
+    }
+
     fn best(&self, answers: &[Form], default: Form) -> Option<Form> {
         let Some(ranges) = &self.ranges else { return Some(default) };
         let weighed = answers.iter().filter_map(|&answer| {

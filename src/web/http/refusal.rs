@@ -90,10 +90,10 @@ impl Refusal {
     }
 }
 
-impl From<AuthError> for Refusal {
-    fn from(error: AuthError) -> Self {
+impl Refusal {
+    /// Creates the refusal of a viewer, with this text.
+    pub fn of_viewer(error: &AuthError, text: String) -> Self {
         tracing::debug!(reason = error.reason(), "request refused");
-        let text = error.to_string();
         match error {
             // The token may be good. After a 401 the client would drop it in vain.
             AuthError::KeysUnavailable => {

@@ -16,7 +16,10 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use super::{negotiate, refusal::Refusal};
-use crate::{graphql::error::Code, telemetry::traces::TRACEPARENT};
+use crate::{
+    graphql::{PERSISTED_QUERY, error::Code},
+    telemetry::traces::TRACEPARENT,
+};
 
 /// How long a body may take to arrive: enough for a megabyte over a poor mobile connection. A
 /// slower one is refused with 408.
@@ -101,8 +104,14 @@ pub async fn from_body(request: HttpRequest) -> Result<Request, Refusal> {
 
 fn from_parameters(mut parameters: Map<String, Value>) -> Result<Request, Refusal> {
     let mut take = |name| parameters.remove(name).unwrap_or_default();
+    let extensions = match take("extensions") {
+        Value::Object(extensions) => extensions,
+        Value::Null => Map::new(),
+        _ => return Err(Refusal::bad("`extensions` must be a map")),
+    };
     let query = match take("query") {
         Value::String(query) => query,
+        Value::Null if extensions.contains_key(PERSISTED_QUERY) => String::new(),
         Value::Null => return Err(Refusal::bad("the request has no `query`")),
         _ => return Err(Refusal::bad("`query` must be a string")),
     };
@@ -115,11 +124,6 @@ fn from_parameters(mut parameters: Map<String, Value>) -> Result<Request, Refusa
         Value::Object(variables) => variables,
         Value::Null => Map::new(),
         _ => return Err(Refusal::bad("`variables` must be a map")),
-    };
-    let extensions = match take("extensions") {
-        Value::Object(extensions) => extensions,
-        Value::Null => Map::new(),
-        _ => return Err(Refusal::bad("`extensions` must be a map")),
     };
     Ok(build(query, operation_name, variables, extensions))
 }

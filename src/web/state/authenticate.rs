@@ -10,6 +10,9 @@ use axum::http::{
 use super::{super::http::refusal::Refusal, AppState};
 use crate::{auth::Session, graphql::error::Code};
 
+/// Place of the token, for a client that sent none.
+const TOKEN_PLACE: &str = "send it in the header `Authorization: Bearer <token>`";
+
 impl AppState {
     /// Authenticates the viewer by the request's `Authorization` header.
     ///
@@ -18,7 +21,8 @@ impl AppState {
     /// checked.
     pub(in crate::web) async fn authenticate(&self, headers: &HeaderMap) -> Result<Session, Refusal> {
         let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        Ok(self.auth.authenticate(authorization).await?)
+        let refuse = |error| Refusal::of_viewer(&error, self.auth.explain(&error, TOKEN_PLACE));
+        self.auth.authenticate(authorization).await.map_err(refuse)
     }
 
     /// Checks the parts of a request's head that say from where it comes: `Host`, `Origin` and

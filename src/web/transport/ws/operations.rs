@@ -21,6 +21,9 @@ use crate::{
     },
 };
 
+/// Place of the token, for a client that sent none. It fits into the reason of a close.
+const TOKEN_PLACE: &str = "`token` or `Authorization` in connection_init's payload";
+
 impl Connection {
     /// Carries out an action of the protocol.
     pub(super) async fn act(&mut self, action: Action) -> Result<(), End> {
@@ -64,7 +67,8 @@ impl Connection {
             }
             Err(error) => {
                 tracing::debug!(reason = error.reason(), "connection refused");
-                let (frame, close) = self.protocol.refused(&error.to_string());
+                let text = self.app.auth.explain(&error, TOKEN_PLACE);
+                let (frame, close) = self.protocol.refused(&text);
                 self.write(frame).await?;
                 Err(self.refuse(close))
             }
@@ -74,7 +78,7 @@ impl Connection {
     async fn start(&mut self, id: Arc<str>, head: Arc<str>, request: protocol::Request) -> Result<(), End> {
         let protocol::Request { query, operation_name, variables, extensions } = request;
         let (variables, extensions) = (variables.unwrap_or_default(), extensions.unwrap_or_default());
-        let request = request::build(query, operation_name, variables, extensions);
+        let request = request::build(query.unwrap_or_default(), operation_name, variables, extensions);
         let Some(session) = &self.session else { return Err(End::Lost) };
         let viewer = session.viewer.clone();
         let prepared = match self.app.engine.prepare(request) {

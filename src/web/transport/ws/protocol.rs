@@ -277,12 +277,19 @@ impl Protocol {
     }
 }
 
-/// Returns the token in the payload of `connection_init`: `token`, or else `Authorization` in
-/// either case.
+/// Returns the token in the payload of `connection_init`: `token`, else `Authorization`, else
+/// `Authorization` in an object `headers`. The case of the names does not count.
 #[must_use]
 pub fn token(payload: Option<&Map<String, Value>>) -> Option<&str> {
     let payload = payload?;
-    ["token", "Authorization", "authorization"].into_iter().find_map(|name| payload.get(name)?.as_str())
+    let own = ["token", "Authorization"].into_iter().find_map(|name| field(payload, name)?.as_str());
+    own.or_else(|| field(field(payload, "headers")?.as_object()?, "Authorization")?.as_str())
+}
+
+/// Returns a field by its name in any case. The exact name wins.
+fn field<'p>(payload: &'p Map<String, Value>, name: &str) -> Option<&'p Value> {
+    let in_any_case = || payload.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+    payload.get(name).or_else(|| in_any_case().map(|(_, value)| value))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::dialect::Dialect;
+use crate::graphql::PERSISTED_QUERY;
 
 /// The longest accepted id, in bytes, since each result repeats it. A longer one is refused. Stock
 /// clients count, or send a UUID.
@@ -20,14 +21,21 @@ const MAX_ID_BYTES: usize = 256;
 #[cfg_attr(test, derive(Debug, PartialEq))]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
-    /// The document.
-    pub query: String,
+    /// The document; `None` if an extension names it by a hash.
+    pub query: Option<String>,
     /// Name of the operation to run, if the document has several.
     pub operation_name: Option<String>,
     /// Values of the document's variables.
     pub variables: Option<Map<String, Value>>,
     /// Extensions of the request, for servers that know them.
     pub extensions: Option<Map<String, Value>>,
+}
+
+impl Request {
+    /// Returns whether an extension names the document by a hash.
+    fn is_persisted(&self) -> bool {
+        self.extensions.as_ref().is_some_and(|extensions| extensions.contains_key(PERSISTED_QUERY))
+    }
 }
 
 /// Frame of a client, in either dialect.
@@ -100,7 +108,11 @@ impl<'a> ClientFrame<'a> {
             }
             (Transport, "subscribe") | (Legacy, "start") => {
                 let payload = payload.map_or("", RawValue::get);
-                Self::Start { id: id()?, request: object(payload).map_err(within)? }
+                let request: Request = object(payload).map_err(within)?;
+                if request.query.is_none() && !request.is_persisted() {
+                    return Err(within("missing field `query`".to_owned().into()));
+                }
+                Self::Start { id: id()?, request }
             }
             (Transport, "complete") | (Legacy, "stop") => Self::Stop { id: id()? },
             (Transport, "ping" | "pong") => {

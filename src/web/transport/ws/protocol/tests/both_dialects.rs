@@ -92,7 +92,7 @@ fn request_keeps_all_its_parts() {
             json!({"query": "q", "operationName": "n", "variables": {"a": [1]}, "extensions": {"b": 2}});
         let frame = json!({"id": "1", "type": kind, "payload": payload}).to_string();
         let (_, _, request) = run(&mut acknowledged(dialect), &frame);
-        assert_eq!(request.query, "q");
+        assert_eq!(request.query.as_deref(), Some("q"));
         assert_eq!(request.operation_name.as_deref(), Some("n"));
         assert_eq!(request.variables.map(Value::from), Some(json!({"a": [1]})));
         assert_eq!(request.extensions.map(Value::from), Some(json!({"b": 2})));
@@ -106,7 +106,8 @@ fn null_counts_as_absent_unknown_fields_are_ignored() {
             json!({"query": "q", "operationName": null, "variables": null, "extensions": null, "x": [{}]});
         let frame = json!({"id": "1", "type": kind, "payload": payload, "y": {}}).to_string();
         let (_, _, request) = run(&mut acknowledged(dialect), &frame);
-        let plain = Request { query: "q".into(), operation_name: None, variables: None, extensions: None };
+        let plain =
+            Request { query: Some("q".to_owned()), operation_name: None, variables: None, extensions: None };
         assert_eq!(request, plain);
         let init = r#"{"type":"connection_init","payload":null,"id":null}"#;
         assert_eq!(opened(dialect).on_text(init), Action::Authenticate { payload: None });
@@ -124,6 +125,11 @@ fn token_names_are_searched_in_order() {
     assert_eq!(found(json!({"Authorization": "b", "authorization": "c"})).as_deref(), Some("b"));
     assert_eq!(found(json!({"token": 1, "authorization": "c"})).as_deref(), Some("c"));
     assert_eq!(found(json!({"token": null})), None);
+    assert_eq!(found(json!({"TOKEN": "a"})).as_deref(), Some("a"));
+    let headers = json!({"Headers": {"AUTHORIZATION": "h"}, "other": "x"});
+    assert_eq!(found(headers).as_deref(), Some("h"));
+    assert_eq!(found(json!({"authorization": "a", "headers": {"Authorization": "h"}})).as_deref(), Some("a"));
+    assert_eq!(found(json!({"headers": "h"})), None);
     assert_eq!(token(None), None);
 }
 

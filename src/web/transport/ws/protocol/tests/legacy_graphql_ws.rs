@@ -43,7 +43,7 @@ fn start_before_acknowledgement_is_error_without_operation() {
 fn start_starts_operation_under_its_id() {
     let (id, head, request) = run(&mut legacy(), &start("1"));
     assert_eq!((&*id, &*head), ("1", r#"{"type":"data","id":"1","payload":"#));
-    assert_eq!(request.query, DOCUMENT);
+    assert_eq!(request.query.as_deref(), Some(DOCUMENT));
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn start_with_id_in_use_restarts_operation() {
     };
     assert_eq!((&*id, &*head), ("1", r#"{"type":"data","id":"1","payload":"#));
     is_frame(&reply, &json!({"type": "complete", "id": "1"}));
-    assert_eq!(request.query, DOCUMENT);
+    assert_eq!(request.query.as_deref(), Some(DOCUMENT));
     assert!(protocol.completed("1").is_some());
     assert_eq!(protocol.completed("1"), None);
 }
