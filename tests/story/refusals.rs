@@ -47,7 +47,7 @@ async fn hash_of_document_is_refused_by_apollos_code() {
 }
 
 #[tokio::test]
-async fn browser_is_sent_to_page_where_there_is_one() {
+async fn browser_is_sent_to_page_that_exists() {
     let client = reqwest::Client::builder().redirect(redirect::Policy::none()).build().unwrap();
     for (page, accept, status) in [
         ("on", BROWSER, 303),
