@@ -3,6 +3,7 @@
 //! The schema is the domain's ([`Api`]). Limits, sharing of operations and the error boundary are
 //! here, so that all transports behave alike. Nothing here may name a transport.
 
+mod answer;
 mod api;
 pub mod document;
 pub mod error;
@@ -13,32 +14,43 @@ pub mod plan;
 pub mod subscription;
 mod viewer;
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use async_graphql::{Request, Response, Value};
+use async_graphql::{Request, Response, Value, parser::types::OperationType};
 use futures_util::FutureExt as _;
 use opentelemetry::context::FutureExt as _;
 use tracing::Instrument as _;
 
+use self::{
+    answer::Room,
+    document::Documents,
+    error::Code,
+    nulls::Nulls,
+    operation::{Operations, Subscribed},
+};
 pub use self::{
+    answer::{Answer, Bounded, take_room},
     api::{Api, build, build_dynamic, build_planned},
     document::{PERSISTED_QUERY, Prepared},
     error::Error,
     event_publisher::EventPublisher,
     viewer::viewer,
 };
-use self::{
-    document::Documents,
-    error::Code,
-    nulls::Nulls,
-    operation::{Operations, Subscribed},
-};
 use crate::{
     audience::Viewer,
+    budget::Budget,
     cursor::Source,
     hub::{Hub, Replay, SendQueue, Watch, Watching},
     telemetry::{Refusals, traces},
 };
+
+/// How long a query or mutation waits for room for its answer. Then it is refused with
+/// `OVERLOADED`.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes that are charged for each root field of a mutation before it runs. The largest template
+/// fits. What a mutation returns is mostly what it was given.
+const MUTATION_BYTES: usize = 128 << 10;
 
 /// GraphQL engine of one pod.
 pub struct Engine {
@@ -49,6 +61,7 @@ pub struct Engine {
     operations: Operations,
     hub: Hub,
     refusals: Refusals,
+    budget: Budget,
 }
 
 impl Engine {
@@ -66,7 +79,15 @@ impl Engine {
         let nulls = Arc::new(Nulls::new(&api.sdl()));
         let documents = Documents::new(introspection);
         let operations = Operations::new(api.clone(), nulls.clone());
-        Self { api, nulls, event_publisher: Arc::new(event_publisher), documents, operations, hub, refusals }
+        let (event_publisher, budget) = (Arc::new(event_publisher), Budget::default());
+        Self { api, nulls, event_publisher, documents, operations, hub, refusals, budget }
+    }
+
+    /// Charges answers to this ledger, instead of one of its own.
+    #[must_use]
+    pub fn with_budget(mut self, budget: Budget) -> Self {
+        self.budget = budget;
+        self
     }
 
     /// Counts the limit that a refused request exceeded, if the response names one.
@@ -84,6 +105,21 @@ impl Engine {
         self.documents.prepare(request).inspect_err(|refusal| self.count(refusal))
     }
 
+    /// Answers a query or a mutation. The largest answer that it may have is charged to the viewer
+    /// before it runs; the charge then shrinks to the true size. It waits for room for at most 5 s.
+    pub async fn answer(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Answer {
+        let limit = self.budget.answer_bytes;
+        let bytes = match prepared.kind {
+            OperationType::Mutation => limit.min(MUTATION_BYTES.saturating_mul(prepared.root_fields())),
+            OperationType::Query | OperationType::Subscription => limit,
+        };
+        let Some(charge) = self.budget.answers.charge(&viewer.user, bytes, ANSWER_PATIENCE).await else {
+            self.refusals.count("answers");
+            return Answer::overloaded();
+        };
+        Answer::encode(self.execute(prepared, viewer).await, limit, charge)
+    }
+
     /// Runs a query or a mutation for the viewer. A resolver that panics fails only its own
     /// request.
     ///
@@ -93,7 +129,8 @@ impl Engine {
         let cursor = self.cursor(Source::Query);
         let (span, client) =
             (prepared.span(&self.event_publisher.messaging.pod), traces::client(prepared.client()));
-        let mut request = prepared.request.data(viewer).data(self.event_publisher.clone());
+        let request = prepared.request.data(viewer).data(self.event_publisher.clone());
+        let mut request = request.data(Room::new(self.budget.answer_bytes));
         let (document, name) = (prepared.document, request.operation_name.clone());
         request.set_parsed_query((*document).clone());
         let executed = AssertUnwindSafe(self.api.execute(request)).catch_unwind();

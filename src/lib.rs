@@ -112,6 +112,8 @@
 pub mod audience;
 pub mod auth;
 pub mod broker;
+#[doc(hidden)]
+pub mod budget;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

@@ -30,6 +30,7 @@ use self::{
 use crate::{
     auth::Authenticator,
     broker::{Cleanup, Connected, Feed, Publish, Reopen},
+    budget::{Budget, memory},
     domain::Domain,
     graphql::{Api, Engine, EventPublisher},
     health::Health,
@@ -66,6 +67,9 @@ impl Pod {
         api: Arc<dyn Api>,
     ) -> Result<Self, StartError> {
         let listeners = Listeners::bind(&settings)?;
+        if let Some(warning) = settings.budget.warning(settings.window.bytes, memory::limit()) {
+            tracing::warn!("{warning}");
+        }
         let metrics = Metrics::new(&settings.name, settings.export_metrics)?;
         settings.traces.observe(&metrics.meter());
         let auth = Authenticator::open(settings.auth.clone(), domain.clone(), &metrics.meter()).await?;
@@ -105,10 +109,12 @@ impl Pod {
         tasks.spawn(run_relay(relay, feed, stop.feed.clone()));
         let event_publisher = EventPublisher::new(publisher.clone(), domain, messaging, &meter);
         let (introspection, refusals) = (settings.introspection, Refusals::new(&meter));
-        let limits = settings.web.connection_limits();
+        let (limits, budget) = (settings.web.connection_limits(), Budget::new(settings.budget));
+        budget.observe(&meter);
         let app = Arc::new(AppState {
             port: listeners.address.port(),
-            engine: Engine::new(api, event_publisher, hub.clone(), introspection, refusals),
+            engine: Engine::new(api, event_publisher, hub.clone(), introspection, refusals)
+                .with_budget(budget),
             auth,
             hub: hub.clone(),
             connections: Connections::new(limits, stop.connections.clone(), stop.drain.spread, &meter),

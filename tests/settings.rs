@@ -94,6 +94,8 @@ fn relay_reports_every_bad_setting_at_once() {
         ("RELAY_ALLOWED_ORIGINS", "example.com"),
         ("RELAY_REPLAY_WINDOW", "ten minutes"),
         ("RELAY_REPLAY_BYTES", "1"),
+        ("RELAY_MEMORY", "1KiB"),
+        ("RELAY_ANSWER_BYTES", "none"),
         ("RELAY_QUEUE_BYTES", "lots"),
         ("RELAY_MAX_CONNECTIONS", "-1"),
         ("RELAY_MAX_WATCHERS", "0"),

@@ -56,6 +56,15 @@ impl Prepared {
         Some((&root.node, default))
     }
 
+    /// Returns the number of fields that the operation selects at its root, those of fragments
+    /// counted as very many.
+    pub(super) fn root_fields(&self) -> usize {
+        let Ok(operation) = pick(&self.document, self.request.operation_name.as_deref()) else { return 0 };
+        let items = &operation.node.selection_set.node.items;
+        let is_field = |item: &Positioned<Selection>| matches!(item.node, Selection::Field(_));
+        if items.iter().all(is_field) { items.len() } else { usize::MAX }
+    }
+
     /// Returns the client's `traceparent` from the request's extensions.
     pub(super) fn client(&self) -> Option<&str> {
         match self.request.extensions.get(traces::TRACEPARENT) {

@@ -35,12 +35,16 @@ pub enum Code {
     PublishFailed,
     /// This pod has its most distinct operations, or this connection its most watchers.
     LimitReached,
+    /// The result has more bytes than an answer may have. The operation has run.
+    ResultTooLarge,
+    /// There is no room for the answer at present. The client may try again.
+    Overloaded,
     /// The service failed. The client's request was legal.
     Internal,
 }
 
 /// All codes.
-const CODES: [Code; 12] = [
+const CODES: [Code; 14] = [
     Code::Unauthenticated,
     Code::Forbidden,
     Code::BadUserInput,
@@ -52,6 +56,8 @@ const CODES: [Code; 12] = [
     Code::PersistedQueryNotSupported,
     Code::PublishFailed,
     Code::LimitReached,
+    Code::ResultTooLarge,
+    Code::Overloaded,
     Code::Internal,
 ];
 
@@ -71,6 +77,8 @@ impl Code {
             Self::PersistedQueryNotSupported => "PERSISTED_QUERY_NOT_SUPPORTED",
             Self::PublishFailed => "PUBLISH_FAILED",
             Self::LimitReached => "LIMIT_REACHED",
+            Self::ResultTooLarge => "RESULT_TOO_LARGE",
+            Self::Overloaded => "OVERLOADED",
             Self::Internal => "INTERNAL",
         }
     }
@@ -110,10 +118,16 @@ impl Error {
     }
 }
 
+/// Most errors of a request that did not run. A document of 1,000 wrong fields would have as many.
+const MAX_REFUSAL_ERRORS: usize = 20;
+
 /// Makes the response fit for a client. Each error gets a code; a foreign error is logged, and its
 /// text masked.
 #[must_use]
 pub fn publicly(mut response: Response) -> Response {
+    if is_refusal(&response) {
+        response.errors.truncate(MAX_REFUSAL_ERRORS);
+    }
     let executed = !matches!(response.data, async_graphql::Value::Null);
     for error in &mut response.errors {
         if error.extensions.as_ref().is_some_and(|extensions| extensions.get("code").is_some()) {

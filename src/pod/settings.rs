@@ -13,6 +13,7 @@ use super::drain::Drain;
 use crate::{
     auth,
     broker::Broker,
+    budget,
     hub::window::Bounds,
     membership,
     relay::Retention,
@@ -42,6 +43,8 @@ pub struct Settings {
     /// the same time. Default: 10 minutes, 64 MiB. The oldest events are dropped beyond either
     /// bound.
     pub window: Bounds,
+    /// Sizes of the ledger of memory. Default: 768 MiB, and 4 MiB for one answer.
+    pub budget: budget::Settings,
     /// Time between two heartbeats, with up to 50 members. Default: 10 s.
     pub heartbeat_interval: Duration,
     /// Time for which a pod must have been silent before its feeds are orphans. Default: 180 s.
@@ -77,6 +80,7 @@ impl Settings {
             },
             introspection: true,
             window: Bounds { span: seconds(600), bytes: 64 << 20 },
+            budget: budget::Settings::default(),
             heartbeat_interval: seconds(10),
             orphan_after: seconds(180),
             drain: Drain { delay: Duration::ZERO, spread: seconds(1), deadline: seconds(45) },

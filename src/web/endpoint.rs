@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use async_graphql::parser::types::OperationType;
-use async_graphql_axum::GraphQLResponse;
 use axum::{
     extract::{Request, State},
     http::{
@@ -19,8 +18,9 @@ use axum::{
 
 use super::{
     http::{
+        charged,
         negotiate::{Accept, Form},
-        refusal::{Refusal, headers, json},
+        refusal::{Refusal, headers},
         request,
     },
     server::Peer,
@@ -35,7 +35,7 @@ use super::{
         ws,
     },
 };
-use crate::graphql::error::{Body, Code};
+use crate::graphql::{Answer, error::Code};
 
 /// Error text for a subscription without a transport: how to subscribe.
 const TRANSPORTS: &str = "a subscription needs a transport for many results: at this address, a WebSocket with the subprotocol \
@@ -117,7 +117,7 @@ async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Resul
     let heartbeat = sse::heartbeat(request.uri())?;
     let prepared = match app.engine.prepare(request::read(request).await?) {
         Ok(prepared) => prepared,
-        Err(response) => return Ok(result(form, *response)),
+        Err(response) => return Ok(result(form, Answer::refused(response))),
     };
     match prepared.kind {
         OperationType::Subscription => {
@@ -129,7 +129,13 @@ async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Resul
             let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::BadRequest, text);
             Err(refusal.with(ALLOW, HeaderValue::from_static("POST")))
         }
-        _ => Ok(result(form, app.engine.execute(prepared, session.viewer).await)),
+        _ => {
+            let answer = app.engine.answer(prepared, session.viewer).await;
+            match answer.refusal {
+                Some(Code::Overloaded) => Err(Refusal::overloaded()),
+                _ => Ok(result(form, answer)),
+            }
+        }
     }
 }
 
@@ -152,16 +158,22 @@ const fn format(form: Form) -> Option<&'static dyn Format> {
 /// With `application/json` every request that was understood gets 200: clients cannot tell our
 /// other statuses from those of a proxy. The client of a stream cannot read a status. It gets 400
 /// only for what cannot be parsed.
-fn result(form: Form, result: async_graphql::Response) -> Response {
-    let body = Body::from(&result);
-    match (body.refusal(), form, format(form)) {
-        (Some(Code::ParseFailed | Code::BadRequest), _, Some(_)) => {
-            json(StatusCode::BAD_REQUEST, None, &body)
+fn result(form: Form, answer: Answer) -> Response {
+    let json = |status: StatusCode, form, answer: Answer| {
+        let Answer { text, response, charge, .. } = answer;
+        let mut answered = (status, headers(form), charged(text.into_bytes(), charge)).into_response();
+        for (name, value) in &response.http_headers {
+            answered.headers_mut().append(name, value.clone());
         }
-        (_, _, Some(format)) => response::once(format, &result),
-        (Some(refusal), Form::GraphqlResponseJson, _) => json(status(refusal), Some(form), &body),
-        (Some(_), ..) => json(StatusCode::OK, Some(form), &body),
-        (None, ..) => (headers(Some(form)), GraphQLResponse::from(result)).into_response(),
+        answered
+    };
+    match (answer.refusal, form, format(form)) {
+        (Some(Code::ParseFailed | Code::BadRequest), _, Some(_)) => {
+            json(StatusCode::BAD_REQUEST, None, answer)
+        }
+        (_, _, Some(format)) => response::once(format, answer),
+        (Some(refusal), Form::GraphqlResponseJson, _) => json(status(refusal), Some(form), answer),
+        _ => json(StatusCode::OK, Some(form), answer),
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::state::AppState;
 use crate::{
     audience::Viewer,
-    graphql::{Prepared, Watched, error::is_refusal},
+    graphql::{Answer, Prepared, Watched},
     hub::{Delivery, Replay, SendQueue, Step, Watching},
 };
 
@@ -75,8 +75,8 @@ impl ReplayTurn {
     }
 }
 
-/// Number of a query or mutation that has ended, with its result.
-type Finished = (u64, Box<Response>);
+/// Number of a query or mutation that has ended, with its answer.
+type Finished = (u64, Box<Answer>);
 
 /// Progress of an operation.
 pub(super) enum Progress<L> {
@@ -84,7 +84,7 @@ pub(super) enum Progress<L> {
     /// in the send queue.
     Missed(Vec<Delivery>),
     /// A query or mutation has ended with this result.
-    Finished(L, Box<Response>),
+    Finished(L, Box<Answer>),
     /// A query or mutation was refused with this response: it has no result.
     Refused(L, Box<Response>),
 }
@@ -142,7 +142,7 @@ impl<L> Running<L> {
         let number = self.next_number;
         if prepared.kind != OperationType::Subscription {
             let app = app.clone();
-            let job = async move { (number, Box::new(app.engine.execute(prepared, viewer).await)) };
+            let job = async move { (number, Box::new(app.engine.answer(prepared, viewer).await)) };
             let job = self.jobs.get_or_insert_with(JoinSet::new).spawn(job);
             self.add(label, Work::Job(job));
             return Ok(None);
@@ -177,10 +177,11 @@ impl<L> Running<L> {
     /// the client, when their earlier deliveries are written.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, may_replay: bool) -> Poll<Progress<L>> {
         // Jobs come first: each of them ends, while a replay may be long.
-        if let Poll::Ready((label, response)) = self.poll_jobs(cx) {
-            let is_refused = is_refusal(&response);
-            let end = if is_refused { Progress::Refused } else { Progress::Finished };
-            return Poll::Ready(end(label, response));
+        if let Poll::Ready((label, answer)) = self.poll_jobs(cx) {
+            return Poll::Ready(match answer.refusal {
+                Some(_) => Progress::Refused(label, answer.response),
+                None => Progress::Finished(label, answer),
+            });
         }
         while let Some(turn) = self.behind.front_mut().filter(|_| may_replay) {
             let (replay, step) = ready!(turn.step.as_mut().poll(cx));
@@ -193,12 +194,12 @@ impl<L> Running<L> {
         Poll::Pending
     }
 
-    fn poll_jobs(&mut self, cx: &mut Context<'_>) -> Poll<(L, Box<Response>)> {
+    fn poll_jobs(&mut self, cx: &mut Context<'_>) -> Poll<(L, Box<Answer>)> {
         while let Some(jobs) = &mut self.jobs {
             match ready!(jobs.poll_join_next(cx)) {
-                Some(Ok((number, response))) => {
+                Some(Ok((number, answer))) => {
                     if let Some(at) = self.find(number) {
-                        return Poll::Ready((self.runs.remove(at).label, response));
+                        return Poll::Ready((self.runs.remove(at).label, answer));
                     }
                 }
                 // An aborted job belongs to no operation any more.

@@ -200,6 +200,12 @@ impl Relay {
         series.map(|rest| rest.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
     }
 
+    /// Waits until a metric, over the series that have this label, is as it should be.
+    pub(crate) async fn until_metric_is(&self, name: &str, label: &str, is_right: impl Fn(f64) -> bool) {
+        let what = format!("{name} with {label} of {}", self.name);
+        eventually(&what, PATIENCE, async || is_right(self.metric_of(name, label).await).then_some(())).await;
+    }
+
     /// Waits until a metric has exactly this value.
     pub(crate) async fn until_metric(&self, name: &str, value: f64) {
         let what = format!("{name} of {} is {value}", self.name);

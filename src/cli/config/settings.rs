@@ -13,6 +13,7 @@ use super::{Setting, reader::Reader, table as t, value};
 use crate::{
     auth,
     broker::open::BrokerUrl,
+    budget::{self, memory},
     hub::window::{Bounds, MARGIN},
     pod::{self, Drain},
     telemetry,
@@ -145,6 +146,7 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
     pod.window = window;
     pod.heartbeat_interval = reader.duration(&t::HEARTBEAT_INTERVAL);
     pod.orphan_after = reader.duration(&t::ORPHAN_AFTER);
+    pod.budget = budget(reader);
     pod.drain = drain(reader, waits);
     pod.export_metrics = export.metrics;
     Settings {
@@ -159,6 +161,12 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
         },
         unknown: reader.unknown(),
     }
+}
+
+/// Reads the sizes of the ledger.
+fn budget(reader: &mut Reader<'_>) -> budget::Settings {
+    let memory = reader.optional(&t::MEMORY, value::memory).unwrap_or_else(memory::available);
+    budget::Settings { memory, answer_bytes: reader.size(&t::ANSWER_BYTES) }
 }
 
 /// Returns how far back a pod keeps events. It is [`MARGIN`] more than the window, because a replay

@@ -149,6 +149,18 @@ pub(super) static REPLAY_BYTES: Setting = Setting::new(
     Between(Unit::Size, "4KiB", "16GiB"),
     "memory for the events of the replay window; the oldest are removed first",
 );
+pub(super) static MEMORY: Setting = Setting::new(
+    "RELAY_MEMORY",
+    Says("75 % of the container's limit, else 768MiB"),
+    Form("16MiB or more"),
+    "memory that the pod divides among what it holds for clients",
+);
+pub(super) static ANSWER_BYTES: Setting = Setting::new(
+    "RELAY_ANSWER_BYTES",
+    Is("4MiB"),
+    Between(Unit::Size, "4KiB", "1GiB"),
+    "largest answer to a query or mutation; a larger one becomes RESULT_TOO_LARGE",
+);
 pub(super) static QUEUE_BYTES: Setting = Setting::new(
     "RELAY_QUEUE_BYTES",
     Is("256KiB"),
@@ -326,6 +338,8 @@ pub static SETTINGS: &[Concern] = &[
         settings: &[
             &REPLAY_WINDOW,
             &REPLAY_BYTES,
+            &MEMORY,
+            &ANSWER_BYTES,
             &QUEUE_BYTES,
             &MAX_CONNECTIONS,
             &MAX_CONNECTIONS_PER_ADDRESS,

@@ -259,3 +259,10 @@ pub(super) fn nanoseconds(text: &str) -> Option<u64> {
 pub(super) fn bytes(text: &str) -> Option<u64> {
     text.parse::<ByteSize>().ok().map(|size| size.as_u64())
 }
+
+/// Parses the memory of the ledger, in bytes. A pod with less than 16 MiB could hold nothing.
+pub(super) fn memory(text: &str) -> Parsed<usize> {
+    let size = bytes(text).and_then(|bytes| usize::try_from(bytes).ok());
+    size.filter(|size| *size >= 16 << 20)
+        .ok_or_else(|| "is not a size of 16MiB or more: write it like 768MiB".to_owned())
+}

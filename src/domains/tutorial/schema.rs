@@ -15,7 +15,7 @@ use super::{
     location::Location,
     template::{InvalidTemplate, Template},
 };
-use crate::graphql::{Error, event_publisher::publish, subscription::payloads};
+use crate::graphql::{Error, event_publisher::publish, subscription::payloads, take_room};
 
 /// Creates the schema over this domain; [`crate::graphql::build`] finishes it.
 pub fn schema(tutorial: Arc<Tutorial>) -> SchemaBuilder<Query, Mutation, Subscription> {
@@ -67,8 +67,11 @@ impl Query {
     /// Returns the recent templates in the order of their ids, the same on every pod. A document
     /// may ask for them at most three times, because the result may have megabytes.
     #[graphql(complexity = "300 + child_complexity")]
-    async fn templates(&self, ctx: &Context<'_>) -> Option<Vec<Arc<Template>>> {
-        Some(tutorial(ctx).templates.list(SystemTime::now()))
+    async fn templates(&self, ctx: &Context<'_>) -> Result<Option<Vec<Arc<Template>>>, Error> {
+        let templates = tutorial(ctx).templates.list(SystemTime::now());
+        let fields: Vec<_> = ctx.field().selection_set().map(|field| field.name()).collect();
+        take_room(ctx, templates.iter().map(|template| template.bytes_of(&fields)).sum())?;
+        Ok(Some(templates))
     }
 
     /// Returns the template with this id, if it is among the recent ones.

@@ -111,6 +111,18 @@ impl Template {
         Ok(Self { id, name: name.to_owned(), share_location_ids })
     }
 
+    /// Returns the least bytes of JSON that these fields of the template take.
+    pub(super) fn bytes_of(&self, fields: &[&str]) -> usize {
+        let locations = || self.share_location_ids.iter().flatten().map(|id| id.len() + 2).sum::<usize>();
+        let value = |field: &&str| match *field {
+            "id" => self.id.len(),
+            "name" => self.name.len(),
+            "shareLocationIds" => locations(),
+            _ => 0,
+        };
+        fields.iter().map(|field| field.len() + value(field)).sum()
+    }
+
     /// Returns the approximate memory of the template, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let ids = self.share_location_ids.iter().flatten();

@@ -61,6 +61,13 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::LimitReached, text).with(RETRY_AFTER, RETRY_SECONDS)
     }
 
+    /// Creates a refusal with 503: there is no room for the answer at present.
+    #[must_use]
+    pub fn overloaded() -> Self {
+        let text = "too many answers of this user or this pod are not read yet; try again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded, text).with(RETRY_AFTER, RETRY_SECONDS)
+    }
+
     /// Returns the limit that was reached, if it was one. Limits on connections are counted with
     /// the ends of connections.
     #[must_use]

@@ -63,7 +63,7 @@ pub(in crate::web) async fn subscribe(
     let start = Start { prepared, viewer: session.viewer.clone(), after };
     if let Err((_, refusal)) = stream.run(start, Label::default()).await {
         stream.end(End::Left);
-        return Ok(response::once(format, &refusal));
+        return Ok(response::refuse(format, refusal));
     }
     stream.begin(cursor, heartbeat);
     let (handoff, socket) = HandoffRequest::new();

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     auth::Session,
+    budget::Charge,
     cursor::Source,
     graphql::error::Code,
     hub::{Delivery, SendQueue},
@@ -66,6 +67,8 @@ pub(in crate::web) struct Stream {
     writer: Option<BodyWriter>,
     /// Content of the next chunk, written before what waits in the send queue.
     pub(super) chunk: Vec<u8>,
+    /// Charges of the answers that are not yet written; `None` if there are none.
+    charges: Option<Box<Charges>>,
     /// Whether something waits in the send queue.
     is_due: bool,
     /// How long the client has taken nothing although something waits, in whole keep-alive periods.
@@ -83,6 +86,15 @@ pub(in crate::web) struct Stream {
     deadline: Instant,
     /// When the token expires.
     expires: Instant,
+}
+
+/// Charges of the answers on their way to a client.
+#[derive(Default)]
+struct Charges {
+    /// Those of the next chunk.
+    next: Vec<Charge>,
+    /// Those of the chunk that the body writer has.
+    sent: Vec<Charge>,
 }
 
 impl Stream {
@@ -105,6 +117,7 @@ impl Stream {
             end_guard: None,
             writer: None,
             chunk: Vec::new(),
+            charges: None,
             is_due: false,
             stalled: Duration::ZERO,
             since_cursor: Duration::ZERO,
@@ -253,7 +266,12 @@ impl Stream {
         }
     }
 
-    /// Writes everything that waits, in one chunk.
+    /// Holds the charge of an answer in the chunk until the kernel has taken the answer.
+    pub(super) fn hold(&mut self, charge: Option<Charge>) {
+        self.charges.get_or_insert_default().next.extend(charge);
+    }
+
+    /// Writes everything that waits, in one chunk. The kernel has taken the chunks before.
     fn write(&mut self) {
         let deliveries = self.send_queue.take();
         self.encode(&deliveries);
@@ -263,6 +281,12 @@ impl Stream {
             && !chunk.is_empty()
         {
             writer.send(&chunk);
+        }
+        if let Some(mut charges) = self.charges.take()
+            && self.writer.as_ref().is_none_or(BodyWriter::is_blocked)
+        {
+            charges.sent = mem::take(&mut charges.next);
+            self.charges = Some(charges);
         }
     }
 
@@ -279,7 +303,7 @@ impl Stream {
     fn on_progress(&mut self, progress: Progress<Label>) {
         match progress {
             Progress::Missed(deliveries) => self.encode(&deliveries),
-            Progress::Finished(label, response) => self.finish(label, &response),
+            Progress::Finished(label, answer) => self.finish(label, *answer),
             Progress::Refused(mut label, refusal) => label.reply(Err(Rejected::Refused(refusal))),
         }
     }

@@ -8,9 +8,8 @@ use async_graphql::Response as GraphQLResponse;
 use super::{
     command::{Command, Label, Rejected, Start},
     driver::Stream,
-    response::write_result,
 };
-use crate::web::operations;
+use crate::{graphql::Answer, web::operations};
 
 impl Stream {
     /// Carries out a command.
@@ -53,8 +52,9 @@ impl Stream {
     }
 
     /// Writes the result of a query or mutation, and that no other one follows.
-    pub(super) fn finish(&mut self, mut label: Label, response: &GraphQLResponse) {
-        write_result(self.format, &mut self.chunk, label.id.as_deref(), response);
+    pub(super) fn finish(&mut self, mut label: Label, answer: Answer) {
+        self.format.next(&mut self.chunk, label.id.as_deref(), None, &answer.text);
+        self.hold(answer.charge);
         self.format.complete(&mut self.chunk, label.id.as_deref());
         label.reply(Ok(()));
     }

@@ -16,15 +16,23 @@ use axum::{
 use futures_util::stream;
 
 use super::format::Format;
-use crate::{graphql::error, web::server::HandoffRequest};
+use crate::{
+    graphql::Answer,
+    web::{http::charged, server::HandoffRequest},
+};
 
 /// Answers with the one result that there is, and the end.
-pub(in crate::web) fn once(format: &'static dyn Format, response: &GraphQLResponse) -> Response {
+pub(in crate::web) fn once(format: &'static dyn Format, answer: Answer) -> Response {
     let mut chunk = Vec::new();
     format.begin(&mut chunk, None);
-    write_result(format, &mut chunk, None, response);
+    format.next(&mut chunk, None, None, &answer.text);
     format.complete(&mut chunk, None);
-    head(format, chunk.into())
+    head(format, charged(chunk, answer.charge))
+}
+
+/// Answers with a refusal, and the end.
+pub(in crate::web) fn refuse(format: &'static dyn Format, refusal: Box<GraphQLResponse>) -> Response {
+    once(format, Answer::refused(refusal))
 }
 
 /// Answers with the head of a stream. Its task writes the body.
@@ -45,16 +53,4 @@ fn head(format: &'static dyn Format, body: Body) -> Response {
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
     (headers, body).into_response()
-}
-
-/// Writes the result of a query or mutation, or a refusal. It always has a JSON form: results are
-/// made of JSON values.
-pub(super) fn write_result(
-    format: &dyn Format,
-    chunk: &mut Vec<u8>,
-    id: Option<&str>,
-    response: &GraphQLResponse,
-) {
-    let text = serde_json::to_string(&error::Body::from(response)).unwrap_or_default();
-    format.next(chunk, id, None, &text);
 }

@@ -231,7 +231,7 @@ impl Connection {
     async fn on_progress(&mut self, progress: Progress<Label>) -> Result<(), End> {
         match progress {
             Progress::Missed(deliveries) => self.write_deliveries(deliveries.into()).await,
-            Progress::Finished(label, response) => self.finish(&label, &response).await,
+            Progress::Finished(label, answer) => self.finish(&label, *answer).await,
             Progress::Refused(label, refusal) => self.reject(&label.id, &refusal).await,
         }
     }
@@ -323,7 +323,7 @@ impl Connection {
 
     /// Waits until the kernel has taken what was written. Ends the connection if the peer is stuck,
     /// or if the send queue overflows meanwhile.
-    async fn await_write(&mut self, written: io::Result<()>) -> Result<(), End> {
+    pub(super) async fn await_write(&mut self, written: io::Result<()>) -> Result<(), End> {
         match written {
             Ok(()) if self.socket.is_blocked() => Box::pin(self.unblock()).await,
             Ok(()) => Ok(()),

@@ -10,10 +10,12 @@ use serde_json::{Map, Value, json};
 use super::{
     MAX_MESSAGE_BYTES,
     driver::{ChosenClose, Connection, Label},
+    frame,
     protocol::{self, Action, Close},
 };
 use crate::{
     cursor::Source,
+    graphql::Answer,
     web::{
         connection::{End, expiry},
         http::request,
@@ -110,11 +112,20 @@ impl Connection {
         self.write(frame).await
     }
 
-    /// Writes the result of a query or mutation, and that no other one follows.
-    pub(super) async fn finish(&mut self, label: &Label, response: &GraphQLResponse) -> Result<(), End> {
-        let Ok(result) = serde_json::to_string(response) else { return Err(End::Lost) };
-        let result = [&label.head, &*result, protocol::TAIL].concat();
-        let frames = [result].into_iter().chain(self.protocol.completed(&label.id));
-        self.write(frames).await
+    /// Writes the result of a query or mutation, and that no other one follows. The charge is
+    /// released when the kernel has taken all of it.
+    pub(super) async fn finish(&mut self, label: &Label, answer: Answer) -> Result<(), End> {
+        let Answer { text, charge, .. } = answer;
+        let completed = self.protocol.completed(&label.id);
+        let written = self.socket().write(|frames| {
+            frame::text(frames, [&label.head, &text, protocol::TAIL]);
+            if let Some(completed) = completed {
+                frame::text(frames, [&completed]);
+            }
+        });
+        drop(text);
+        let taken = self.await_write(written).await;
+        drop(charge);
+        taken
     }
 }

@@ -1,0 +1,128 @@
+//! [`Budget`]: the ledger of what a pod holds for its clients.
+//!
+//! Memory is charged before it is spent: to an account of its user and to a [`Pool`] of the pod. A
+//! [`Charge`] releases it. So one user can use up its own share and never that of the others, and a
+//! pod's memory has a bound that follows from one setting. It must never cost a delivery anything.
+
+pub mod memory;
+mod pool;
+
+use std::sync::Arc;
+
+use opentelemetry::{KeyValue, metrics::Meter};
+
+pub use self::pool::{Charge, Pool};
+
+/// Settings of the ledger.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Bytes that are divided into pools; default 768 MiB.
+    pub memory: usize,
+    /// Bytes of the largest answer to a query or mutation; default 4 MiB. A larger answer becomes
+    /// `RESULT_TOO_LARGE`.
+    pub answer_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { memory: memory::DEFAULT, answer_bytes: 4 << 20 }
+    }
+}
+
+impl Settings {
+    /// Returns what is wrong with these sizes in a container of `limit` bytes, for a warning. A
+    /// quarter of the memory is in no pool: the replay window and everything else share it.
+    #[must_use]
+    pub fn warning(&self, window: usize, limit: Option<usize>) -> Option<String> {
+        let (needed, mib) = (self.memory.max(window.saturating_mul(4)), |bytes: usize| bytes >> 20);
+        match limit {
+            Some(limit) if limit < needed => Some(format!(
+                "the container has {} MiB, and the settings need {} MiB",
+                mib(limit),
+                mib(needed)
+            )),
+            _ if self.memory < needed => Some(format!(
+                "RELAY_MEMORY is {} MiB; with this replay window it should be {} MiB",
+                mib(self.memory),
+                mib(needed)
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// Part of the memory for answers, as a divisor: those being made, and those not yet written.
+const ANSWERS: usize = 4;
+
+/// Largest share that one user has of the pool of answers, as a divisor.
+const ANSWERS_OF_USER: usize = 8;
+
+/// Pools of one pod. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// Bytes of the largest answer.
+    pub answer_bytes: usize,
+    /// Pool of the answers that are being made or are not yet written.
+    pub answers: Pool,
+}
+
+impl Budget {
+    /// Creates the ledger of a pod, with nothing charged.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let Settings { memory, answer_bytes } = settings;
+        let pool = memory / ANSWERS;
+        // A user may hold one answer, whatever the memory.
+        let share = (pool / ANSWERS_OF_USER).max(answer_bytes);
+        Self { answer_bytes, answers: Pool::new("answers", pool.max(share), share) }
+    }
+
+    /// Registers the metrics of all pools.
+    pub fn observe(&self, meter: &Meter) {
+        let gauge = |name, description, value: fn(&Pool) -> usize| {
+            let pools = self.pools();
+            let gauge = meter.u64_observable_gauge(name).with_unit("By").with_description(description);
+            gauge
+                .with_callback(move |gauge| {
+                    for pool in &*pools {
+                        gauge.observe(value(pool) as u64, &[KeyValue::new("pool", pool.name())]);
+                    }
+                })
+                .build();
+        };
+        gauge("relay.budget.used", "Bytes that are charged to a pool of the ledger.", Pool::used);
+        gauge("relay.budget.limit", "Bytes that a pool of the ledger has.", Pool::limit);
+    }
+
+    fn pools(&self) -> Arc<[Pool]> {
+        [self.answers.clone()].into()
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new(Settings::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_above_container_are_reported() {
+        let settings = Settings { memory: 768 << 20, ..Settings::default() };
+        assert_eq!(settings.warning(64 << 20, Some(1 << 30)), None);
+        assert_eq!(settings.warning(64 << 20, None), None);
+        let text = settings.warning(64 << 20, Some(512 << 20)).unwrap();
+        assert!(text.contains("512 MiB") && text.contains("768 MiB"), "{text}");
+        let text = settings.warning(512 << 20, Some(1 << 40)).unwrap();
+        assert!(text.contains("RELAY_MEMORY") && text.contains("2048 MiB"), "{text}");
+    }
+
+    #[test]
+    fn user_holds_one_answer_at_least() {
+        let budget = Budget::new(Settings { memory: 16 << 20, answer_bytes: 8 << 20 });
+        assert!(budget.answers.try_charge(&"a".into(), 8 << 20).is_some());
+    }
+}

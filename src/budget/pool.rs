@@ -1,0 +1,240 @@
+//! [`Pool`]: bytes of the pod for one purpose, with an account for each user.
+//!
+//! Bytes are permits of two semaphores: the account's and the pool's. An account exists only while
+//! something is charged to it. No account may take more than its share, whatever is free.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use crate::lock::lock;
+
+/// Pool of bytes, in which each account has a largest share. Clones share the same pool.
+#[derive(Clone)]
+pub struct Pool(Arc<Shared>);
+
+struct Shared {
+    name: &'static str,
+    limit: usize,
+    share: usize,
+    free: Arc<Semaphore>,
+    accounts: Mutex<HashMap<Arc<str>, Weak<Account>>>,
+}
+
+/// Account of one user, while something is charged to it.
+struct Account {
+    user: Arc<str>,
+    free: Arc<Semaphore>,
+    pool: Arc<Shared>,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let mut accounts = lock(&self.pool.accounts);
+        // A newer account of the same user stays.
+        if accounts.get(&self.user).is_some_and(|account| account.strong_count() == 0) {
+            accounts.remove(&self.user);
+        }
+    }
+}
+
+impl Pool {
+    /// Creates a pool of `limit` bytes. One account may take `share` of them.
+    #[must_use]
+    pub fn new(name: &'static str, limit: usize, share: usize) -> Self {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        let (free, accounts) = (Arc::new(Semaphore::new(limit)), Mutex::default());
+        Self(Arc::new(Shared { name, limit, share: share.min(limit), free, accounts }))
+    }
+
+    /// Returns the name in metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.0.name
+    }
+
+    /// Returns the bytes that all accounts may take together.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    /// Returns the bytes that are charged now.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.0.limit - self.0.free.available_permits()
+    }
+
+    /// Charges the bytes to the user's account, and waits for room for at most `patience`. Returns
+    /// `None` if there was none.
+    pub async fn charge(&self, user: &Arc<str>, bytes: usize, patience: Duration) -> Option<Charge> {
+        if let Some(charge) = self.try_charge(user, bytes) {
+            return Some(charge);
+        }
+        let account = self.account(user);
+        let (of_account, of_pool) = (account.free.clone(), self.0.free.clone());
+        let bytes = u32::try_from(bytes).ok()?;
+        let permits = async {
+            let of_account = of_account.acquire_many_owned(bytes).await.ok()?;
+            Some((of_account, of_pool.acquire_many_owned(bytes).await.ok()?))
+        };
+        let (of_account, of_pool) = timeout(patience, permits).await.ok()??;
+        Some(Charge { of_account, of_pool, account })
+    }
+
+    /// Charges the bytes to the user's account. Returns `None` if there is no room now.
+    #[must_use]
+    pub fn try_charge(&self, user: &Arc<str>, bytes: usize) -> Option<Charge> {
+        let (account, bytes) = (self.account(user), u32::try_from(bytes).ok()?);
+        let of_account = account.free.clone().try_acquire_many_owned(bytes).ok()?;
+        let of_pool = self.0.free.clone().try_acquire_many_owned(bytes).ok()?;
+        Some(Charge { of_account, of_pool, account })
+    }
+
+    fn account(&self, user: &Arc<str>) -> Arc<Account> {
+        let mut accounts = lock(&self.0.accounts);
+        if let Some(account) = accounts.get(user).and_then(Weak::upgrade) {
+            return account;
+        }
+        let free = Arc::new(Semaphore::new(self.0.share));
+        let account = Arc::new(Account { user: user.clone(), free, pool: self.0.clone() });
+        accounts.insert(user.clone(), Arc::downgrade(&account));
+        account
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("name", &self.0.name)
+            .field("limit", &self.0.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes that are charged to an account and its pool. Dropping the charge releases them.
+pub struct Charge {
+    of_account: OwnedSemaphorePermit,
+    of_pool: OwnedSemaphorePermit,
+    account: Arc<Account>,
+}
+
+impl Charge {
+    /// Returns the bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.of_pool.num_permits()
+    }
+
+    /// Changes the charge to this many bytes. Returns `false`, and changes nothing, if there is no
+    /// room for more now.
+    pub fn resize(&mut self, bytes: usize) -> bool {
+        let charged = self.bytes();
+        if bytes > charged {
+            let pool = Pool(self.account.pool.clone());
+            let Some(more) = pool.try_charge(&self.account.user, bytes - charged) else { return false };
+            self.of_account.merge(more.of_account);
+            self.of_pool.merge(more.of_pool);
+        } else {
+            drop(self.of_account.split(charged - bytes));
+            drop(self.of_pool.split(charged - bytes));
+        }
+        true
+    }
+}
+
+impl fmt::Debug for Charge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Charge").field(&self.bytes()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    const SHARE: usize = 40;
+    const LIMIT: usize = 100;
+
+    fn pool() -> Pool {
+        Pool::new("test", LIMIT, SHARE)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn account_waits_for_its_own_share() {
+        let (pool, [a, b]) = (pool(), ["a".into(), "b".into()]);
+        let held = pool.try_charge(&a, 30).unwrap();
+        let wait = Duration::from_secs(5);
+        assert!(pool.charge(&a, 20, wait).await.is_none(), "the pool has room, the account has not");
+        assert!(pool.charge(&b, 20, wait).await.is_some());
+        let freed = async {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            drop(held);
+        };
+        assert!(tokio::join!(pool.charge(&a, 20, wait), freed).0.is_some());
+        assert_eq!(pool.used(), 0);
+        assert!(lock(&pool.0.accounts).is_empty(), "an unused account leaves nothing");
+    }
+
+    /// A step: a user charges bytes, or changes or drops a charge that exists.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Charge(usize, usize),
+        Resize(usize, usize),
+        Drop(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let bytes = 0..SHARE + 5;
+        prop_oneof![
+            (0..4_usize, bytes.clone()).prop_map(|(user, bytes)| Step::Charge(user, bytes)),
+            (any::<usize>(), bytes).prop_map(|(at, bytes)| Step::Resize(at, bytes)),
+            any::<usize>().prop_map(Step::Drop),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn pool_keeps_bounds_and_returns_to_zero(steps in vec(step(), 0..60)) {
+            let pool = pool();
+            let users: [Arc<str>; 4] = ["a", "b", "c", "d"].map(Into::into);
+            let mut held: Vec<(usize, Charge)> = Vec::new();
+            let sum = |held: &[(usize, Charge)], of: Option<usize>| -> usize {
+                let all = held.iter().filter(|(user, _)| of.is_none_or(|of| of == *user));
+                all.map(|(_, charge)| charge.bytes()).sum()
+            };
+            for step in steps {
+                match step {
+                    Step::Charge(user, bytes) => {
+                        let has_room = sum(&held, Some(user)) + bytes <= SHARE && sum(&held, None) + bytes <= LIMIT;
+                        let charge = pool.try_charge(&users[user], bytes);
+                        prop_assert_eq!(charge.is_some(), has_room);
+                        held.extend(charge.map(|charge| (user, charge)));
+                    }
+                    Step::Resize(at, bytes) if !held.is_empty() => {
+                        let at = at % held.len();
+                        held[at].1.resize(bytes);
+                    }
+                    Step::Drop(at) if !held.is_empty() => drop(held.swap_remove(at % held.len())),
+                    Step::Resize(..) | Step::Drop(_) => {}
+                }
+                prop_assert_eq!(pool.used(), sum(&held, None));
+                prop_assert!(pool.used() <= LIMIT);
+                prop_assert!((0..4).all(|user| sum(&held, Some(user)) <= SHARE));
+            }
+            held.clear();
+            prop_assert_eq!(pool.used(), 0);
+            prop_assert!(lock(&pool.0.accounts).is_empty());
+        }
+    }
+}
