@@ -27,10 +27,11 @@ use self::{
     error::Code,
     nulls::Nulls,
     operation::{Operations, Subscribed},
+    plan::Copied,
 };
 pub use self::{
     answer::{Answer, Bounded, take_room},
-    api::{Api, build, build_dynamic, build_planned},
+    api::{Api, Planned, build, build_dynamic, build_planned},
     document::{PERSISTED_QUERY, Prepared},
     error::Error,
     event_publisher::EventPublisher,
@@ -107,6 +108,9 @@ impl Engine {
 
     /// Answers a query or a mutation. The largest answer that it may have is charged to the viewer
     /// before it runs; the charge then shrinks to the true size. It waits for room for at most 5 s.
+    ///
+    /// The result carries a cursor that was taken before the operation ran. A client that watches
+    /// from this cursor misses no event that the result lacks.
     pub async fn answer(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Answer {
         let limit = self.budget.answer_bytes;
         let bytes = match prepared.kind {
@@ -117,36 +121,52 @@ impl Engine {
             self.refusals.count("answers");
             return Answer::overloaded();
         };
-        Answer::encode(self.execute(prepared, viewer).await, limit, charge)
+        let cursor = self.cursor(Source::Query);
+        match self.execute(prepared, viewer).await {
+            Outcome::Executed(response) => {
+                Answer::encode(response.extension("cursor", Value::from(cursor)), limit, charge)
+            }
+            Outcome::Copied(copied) => Answer::copied(&copied, &cursor, limit, charge),
+        }
     }
 
     /// Runs a query or a mutation for the viewer. A resolver that panics fails only its own
     /// request.
-    ///
-    /// The result carries a cursor that was taken before the operation ran. A client that watches
-    /// from this cursor misses no event that the result lacks.
-    pub async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Response {
-        let cursor = self.cursor(Source::Query);
+    async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Outcome {
         let (span, client) =
             (prepared.span(&self.event_publisher.messaging.pod), traces::client(prepared.client()));
-        let request = prepared.request.data(viewer).data(self.event_publisher.clone());
-        let mut request = request.data(Room::new(self.budget.answer_bytes));
-        let (document, name) = (prepared.document, request.operation_name.clone());
-        request.set_parsed_query((*document).clone());
-        let executed = AssertUnwindSafe(self.api.execute(request)).catch_unwind();
+        let executed = AssertUnwindSafe(self.run(prepared, viewer)).catch_unwind();
         let executed = executed.instrument(span.clone()).with_context(client).await;
-        let response = match executed {
-            Ok(response) => {
-                let response = self.nulls.fill(response, &document, name.as_deref());
-                error::publicly(response).extension("cursor", Value::from(cursor))
+        let outcome = executed.unwrap_or_else(|_| Outcome::Executed(error::internal()));
+        let is_failed = match &outcome {
+            Outcome::Executed(response) => {
+                self.count(response);
+                response.is_err()
             }
-            Err(_) => error::internal(),
+            Outcome::Copied(copied) => !copied.errors.is_empty(),
         };
-        if response.is_err() {
-            self.count(&response);
+        if is_failed {
             traces::fail(&span, "graphql");
         }
-        response
+        outcome
+    }
+
+    /// Runs a query or a mutation by plan if the schema has one, else by the executor.
+    async fn run(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Outcome {
+        let limit = self.budget.answer_bytes;
+        if let Some(planned) = self.api.planned() {
+            match planned.execute(&prepared, &viewer, &self.event_publisher, limit).await {
+                Ok(Some(copied)) => return Outcome::Copied(copied),
+                Ok(None) => {}
+                Err(refusal) => return Outcome::Executed(*refusal),
+            }
+        }
+        let request = prepared.request.data(viewer).data(self.event_publisher.clone());
+        let mut request = request.data(Room::new(limit));
+        let (document, name) = (prepared.document, request.operation_name.clone());
+        request.set_parsed_query(document.tree().clone());
+        let response = self.api.execute(request).await;
+        Outcome::Executed(error::publicly(self.nulls.fill(response, document.tree(), name.as_deref())))
     }
 
     /// Starts a watcher of a subscription. Its results go to the send queue, marked with `id`,
@@ -186,6 +206,12 @@ impl Engine {
     pub fn cursor(&self, source: Source) -> String {
         self.hub.cursor(source)
     }
+}
+
+/// Result of a query or a mutation that is not yet encoded.
+enum Outcome {
+    Executed(Response),
+    Copied(Copied),
 }
 
 /// A watcher that was accepted.

@@ -16,8 +16,18 @@ use async_graphql::{Context, Response, Value};
 use serde::Serialize;
 use serde_json::json;
 
-use super::error::{Body, Code, Error};
+use super::{
+    error::{Body, Code, Error},
+    plan::Copied,
+};
 use crate::budget::Charge;
+
+/// Text of an answer that was left out, since other answers wait for their clients.
+const NO_ROOM: &str = "the operation has run; there is no room for its result now";
+
+fn too_large(limit: usize) -> String {
+    format!("the result has more than {limit} bytes; ask for less")
+}
 
 /// Answer to a query or mutation.
 #[derive(Debug)]
@@ -40,19 +50,36 @@ impl Answer {
         let refusal = Body::from(&response).refusal();
         let text = match encode(&Body::from(&response), limit).filter(|_| !is_cut(&response)) {
             Some(text) if charge.resize(text.len()) => text,
-            Some(_) => {
-                let text = "the operation has run; there is no room for its result now";
-                without_data(&response, Code::Overloaded, text)
-            }
-            None => {
-                let text = format!("the result has more than {limit} bytes; ask for less");
-                without_data(&response, Code::ResultTooLarge, &text)
-            }
+            Some(_) => without_data(response.extensions.get("cursor"), Code::Overloaded, NO_ROOM),
+            None => without_data(response.extensions.get("cursor"), Code::ResultTooLarge, &too_large(limit)),
         };
         // An error's text is small, and shorter than what a charge begins with.
         charge.resize(text.len());
         response.data = Value::Null;
         Self { text, response: response.into(), refusal, charge: Some(charge) }
+    }
+
+    /// Encodes data that a plan wrote, as [`Self::encode`] does a response.
+    pub(super) fn copied(copied: &Copied, cursor: &str, limit: usize, mut charge: Charge) -> Self {
+        let Copied { data, errors } = copied;
+        let response = Box::new(Response::default());
+        let cursor = Value::from(cursor);
+        let text = if let Some(data) = data {
+            let errors = match errors.as_slice() {
+                [] => String::new(),
+                errors => format!(",\"errors\":{}", encode(&errors, limit).unwrap_or_default()),
+            };
+            let text = format!("{{\"data\":{data}{errors},\"extensions\":{{\"cursor\":{cursor}}}}}");
+            if charge.resize(text.len()) {
+                text
+            } else {
+                without_data(Some(&cursor), Code::Overloaded, NO_ROOM)
+            }
+        } else {
+            without_data(Some(&cursor), Code::ResultTooLarge, &too_large(limit))
+        };
+        charge.resize(text.len());
+        Self { text, response, refusal: None, charge: Some(charge) }
     }
 
     /// Creates the answer to a request that was not run for want of room.
@@ -100,9 +127,8 @@ fn is_cut(response: &Response) -> bool {
 }
 
 /// Returns the JSON of the result of an operation that ran, with an error instead of its data.
-fn without_data(response: &Response, code: Code, text: &str) -> String {
+fn without_data(cursor: Option<&Value>, code: Code, text: &str) -> String {
     let errors = json!([{"message": text, "extensions": {"code": code.as_str()}}]);
-    let cursor = response.extensions.get("cursor");
     json!({"data": null, "errors": errors, "extensions": {"cursor": cursor}}).to_string()
 }
 

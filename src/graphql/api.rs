@@ -7,12 +7,18 @@ use std::{iter, sync::Arc};
 use async_graphql::{
     ObjectType, PathSegment, QueryPathNode, QueryPathSegment, Request, Response, Schema, SchemaBuilder,
     ServerResult, SubscriptionType, Value, dynamic,
-    extensions::{Extension, ExtensionContext, ExtensionFactory, NextResolve, ResolveInfo},
+    extensions::{Extension, ExtensionContext, ExtensionFactory, NextExecute, NextResolve, ResolveInfo},
     futures_util::stream::BoxStream,
 };
 use async_trait::async_trait;
 
-use super::plan::Plans;
+use super::{
+    document::{Prepared, pick},
+    error::publicly,
+    event_publisher::EventPublisher,
+    plan::{Copied, Operation, Plans},
+};
+use crate::audience::Viewer;
 
 /// Most levels of nesting in a document, and most directives on one field. It is deep enough for
 /// the introspection query of every known tool (15), and too shallow to hurt.
@@ -34,8 +40,8 @@ pub trait Api: Send + Sync + 'static {
     /// Returns the schema in the definition language.
     fn sdl(&self) -> String;
 
-    /// Returns what makes the results of subscriptions instead of the executor, if anything does.
-    fn plans(&self) -> Option<&dyn Plans> {
+    /// Returns the schema with its plans, if plans instead of the executor make its results.
+    fn planned(&self) -> Option<&Planned> {
         None
     }
 }
@@ -87,15 +93,70 @@ where
     )
 }
 
-/// Schema that was built at run time, with plans for its subscriptions.
-struct Planned<P> {
+/// Schema that was built at run time, with plans for its results.
+pub struct Planned {
     schema: dynamic::Schema,
-    plans: P,
+    plans: Box<dyn Plans>,
     sdl: String,
 }
 
+impl Planned {
+    /// Returns the plans.
+    pub(super) fn plans(&self) -> &dyn Plans {
+        &*self.plans
+    }
+
+    /// Validates the document of a request, unless that was done before. Values of variables are
+    /// not looked at.
+    ///
+    /// # Errors
+    /// A response that refuses the request.
+    pub(super) async fn validate(&self, prepared: &Prepared) -> Result<(), Box<Response>> {
+        if prepared.document.is_valid() {
+            return Ok(());
+        }
+        let mut request = Request::new(prepared.request.query.as_str()).data(ValidateOnly);
+        request.operation_name.clone_from(&prepared.request.operation_name);
+        request.set_parsed_query(prepared.document.tree().clone());
+        let response = self.schema.execute(request).await;
+        if response.is_err() {
+            return Err(publicly(response).into());
+        }
+        prepared.document.set_valid();
+        Ok(())
+    }
+
+    /// Runs a query or a mutation by plan. `None`: the executor has to run it.
+    ///
+    /// # Errors
+    /// A response that refuses the request.
+    pub(super) async fn execute(
+        &self,
+        prepared: &Prepared,
+        viewer: &Viewer,
+        event_publisher: &EventPublisher,
+        max_bytes: usize,
+    ) -> Result<Option<Copied>, Box<Response>> {
+        self.validate(prepared).await?;
+        let operation = pick(prepared.document.tree(), prepared.request.operation_name.as_deref());
+        let Ok(definition) = operation else { return Ok(None) };
+        let operation = Operation {
+            document: prepared.document.tree(),
+            definition: &definition.node,
+            variables: &prepared.request.variables,
+            viewer,
+            event_publisher,
+            max_bytes,
+        };
+        self.plans.execute(&operation).await.map_err(|error| error.response().into())
+    }
+}
+
+/// Mark in the data of a request whose document is to be validated, and not run.
+struct ValidateOnly;
+
 #[async_trait]
-impl<P: Plans> Api for Planned<P> {
+impl Api for Planned {
     async fn execute(&self, request: Request) -> Response {
         self.schema.execute(request).await
     }
@@ -108,13 +169,13 @@ impl<P: Plans> Api for Planned<P> {
         self.sdl.clone()
     }
 
-    fn plans(&self) -> Option<&dyn Plans> {
-        Some(&self.plans)
+    fn planned(&self) -> Option<&Planned> {
+        Some(self)
     }
 }
 
-/// Builds a schema that was made at run time, with the limits of [`build`]. The results of its
-/// subscriptions come from `plans`. `sdl` is its text for clients.
+/// Builds a schema that was made at run time, with the limits of [`build`]. Its results come from
+/// `plans`. `sdl` is its text for clients.
 ///
 /// # Errors
 /// The schema is inconsistent.
@@ -123,7 +184,7 @@ pub fn build_planned(
     plans: impl Plans,
     sdl: String,
 ) -> Result<Arc<dyn Api>, dynamic::SchemaError> {
-    Ok(Arc::new(Planned { schema: finish(schema)?, plans, sdl }))
+    Ok(Arc::new(Planned { schema: finish(schema)?, plans: Box::new(plans), sdl }))
 }
 
 /// Builds a schema whose types are known only at run time, with the limits of [`build`].
@@ -143,6 +204,7 @@ fn finish(schema: dynamic::SchemaBuilder) -> Result<dynamic::Schema, dynamic::Sc
 }
 
 /// Gives the errors of a dynamic schema's resolvers their paths, which async-graphql leaves empty.
+/// It also ends a request after validation if that is all that it asks for.
 struct Paths;
 
 impl ExtensionFactory for Paths {
@@ -153,6 +215,18 @@ impl ExtensionFactory for Paths {
 
 #[async_trait]
 impl Extension for Paths {
+    async fn execute(
+        &self,
+        ctx: &ExtensionContext<'_>,
+        operation_name: Option<&str>,
+        next: NextExecute<'_>,
+    ) -> Response {
+        if ctx.data_opt::<ValidateOnly>().is_some() {
+            return Response::default();
+        }
+        next.run(ctx, operation_name).await
+    }
+
     async fn resolve(
         &self,
         ctx: &ExtensionContext<'_>,

@@ -15,12 +15,14 @@ use tracing::Span;
 
 pub use self::cursor::AFTER;
 use self::kept::Kept;
+pub(super) use self::parsed::Document;
 use super::error::{Code, refuse};
 use crate::telemetry::traces;
 
 mod cursor;
 mod kept;
 mod limits;
+mod parsed;
 
 /// Extension of a request that names its document by a hash (Apollo's persisted queries).
 pub const PERSISTED_QUERY: &str = "persistedQuery";
@@ -31,7 +33,7 @@ pub struct Prepared {
     pub request: Request,
     /// Query, mutation or subscription.
     pub kind: OperationType,
-    pub(super) document: Arc<ExecutableDocument>,
+    pub(super) document: Arc<Document>,
     /// Name of a subscription's one root field; empty for the other kinds.
     pub(super) field: String,
     /// Name of that field in the result: its alias, if there is one.
@@ -41,25 +43,22 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Returns a subscription's one root field, and the defaults of its variables; `None` for the
-    /// other kinds.
-    pub(super) fn root(&self) -> Option<(&Field, impl Iterator<Item = (Name, Value)>)> {
-        let operation = &pick(&self.document, self.request.operation_name.as_deref()).ok()?.node;
+    /// Returns the operation, and a subscription's one root field; `None` for the other kinds.
+    pub(super) fn root(&self) -> Option<(&OperationDefinition, &Field)> {
+        let operation = &pick(self.document.tree(), self.request.operation_name.as_deref()).ok()?.node;
         let [Positioned { node: Selection::Field(root), .. }] = operation.selection_set.node.items.as_slice()
         else {
             return None;
         };
-        let definitions = operation.variable_definitions.iter().map(|definition| &definition.node);
-        let default = definitions.filter_map(|definition| {
-            Some((definition.name.node.clone(), definition.default_value.as_ref()?.node.clone()))
-        });
-        Some((&root.node, default))
+        Some((operation, &root.node))
     }
 
     /// Returns the number of fields that the operation selects at its root, those of fragments
     /// counted as very many.
     pub(super) fn root_fields(&self) -> usize {
-        let Ok(operation) = pick(&self.document, self.request.operation_name.as_deref()) else { return 0 };
+        let Ok(operation) = pick(self.document.tree(), self.request.operation_name.as_deref()) else {
+            return 0;
+        };
         let items = &operation.node.selection_set.node.items;
         let is_field = |item: &Positioned<Selection>| matches!(item.node, Selection::Field(_));
         if items.iter().all(is_field) { items.len() } else { usize::MAX }
@@ -109,7 +108,7 @@ impl Documents {
             return refuse(Code::BadRequest, "the request has no query");
         }
         let (mut document, mut is_kept) = self.parse(&request.query)?;
-        let operation = match pick(&document, request.operation_name.as_deref()) {
+        let operation = match pick(document.tree(), request.operation_name.as_deref()) {
             Ok(operation) => &operation.node,
             Err(text) => return refuse(Code::BadRequest, text),
         };
@@ -141,10 +140,10 @@ impl Documents {
     }
 
     /// Returns the document, and whether it is kept already.
-    fn parse(&self, text: &str) -> Result<(Arc<ExecutableDocument>, bool), Box<Response>> {
+    fn parse(&self, text: &str) -> Result<(Arc<Document>, bool), Box<Response>> {
         match self.kept.get(text) {
             Some(document) => Ok((document, true)),
-            None => Ok((limits::parse(text, self.introspection)?.into(), false)),
+            None => Ok((Arc::new(limits::parse(text, self.introspection)?.into()), false)),
         }
     }
 }

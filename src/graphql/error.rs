@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
-use async_graphql::{ErrorExtensionValues, Response, ServerError, Value};
+use async_graphql::{ErrorExtensionValues, PathSegment, Pos, Response, ServerError, Value};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -90,12 +90,21 @@ impl Code {
 pub struct Error {
     code: Code,
     text: Cow<'static, str>,
+    /// Path of the value that the error is about.
+    field: Option<Box<str>>,
 }
 
 impl Error {
     /// Creates an error with this code and public text.
     pub fn new(code: Code, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, text: text.into() }
+        Self { code, text: text.into(), field: None }
+    }
+
+    /// Adds the path of the value that the error is about, sent as `extensions.field`.
+    #[must_use]
+    pub fn about(mut self, field: &str) -> Self {
+        self.field = Some(field.into());
+        self
     }
 
     /// Creates an error about an argument out of bounds. The text should name the argument and its
@@ -112,9 +121,19 @@ impl Error {
     /// Converts the error into a response that holds nothing else.
     #[must_use]
     pub fn response(self) -> Response {
-        let mut error = ServerError::new(self.text, None);
+        Response::from_errors(vec![self.at(None, Vec::new())])
+    }
+
+    /// Converts the error into that of one field of a result.
+    #[must_use]
+    pub fn at(self, place: Option<Pos>, path: Vec<PathSegment>) -> ServerError {
+        let mut error = ServerError::new(self.text, place);
+        error.path = path;
         mark(&mut error, self.code);
-        Response::from_errors(vec![error])
+        if let Some(field) = self.field {
+            error.extensions.get_or_insert_default().set("field", String::from(field));
+        }
+        error
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     broker::{Publish, PublishError},
-    domain::Domain,
+    domain::{Domain, Fact, Unreadable},
     event::Event,
     telemetry::{
         self, LATENCY_BUCKETS,
@@ -72,6 +72,36 @@ impl EventPublisher {
         }
     }
 
+    /// Creates an event of this pod, not yet published.
+    #[must_use]
+    pub fn event(&self, kind: &str, author: Arc<str>, data: Vec<u8>) -> Event {
+        Event::new(self.source.clone(), kind, Some(author), data.into())
+    }
+
+    /// Publishes an event. Once the topic has acknowledged it, the domain's state on this pod shows
+    /// it: `read` gives what the domain made of it.
+    ///
+    /// # Errors
+    /// `PUBLISH_FAILED` within [`crate::broker::PUBLISH_TIMEOUT`]: this pod's state is then as
+    /// before.
+    pub async fn commit(
+        &self,
+        mut event: Event,
+        read: impl FnOnce(&Event) -> Result<Fact, Unreadable> + Send,
+    ) -> Result<(), Error> {
+        self.publish(&mut event).await.map_err(|error| {
+            tracing::warn!(error = %error, cause = error.source().map(tracing::field::debug), "publishing failed");
+            Error::new(Code::PublishFailed, "the event could not be published; try again")
+        })?;
+        match read(&event) {
+            Ok(fact) => self.domain.apply(&event, &fact),
+            Err(error) => {
+                tracing::error!(kind = &*event.kind, %error, "the domain does not read what it published");
+            }
+        }
+        Ok(())
+    }
+
     async fn publish(&self, event: &mut Event) -> Result<(), PublishError> {
         let span = self.messaging.publish(&event.id, &event.kind);
         event.trace = traces::traceparent(&span);
@@ -101,14 +131,6 @@ pub async fn publish<T: Serialize + Sync>(ctx: &Context<'_>, kind: &str, data: &
     let event_publisher =
         ctx.data_opt::<Arc<EventPublisher>>().ok_or_else(|| internal("this request cannot publish"))?;
     let data = serde_json::to_vec(data).map_err(|_| internal("the data has no JSON form"))?;
-    let mut event = Event::new(event_publisher.source.clone(), kind, Some(author), data.into());
-    event_publisher.publish(&mut event).await.map_err(|error| {
-        tracing::warn!(error = %error, cause = error.source().map(tracing::field::debug), "publishing failed");
-        Error::new(Code::PublishFailed, "the event could not be published; try again")
-    })?;
-    match event_publisher.domain.read(&event) {
-        Ok(fact) => event_publisher.domain.apply(&event, &fact),
-        Err(error) => tracing::error!(kind, %error, "the domain does not read what it published"),
-    }
-    Ok(())
+    let event = event_publisher.event(kind, author, data);
+    event_publisher.commit(event, |event| event_publisher.domain.read(event)).await
 }

@@ -24,11 +24,11 @@ use tokio::time::timeout;
 
 use self::{planned::PlannedOperations, replayed::Replayed};
 use super::{
-    api::Api,
-    document::Prepared,
+    api::{Api, Planned},
+    document::{Document, Prepared},
     error::{Code, Error, internal, publicly, refuse},
     nulls::Nulls,
-    plan::{Compiled, Plans, Subscription},
+    plan::{Compiled, Subscription},
     subscription::{Results, Source},
 };
 use crate::{
@@ -115,37 +115,29 @@ impl Operations {
         prepared: Prepared,
         viewer: Arc<Viewer>,
     ) -> Result<Subscribed, Box<Response>> {
-        let Some(plans) = self.api.plans() else {
+        let Some(planned) = self.api.planned() else {
             let operation = self.get_or_create(prepared).await?;
             return Ok(Subscribed { field: operation.field().clone(), operation, viewer });
         };
-        self.plan(plans, prepared, viewer).await
+        self.plan(planned, prepared, viewer).await
     }
 
     async fn plan(
         &self,
-        plans: &dyn Plans,
+        planned: &Planned,
         prepared: Prepared,
         viewer: Arc<Viewer>,
     ) -> Result<Subscribed, Box<Response>> {
-        let Some((field, defaults)) = prepared.root() else { return Err(internal().into()) };
-        let field = field.clone();
-        let mut variables = Variables::default();
-        variables.extend(defaults);
-        variables
-            .extend(prepared.request.variables.iter().map(|(name, value)| (name.clone(), value.clone())));
-        if serde_json::to_string(&variables).map_err(|_| internal())?.len() > MAX_VARIABLES_BYTES {
+        let variables = &prepared.request.variables;
+        if serde_json::to_string(variables).map_err(|_| internal())?.len() > MAX_VARIABLES_BYTES {
             return too_many_variables();
         }
-        let Prepared { request, document, field: name, response_key, .. } = prepared;
-        // The executor refuses what does not validate, before it asks for a first payload.
-        let mut execution = Execution::start(&*self.api, request, &document);
-        if let Some(refusal) = execution.next().await {
-            return Err(publicly(refusal).into());
-        }
-        let subscription =
-            Subscription { document: &document, field: &field, variables: &variables, viewer: &viewer };
-        let Compiled { plan, interests } = plans.plan(&subscription).map_err(Error::response)?;
+        planned.validate(&prepared).await?;
+        let Some((definition, field)) = prepared.root() else { return Err(internal().into()) };
+        let document = prepared.document.tree();
+        let subscription = Subscription { document, field, definition, variables, viewer: &viewer };
+        let Compiled { plan, interests } = planned.plans().plan(&subscription).map_err(Error::response)?;
+        let Prepared { field: name, response_key, .. } = prepared;
         let viewer = match interests {
             Some(interests) => Arc::new(Viewer::new(viewer.user.clone(), interests)),
             None => viewer,
@@ -237,7 +229,7 @@ pub(super) struct Operation {
     response_key: String,
     key: Arc<Key>,
     variables: Variables,
-    document: Arc<ExecutableDocument>,
+    document: Arc<Document>,
     // It is held across an await, so it is tokio's mutex. The relay dispatches one event at a time;
     // only replays contend for it.
     execution: tokio::sync::Mutex<Option<Execution>>,
@@ -273,7 +265,7 @@ impl Operation {
     fn start(&self) -> Execution {
         let mut request = Request::new(self.key.query.as_str()).variables(self.variables.clone());
         request.operation_name.clone_from(&self.key.name);
-        Execution::start(&*self.api, request, &self.document)
+        Execution::start(&*self.api, request, self.document.tree())
     }
 
     async fn execute(&self, payload: &Payload) -> Option<Response> {
@@ -323,7 +315,7 @@ impl Execution {
 impl Operation {
     async fn result(&self, relayed: &Relayed) -> Option<Response> {
         let response = self.execute(&relayed.payload).await?;
-        let response = self.nulls.fill(response, &self.document, self.key.name.as_deref());
+        let response = self.nulls.fill(response, self.document.tree(), self.key.name.as_deref());
         let response = publicly(response)
             .extension("eventId", Value::from(&*relayed.event.id))
             .extension("cursor", Value::from(&*relayed.cursor));

@@ -1,4 +1,4 @@
-//! [`Plan`]: results of a subscription without the executor.
+//! [`Plans`]: results without the executor.
 //!
 //! A domain that knows its payloads may compile a selection once, and then copy each result. A plan
 //! must give the same data as the executor would.
@@ -6,15 +6,41 @@
 use std::sync::Arc;
 
 use async_graphql::{
-    Variables,
-    parser::types::{ExecutableDocument, Field},
+    ServerError, Variables,
+    parser::types::{ExecutableDocument, Field, OperationDefinition},
 };
+use async_trait::async_trait;
 
-use super::error::Error;
+use super::{error::Error, event_publisher::EventPublisher};
 use crate::{
     audience::{Interests, Viewer},
     event::Payload,
 };
+
+/// Query or mutation that the schema has validated.
+pub struct Operation<'a> {
+    /// Document with its fragments.
+    pub document: &'a ExecutableDocument,
+    /// The operation that runs.
+    pub definition: &'a OperationDefinition,
+    /// Variables as the request gives them.
+    pub variables: &'a Variables,
+    /// Viewer who asks.
+    pub viewer: &'a Viewer,
+    /// Publisher of the events of mutations.
+    pub event_publisher: &'a EventPublisher,
+    /// Most bytes of the data. Copying stops there.
+    pub max_bytes: usize,
+}
+
+/// Result of a query or a mutation.
+#[derive(Debug, Default)]
+pub struct Copied {
+    /// Data as JSON; `None` if it has more bytes than it may.
+    pub data: Option<String>,
+    /// Errors of fields, ready for the client.
+    pub errors: Vec<ServerError>,
+}
 
 /// Subscription that the schema has validated.
 pub struct Subscription<'a> {
@@ -22,7 +48,9 @@ pub struct Subscription<'a> {
     pub document: &'a ExecutableDocument,
     /// Root field with its arguments and selection.
     pub field: &'a Field,
-    /// Variables, with the defaults of the operation.
+    /// The operation that runs.
+    pub definition: &'a OperationDefinition,
+    /// Variables as the request gives them.
     pub variables: &'a Variables,
     /// Viewer who subscribes.
     pub viewer: &'a Viewer,
@@ -44,10 +72,17 @@ pub trait Plan: Send + Sync + 'static {
 }
 
 /// Plans of one schema.
+#[async_trait]
 pub trait Plans: Send + Sync + 'static {
     /// Returns the plan of a subscription. Subscriptions that copy the same share one plan.
     ///
     /// # Errors
     /// What is wrong with the arguments, or `FORBIDDEN`.
     fn plan(&self, subscription: &Subscription<'_>) -> Result<Compiled, Error>;
+
+    /// Runs a query or a mutation. `None`: the executor has to run it.
+    ///
+    /// # Errors
+    /// The request as a whole is refused.
+    async fn execute(&self, operation: &Operation<'_>) -> Result<Option<Copied>, Error>;
 }

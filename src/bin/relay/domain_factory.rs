@@ -29,7 +29,7 @@ pub(crate) enum DomainFactory {
     /// The tutorial's, with these users and locations.
     Tutorial(Directory),
     /// That of a schema file, with its tables.
-    Declared(Arc<Rules>, Arc<dyn Api>, Tables),
+    Declared(Arc<Rules>, Tables),
 }
 
 impl DomainFactory {
@@ -48,7 +48,7 @@ impl DomainFactory {
             let directory = Directory::load(directory);
             return directory.map(Self::Tutorial).map_err(|problem| BadFile::Directory(problem.to_string()));
         };
-        let (rules, api) = checked(path).map_err(BadFile::Schema)?;
+        let rules = checked(path).map_err(BadFile::Schema)?;
         let tables = match &files.directory {
             Some(directory) => read(directory).map_err(|problem| BadFile::Directory(problem.to_string()))?,
             None if rules.has_tables() => return Err(BadFile::NoDirectory),
@@ -56,7 +56,7 @@ impl DomainFactory {
         };
         let tables = Tables::parse(&tables, &rules);
         let tables = tables.map_err(|problem| BadFile::Directory(problem.to_string()))?;
-        Ok(Self::Declared(rules, api, tables))
+        Ok(Self::Declared(rules, tables))
     }
 
     /// Creates the domain of one pod and its API. The domain's state goes back for `retention`.
@@ -66,7 +66,11 @@ impl DomainFactory {
                 let tutorial = Tutorial::new(directory.clone(), retention);
                 (tutorial.clone(), build_api(schema(tutorial)))
             }
-            Self::Declared(rules, api, tables) => (Declared::new(rules.clone(), tables.clone()), api.clone()),
+            Self::Declared(rules, tables) => {
+                let domain = Declared::new(rules.clone(), tables.clone(), retention);
+                let api = declared::api(&domain).expect("the same API was made when the file was checked");
+                (domain, api)
+            }
         }
     }
 
@@ -74,7 +78,9 @@ impl DomainFactory {
     pub(crate) fn declared(&self) -> Option<Arc<Declared>> {
         match self {
             Self::Tutorial(_) => None,
-            Self::Declared(rules, _, tables) => Some(Declared::new(rules.clone(), tables.clone())),
+            Self::Declared(rules, tables) => {
+                Some(Declared::new(rules.clone(), tables.clone(), Duration::ZERO))
+            }
         }
     }
 
@@ -96,13 +102,10 @@ impl DomainFactory {
     }
 }
 
-/// Rules of a schema file, with the API that they make.
-type Checked = (Arc<Rules>, Arc<dyn Api>);
-
 /// Returns what a schema file's fields cost, or everything that is wrong with the file: one line
 /// each, with its place.
 pub(crate) fn check(path: &Path) -> Result<String, Vec<String>> {
-    checked(path).map(|(rules, _)| declared::costs(&rules))
+    checked(path).map(|rules| declared::costs(&rules))
 }
 
 /// Returns the definitions of the directives of schema files.
@@ -111,15 +114,16 @@ pub(crate) const fn directives() -> &'static str {
 }
 
 /// Reads and checks a schema file.
-fn checked(path: &Path) -> Result<Checked, Vec<String>> {
+fn checked(path: &Path) -> Result<Arc<Rules>, Vec<String>> {
     let file = path.display();
     let text = read(path).map_err(|problem| vec![format!("{file}:1:1: cannot be read: {problem}")])?;
     let rules = Rules::parse(&text);
     let rules =
         rules.map_err(|found| found.iter().map(|problem| format!("{file}:{problem}")).collect::<Vec<_>>())?;
     let rules = Arc::new(rules);
-    let api = declared::api(&rules).map_err(|problem| vec![format!("{file}:1:1: {problem}")])?;
-    Ok((rules, api))
+    let domain = Declared::new(rules.clone(), Tables::default(), Duration::ZERO);
+    declared::api(&domain).map_err(|problem| vec![format!("{file}:1:1: {problem}")])?;
+    Ok(rules)
 }
 
 fn read(path: &Path) -> io::Result<String> {

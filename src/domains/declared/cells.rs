@@ -33,7 +33,7 @@ pub const MAX_INDEX_KEYS: usize = 1_000;
 pub const MAX_LOOKUPS: usize = 10_000;
 
 /// Returns the filters that are part of index keys.
-fn indexed(filters: &[Filter]) -> impl Iterator<Item = &Filter> {
+pub fn indexed(filters: &[Filter]) -> impl Iterator<Item = &Filter> {
     filters.iter().filter(|filter| filter.op == Op::Equals)
 }
 
@@ -54,19 +54,10 @@ pub fn interests(
     let keys: Vec<_> = keys.filter(|key| (***key == *EVERYONE) == rule.audience.is_everyone).collect();
     let mut prefixes = vec![String::new()];
     for filter in indexed(&rule.filters) {
-        let Some(values) = arguments.values(&filter.argument) else {
+        let Some(texts) = texts(filter, arguments)? else {
             prefixes.iter_mut().for_each(|prefix| prefix.push('|'));
             continue;
         };
-        if values.len() > MAX_VALUES {
-            let text = format!("`{}` has more than {MAX_VALUES} values", filter.argument);
-            return Err(Error::bad_input(text));
-        }
-        let texts: BTreeSet<Cow<'_, str>> = values.into_iter().map(argument_text).collect();
-        if texts.iter().any(|text| text.len() > MAX_KEY_BYTES) {
-            let text = format!("`{}` has a value of more than {MAX_KEY_BYTES} bytes", filter.argument);
-            return Err(Error::bad_input(text));
-        }
         if prefixes.len() * texts.len() * keys.len() > MAX_INDEX_KEYS {
             let text = format!(
                 "the arguments combine to more than {MAX_INDEX_KEYS} keys with those of the viewer; \
@@ -77,6 +68,28 @@ pub fn interests(
         prefixes = combined(&prefixes, &texts);
     }
     Ok(Some(Interests::new(joined(&prefixes, &keys))))
+}
+
+/// Returns the texts of an argument's values; `None` if it is absent or null, so that it does not
+/// narrow.
+///
+/// # Errors
+/// The argument has too many values or too long ones.
+pub fn texts<'a>(
+    filter: &Filter,
+    arguments: &'a RootArguments,
+) -> Result<Option<BTreeSet<Cow<'a, str>>>, Error> {
+    let Some(values) = arguments.values(&filter.argument) else { return Ok(None) };
+    if values.len() > MAX_VALUES {
+        let text = format!("`{}` has more than {MAX_VALUES} values", filter.argument);
+        return Err(Error::bad_input(text));
+    }
+    let texts: BTreeSet<Cow<'_, str>> = values.into_iter().map(argument_text).collect();
+    if texts.iter().any(|text| text.len() > MAX_KEY_BYTES) {
+        let text = format!("`{}` has a value of more than {MAX_KEY_BYTES} bytes", filter.argument);
+        return Err(Error::bad_input(text));
+    }
+    Ok(Some(texts))
 }
 
 /// Returns the keys that an event is looked up under, from the keys of its audience.
@@ -139,7 +152,7 @@ fn argument_text(value: &Json) -> Cow<'_, str> {
 
 /// Adds the texts of the values at the end of the steps, through lists. Texts that are too long for
 /// a key have no equal argument.
-fn object_texts<'a>(object: &'a Object, steps: &[usize], into: &mut BTreeSet<Cow<'a, str>>) {
+pub fn object_texts<'a>(object: &'a Object, steps: &[usize], into: &mut BTreeSet<Cow<'a, str>>) {
     let [step, rest @ ..] = steps else { return };
     if let Some(value) = object.fields.get(*step) {
         value_texts(value, rest, into);

@@ -2,13 +2,16 @@
 //!
 //! Rows of a type with `@table` must fit the type. All that is wrong is reported at once.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value, value::RawValue};
 use thiserror::Error;
 
 use super::{
-    payload::{Envelope, Object, Value as Typed},
+    payload::{Envelope, Object},
     reader,
     rules::Rules,
     state::Source,
@@ -39,6 +42,8 @@ pub enum DirectoryError {
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
     tables: HashMap<Box<str>, Vec<Value>>,
+    /// Rows of the types with `@table`, in the order of the file.
+    typed: HashMap<TypeId, Vec<Arc<Object>>>,
 }
 
 impl Directory {
@@ -57,7 +62,9 @@ impl Directory {
         for (id, state) in &rules.states.by_type {
             if let Source::Table(name) = &state.source {
                 let rows = loader.typed(name, *id, state.key, &rules.types);
-                directory.tables.insert(name.clone(), rows);
+                let values = rows.iter().map(|row| row.to_json(&rules.types));
+                directory.tables.insert(name.clone(), values.collect());
+                directory.typed.insert(*id, rows);
             }
         }
         if let Some(viewer) = &rules.viewer {
@@ -80,6 +87,13 @@ impl Directory {
     #[must_use]
     pub fn rows(&self, table: &str) -> &[Value] {
         self.tables.get(table).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Directory {
+    /// Takes the rows of the types with `@table`.
+    pub fn take_typed(&mut self) -> HashMap<TypeId, Vec<Arc<Object>>> {
+        std::mem::take(&mut self.typed)
     }
 }
 
@@ -119,7 +133,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Reads the rows of a type. Their keys must be distinct.
-    fn typed(&mut self, name: &str, of: TypeId, key: usize, types: &Types) -> Vec<Value> {
+    fn typed(&mut self, name: &str, of: TypeId, key: usize, types: &Types) -> Vec<Arc<Object>> {
         let envelope = Envelope { author: None, id: "".into(), time: None };
         let (mut rows, mut keys) = (Vec::new(), HashSet::new());
         for (place, row) in self.table(name).into_iter().enumerate() {
@@ -128,7 +142,7 @@ impl<'a> Loader<'a> {
                     if !keys.insert(format!("{:?}", object.fields.get(key))) {
                         self.add(format!("`{name}`, row {}: its key is given twice", place + 1));
                     }
-                    rows.push(value(&object, types));
+                    rows.push(Arc::new(object));
                 }
                 Err(breach) => self.add(format!("`{name}`, row {}: {breach}", place + 1)),
             }
@@ -173,20 +187,5 @@ pub fn cell(row: &Value, column: &str) -> Option<String> {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
         Value::Number(number) if !number.is_f64() => Some(number.to_string()),
         _ => None,
-    }
-}
-
-/// Returns a typed object under the names of its type.
-fn value(object: &Object, types: &Types) -> Value {
-    let fields = types.fields(object.of).iter().zip(&object.fields);
-    Value::Object(fields.map(|(field, item)| (field.name.to_string(), item_value(item, types))).collect())
-}
-
-fn item_value(item: &Typed, types: &Types) -> Value {
-    match item {
-        Typed::Null => Value::Null,
-        Typed::Leaf(text) => serde_json::from_str(text).unwrap_or_default(),
-        Typed::List(items) => items.iter().map(|item| item_value(item, types)).collect(),
-        Typed::Object(object) => value(object, types),
     }
 }

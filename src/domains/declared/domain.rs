@@ -1,6 +1,6 @@
 //! [`Declared`]: the domain of a file, behind the port that every domain implements.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     cells,
@@ -12,13 +12,13 @@ use super::{
     rules::Rules,
     subscription_rule::SubscriptionRule,
     template::Root,
+    values::Values,
     viewers::{Refused, Viewers},
 };
 use crate::{
     audience::{Audience, Viewer},
     domain::{Domain, Fact, Identity, NoViewer, Unreadable},
     event::Event,
-    rfc3339,
 };
 
 /// Most keys of an event on one field. An event with more is malformed.
@@ -29,18 +29,50 @@ pub const MAX_KEYS: usize = 1_000;
 pub struct Declared {
     rules: Arc<Rules>,
     viewers: Viewers,
+    values: Values,
 }
 
 impl Declared {
-    /// Creates the domain of these rules over the tables of the directory.
+    /// Creates the domain of these rules over the tables of the directory. Projections keep a value
+    /// for `retention` after its last event. This must be no longer than a new pod's feed reaches
+    /// back, or old and new pods would answer differently.
     #[must_use]
-    pub fn new(rules: Arc<Rules>, directory: Directory) -> Arc<Self> {
-        Arc::new(Self { viewers: Viewers::new(rules.clone(), directory), rules })
+    pub fn new(rules: Arc<Rules>, mut directory: Directory, retention: Duration) -> Arc<Self> {
+        let values = Values::new(&rules, &mut directory, retention);
+        Arc::new(Self { viewers: Viewers::new(rules.clone(), directory), rules, values })
     }
 
     /// Returns the rules of the file.
     pub(super) fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// Returns the values that queries see.
+    pub(super) const fn values(&self) -> &Values {
+        &self.values
+    }
+
+    /// Returns what an event of this type with this payload is for.
+    ///
+    /// # Errors
+    /// The type is unknown, or the audience has too many keys.
+    pub(super) fn fact(&self, kind: &str, payload: Payload) -> Result<Fact, Unreadable> {
+        let rule = self.rules.events.get(kind).ok_or(Unreadable::UnknownType)?;
+        let mut audiences = Vec::with_capacity(rule.fields.len());
+        for field in rule.fields.iter().map(|number| &self.rules.subscriptions[*number]) {
+            let audience = self.audience(field, &payload).map_err(|excess| {
+                let text = format!("the audience of `{}` has {excess}", field.name);
+                Unreadable::Misfit { path: String::new(), text }
+            })?;
+            audiences.push((field.name.clone(), audience));
+        }
+        let fields = audiences.iter().map(|(name, _)| name.clone()).collect();
+        let audience = match audiences.as_mut_slice() {
+            [] => Audience::none(),
+            [(_, one)] => std::mem::take(one),
+            _ => Audience::by_field(audiences),
+        };
+        Ok(Fact { fields, audience, payload: Arc::new(payload) })
     }
 
     /// Returns the viewers of the file.
@@ -98,30 +130,18 @@ impl Domain for Declared {
 
     fn read(&self, event: &Event) -> Result<Fact, Unreadable> {
         let rule = self.rules.events.get(&*event.kind).ok_or(Unreadable::UnknownType)?;
-        let time = rfc3339::write_millis(event.time).map(Into::into);
-        let envelope = Envelope { author: event.author.clone(), id: event.id.clone(), time };
+        let envelope = Envelope::of(event);
         let data = reader::read(&self.rules.types, rule.payload, &event.data, &envelope)
             .map_err(|breach| Unreadable::Misfit { text: breach.to_string(), path: breach.place })?;
-        let payload = Payload { data, envelope };
-        let mut audiences = Vec::with_capacity(rule.fields.len());
-        for field in rule.fields.iter().map(|number| &self.rules.subscriptions[*number]) {
-            let audience = self.audience(field, &payload).map_err(|excess| {
-                let text = format!("the audience of `{}` has {excess}", field.name);
-                Unreadable::Misfit { path: String::new(), text }
-            })?;
-            audiences.push((field.name.clone(), audience));
-        }
-        let fields = audiences.iter().map(|(name, _)| name.clone()).collect();
-        let audience = match audiences.as_mut_slice() {
-            [] => Audience::none(),
-            [(_, one)] => std::mem::take(one),
-            _ => Audience::by_field(audiences),
-        };
-        Ok(Fact { fields, audience, payload: Arc::new(payload) })
+        self.fact(&event.kind, Payload { data: Arc::new(data), envelope })
     }
 
-    /// Does nothing yet: no query reads a projection.
-    fn apply(&self, _event: &Event, _fact: &Fact) {}
+    fn apply(&self, event: &Event, fact: &Fact) {
+        let is_projected = self.rules.events.get(&*event.kind).is_some_and(|rule| rule.is_projected);
+        if let (true, Some(payload)) = (is_projected, fact.payload.downcast_ref::<Payload>()) {
+            self.values.apply(event, payload);
+        }
+    }
 }
 
 #[cfg(test)]

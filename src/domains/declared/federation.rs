@@ -10,12 +10,14 @@ use async_graphql::{
     dynamic::{Field, FieldFuture, Object, TypeRef},
     indexmap::IndexMap,
     parser::types::{
-        ConstDirective, DirectiveDefinition, EnumType, FieldDefinition, InputValueDefinition, TypeKind,
+        BaseType, ConstDirective, DirectiveDefinition, EnumType, FieldDefinition, InputValueDefinition,
+        TypeKind,
     },
 };
 
 use super::{
     directives,
+    query_rule::{AFTER_KEY, FIRST},
     sdl::{Definition, File},
 };
 use crate::graphql::document::AFTER;
@@ -86,7 +88,7 @@ fn description(text: Option<&str>, indent: &str) -> String {
 }
 
 fn directive(sdl: &mut String, definition: &DirectiveDefinition) {
-    let arguments = arguments(&definition.arguments, None);
+    let arguments = arguments(&definition.arguments, &[]);
     let repeatable = if definition.is_repeatable { " repeatable" } else { "" };
     let places = definition.locations.iter().map(|place| screaming(&format!("{:?}", place.node)));
     let places: Vec<_> = places.collect();
@@ -114,16 +116,15 @@ fn type_(sdl: &mut String, definition: &Definition) {
         [] => String::new(),
         names => format!(" implements {}", names.join(" & ")),
     };
-    let added = (name == "Subscription").then_some(AFTER);
     match &definition.kind {
         TypeKind::Scalar => line(sdl, format_args!("scalar {name}{directives}")),
         TypeKind::Object(_) => {
             line(sdl, format_args!("type {name}{implements}{directives} {{"));
-            fields(sdl, definition.fields(), added);
+            fields(sdl, definition.fields(), name);
         }
         TypeKind::Interface(_) => {
             line(sdl, format_args!("interface {name}{implements}{directives} {{"));
-            fields(sdl, definition.fields(), added);
+            fields(sdl, definition.fields(), name);
         }
         TypeKind::Union(union) => {
             let members: Vec<_> = union.members.iter().map(|member| member.node.as_str()).collect();
@@ -148,21 +149,31 @@ fn type_(sdl: &mut String, definition: &Definition) {
     }
 }
 
-fn fields(sdl: &mut String, fields: &[Positioned<FieldDefinition>], added: Option<&str>) {
+fn fields(sdl: &mut String, fields: &[Positioned<FieldDefinition>], of: &str) {
     for field in fields.iter().map(|field| &field.node) {
         let text = field.description.as_ref().map(|text| text.node.as_str());
         sdl.push_str(&description(text, "  "));
-        let arguments = arguments(&field.arguments, added);
+        let arguments = arguments(&field.arguments, added(of, field));
         let (name, ty, directives) = (&field.name.node, &field.ty.node, foreign(&field.directives));
         line(sdl, format_args!("  {name}{arguments}: {ty}{directives}"));
     }
     line(sdl, format_args!("}}"));
 }
 
-/// Returns arguments in parentheses, with one that the engine adds.
-fn arguments(all: &[Positioned<InputValueDefinition>], added: Option<&str>) -> String {
+/// Returns the arguments that the engine adds to a field of this type.
+fn added(of: &str, field: &FieldDefinition) -> &'static [(&'static str, &'static str)] {
+    match (of, &field.ty.node.base) {
+        ("Subscription", _) => &[(AFTER, "String")],
+        ("Query", BaseType::List(_)) => &[(FIRST, "Int"), (AFTER_KEY, "ID")],
+        _ => &[],
+    }
+}
+
+/// Returns arguments in parentheses, with those that the engine adds.
+fn arguments(all: &[Positioned<InputValueDefinition>], added: &[(&str, &str)]) -> String {
     let declared = all.iter().map(|argument| input_value(&argument.node));
-    let all: Vec<_> = declared.chain(added.map(|name| format!("{name}: String"))).collect();
+    let added = added.iter().map(|(name, ty)| format!("{name}: {ty}"));
+    let all: Vec<_> = declared.chain(added).collect();
     if all.is_empty() { String::new() } else { format!("({})", all.join(", ")) }
 }
 
@@ -175,12 +186,12 @@ fn input_value(input: &InputValueDefinition) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
     use async_graphql::Request;
 
     use super::*;
-    use crate::domains::declared::{api, problem::Problems, rules::Rules};
+    use crate::domains::declared::{Declared, api, directory::Directory, problem::Problems, rules::Rules};
 
     const FILE: &str = r#"
         extend schema @link(url: "https://specs.apollo.dev/federation/v2.4", import: ["@key", "@shareable"])
@@ -237,7 +248,12 @@ mod tests {
             FILE,
         ];
         for file in examples {
-            let api = api(&Arc::new(Rules::parse(file).unwrap())).unwrap();
+            let api = api(&Declared::new(
+                Arc::new(Rules::parse(file).unwrap()),
+                Directory::default(),
+                Duration::ZERO,
+            ))
+            .unwrap();
             let response = api.execute(Request::new("{ _service { sdl } }")).await;
             let answer = serde_json::to_value(response).unwrap();
             let sdl = answer["data"]["_service"]["sdl"].as_str().unwrap_or_else(|| panic!("{answer}"));

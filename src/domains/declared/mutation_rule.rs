@@ -1,14 +1,15 @@
 //! Fields of `Mutation`: each publishes an event.
 //!
-//! Only the checks are here. What runs a mutation comes with its plan.
+//! [`super::publication`] runs them.
 
 use async_graphql::{
-    Name, Pos, Value,
+    Name, Pos, Positioned, Value,
     parser::types::{BaseType, ConstDirective, FieldDefinition},
 };
 
 use super::{
-    arguments, audience_rule,
+    arguments,
+    audience_rule::{self, AudienceRule},
     directives::Place,
     event_types::EventTypes,
     key_rule::{self, KeyRule},
@@ -17,6 +18,7 @@ use super::{
     state::{self, States},
     template::{Root, Template},
     types::{Field, Kind, Scalar, Source, TypeId, Types},
+    value_template::ValueTemplate,
 };
 
 /// Tables that the checks of a mutation read.
@@ -31,25 +33,68 @@ pub struct Context<'a> {
     pub events: &'a EventTypes,
 }
 
-/// Checks the fields of `Mutation`. Returns the keys of their audiences and their `@allow`s.
-pub fn check(context: &Context<'_>, problems: &mut Problems) -> Vec<KeyRule> {
-    let fields = context.file.get("Mutation").into_iter().flat_map(|root| root.fields());
-    fields.flat_map(|field| check_field(&field.node, context, problems)).collect()
+/// Field of `Mutation`.
+#[derive(Clone, Debug)]
+pub struct MutationRule {
+    /// Definition of the field.
+    pub definition: FieldDefinition,
+    /// Type of the event.
+    pub kind: Box<str>,
+    /// Type of the event's data.
+    pub payload: TypeId,
+    /// Number of the field that has the key, if the mutation updates a projected value.
+    pub updates: Option<usize>,
+    /// Audience of the value that is updated. The default: everyone.
+    pub audience: AudienceRule,
+    /// Templates of the audience.
+    pub keys: Vec<Template<usize>>,
+    /// Keys that a viewer must listen to before anything is published.
+    pub allows: Vec<KeyRule>,
+    /// Origin of each field of the data that the input gives.
+    pub inputs: Vec<(usize, Input)>,
+    /// Answer.
+    pub answer: Answer,
 }
 
-fn check_field(field: &FieldDefinition, context: &Context<'_>, problems: &mut Problems) -> Vec<KeyRule> {
+/// Origin of a field of the data.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Value of the directive's `data`.
+    Value(ValueTemplate),
+    /// Argument, or a field of an argument.
+    Argument(Name, Option<Box<str>>),
+}
+
+/// What a mutation answers once its event is published.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Data of the event.
+    Data,
+    /// `true`.
+    True,
+    /// Object of this type, with the values of some of its fields.
+    Object(TypeId, Vec<(usize, ValueTemplate)>),
+}
+
+/// Reads the fields of `Mutation`. A field with a mistake may lack a part.
+pub fn mutations(context: &Context<'_>, problems: &mut Problems) -> Vec<MutationRule> {
+    let fields = context.file.get("Mutation").into_iter().flat_map(|root| root.fields());
+    fields.filter_map(|field| read(&field.node, context, problems)).collect()
+}
+
+fn read(field: &FieldDefinition, context: &Context<'_>, problems: &mut Problems) -> Option<MutationRule> {
     let Context { types, .. } = *context;
     let name = &field.name.node;
     let allows = audience_rule::allows(field, types, problems);
     let Some(publish) = arguments::find(&field.directives, "publish") else {
         problems.add(field.name.pos, format!("`{name}` has no `@publish`, so that it does nothing; add one"));
-        return allows;
+        return None;
     };
-    let Some(kind) = arguments::text(publish, "type") else { return allows };
+    let kind = arguments::text(publish, "type")?;
     let Some(payload) = context.events.payload(kind) else {
         let text = format!("no field or projection reads events `{kind}`; correct the type, or add `@event`");
         problems.add(arguments::place_of(publish, "type"), text);
-        return allows;
+        return None;
     };
     let is_update = arguments::flag(publish, "update");
     let audience = arguments::find(&field.directives, "audience");
@@ -59,9 +104,55 @@ fn check_field(field: &FieldDefinition, context: &Context<'_>, problems: &mut Pr
         problems.add(audience.name.pos, text);
     }
     let audience = audience_rule::audience(field, Place::Mutation, &[payload], types, problems);
+    let audience = audience.unwrap_or_else(|| AudienceRule { is_everyone: true, ..AudienceRule::default() });
     check_data(field, publish, payload, context, problems);
     check_answer(field, publish, payload, context, problems);
-    audience.into_iter().flat_map(|audience| audience.keys).chain(allows).collect()
+    let templates = audience.keys.iter();
+    let keys = templates.filter_map(|key| key_rule::compile(&key.template, payload, types)).collect();
+    let state = context.states.by_type.get(&payload).filter(|_| is_update);
+    Some(MutationRule {
+        definition: field.clone(),
+        kind: kind.into(),
+        payload,
+        updates: state.map(|state| state.key),
+        audience,
+        keys,
+        allows,
+        inputs: read_inputs(field, publish, payload, types),
+        answer: read_answer(field, publish, types)?,
+    })
+}
+
+/// Returns the origin of each field of the data that the input gives.
+fn read_inputs(
+    field: &FieldDefinition,
+    publish: &ConstDirective,
+    payload: TypeId,
+    types: &Types,
+) -> Vec<(usize, Input)> {
+    let data = object(publish, "data");
+    let input = |(number, wanted): (usize, &Field)| {
+        if !matches!(wanted.source, Source::Path(_)) {
+            return None;
+        }
+        if let Some((_, value)) = data.iter().find(|(name, _)| **name == *wanted.name) {
+            return Some((number, Input::Value(ValueTemplate::read(value))));
+        }
+        let (argument, inner) = inputs(field, &wanted.name, types).into_iter().next()?;
+        Some((number, Input::Argument(argument.node.clone(), inner)))
+    };
+    types.fields(payload).iter().enumerate().filter_map(input).collect()
+}
+
+fn read_answer(field: &FieldDefinition, publish: &ConstDirective, types: &Types) -> Option<Answer> {
+    let of = types.id(named(&field.ty.node))?;
+    if publish.get_argument("answer").is_none() {
+        return Some(if types.is_leaf(of) { Answer::True } else { Answer::Data });
+    }
+    let number = |wanted: &Name| types.fields(of).iter().position(|known| *known.name == **wanted);
+    let answer = object(publish, "answer").into_iter();
+    let values = answer.filter_map(|(name, value)| Some((number(name)?, ValueTemplate::read(value))));
+    Some(Answer::Object(of, values.collect()))
 }
 
 /// Checks that the input gives every field of the event's data that may not be null.
@@ -116,32 +207,36 @@ fn check_data(
             ([first, _, ..], _) if !is_ambiguous => {
                 is_ambiguous = true;
                 let text = format!("two inputs have `{}` of the event; name one in `data`", wanted.name);
-                problems.add(*first, text);
+                problems.add(first.0.pos, text);
             }
             _ => {}
         }
     }
 }
 
-/// Returns the places of the arguments that give a field of the event: the argument of its name,
-/// or else every input object with a field of its name.
-fn inputs(field: &FieldDefinition, wanted: &str, types: &Types) -> Vec<Pos> {
+/// Returns the arguments that give a field of the event: the argument of its name, or else every
+/// input object with a field of its name, and this name.
+fn inputs<'f>(
+    field: &'f FieldDefinition,
+    wanted: &str,
+    types: &Types,
+) -> Vec<(&'f Positioned<Name>, Option<Box<str>>)> {
     let arguments = || field.arguments.iter().map(|argument| &argument.node);
     if let Some(same) = arguments().find(|argument| argument.name.node == wanted) {
-        return vec![same.name.pos];
+        return vec![(&same.name, None)];
     }
     let has = |fields: &[Field]| fields.iter().any(|field| *field.name == *wanted);
-    let mut places = Vec::new();
+    let mut inputs = Vec::new();
     for argument in arguments() {
         let is_list = matches!(argument.ty.node.base, BaseType::List(_));
         let id = types.id(named(&argument.ty.node));
         if id.is_some_and(|id| {
             !is_list && matches!(types.get(id).kind, Kind::Input(_)) && has(types.fields(id))
         }) {
-            places.push(argument.name.pos);
+            inputs.push((&argument.name, Some(wanted.into())));
         }
     }
-    places
+    inputs
 }
 
 /// Checks the templates of a value of `data` or `answer`.

@@ -5,13 +5,20 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::{expansion::Document, json, types::TypeId};
+use serde_json::Value as Json;
+
+use super::{
+    expansion::Document,
+    json,
+    types::{TypeId, Types},
+};
+use crate::{event::Event, rfc3339};
 
 /// Data of an event, with its envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
     /// Data.
-    pub data: Object,
+    pub data: Arc<Object>,
     /// Envelope of the event, as far as rules read it.
     pub envelope: Envelope,
 }
@@ -28,6 +35,15 @@ pub struct Envelope {
     pub time: Option<Arc<str>>,
 }
 
+impl Envelope {
+    /// Returns the parts of an event's envelope.
+    #[must_use]
+    pub fn of(event: &Event) -> Self {
+        let time = rfc3339::write_millis(event.time).map(Into::into);
+        Self { author: event.author.clone(), id: event.id.clone(), time }
+    }
+}
+
 /// Object with the values of its type's fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
@@ -35,6 +51,55 @@ pub struct Object {
     pub of: TypeId,
     /// Values in the order of the type's fields.
     pub fields: Box<[Value]>,
+}
+
+/// Bytes of a value besides its text.
+const OVERHEAD: usize = 32;
+
+impl Object {
+    /// Returns the approximate memory of the object, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.fields.iter().map(Value::bytes).sum()
+    }
+
+    /// Returns the object as JSON under the names of its type.
+    #[must_use]
+    pub fn to_json(&self, types: &Types) -> Json {
+        let fields = types.fields(self.of).iter().zip(&self.fields);
+        Json::Object(fields.map(|(field, value)| (field.name.to_string(), value.to_json(types))).collect())
+    }
+}
+
+impl Value {
+    fn bytes(&self) -> usize {
+        OVERHEAD
+            + match self {
+                Self::Null => 0,
+                Self::Leaf(text) => text.len(),
+                Self::List(items) => items.iter().map(Self::bytes).sum(),
+                Self::Object(object) => object.bytes(),
+            }
+    }
+
+    fn to_json(&self, types: &Types) -> Json {
+        match self {
+            Self::Null => Json::Null,
+            Self::Leaf(text) => serde_json::from_str(text).unwrap_or_default(),
+            Self::List(items) => items.iter().map(|item| item.to_json(types)).collect(),
+            Self::Object(object) => object.to_json(types),
+        }
+    }
+
+    /// Returns the text that stands for the value in keys; `None` for null, fractions, lists and
+    /// objects.
+    #[must_use]
+    pub fn key(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Leaf(text) => key_text(text),
+            _ => None,
+        }
+    }
 }
 
 /// Typed value.

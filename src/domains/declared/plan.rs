@@ -1,23 +1,25 @@
-//! Plans of a declared domain: compiled selections, shared by all subscriptions that copy the same.
+//! Plans of a declared domain: compiled selections. Subscriptions that copy the same share one.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, Weak},
 };
 
+use async_trait::async_trait;
+
 use super::{
-    allow, cells,
+    allow, cells, coerce,
     comparison::{self, Comparison},
+    domain::Declared,
+    execution,
     payload::Payload,
-    root_arguments::RootArguments,
-    rules::Rules,
-    selection::{self, Copied},
+    selection::{Compiler, Copied},
 };
 use crate::{
     event,
     graphql::{
         Error,
-        plan::{Compiled, Plan, Plans, Subscription},
+        plan::{self, Compiled, Operation, Plan, Plans, Subscription},
     },
     lock::lock,
 };
@@ -61,15 +63,15 @@ impl Drop for CopyPlan {
 
 /// Compiler of the plans of one file.
 pub struct CopyPlans {
-    rules: Arc<Rules>,
+    domain: Arc<Declared>,
     table: Table,
 }
 
 impl CopyPlans {
     /// Creates a compiler without plans.
     #[must_use]
-    pub fn new(rules: Arc<Rules>) -> Self {
-        Self { rules, table: Table::default() }
+    pub fn new(domain: Arc<Declared>) -> Self {
+        Self { domain, table: Table::default() }
     }
 
     /// Returns the number of plans in use.
@@ -96,18 +98,26 @@ impl CopyPlans {
     }
 }
 
+#[async_trait]
 impl Plans for CopyPlans {
     fn plan(&self, subscription: &Subscription<'_>) -> Result<Compiled, Error> {
         let name = &subscription.field.name.node;
-        let rule = self.rules.subscriptions.iter().find(|rule| *rule.name == **name);
+        let rules = self.domain.rules();
+        let rule = rules.subscriptions.iter().find(|rule| *rule.name == **name);
         let rule = rule.ok_or_else(|| Error::bad_input(format!("there is no field `{name}`")))?;
-        let definition = self.rules.file.get("Subscription").and_then(|root| root.field(name));
-        let arguments = RootArguments::new(subscription.field, definition, subscription.variables);
+        let Subscription { document, field, definition, variables, .. } = *subscription;
+        let variables = coerce::variables(rules, definition, variables)?;
+        let arguments = coerce::arguments(rules, field, &rule.definition, &variables)?;
         allow::check(&rule.allows, &arguments, subscription.viewer)?;
         let interests = cells::interests(rule, &arguments, subscription.viewer)?;
         let comparisons = comparison::comparisons(&rule.filters, &arguments);
-        let copied = selection::compile(rule.of, &self.rules.types, subscription)?;
+        let compiler = Compiler { types: &rules.types, document, variables: &variables };
+        let copied = compiler.copied(rule.of, &[&field.selection_set.node])?;
         Ok(Compiled { plan: self.intern(Work { comparisons, copied }), interests })
+    }
+
+    async fn execute(&self, operation: &Operation<'_>) -> Result<Option<plan::Copied>, Error> {
+        execution::run(&self.domain, operation).await
     }
 }
 

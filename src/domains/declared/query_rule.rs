@@ -1,72 +1,133 @@
 //! Fields of `Query`: each reads a table or a projection.
 
-use async_graphql::parser::types::{BaseType, FieldDefinition};
+use async_graphql::{
+    Name, Pos, Positioned,
+    parser::types::{BaseType, FieldDefinition, InputValueDefinition, Type},
+};
 
 use super::{
-    arguments, audience_rule,
+    arguments,
+    audience_rule::{self, AudienceRule},
     directives::Place,
-    filter::{self, Op},
-    key_rule::KeyRule,
+    filter::{self, Filter, Op},
+    key_rule::{self, KeyRule},
     problem::Problems,
     sdl::{File, named},
     state::States,
-    types::Types,
+    template::Template,
+    types::{TypeId, Types},
 };
 
-/// Arguments that the engine adds to lists.
-const PAGING: [&str; 2] = ["first", "afterKey"];
+/// Argument of lists, which the engine adds: the most values to return.
+pub const FIRST: &str = "first";
 
-/// Checks the fields of `Query`. Returns the keys of their audiences and their `@allow`s.
-pub fn check(file: &File, types: &Types, states: &States, problems: &mut Problems) -> Vec<KeyRule> {
-    let fields = file.get("Query").into_iter().flat_map(|root| root.fields());
-    fields.flat_map(|field| check_field(&field.node, file, types, states, problems)).collect()
+/// Argument of lists, which the engine adds: the key of the last value that the client has.
+pub const AFTER_KEY: &str = "afterKey";
+
+const PAGING: [&str; 2] = [FIRST, AFTER_KEY];
+
+/// Field of `Query`.
+#[derive(Clone, Debug)]
+pub struct QueryRule {
+    /// Definition of the field, with the arguments that the engine adds.
+    pub definition: FieldDefinition,
+    /// Type of the values.
+    pub of: TypeId,
+    /// Whether the field is a list, not a single value.
+    pub is_list: bool,
+    /// Argument that has the key of a single value.
+    pub key: Option<Name>,
+    /// Audience.
+    pub audience: AudienceRule,
+    /// Templates of the audience.
+    pub keys: Vec<Template<usize>>,
+    /// Keys that a viewer must listen to before the query runs.
+    pub allows: Vec<KeyRule>,
+    /// Arguments that narrow the result.
+    pub filters: Vec<Filter>,
 }
 
-fn check_field(
+/// Reads the fields of `Query`. A field with a mistake may lack a part.
+pub fn queries(file: &File, types: &Types, states: &States, problems: &mut Problems) -> Vec<QueryRule> {
+    let fields = file.get("Query").into_iter().flat_map(|root| root.fields());
+    fields.filter_map(|field| read(&field.node, file, types, states, problems)).collect()
+}
+
+fn read(
     field: &FieldDefinition,
     file: &File,
     types: &Types,
     states: &States,
     problems: &mut Problems,
-) -> Vec<KeyRule> {
+) -> Option<QueryRule> {
     let name = &field.name.node;
     if matches!(name.as_str(), "_service" | "_entities") {
         problems.add(field.name.pos, format!("the engine keeps `{name}` for itself; leave it out"));
-        return Vec::new();
+        return None;
     }
-    let Some(of) = types.id(named(&field.ty.node)) else { return Vec::new() };
+    let id = types.id(named(&field.ty.node))?;
     let list = match &field.ty.node.base {
         BaseType::Named(_) => None,
         BaseType::List(element) => Some(element),
     };
-    let state = states.by_type.get(&of);
-    if state.is_none() && !has_directive(file, &types.get(of).name) {
-        let text = format!("`{}` has no values; add `@table` or `@projection` to it", types.get(of).name);
+    let state = states.by_type.get(&id);
+    if state.is_none() && !has_directive(file, &types.get(id).name) {
+        let text = format!("`{}` has no values; add `@table` or `@projection` to it", types.get(id).name);
         problems.add(field.ty.pos, text);
     } else if list.is_some_and(|element| matches!(element.base, BaseType::List(_))) {
         problems.add(field.ty.pos, format!("`{name}` must be one value or a list; not a list of lists"));
     }
-    let of = if types.is_leaf(of) { Vec::new() } else { vec![of] };
+    let of = if types.is_leaf(id) { Vec::new() } else { vec![id] };
     let audience = audience_rule::audience(field, Place::Query, &of, types, problems);
     let allows = audience_rule::allows(field, types, problems);
     let reserved: &[&str] = if list.is_some() { &PAGING } else { &[] };
     let filters = filter::filters(field, &of, &allows, reserved, types, problems);
+    let mut key = None;
     if let (Some(state), None, [of]) = (state, list, &*of) {
-        let is_key = |filter: &&filter::Filter| {
+        let is_key = |filter: &&Filter| {
             let argument = field.arguments.iter().find(|argument| argument.node.name.node == filter.argument);
             let is_required = argument.is_some_and(|argument| !argument.node.ty.node.nullable);
             filter.op == Op::Equals
                 && is_required
                 && filter.steps.get(of).is_some_and(|steps| **steps == [state.key])
         };
-        if filters.iter().find(is_key).is_none() {
+        key = filters.iter().find(is_key).map(|filter| filter.argument.clone());
+        if key.is_none() {
             let key = &types.fields(*of)[state.key].name;
             let text =
                 format!("`{name}` is one value; add a non-null argument with `@filter(field: \"{key}\")`");
             problems.add(field.name.pos, text);
         }
     }
-    audience.into_iter().flat_map(|audience| audience.keys).chain(allows).collect()
+    let audience = audience.unwrap_or_default();
+    let templates = audience.keys.iter();
+    let keys = templates.filter_map(|key| key_rule::compile(&key.template, id, types)).collect();
+    let is_list = list.is_some();
+    let mut definition = field.clone();
+    if is_list {
+        definition.arguments.extend(paging());
+    }
+    Some(QueryRule { definition, of: id, is_list, key, audience, keys, allows, filters })
+}
+
+/// Returns the arguments that the engine adds to lists.
+fn paging() -> impl Iterator<Item = Positioned<InputValueDefinition>> {
+    let texts = ["The most values to return: 0 to 1,000.", "The key of the last value that the client has."];
+    let argument = |(name, (ty, text)): (&str, (&str, &str))| {
+        let at = |node| Positioned::new(node, Pos::default());
+        let ty = Type { base: BaseType::Named(Name::new(ty)), nullable: true };
+        Positioned::new(
+            InputValueDefinition {
+                description: Some(Positioned::new(text.to_owned(), Pos::default())),
+                name: at(Name::new(name)),
+                ty: Positioned::new(ty, Pos::default()),
+                default_value: None,
+                directives: Vec::new(),
+            },
+            Pos::default(),
+        )
+    };
+    PAGING.into_iter().zip(["Int", "ID"].into_iter().zip(texts)).map(argument)
 }
 
 /// Returns whether a type has a directive of state, even a wrong one, which is reported already.

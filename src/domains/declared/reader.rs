@@ -27,6 +27,12 @@ pub struct Breach {
     pub text: String,
 }
 
+impl Breach {
+    const fn whole(text: String) -> Self {
+        Self { path: String::new(), place: String::new(), text }
+    }
+}
+
 impl fmt::Display for Breach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.is_empty() {
@@ -42,17 +48,30 @@ impl fmt::Display for Breach {
 /// # Errors
 /// The first breach of the type, in the order of its fields.
 pub fn read(types: &Types, of: TypeId, data: &[u8], envelope: &Envelope) -> Result<Object, Breach> {
-    let whole = |text: String| Breach { path: String::new(), place: String::new(), text };
     if data.len() > MAX_DATA_BYTES {
-        return Err(whole(format!("more than {MAX_DATA_BYTES} bytes")));
+        return Err(Breach::whole(format!("more than {MAX_DATA_BYTES} bytes")));
     }
-    let json = Json::parse(data).map_err(whole)?;
-    Reader { types, envelope }.object(of, &json).map_err(|found| found.breach(of))
+    let json = Json::parse(data).map_err(Breach::whole)?;
+    Reader { types, envelope, is_named: false }.object(of, &json).map_err(|found| found.breach(of))
+}
+
+/// Reads the value of a field of the type `of`. Objects in it have the names of their types.
+///
+/// # Errors
+/// The first breach of the type.
+pub fn read_named(types: &Types, of: TypeId, field: &Field, json: &str) -> Result<Value, Breach> {
+    let json = Json::parse(json.as_bytes()).map_err(Breach::whole)?;
+    let envelope = Envelope { author: None, id: "".into(), time: None };
+    let reader = Reader { types, envelope: &envelope, is_named: true };
+    let value = reader.value(field, &field.wrapping, Some(&json));
+    value.map_err(|found| found.within(field).breach(of))
 }
 
 struct Reader<'a> {
     types: &'a Types,
     envelope: &'a Envelope,
+    /// Whether values are under the names of the types, wherever an event has them.
+    is_named: bool,
 }
 
 /// Breach on its way up. Its path grows from the last field to the first.
@@ -98,6 +117,7 @@ impl<'a> Reader<'a> {
 
     fn field(&self, field: &'a Field, object: &Json<'_>) -> Result<Value, Found<'a>> {
         match &field.source {
+            _ if self.is_named => self.value(field, &field.wrapping, object.get(&field.name)),
             Source::Path(path) => {
                 let found = path.iter().try_fold(object, |json, name| json.get(name));
                 self.value(field, &field.wrapping, found)

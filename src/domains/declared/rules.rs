@@ -13,9 +13,9 @@ use super::{
     foreign::Foreign,
     interest::{self, Interest, ViewerTable},
     key_rule::KeyRule,
-    mutation_rule::{self, Context},
+    mutation_rule::{self, Context, MutationRule},
     problem::{Problem, Problems},
-    query_rule,
+    query_rule::{self, QueryRule},
     sdl::File,
     state::{Source, State, States},
     subscription_rule::{self, SubscriptionRule},
@@ -41,6 +41,10 @@ pub struct Rules {
     pub states: States,
     /// Fields of `Subscription`.
     pub subscriptions: Vec<SubscriptionRule>,
+    /// Fields of `Query`.
+    pub queries: Vec<QueryRule>,
+    /// Fields of `Mutation`.
+    pub mutations: Vec<MutationRule>,
     /// Meaning of each event type.
     pub events: HashMap<Box<str>, EventRule>,
 }
@@ -52,6 +56,8 @@ pub struct EventRule {
     pub payload: TypeId,
     /// Numbers of the subscription fields that deliver the event. Empty: it only changes state.
     pub fields: Vec<usize>,
+    /// Whether queries see the data.
+    pub is_projected: bool,
 }
 
 impl Rules {
@@ -75,9 +81,15 @@ impl Rules {
         for subscription in &subscriptions {
             keys.extend(subscription.audience.keys.iter().chain(&subscription.allows).cloned());
         }
-        keys.extend(query_rule::check(&file, &types, &states, &mut problems));
+        let queries = query_rule::queries(&file, &types, &states, &mut problems);
+        for query in &queries {
+            keys.extend(query.audience.keys.iter().chain(&query.allows).cloned());
+        }
         let context = Context { file: &file, types: &types, states: &states, events: &event_types };
-        keys.extend(mutation_rule::check(&context, &mut problems));
+        let mutations = mutation_rule::mutations(&context, &mut problems);
+        for mutation in &mutations {
+            keys.extend(mutation.audience.keys.iter().chain(&mutation.allows).cloned());
+        }
         check_keys(&interests, &keys, problems.len() == before, &mut problems);
 
         if !file.types.iter().any(|ty| super::sdl::ROOTS.contains(&ty.name.node.as_str()))
@@ -85,10 +97,21 @@ impl Rules {
         {
             problems.add(Pos { line: 1, column: 1 }, "the file has no root type; add `type Subscription`");
         }
-        let events = events(&event_types, &subscriptions);
+        let events = events(&event_types, &states, &subscriptions);
         let viewer = interest::viewer(&file);
         let viewer_paths = viewer_paths::paths(&file);
-        problems.none(Self { file, types, viewer, viewer_paths, interests, states, subscriptions, events })
+        problems.none(Self {
+            file,
+            types,
+            viewer,
+            viewer_paths,
+            interests,
+            states,
+            subscriptions,
+            queries,
+            mutations,
+            events,
+        })
     }
 
     /// Returns whether the rules name a table of the directory.
@@ -119,11 +142,18 @@ fn check_keys(interests: &[Interest], keys: &[KeyRule], is_whole: bool, problems
 }
 
 /// Returns the meaning of each event type.
-fn events(types: &EventTypes, subscriptions: &[SubscriptionRule]) -> HashMap<Box<str>, EventRule> {
+fn events(
+    types: &EventTypes,
+    states: &States,
+    subscriptions: &[SubscriptionRule],
+) -> HashMap<Box<str>, EventRule> {
     let rule = |kind: &str, payload| {
         let delivers = |field: &SubscriptionRule| field.events.iter().any(|(known, _)| **known == *kind);
         let fields = subscriptions.iter().enumerate().filter(|(_, field)| delivers(field));
-        EventRule { payload, fields: fields.map(|(number, _)| number).collect() }
+        let fields = fields.map(|(number, _)| number).collect();
+        let is_projected = matches!(states.by_type.get(&payload).map(|state| &state.source),
+            Some(Source::Projection(kinds)) if kinds.iter().any(|known| **known == *kind));
+        EventRule { payload, fields, is_projected }
     };
     types.iter().map(|(kind, payload)| (kind.into(), rule(kind, payload))).collect()
 }

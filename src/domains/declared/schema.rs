@@ -3,7 +3,7 @@
 //! It is built from the same definitions as the rules. The results of subscriptions come from
 //! plans; the resolvers here give the same data, so that tests can compare both.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use async_graphql::{
     Name, Positioned, Value,
@@ -19,18 +19,23 @@ use async_graphql::{
 use futures_util::StreamExt as _;
 
 use super::{
-    arguments, federation,
+    arguments,
+    domain::Declared,
+    federation,
     payload::{Object as TypedObject, Payload, Value as Typed},
-    rules::Rules,
+    query,
+    query_rule::QueryRule,
+    root_arguments::RootArguments,
     sdl::{Definition, named},
     types::Types,
 };
-use crate::graphql::{Error, document::AFTER, error::Code, subscription::payloads};
+use crate::graphql::{document::AFTER, subscription::payloads, take_room, viewer};
 
 /// Builds the schema of a file, with the field `_service` if `has_service`. A file without `Query`
 /// needs it, since GraphQL requires a root type for queries.
 #[must_use]
-pub fn schema(rules: &Arc<Rules>, has_service: bool) -> SchemaBuilder {
+pub fn schema(domain: &Arc<Declared>, has_service: bool) -> SchemaBuilder {
+    let rules = domain.rules();
     let has = |root: &'static str| rules.file.get(root).map(|_| root);
     let mut builder = Schema::build("Query", has("Mutation"), has("Subscription"));
     if has_service {
@@ -40,7 +45,7 @@ pub fn schema(rules: &Arc<Rules>, has_service: bool) -> SchemaBuilder {
         builder = builder.register(Object::new("Query").field(federation::service()));
     }
     for definition in &rules.file.types {
-        builder = register(builder, definition, rules, has_service);
+        builder = register(builder, definition, domain, has_service);
     }
     builder
 }
@@ -48,7 +53,7 @@ pub fn schema(rules: &Arc<Rules>, has_service: bool) -> SchemaBuilder {
 fn register(
     builder: SchemaBuilder,
     definition: &Definition,
-    rules: &Arc<Rules>,
+    domain: &Arc<Declared>,
     has_service: bool,
 ) -> SchemaBuilder {
     let name = definition.name.node.as_str();
@@ -95,13 +100,16 @@ fn register(
             builder.register(described(object, text, Interface::description))
         }
         TypeKind::Object(object) if name == "Subscription" => {
-            let fields = object.fields.iter().map(|field| watched(&field.node, rules));
+            let fields = object.fields.iter().map(|field| watched(&field.node, domain));
             let root = fields.fold(Subscription::new(name), Subscription::field);
             builder.register(described(root, text, Subscription::description))
         }
         TypeKind::Object(object) => {
-            let is_root = matches!(name, "Query" | "Mutation");
-            let fields = object.fields.iter().map(|field| object_field(&field.node, is_root));
+            let fields = object.fields.iter().map(|field| match name {
+                "Query" => query_field(&field.node, domain),
+                // Mutations run by plan only.
+                _ => object_field(&field.node),
+            });
             let ty = fields.fold(Object::new(name), Object::field);
             let names = object.implements.iter().map(|name| name.node.to_string());
             let ty = names.fold(ty, Object::implement);
@@ -152,22 +160,47 @@ fn interface_field(field: &FieldDefinition) -> InterfaceField {
     }
 }
 
-fn object_field(field: &FieldDefinition, is_root: bool) -> Field {
+fn object_field(field: &FieldDefinition) -> Field {
     let name = field.name.node.clone();
-    let mut made = Field::new(field.name.node.as_str(), type_ref(&field.ty.node), move |ctx| {
-        if is_root {
-            return FieldFuture::new(async {
-                Err::<Option<FieldValue<'_>>, _>(
-                    Error::new(Code::Internal, "this field is not served yet").into(),
-                )
-            });
-        }
+    let made = Field::new(field.name.node.as_str(), type_ref(&field.ty.node), move |ctx| {
         let value = match ctx.parent_value.as_value() {
             Some(Value::Object(fields)) => fields.get(&name).filter(|value| **value != Value::Null).cloned(),
             _ => None,
         };
         FieldFuture::from_value(value)
     });
+    with_parts(made, field)
+}
+
+/// Builds a field of `Query`. Its resolver runs only beside fields of introspection.
+fn query_field(field: &FieldDefinition, domain: &Arc<Declared>) -> Field {
+    let is_field = |rule: &&QueryRule| rule.definition.name.node == field.name.node;
+    let Some(rule) = domain.rules().queries.iter().find(is_field).cloned() else {
+        return object_field(field);
+    };
+    let (definition, domain) = (rule.definition.clone(), domain.clone());
+    let made = Field::new(field.name.node.as_str(), type_ref(&field.ty.node), move |ctx| {
+        let (rule, domain) = (rule.clone(), domain.clone());
+        FieldFuture::new(async move {
+            let arguments = ctx.args.iter().filter_map(|(name, value)| {
+                Some((name.to_string(), value.as_value().clone().into_json().ok()?))
+            });
+            let arguments = RootArguments::from_json(&arguments.collect(), &rule.definition);
+            let (mut values, mut room) = (Vec::new(), Ok(()));
+            query::run(&domain, &rule, &arguments, viewer(ctx.ctx)?, |value| {
+                room = take_room(ctx.ctx, value.bytes());
+                values.push(FieldValue::value(object_value(value, &domain.rules().types)));
+                if room.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            room?;
+            Ok(if rule.is_list { Some(FieldValue::list(values)) } else { values.pop() })
+        })
+    });
+    with_parts(made, &definition)
+}
+
+/// Adds the arguments, the description and the deprecation of a definition.
+fn with_parts(mut made: Field, field: &FieldDefinition) -> Field {
     for argument in &field.arguments {
         made = made.argument(input_value(&argument.node));
     }
@@ -180,15 +213,16 @@ fn object_field(field: &FieldDefinition, is_root: bool) -> Field {
 }
 
 /// Builds a field of `Subscription`, with the argument that the engine adds.
-fn watched(field: &FieldDefinition, rules: &Arc<Rules>) -> SubscriptionField {
-    let rules = rules.clone();
+fn watched(field: &FieldDefinition, domain: &Arc<Declared>) -> SubscriptionField {
+    let (domain, rules) = (domain.clone(), domain.rules());
     let is_abstract = rules.types.id(named(&field.ty.node)).is_some_and(|of| rules.types.is_abstract(of));
     let mut made = SubscriptionField::new(field.name.node.as_str(), type_ref(&field.ty.node), move |ctx| {
-        let (rules, payloads) = (rules.clone(), payloads::<Payload>(ctx.ctx));
+        let (domain, payloads) = (domain.clone(), payloads::<Payload>(ctx.ctx));
         SubscriptionFieldFuture::new(async move {
             Ok(payloads.map(move |payload| {
-                let value = FieldValue::value(object_value(&payload.data, &rules.types));
-                let name = &rules.types.get(payload.data.of).name;
+                let types = &domain.rules().types;
+                let value = FieldValue::value(object_value(&payload.data, types));
+                let name = &types.get(payload.data.of).name;
                 // The executor finds no fields in a value with a type where the type is known.
                 Ok(if is_abstract { value.with_type(name.to_string()) } else { value })
             }))

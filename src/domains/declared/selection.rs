@@ -7,23 +7,16 @@ use std::convert::Infallible;
 
 use async_graphql::{
     Name, Positioned, Value as Argument,
-    parser::types::{Directive, Field, Selection, SelectionSet},
+    parser::types::{Directive, ExecutableDocument, Field, Selection, SelectionSet},
 };
+use serde_json::Value as Json;
 
 use super::{
+    coerce::Values,
     payload::{Object, Value},
     types::{Kind, TypeId, Types},
 };
-use crate::graphql::{Error, plan::Subscription};
-
-/// Compiles the selection of a subscription's root field, whose values are of type `of`.
-///
-/// # Errors
-/// A condition is not a boolean.
-pub fn compile(of: TypeId, types: &Types, subscription: &Subscription<'_>) -> Result<Copied, Error> {
-    let compiler = Compiler { types, subscription };
-    compiler.copied(of, &[&subscription.field.selection_set.node])
-}
+use crate::graphql::{Error, error::Code};
 
 /// What a selection copies from an object, for each object type that the object may be of.
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
@@ -85,36 +78,51 @@ impl Copied {
     }
 }
 
-/// Compiler of one subscription's selections.
-struct Compiler<'a> {
-    types: &'a Types,
-    subscription: &'a Subscription<'a>,
+/// Compiler of one operation's selections.
+pub struct Compiler<'a> {
+    /// Types of the file.
+    pub types: &'a Types,
+    /// Document with its fragments.
+    pub document: &'a ExecutableDocument,
+    /// Variables of the operation.
+    pub variables: &'a Values,
 }
 
 /// Selected fields by their name in the result, in the order of the document.
-type Merged<'a> = Vec<(&'a Name, Vec<&'a Field>)>;
+pub type Merged<'a> = Vec<(&'a Name, Vec<&'a Positioned<Field>>)>;
 
 impl<'a> Compiler<'a> {
     /// Compiles the selections of one object, which may be of type `of` or a member of it.
-    fn copied(&self, of: TypeId, sets: &[&'a SelectionSet]) -> Result<Copied, Error> {
+    ///
+    /// # Errors
+    /// A condition is not a boolean.
+    pub fn copied(&self, of: TypeId, sets: &[&'a SelectionSet]) -> Result<Copied, Error> {
         let is_possible = |id: TypeId| self.types.is_object(id) && self.types.is_member(id, of);
         let possible = self.types.iter().map(|(id, _)| id).filter(|id| is_possible(*id));
         let mut copied = Vec::new();
         for id in possible {
-            let mut merged = Merged::new();
-            for set in sets {
-                self.collect(id, set, &mut merged)?;
-            }
-            let steps =
-                merged.into_iter().filter_map(|(name, fields)| self.step(id, name, &fields).transpose());
+            let merged = self.merged(id, sets)?.into_iter();
+            let steps = merged.filter_map(|(name, fields)| self.step(id, name, &fields).transpose());
             copied.push((id, steps.collect::<Result<_, _>>()?));
         }
         Ok(Copied(copied))
     }
 
+    /// Returns the fields that selections have for an object of type `of`.
+    ///
+    /// # Errors
+    /// A condition is not a boolean.
+    pub fn merged(&self, of: TypeId, sets: &[&'a SelectionSet]) -> Result<Merged<'a>, Error> {
+        let mut merged = Merged::new();
+        for set in sets {
+            self.collect(of, set, &mut merged)?;
+        }
+        Ok(merged)
+    }
+
     /// Compiles the fields that share a name in the result.
-    fn step(&self, of: TypeId, name: &Name, fields: &[&'a Field]) -> Result<Option<Step>, Error> {
-        let Some(first) = fields.first() else { return Ok(None) };
+    fn step(&self, of: TypeId, name: &Name, fields: &[&'a Positioned<Field>]) -> Result<Option<Step>, Error> {
+        let Some(first) = fields.first().map(|field| &field.node) else { return Ok(None) };
         if first.name.node == "__typename" {
             let head = format!("\"{name}\":\"{}\"", self.types.get(of).name).into();
             return Ok(Some(Step { head, source: Source::Head }));
@@ -126,7 +134,7 @@ impl<'a> Compiler<'a> {
         };
         let of = known[number].of;
         let source = if matches!(self.types.get(of).kind, Kind::Object(_)) {
-            let sets: Vec<_> = fields.iter().map(|field| &field.selection_set.node).collect();
+            let sets: Vec<_> = fields.iter().map(|field| &field.node.selection_set.node).collect();
             Source::Object(number, self.copied(of, &sets)?)
         } else {
             Source::Leaf(number)
@@ -138,9 +146,9 @@ impl<'a> Compiler<'a> {
     fn collect(&self, of: TypeId, set: &'a SelectionSet, merged: &mut Merged<'a>) -> Result<(), Error> {
         for item in &set.items {
             let (condition, directives, inner) = match &item.node {
-                Selection::Field(Positioned { node: field, .. }) => {
-                    if self.is_included(&field.directives)? {
-                        let name = &field.response_key().node;
+                Selection::Field(field) => {
+                    if self.is_included(&field.node.directives)? {
+                        let name = &field.node.response_key().node;
                         match merged.iter_mut().find(|(known, _)| *known == name) {
                             Some((_, fields)) => fields.push(field),
                             None => merged.push((name, vec![field])),
@@ -153,8 +161,7 @@ impl<'a> Compiler<'a> {
                     (condition, &fragment.directives, &fragment.selection_set.node)
                 }
                 Selection::FragmentSpread(Positioned { node: spread, .. }) => {
-                    let Some(fragment) = self.subscription.document.fragments.get(&spread.fragment_name.node)
-                    else {
+                    let Some(fragment) = self.document.fragments.get(&spread.fragment_name.node) else {
                         continue;
                     };
                     let fragment = &fragment.node;
@@ -183,14 +190,20 @@ impl<'a> Compiler<'a> {
                 _ => continue,
             };
             let given = directive.get_argument("if").map(|given| given.node.clone());
-            let variable = |name: Name| self.subscription.variables.get(&name).cloned().unwrap_or_default();
-            let given = given.map(|given| given.into_const_with(|name| Ok::<_, Infallible>(variable(name))));
-            let Some(Ok(Argument::Boolean(given))) = given else {
+            let variable = |name: Name| Ok::<_, Infallible>(self.flag(&name));
+            let Some(Ok(Argument::Boolean(given))) = given.map(|given| given.into_const_with(variable))
+            else {
                 let text = format!("`if` of `@{}` must be true or false", directive.name.node);
-                return Err(Error::bad_input(text));
+                return Err(Error::new(Code::ValidationFailed, text));
             };
             is_included &= given == wanted;
         }
         Ok(is_included)
+    }
+
+    /// Returns a variable that is a boolean; null if it is none.
+    fn flag(&self, name: &Name) -> Argument {
+        let flag = self.variables.get(name.as_str()).and_then(Json::as_bool);
+        flag.map_or(Argument::Null, Argument::Boolean)
     }
 }

@@ -27,6 +27,8 @@ const RESERVED: [&str; 1] = ["after"];
 pub struct SubscriptionRule {
     /// Name of the field.
     pub name: Arc<str>,
+    /// Definition of the field.
+    pub definition: FieldDefinition,
     /// Named type of the field.
     pub of: TypeId,
     /// Event types that are delivered on the field, with the types of their data.
@@ -81,7 +83,8 @@ fn read(field: &FieldDefinition, types: &Types, problems: &mut Problems) -> Opti
         (*payload, compiled.collect())
     });
     let keys = keys.collect();
-    Some(SubscriptionRule { name: name.as_str().into(), of: of?, events, audience, keys, allows, filters })
+    let (name, definition) = (name.as_str().into(), field.clone());
+    Some(SubscriptionRule { name, definition, of: of?, events, audience, keys, allows, filters })
 }
 
 /// Returns the events of a field with the types of their data, and whether all are right.

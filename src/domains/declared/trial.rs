@@ -37,7 +37,7 @@ pub fn tell(
     let mut lines = String::new();
     for rule in &domain.rules().subscriptions {
         // Writing to a text cannot fail.
-        let _ = match told_by(domain, rule, &fact, viewer.as_ref(), arguments) {
+        let _ = match told_by(rule, &fact, viewer.as_ref(), arguments) {
             Ok(key) => writeln!(lines, "{}: told by {key}", rule.name),
             Err(reason) => writeln!(lines, "{}: not told: {reason}", rule.name),
         };
@@ -47,7 +47,6 @@ pub fn tell(
 
 /// Returns the key by which the viewer receives the event on a field, or the reason why not.
 fn told_by(
-    domain: &Declared,
     rule: &SubscriptionRule,
     fact: &Fact,
     viewer: Result<&Viewer, &Refused>,
@@ -61,8 +60,7 @@ fn told_by(
     if audience.excludes(&viewer.user) {
         return Err("the viewer is the author".to_owned());
     }
-    let definition = domain.rules().file.get("Subscription").and_then(|root| root.field(&rule.name));
-    let arguments = RootArguments::from_json(arguments, definition);
+    let arguments = RootArguments::from_json(arguments, &rule.definition);
     allow::check(&rule.allows, &arguments, viewer).map_err(|error| error.to_string())?;
     let Some(key) = shared(rule, audience.keys(), viewer, &arguments)? else {
         return Err(match shared(rule, audience.keys(), viewer, &RootArguments::default())? {
@@ -107,7 +105,7 @@ fn listed(rule: &SubscriptionRule, keys: &[Key]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use serde_json::json;
 
@@ -117,7 +115,7 @@ mod tests {
     const ORDERS: &str = include_str!("../../../examples/orders/schema.graphql");
 
     fn domain(file: &str) -> Arc<Declared> {
-        Declared::new(Arc::new(Rules::parse(file).unwrap()), Directory::default())
+        Declared::new(Arc::new(Rules::parse(file).unwrap()), Directory::default(), Duration::ZERO)
     }
 
     fn event(kind: &str, author: Option<&str>, data: &Json) -> Event {

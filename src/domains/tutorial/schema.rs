@@ -160,7 +160,7 @@ fn tutorial<'a>(ctx: &Context<'a>) -> &'a Tutorial {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use async_graphql::{Request, Response};
+    use async_graphql::Request;
     use async_trait::async_trait;
     use serde_json::{Value, json};
 
@@ -216,11 +216,11 @@ mod tests {
         async fn run(&self, document: &str, variables: Value) -> Value {
             let request = Request::new(document).variables(async_graphql::Variables::from_json(variables));
             let viewer = self.tutorial.viewer(Identity::Demo("ZOWI")).unwrap();
-            let response: Response = match self.engine.prepare(request) {
-                Ok(prepared) => self.engine.execute(prepared, Arc::new(viewer)).await,
-                Err(refusal) => *refusal,
+            let answer = match self.engine.prepare(request) {
+                Ok(prepared) => self.engine.answer(prepared, Arc::new(viewer)).await,
+                Err(refusal) => graphql::Answer::refused(refusal),
             };
-            serde_json::to_value(response).unwrap()
+            serde_json::from_str(&answer.text).unwrap()
         }
 
         async fn add(&self, input: Value) -> Value {

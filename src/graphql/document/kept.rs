@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use async_graphql::parser::types::ExecutableDocument;
+use super::parsed::Document;
 
 /// Most bytes of text that are kept: 512 KiB. Beyond that the oldest documents are dropped. A
 /// parsed document takes about twenty times its text.
@@ -22,17 +22,17 @@ pub(super) struct Kept(Mutex<Documents>);
 
 #[derive(Default)]
 struct Documents {
-    by_text: HashMap<Arc<str>, Arc<ExecutableDocument>>,
+    by_text: HashMap<Arc<str>, Arc<Document>>,
     order: VecDeque<Arc<str>>,
     bytes: usize,
 }
 
 impl Kept {
-    pub(super) fn get(&self, text: &str) -> Option<Arc<ExecutableDocument>> {
+    pub(super) fn get(&self, text: &str) -> Option<Arc<Document>> {
         self.documents().by_text.get(text).cloned()
     }
 
-    pub(super) fn insert(&self, text: &str, document: &Arc<ExecutableDocument>) {
+    pub(super) fn insert(&self, text: &str, document: &Arc<Document>) {
         let text: Arc<str> = text.into();
         let mut documents = self.documents();
         if documents.by_text.insert(text.clone(), document.clone()).is_some() {
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn oldest_documents_make_room_for_newest() {
         let kept = Kept::default();
-        let document = Arc::new(parse_query("{ a }").unwrap());
+        let document = Arc::new(parse_query("{ a }").unwrap().into());
         let text = |n: usize| format!("{{ a }} #{n}{}", "x".repeat(MAX_BYTES / 4));
         for n in 0..4 {
             kept.insert(&text(n), &document);

@@ -31,7 +31,7 @@ pub(in crate::web) const DRAINING: &str = "this pod is draining; connect again";
 #[derive(Debug)]
 pub struct Refusal {
     status: StatusCode,
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
     error: Error,
 }
 
@@ -83,7 +83,7 @@ impl Refusal {
     /// Sets the one header that a refusal may have.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.header = Some((name, value));
+        self.header = Some(Box::new((name, value)));
         self
     }
 
@@ -92,7 +92,7 @@ impl Refusal {
     pub fn answer(self, form: Option<Form>) -> Response {
         let body = self.error.response();
         let mut response = json(self.status, form, &Body::from(&body));
-        response.headers_mut().extend(self.header);
+        response.headers_mut().extend(self.header.map(|header| *header));
         response
     }
 }

@@ -14,7 +14,7 @@ const NOTIFICATIONS: &str = include_str!("../../../../examples/notifications/sch
 fn declared(file: &str, directory: &str) -> Arc<Declared> {
     let rules = Rules::parse(file).unwrap();
     let directory = Directory::parse(directory, &rules).unwrap();
-    Declared::new(Arc::new(rules), directory)
+    Declared::new(Arc::new(rules), directory, Duration::ZERO)
 }
 
 fn event(kind: &str, author: Option<&str>, data: &Value) -> Event {

@@ -28,7 +28,7 @@ fn examples_have_no_problem() {
 fn rules_hold_what_files_say() {
     let orders = Rules::parse(ORDERS).unwrap();
     let order = orders.types.id("Order").unwrap();
-    let expected = EventRule { payload: order, fields: vec![0] };
+    let expected = EventRule { payload: order, fields: vec![0], is_projected: false };
     assert_eq!(orders.events["order.placed.v1"], expected);
     assert_eq!(orders.events["order.changed.v1"], expected);
     let field = &orders.subscriptions[0];

@@ -1,0 +1,349 @@
+//! Tests of queries and mutations by plan, through the engine.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use async_graphql::{Request, Variables};
+use async_trait::async_trait;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::{
+    broker::{Publish, PublishError},
+    domain::{Domain as _, Identity},
+    domains::declared::{Declared, api, directory::Directory, rules::Rules},
+    event::Event,
+    graphql::{Answer, Engine, EventPublisher},
+    hub::{Hub, window::Bounds},
+    lock::lock,
+    telemetry::{Metrics, Refusals, traces::Messaging},
+};
+
+const TUTORIAL: &str = include_str!("../../tutorial.graphql");
+const DIRECTORY: &str = include_str!("../../tutorial/directory.json");
+const CHAT: &str = include_str!("../../../../examples/chat/schema.graphql");
+
+/// Topic that keeps what it acknowledges.
+#[derive(Default)]
+struct Topic {
+    is_deaf: bool,
+    events: Mutex<Vec<Event>>,
+}
+
+#[async_trait]
+impl Publish for Topic {
+    async fn publish(&self, event: &Event) -> Result<(), PublishError> {
+        if self.is_deaf {
+            return Err(PublishError::TimedOut);
+        }
+        lock(&self.events).push(event.clone());
+        Ok(())
+    }
+
+    async fn flush(&self) {}
+}
+
+struct Pod {
+    domain: Arc<Declared>,
+    engine: Engine,
+    topic: Arc<Topic>,
+}
+
+impl Pod {
+    fn new(file: &str, directory: &str, is_deaf: bool) -> Self {
+        let rules = Arc::new(Rules::parse(file).unwrap());
+        let directory = Directory::parse(directory, &rules).unwrap();
+        let domain = Declared::new(rules, directory, Duration::from_secs(600));
+        let topic = Arc::new(Topic { is_deaf, ..Topic::default() });
+        let meter = Metrics::new("pod", false).unwrap().meter();
+        let messaging = Messaging { pod: "pod".into(), system: "memory", topic: "t".into() };
+        let event_publisher = EventPublisher::new(topic.clone(), domain.clone(), messaging, &meter);
+        let bounds = Bounds { span: Duration::from_secs(600), bytes: 1 << 20 };
+        let hub = Hub::new("t", bounds, SystemTime::now());
+        let api = api(&domain).unwrap();
+        let engine = Engine::new(api, event_publisher, hub, true, Refusals::new(&meter));
+        Self { domain, engine, topic }
+    }
+
+    fn tutorial() -> Self {
+        Self::new(TUTORIAL, DIRECTORY, false)
+    }
+
+    async fn run(&self, token: &str, document: &str, variables: Value) -> Value {
+        let request = Request::new(document).variables(Variables::from_json(variables));
+        let viewer = Arc::new(self.domain.viewer(Identity::Demo(token)).unwrap());
+        let answer = match self.engine.prepare(request) {
+            Ok(prepared) => self.engine.answer(prepared, viewer).await,
+            Err(refusal) => Answer::refused(refusal),
+        };
+        serde_json::from_str(&answer.text).unwrap()
+    }
+
+    async fn add(&self, input: Value) -> Value {
+        let document = "mutation($i: AddTemplateInput!) { addTemplate(templateInput: $i) {
+            success message template { id name shareLocationIds } } }";
+        self.run("ZOWI", document, json!({ "i": input })).await
+    }
+
+    async fn edit(&self, input: Value) -> Value {
+        let document = "mutation($i: EditTemplateInput!) { editTemplate(templateInput: $i) {
+            success template { id name shareLocationIds } } }";
+        self.run("ZOWI", document, json!({ "i": input })).await
+    }
+
+    async fn templates(&self) -> Value {
+        let answer = self.run("ZOWI", "{ templates { id name shareLocationIds } }", json!({})).await;
+        answer["data"]["templates"].clone()
+    }
+}
+
+fn code(answer: &Value) -> &str {
+    answer["errors"][0]["extensions"]["code"].as_str().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn added_value_is_read_at_once() {
+    let pod = Pod::tutorial();
+    let answer = pod.add(json!({ "name": " T ", "shareLocationIds": [3, "x"] })).await;
+    let added = &answer["data"]["addTemplate"];
+    assert_eq!((&added["success"], &added["message"]), (&json!(true), &json!("template added")));
+    assert_eq!(added["template"]["name"], "T");
+    assert_eq!(added["template"]["shareLocationIds"], json!(["3", "x"]));
+    assert!(answer["extensions"]["cursor"].is_string() && answer.get("errors").is_none(), "{answer}");
+    assert_eq!(pod.templates().await, json!([added["template"]]));
+    let by_id = "query($id: ID!) { templateById(id: $id) { name } }";
+    let found = pod.run("ZOLO", by_id, json!({ "id": added["template"]["id"] })).await;
+    assert_eq!(found["data"]["templateById"]["name"], "T");
+    let missing = pod.run("ZOLO", by_id, json!({ "id": "9" })).await;
+    assert_eq!(missing["data"], json!({ "templateById": null }));
+    let event = lock(&pod.topic.events)[0].clone();
+    assert_eq!((&*event.kind, event.author.as_deref()), ("template.added.v1", Some("3")));
+    let data: Value = serde_json::from_slice(&event.data).unwrap();
+    assert_eq!(data, added["template"], "the topic gets what the client reads");
+}
+
+#[tokio::test]
+async fn update_keeps_absent_fields() {
+    let pod = Pod::tutorial();
+    let added = pod.add(json!({ "name": "T", "shareLocationIds": ["3"] })).await;
+    let id = &added["data"]["addTemplate"]["template"]["id"];
+    for (input, name, ids) in [
+        (json!({ "id": id }), "T", json!(["3"])),
+        (json!({ "id": id, "name": "U" }), "U", json!(["3"])),
+        (json!({ "id": id, "name": null, "shareLocationIds": ["1", "2"] }), "U", json!(["1", "2"])),
+        (json!({ "id": id, "shareLocationIds": null }), "U", json!(null)),
+    ] {
+        let edited = pod.edit(input).await["data"]["editTemplate"].take();
+        let expected = json!({ "id": id, "name": name, "shareLocationIds": ids });
+        assert_eq!(edited, json!({ "success": true, "template": expected }));
+        assert_eq!(pod.templates().await, json!([expected]));
+    }
+}
+
+#[tokio::test]
+async fn bad_input_publishes_nothing() {
+    let pod = Pod::tutorial();
+    let empty = pod.add(json!({ "name": " " })).await;
+    assert_eq!(empty["errors"][0]["message"], "`name`: 1 to 200 characters are expected");
+    assert_eq!(empty["errors"][0]["extensions"], json!({"code": "BAD_USER_INPUT", "field": "name"}));
+    assert_eq!(empty["errors"][0]["path"], json!(["addTemplate"]));
+    assert_eq!(empty["data"], json!({ "addTemplate": null }));
+    let many = pod.add(json!({ "name": "T", "shareLocationIds": vec!["1"; 1_001] })).await;
+    assert_eq!(
+        (code(&many), &many["errors"][0]["extensions"]["field"]),
+        ("BAD_USER_INPUT", &json!("shareLocationIds"))
+    );
+    assert_eq!(code(&pod.edit(json!({ "id": "9", "name": "T" })).await), "NOT_FOUND");
+    let misfit = pod.add(json!({ "name": 7 })).await;
+    assert_eq!((code(&misfit), misfit.get("data")), ("GRAPHQL_VALIDATION_FAILED", None));
+    assert_eq!(misfit["errors"][0]["message"], "variable `$i`, `name`: a text is expected");
+    assert!(lock(&pod.topic.events).is_empty());
+    let deaf = Pod::new(TUTORIAL, DIRECTORY, true);
+    assert_eq!(code(&deaf.add(json!({ "name": "T" })).await), "PUBLISH_FAILED");
+    assert_eq!(deaf.templates().await, json!([]));
+}
+
+#[tokio::test]
+async fn failed_field_leaves_others() {
+    let pod = Pod::tutorial();
+    let document = "mutation { a: addTemplate(templateInput: {name: \"a\"}) { success }
+        b: addTemplate(templateInput: {name: \" \"}) { success } __typename
+        c: addTemplate(templateInput: {name: \"c\"}) { template { name } } }";
+    let answer = pod.run("ZOWI", document, json!({})).await;
+    let expected = json!({"a": {"success": true}, "b": null, "__typename": "Mutation", "c": {"template": {"name": "c"}}});
+    assert_eq!(answer["data"], expected);
+    assert_eq!(answer["errors"][0]["path"], json!(["b"]));
+    assert_eq!(answer["errors"][0]["locations"], json!([{"line": 2, "column": 9}]));
+    assert_eq!(lock(&pod.topic.events).len(), 2);
+}
+
+#[tokio::test]
+async fn tables_and_pages_are_served() {
+    let pod = Pod::tutorial();
+    let run = |document: &'static str| pod.run("ZOWI", document, json!({}));
+    let answer = run("{ locations { id } locationsByOrgId(id: 2) { id name orgId } }").await;
+    assert_eq!(answer["data"]["locations"].as_array().unwrap().len(), 4);
+    let expected = [("3", "Location 3"), ("4", "Location 4")]
+        .map(|(id, name)| json!({ "id": id, "name": name, "orgId": "2" }));
+    assert_eq!(answer["data"]["locationsByOrgId"], json!(expected));
+    for (document, expected) in [
+        ("{ locations(first: 2) { id } }", json!([{"id": "1"}, {"id": "2"}])),
+        ("{ locations(first: 2, afterKey: 3) { id } }", json!([{"id": "4"}])),
+        ("{ locations(afterKey: \"none\") { id } }", json!([])),
+        ("{ locations(first: 0) { id } }", json!([])),
+        (
+            "{ locations(first: null, afterKey: null) { id } }",
+            json!([{"id": "1"}, {"id": "2"}, {"id": "3"}, {"id": "4"}]),
+        ),
+    ] {
+        assert_eq!(run(document).await["data"]["locations"], expected, "{document}");
+    }
+    for document in ["{ locations(first: 1001) { id } }", "{ locations(first: -1) { id } }"] {
+        let answer = run(document).await;
+        assert_eq!((code(&answer), &answer["data"]["locations"]), ("BAD_USER_INPUT", &json!(null)));
+    }
+    for name in ["a", "b", "c"] {
+        pod.add(json!({ "name": name })).await;
+    }
+    let first = run("{ templates(first: 1) { id name } }").await["data"]["templates"].take();
+    assert_eq!(first[0]["name"], "a");
+    let rest = "query($key: ID) { templates(first: 5, afterKey: $key) { name } }";
+    let rest = pod.run("ZOWI", rest, json!({"key": first[0]["id"]})).await;
+    assert_eq!(rest["data"]["templates"], json!([{"name": "b"}, {"name": "c"}]));
+}
+
+#[tokio::test]
+async fn answer_stops_at_its_bound() {
+    let pod = Pod::tutorial();
+    let ids: Vec<String> = (0..1_000).map(|n| format!("{n:0256}")).collect();
+    for n in 0..17 {
+        pod.add(json!({ "name": n.to_string(), "shareLocationIds": ids })).await;
+    }
+    let answer = pod.run("ZOWI", "{ templates { shareLocationIds } }", json!({})).await;
+    assert_eq!((code(&answer), &answer["data"]), ("RESULT_TOO_LARGE", &json!(null)));
+    assert!(answer["extensions"]["cursor"].is_string());
+    let answer = pod.run("ZOWI", "{ templates(first: 10) { id } __schema { __typename } }", json!({})).await;
+    assert_eq!(answer["data"]["templates"].as_array().unwrap().len(), 10);
+    let mixed = "{ templates { shareLocationIds } __schema { __typename } }";
+    assert_eq!(code(&pod.run("ZOWI", mixed, json!({})).await), "RESULT_TOO_LARGE");
+}
+
+#[tokio::test]
+async fn rooms_are_for_members_only() {
+    let pod = Pod::new(CHAT, "{}", false);
+    let (ann, bob) = (r#"{"sub":"ann","rooms":["tea"]}"#, r#"{"sub":"bob","rooms":["gin"]}"#);
+    let post = r#"mutation($room: ID!) { postMessage(room: $room, text: "hi") { id room author text } }"#;
+    let posted = pod.run(ann, post, json!({"room": "tea"})).await["data"]["postMessage"].take();
+    assert_eq!(posted, json!({"id": posted["id"], "room": "tea", "author": "ann", "text": "hi"}));
+    let refused = pod.run(bob, post, json!({"room": "tea"})).await;
+    assert_eq!((code(&refused), &refused["data"]), ("FORBIDDEN", &json!({"postMessage": null})));
+    let list = r#"{ messages(room: "tea") { author text } }"#;
+    let read = pod.run(ann, list, json!({})).await;
+    assert_eq!(read["data"]["messages"], json!([{"author": "ann", "text": "hi"}]));
+    assert_eq!(code(&pod.run(bob, list, json!({})).await), "FORBIDDEN");
+    let data: Value = serde_json::from_slice(&lock(&pod.topic.events)[0].data).unwrap();
+    assert_eq!(
+        data,
+        json!({"id": posted["id"], "room": "tea", "text": "hi"}),
+        "the author is the envelope's"
+    );
+}
+
+const NOTES: &str = r#"
+    extend schema @interest(key: "room:{rooms}")
+    scalar Any
+    type Note @projection(key: "slug", events: ["note.set"]) {
+        slug: ID!  room: ID @from(path: "place.room")  size: Int  any: Any  tags: [String!]
+    }
+    input NoteInput { slug: ID!  room: ID  size: Int  any: Any  tags: [String!] }
+    type Done { ok: Boolean!  by: String  note: Note  tags: [String!] }
+    type Query {
+        notes(minSize: Int @filter(field: "size", op: AT_LEAST), tag: [String!] @filter(field: "tags")): [Note!]
+            @audience(keys: ["room:{room}"])
+        note(slug: ID! @filter): Note @audience(keys: ["room:{room}"])
+        sure(slug: ID! @filter): Note! @audience(keys: ["room:{room}"])
+    }
+    type Mutation {
+        set(note: NoteInput!): Boolean! @publish(type: "note.set")
+        tag(slug: ID!, tags: [String!]): Done @audience(keys: ["room:{room}"])
+            @publish(type: "note.set", update: true, data: { any: ["{$viewer.id}", "{tags}"] },
+            answer: { ok: true, by: "by {$viewer.id}", note: "{$data}", tags: "{$data.tags}" })
+    }
+"#;
+
+#[tokio::test]
+async fn rows_of_others_are_left_out() {
+    let pod = Pod::new(NOTES, "{}", false);
+    let (ann, bob) = (r#"{"sub":"ann","rooms":["tea"]}"#, r#"{"sub":"bob","rooms":["gin"]}"#);
+    let set = "mutation($note: NoteInput!) { set(note: $note) }";
+    for note in [
+        json!({"slug": "a", "room": "tea", "size": 1, "tags": ["x", "y"]}),
+        json!({"slug": "b", "room": "gin", "size": 5}),
+        json!({"slug": "c", "room": "tea", "size": 9, "any": {"k": [1.5]}}),
+        json!({"slug": "d"}),
+    ] {
+        assert_eq!(pod.run(ann, set, json!({ "note": note })).await["data"], json!({"set": true}));
+    }
+    for (token, document, expected) in [
+        (ann, "{ notes { slug } }", json!({"notes": [{"slug": "a"}, {"slug": "c"}]})),
+        (bob, "{ notes { slug } }", json!({"notes": [{"slug": "b"}]})),
+        (ann, "{ notes(minSize: 2) { slug any } }", json!({"notes": [{"slug": "c", "any": {"k": [1.5]}}]})),
+        (ann, "{ notes(tag: [\"y\", \"z\"]) { slug } }", json!({"notes": [{"slug": "a"}]})),
+        (ann, "{ notes(tag: []) { slug } }", json!({"notes": []})),
+        (ann, "{ note(slug: \"b\") { slug } }", json!({"note": null})),
+        (bob, "{ note(slug: \"b\") { slug } }", json!({"note": {"slug": "b"}})),
+    ] {
+        assert_eq!(pod.run(token, document, json!({})).await["data"], expected, "{document}");
+    }
+    let absent = pod.run(ann, "{ sure(slug: \"b\") { slug } notes { slug } }", json!({})).await;
+    assert_eq!((code(&absent), &absent["data"]), ("NOT_FOUND", &json!(null)));
+    let data: Value = serde_json::from_slice(&lock(&pod.topic.events)[0].data).unwrap();
+    assert_eq!(data["place"], json!({"room": "tea"}), "values are where `@from` reads them");
+}
+
+#[tokio::test]
+async fn answer_and_data_follow_their_templates() {
+    let pod = Pod::new(NOTES, "{}", false);
+    let (ann, bob) = (r#"{"sub":"ann","rooms":["tea"]}"#, r#"{"sub":"bob","rooms":["gin"]}"#);
+    let set = "mutation { set(note: {slug: \"a\", room: \"tea\", size: 3}) }";
+    pod.run(ann, set, json!({})).await;
+    let tag = "mutation { tag(slug: \"a\", tags: \"x\") { ok by tags note { slug room size any } } }";
+    let expected = json!({"ok": true, "by": "by ann", "tags": ["x"],
+        "note": {"slug": "a", "room": "tea", "size": 3, "any": ["ann", ["x"]]}});
+    assert_eq!(pod.run(ann, tag, json!({})).await["data"]["tag"], expected);
+    assert_eq!(code(&pod.run(bob, tag, json!({})).await), "NOT_FOUND", "who may not see it may not edit it");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn plan_answers_as_executor(
+        fields in prop::collection::vec(prop::sample::select(vec![
+            "id", "n: name", "shareLocationIds", "__typename", "...F", "... on Template { name i: id }",
+            "name @skip(if: $yes)", "id @include(if: $yes)",
+        ]), 1..5),
+        first in 0..4u8, is_single in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answer = runtime.block_on(async {
+            let pod = Pod::tutorial();
+            for name in ["a", "b", "c"] {
+                pod.add(json!({ "name": name, "shareLocationIds": (name != "b").then_some(["1", "2"]) })).await;
+            }
+            let id = pod.templates().await[1]["id"].clone();
+            let root = if is_single { "templateById(id: $id)" } else { "templates(first: $n)" };
+            let document = |more: &str| format!(
+                "query($id: ID! = \"-\", $n: Int = 9, $yes: Boolean!) {{ root: {root} {{ {} x: id @include(if: $yes) f: name ...F }}
+                    u1: templateById(id: $id) {{ id }} u2: templates(first: $n) {{ id }} {more} }} fragment F on Template {{ name }}",
+                fields.join(" "));
+            let variables = json!({"id": id, "n": first, "yes": first % 2 == 0});
+            let planned = pod.run("ZOLO", &document(""), variables.clone()).await;
+            let executed = pod.run("ZOLO", &document("__schema { __typename }"), variables).await;
+            (planned["data"]["root"].clone(), executed["data"]["root"].clone(), planned, executed)
+        });
+        prop_assert!(!answer.0.is_null(), "{} {}", answer.2, answer.3);
+        prop_assert_eq!(answer.0, answer.1);
+    }
+}

@@ -1,0 +1,284 @@
+//! [`Projection`]: the latest value for each key, as the events of the feed give it.
+//!
+//! The topic orders events per author only, so pods may receive the events of two authors in
+//! different order. All pods agree nevertheless: the last event by the topic's clock wins, not the
+//! last to arrive (`docs/decisions/0002-last-published-wins.md`). The state is bounded in time and
+//! in bytes. It must never wait for anything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    mem,
+    ops::{Bound, ControlFlow},
+    sync::{Arc, RwLock, RwLockReadGuard},
+    time::{Duration, SystemTime},
+};
+
+use super::payload::Object;
+use crate::event::Event;
+
+/// Most bytes that all values of a type take together: room for about 25,000 of a usual size.
+/// Beyond it the values of the author with most bytes are forgotten, oldest first.
+const MAX_BYTES: usize = 16 << 20;
+
+/// Bytes of a version besides its value: places in the maps, and allocations.
+const OVERHEAD: usize = 512;
+
+/// Time for which a provisional version overrides the topic, if its own event never comes back. It
+/// is longer than the way to the topic and back takes, and than clocks differ.
+const PROVISIONAL_KEPT: Duration = Duration::from_secs(60);
+
+/// Time for which the id of an event from the feed is remembered. The event's acknowledgement may
+/// reach its mutation only afterwards, but within [`crate::broker::PUBLISH_TIMEOUT`]. Twice that is
+/// safe.
+const ARRIVAL_KEPT: Duration = Duration::from_secs(10);
+
+/// Most ids that are remembered: enough for that time at 10,000 events a second. Beyond it the
+/// oldest are forgotten.
+const MAX_ARRIVALS: usize = 100_000;
+
+/// Values of one type.
+#[derive(Debug)]
+pub struct Projection {
+    state: RwLock<State>,
+    retention: Duration,
+    max_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Entries by key.
+    entries: BTreeMap<Arc<str>, Entry>,
+    /// Time of each entry's last event, and the key. The first one is forgotten first.
+    by_age: Ages,
+    /// What the entries of each author take.
+    shares: HashMap<Author, Share>,
+    /// Bytes of each author. The last one holds most.
+    by_bytes: BTreeSet<(usize, Author)>,
+    bytes: usize,
+    is_overfull: bool,
+    arrivals: Arrivals,
+}
+
+type Ages = BTreeSet<(SystemTime, Arc<str>)>;
+
+/// Author of an event; `None` if a foreign publisher names none.
+type Author = Option<Arc<str>>;
+
+/// Entries of one author.
+#[derive(Debug, Default)]
+struct Share {
+    bytes: usize,
+    by_age: Ages,
+}
+
+/// Value of one key. It has at least one version.
+#[derive(Debug, Default)]
+struct Entry {
+    /// The last version that came through the feed, by the topic's clock.
+    settled: Option<Version>,
+    /// This pod's own last version, acknowledged but not yet back from the topic. It shows until
+    /// then.
+    provisional: Option<Version>,
+}
+
+#[derive(Debug)]
+struct Version {
+    time: SystemTime,
+    event: Arc<str>,
+    author: Author,
+    value: Arc<Object>,
+    bytes: usize,
+}
+
+impl Projection {
+    /// Creates an empty state. It keeps each value for `retention` after the value's last event.
+    #[must_use]
+    pub fn new(retention: Duration) -> Self {
+        Self { state: RwLock::default(), retention, max_bytes: MAX_BYTES }
+    }
+
+    /// Applies an event with its value. One without a published time is this pod's own, not yet
+    /// back from the topic. Neither the order of calls nor repeats change what shows in the end.
+    pub fn apply(&self, event: &Event, key: Arc<str>, value: Arc<Object>, now: SystemTime) {
+        let bytes = OVERHEAD + value.bytes();
+        let (id, author) = (event.id.clone(), event.author.clone());
+        let mut state = crate::lock::write(&self.state);
+        match event.published {
+            Some(time) => {
+                state.arrivals.insert(id.clone(), now);
+                state.settle(key, Version { time, event: id, author, value, bytes });
+            }
+            // The event came back before its acknowledgement, so the feed's version stands.
+            None if state.arrivals.contains(&id) => {}
+            None => state.anticipate(key, Version { time: event.time, event: id, author, value, bytes }),
+        }
+        state.forget(self.oldest(now), self.max_bytes);
+    }
+
+    /// Returns the value of this key.
+    #[must_use]
+    pub fn get(&self, key: &str, now: SystemTime) -> Option<Arc<Object>> {
+        self.read().entries.get(key).and_then(|entry| entry.showing(self.oldest(now))).cloned()
+    }
+
+    /// Visits the values in the order of their keys' bytes, the same on every pod, until a visit
+    /// breaks. With `after`, they begin behind this key.
+    pub fn each(
+        &self,
+        after: Option<&str>,
+        now: SystemTime,
+        mut visit: impl FnMut(&Arc<Object>) -> ControlFlow<()>,
+    ) {
+        let oldest = self.oldest(now);
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.read();
+        for (_, entry) in state.entries.range::<str, _>((from, Bound::Unbounded)) {
+            if entry.showing(oldest).is_some_and(|value| visit(value).is_break()) {
+                return;
+            }
+        }
+    }
+
+    /// Returns the time before which a last event is forgotten.
+    fn oldest(&self, now: SystemTime) -> SystemTime {
+        now.checked_sub(self.retention).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        crate::lock::read(&self.state)
+    }
+}
+
+impl State {
+    fn settle(&mut self, key: Arc<str>, version: Version) {
+        self.change(key, version, |entry, version| {
+            entry.provisional.take_if(|provisional| provisional.yields_to(&version));
+            if entry.settled.as_ref().is_none_or(|settled| settled.order() < version.order()) {
+                entry.settled = Some(version);
+            }
+        });
+    }
+
+    fn anticipate(&mut self, key: Arc<str>, version: Version) {
+        self.change(key, version, |entry, version| entry.provisional = Some(version));
+    }
+
+    /// Changes the entry of a key, and keeps the counts of bytes right.
+    fn change(&mut self, key: Arc<str>, version: Version, change: impl FnOnce(&mut Entry, Version)) {
+        let mut entry = self.remove(&key).unwrap_or_default();
+        change(&mut entry, version);
+        self.count(&key, &entry, |bytes, more| bytes + more, Ages::insert);
+        self.entries.insert(key, entry);
+    }
+
+    fn remove(&mut self, key: &Arc<str>) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        self.count(key, &entry, |bytes, less| bytes - less, |ages, age| ages.remove(&age));
+        Some(entry)
+    }
+
+    /// Adds an entry to all counts, or takes it out of them.
+    fn count(
+        &mut self,
+        key: &Arc<str>,
+        entry: &Entry,
+        change: impl Fn(usize, usize) -> usize,
+        enter: impl Fn(&mut Ages, (SystemTime, Arc<str>)) -> bool,
+    ) {
+        let Some(last) = entry.last() else { return };
+        let (time, author) = (last.time, last.author.clone());
+        let bytes = entry.bytes();
+        self.bytes = change(self.bytes, bytes);
+        enter(&mut self.by_age, (time, key.clone()));
+        let share = self.shares.entry(author.clone()).or_default();
+        self.by_bytes.remove(&(share.bytes, author.clone()));
+        share.bytes = change(share.bytes, bytes);
+        enter(&mut share.by_age, (time, key.clone()));
+        if share.by_age.is_empty() {
+            self.shares.remove(&author);
+        } else {
+            self.by_bytes.insert((share.bytes, author));
+        }
+    }
+
+    /// Drops the entries with a last event before `oldest`. While all take more than `max_bytes`,
+    /// drops the oldest of the author who holds most: one author never displaces the others.
+    fn forget(&mut self, oldest: SystemTime, max_bytes: usize) {
+        while let Some((_, key)) = self.by_age.first().filter(|(last, _)| *last < oldest).cloned() {
+            self.remove(&key);
+        }
+        while self.bytes > max_bytes {
+            if !mem::replace(&mut self.is_overfull, true) {
+                tracing::warn!(
+                    max_bytes,
+                    "too many values; the oldest of the largest author are forgotten before their time"
+                );
+            }
+            let largest = self.by_bytes.last().and_then(|(_, author)| self.shares.get(author));
+            let Some((_, key)) = largest.and_then(|share| share.by_age.first()).cloned() else { return };
+            self.remove(&key);
+        }
+    }
+}
+
+impl Entry {
+    fn showing(&self, oldest: SystemTime) -> Option<&Arc<Object>> {
+        let version = self.provisional.as_ref().or(self.settled.as_ref())?;
+        self.last().is_some_and(|last| last.time >= oldest).then_some(&version.value)
+    }
+
+    fn last(&self) -> Option<&Version> {
+        self.versions().max_by_key(|version| version.time)
+    }
+
+    fn bytes(&self) -> usize {
+        self.versions().map(|version| version.bytes).sum()
+    }
+
+    fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.settled.iter().chain(&self.provisional)
+    }
+}
+
+impl Version {
+    /// Returns the rank of the version; the highest wins. The topic's clock may be coarse, so the
+    /// event's id decides between equal times.
+    fn order(&self) -> (SystemTime, &str) {
+        (self.time, &self.event)
+    }
+
+    /// Returns whether a provisional version gives way to `settled`: it has come back as this one,
+    /// or it can no longer be on its way.
+    fn yields_to(&self, settled: &Self) -> bool {
+        self.event == settled.event || self.time + PROVISIONAL_KEPT < settled.time
+    }
+}
+
+/// Ids of the events that came through the feed lately.
+#[derive(Debug, Default)]
+struct Arrivals {
+    ids: HashSet<Arc<str>>,
+    order: VecDeque<(SystemTime, Arc<str>)>,
+}
+
+impl Arrivals {
+    fn insert(&mut self, id: Arc<str>, now: SystemTime) {
+        while let Some((since, oldest)) = self.order.front() {
+            if *since + ARRIVAL_KEPT > now && self.order.len() < MAX_ARRIVALS {
+                break;
+            }
+            self.ids.remove(oldest);
+            self.order.pop_front();
+        }
+        if self.ids.insert(id.clone()) {
+            self.order.push_back((now, id));
+        }
+    }
+
+    fn contains(&self, id: &str) -> bool {
+        self.ids.contains(id)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! Runs a field of `Query`: finds the values, and leaves out those that the viewer may not see.
+
+use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
+
+use serde_json::Value as Json;
+
+use super::{
+    allow, cells,
+    comparison::{self, Comparison},
+    domain::{Declared, MAX_KEYS},
+    expansion::Keys,
+    key_rule::EVERYONE,
+    payload::{Node, Object},
+    query_rule::{AFTER_KEY, FIRST, QueryRule},
+    root_arguments::RootArguments,
+    template::{Root, Template},
+};
+use crate::{
+    audience::{Audience, Viewer},
+    graphql::Error,
+};
+
+/// Most values of a page. A larger page is refused.
+pub const MAX_PAGE: u64 = 1_000;
+
+/// Visits the values of a field in order, until a visit breaks. A single value is at most one.
+///
+/// # Errors
+/// `FORBIDDEN`, or an argument out of bounds.
+pub fn run(
+    domain: &Declared,
+    rule: &QueryRule,
+    arguments: &RootArguments,
+    viewer: &Viewer,
+    mut visit: impl FnMut(&Arc<Object>) -> ControlFlow<()>,
+) -> Result<(), Error> {
+    allow::check(&rule.allows, arguments, viewer)?;
+    let wanted = Wanted::new(rule, arguments, viewer)?;
+    let text = |name: &str| arguments.document().get(name).and_then(Json::as_str);
+    if let Some(key) = rule.key.as_ref() {
+        let value = domain.values().get(rule.of, text(key).unwrap_or_default());
+        if let Some(value) = value.filter(|value| wanted.has(value)) {
+            let _ = visit(&value);
+        }
+        return Ok(());
+    }
+    let mut left = match arguments.document().get(FIRST).filter(|first| !first.is_null()) {
+        None => u64::MAX,
+        Some(first) => {
+            let first = first.as_u64().filter(|first| *first <= MAX_PAGE);
+            first.ok_or_else(|| Error::bad_input(format!("`{FIRST}` is a number from 0 to {MAX_PAGE}")))?
+        }
+    };
+    if left == 0 {
+        return Ok(());
+    }
+    domain.values().each(rule.of, text(AFTER_KEY), |value| {
+        if !wanted.has(value) {
+            return ControlFlow::Continue(());
+        }
+        left -= 1;
+        visit(value)?;
+        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    Ok(())
+}
+
+/// What a value must have to be part of a result.
+struct Wanted<'a> {
+    rule: &'a QueryRule,
+    /// Texts of which a value has one, with the steps to it.
+    equal: Vec<(&'a [usize], BTreeSet<String>)>,
+    comparisons: Vec<Comparison>,
+    viewer: &'a Viewer,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(rule: &'a QueryRule, arguments: &RootArguments, viewer: &'a Viewer) -> Result<Self, Error> {
+        let mut equal = Vec::new();
+        for filter in cells::indexed(&rule.filters) {
+            if let (Some(texts), Some(steps)) = (cells::texts(filter, arguments)?, filter.steps.get(&rule.of))
+            {
+                equal.push((&**steps, texts.into_iter().map(|text| text.into_owned()).collect()));
+            }
+        }
+        let comparisons = comparison::comparisons(&rule.filters, arguments);
+        Ok(Self { rule, equal, comparisons, viewer })
+    }
+
+    fn has(&self, value: &Object) -> bool {
+        let is_equal = |(steps, wanted): &(&[usize], BTreeSet<String>)| {
+            let mut texts = BTreeSet::new();
+            cells::object_texts(value, steps, &mut texts);
+            texts.iter().any(|text| wanted.contains(&**text))
+        };
+        self.equal.iter().all(is_equal)
+            && self.comparisons.iter().all(|comparison| comparison.holds(value))
+            && (self.rule.audience.is_everyone || may_see(&self.rule.keys, value, self.viewer))
+    }
+}
+
+/// Returns whether the viewer listens to a key of the value. A value with too many keys has none.
+#[must_use]
+pub fn may_see(templates: &[Template<usize>], value: &Object, viewer: &Viewer) -> bool {
+    let root = |root| (root == Root::Document).then_some(Node::Object(value));
+    let mut keys = Keys::new(MAX_KEYS);
+    let is_whole = templates.iter().all(|template| template.expand(root, &mut keys).is_ok());
+    let keys = keys.into_keys().filter(|key| **key != *EVERYONE);
+    is_whole && Audience::new(keys, None).includes(viewer)
+}
