@@ -192,8 +192,8 @@ pub enum PublishError {
     #[error("topic did not acknowledge within {} s", PUBLISH_TIMEOUT.as_secs_f64())]
     TimedOut,
     /// The topic refused it or cannot be reached. Retry if a repeat does no harm.
-    #[error("topic unavailable")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{0}")]
+    Unavailable(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl PublishError {

@@ -1,6 +1,7 @@
 //! Readiness (should this pod get traffic) and liveness (should its process keep running).
 //!
-//! A pod is ready when its feed brings its own heartbeats back and it is not draining. A pod is
+//! A pod is ready when its feed brings its own heartbeats back, it can publish, and it is not
+//! draining. A pod is
 //! live as long as it answers at all: liveness must never depend on the broker, since no restart
 //! cures an outage of the broker.
 
@@ -94,6 +95,11 @@ impl Health {
             FeedState::Opening(None) => reasons.push("feed: opening".to_owned()),
             FeedState::Opening(Some(why)) => reasons.push(format!("feed: {why}")),
             FeedState::Closed => reasons.push("feed: closed".to_owned()),
+        }
+        if let FeedState::Open(_) = &*self.feed.borrow()
+            && self.membership.awaits().is_none()
+        {
+            reasons.extend(self.membership.cannot_publish().map(|why| format!("publisher: {why}")));
         }
         if self.drain.is_cancelled() {
             reasons.push("draining".to_owned());

@@ -47,6 +47,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// broker that all pods keep busy at once is slow, not dead.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Number of heartbeats in a row that the topic must not take, so that the pod counts as unable to
+/// publish. A single failure may be an accident.
+const UNPUBLISHABLE: u32 = 3;
+
 /// Outcomes of publishing a heartbeat, as labels of metrics.
 const ACKNOWLEDGED: &str = "acknowledged";
 const FAILED: &str = "failed";
@@ -88,6 +92,12 @@ struct State {
     lag: Option<Duration>,
     /// Why the topic did not take the last heartbeat; `None` if it did.
     failure: Option<String>,
+    /// Why an earlier generation of the feed has ended; `None` once the feed has caught up.
+    obstacle: Option<String>,
+    /// Number of heartbeats since the last one that the topic took.
+    failures: u32,
+    /// Time at which the topic took a heartbeat again after it had not.
+    resumed: Option<Instant>,
 }
 
 /// Heartbeat of this pod that has not come back.
@@ -123,6 +133,9 @@ impl Membership {
                 in_flight: VecDeque::new(),
                 lag: None,
                 failure: None,
+                obstacle: None,
+                failures: 0,
+                resumed: None,
             }),
             settings,
             generation: watch::Sender::new(None),
@@ -194,9 +207,28 @@ impl Membership {
             return None;
         }
         Some(match &state.failure {
-            Some(failure) => format!("no heartbeat of this pod can be published: {failure}"),
-            None => "this pod's heartbeat has not come back yet".to_owned(),
+            Some(failure) => {
+                format!(
+                    "no heartbeat of this pod can be published: {failure} (tried {} times)",
+                    state.failures
+                )
+            }
+            None => {
+                let before = state.obstacle.as_ref().map(|why| format!("; the feed before: {why}"));
+                format!("this pod's heartbeat has not come back yet{}", before.unwrap_or_default())
+            }
         })
+    }
+
+    /// Returns why this pod cannot publish; `None` if it can. The heartbeats of other pods prove
+    /// nothing about it.
+    #[must_use]
+    pub fn cannot_publish(&self) -> Option<String> {
+        let state = self.state();
+        let patience = self.0.settings.interval * PATIENCE;
+        let is_deaf = state.catch_up.heard().is_some_and(|(heard, _)| heard.elapsed() >= patience);
+        let failure = state.failure.as_ref().filter(|_| is_deaf || state.failures >= UNPUBLISHABLE)?;
+        Some(format!("{failure} (tried {} times)", state.failures))
     }
 
     /// Returns whether a feed that the pod `pod` created at this time belongs to no live pod any
@@ -217,6 +249,9 @@ impl Membership {
             FeedState::Open(generation) => Some(generation.clone()),
             FeedState::Opening(_) | FeedState::Closed => None,
         };
+        if let FeedState::Opening(Some(why)) = feed {
+            self.state().obstacle = Some(why.clone());
+        }
         if *self.0.generation.borrow() == generation {
             return false;
         }
@@ -268,7 +303,10 @@ impl Membership {
     /// Checks whether the feed has caught up just now. If so, returns what that proves about the
     /// events before.
     pub fn settle(&self) -> Option<History> {
-        self.state().catch_up.settle(Instant::now())
+        let mut state = self.state();
+        let history = state.catch_up.settle(Instant::now())?;
+        state.obstacle = None;
+        Some(history)
     }
 
     /// Publishes heartbeats, and asks for a new feed when nothing comes back. Runs until it is
@@ -315,6 +353,11 @@ impl Membership {
         self.0.heartbeats.add(1, &[KeyValue::new("outcome", label)]);
         let mut state = self.state();
         state.failure = outcome.as_ref().err().map(ToString::to_string);
+        if outcome.is_err() {
+            state.failures = state.failures.saturating_add(1);
+        } else if std::mem::take(&mut state.failures) > 0 {
+            state.resumed = Some(Instant::now());
+        }
         match &outcome {
             Ok(()) => {
                 if let Some(own) = state.in_flight.iter_mut().find(|own| own.id == event.id) {
@@ -354,12 +397,15 @@ impl Membership {
     /// Returns when the feed counts as silent, if nothing comes before. That is three intervals
     /// after the last event came through it. It is sooner if younger events come, but not an own
     /// heartbeat that the topic took three intervals ago. A new feed has [`FIRST_PATIENCE`] at
-    /// least.
+    /// least. While the topic takes no heartbeats, the time is three times as long: silence then
+    /// proves little, and each new feed uses up the quota of administrative calls.
     fn silent_at(&self) -> Option<Instant> {
         let state = self.state();
         let base = self.0.settings.interval;
         let (heard, is_proven) = state.catch_up.heard()?;
+        let heard = state.resumed.map_or(heard, |resumed| heard.max(resumed));
         let patience = if is_proven { base * PATIENCE } else { (base * PATIENCE).max(FIRST_PATIENCE) };
+        let patience = if state.failures > 0 { patience * PATIENCE } else { patience };
         let own = state.in_flight.iter().find_map(|own| own.awaited);
         let own_patience = patience.max(state.members.interval(base) * PATIENCE);
         Some(own.map_or(heard + patience, |awaited| (awaited + own_patience).min(heard + patience)))

@@ -396,6 +396,7 @@ impl Google {
             topic: TOPIC.to_owned(),
             pod: pod.to_owned(),
             emulator: Some(self.host.clone()),
+            endpoint: None,
             replay_window: Duration::from_secs(600),
         };
         PubSub::connect(settings).await.unwrap()

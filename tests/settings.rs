@@ -87,6 +87,7 @@ fn relay_reports_every_bad_setting_at_once() {
         ("RELAY_LISTEN", "localhost"),
         ("RELAY_ADMIN_LISTEN", ":9"),
         ("RELAY_BROKER", "kafka://x"),
+        ("RELAY_PUBSUB_ENDPOINT", "http://example.com"),
         ("RELAY_POD", "Not A Name"),
         ("RELAY_AUTH", "none"),
         ("RELAY_SCHEMA", "/does/not/exist.graphql"),

@@ -5,10 +5,13 @@
 //! by accident.
 
 pub mod admin;
+pub mod cause;
 pub mod checkup;
 mod clients;
+mod credentials;
 pub mod feed;
 pub mod janitor;
+mod probe;
 pub mod publisher;
 mod settings;
 
@@ -37,6 +40,8 @@ pub struct Topic {
     /// The `host:port` of an emulator; `None`: Google's service, with application default
     /// credentials.
     pub emulator: Option<String>,
+    /// URL of another endpoint of Google's service, such as a region's; `None`: the global one.
+    pub endpoint: Option<String>,
 }
 
 impl Topic {
@@ -62,14 +67,14 @@ impl Topic {
                     .to_owned(),
             );
         }
-        Ok(Self { project: project.to_owned(), id: topic.to_owned(), emulator: None })
+        Ok(Self { project: project.to_owned(), id: topic.to_owned(), emulator: None, endpoint: None })
     }
 
     /// Returns the settings of one pod on this topic.
     #[must_use]
     pub fn settings(&self, pod: &str, replay_window: Duration) -> Settings {
-        let Self { project, id, emulator } = self.clone();
-        Settings { project, topic: id, pod: pod.to_owned(), emulator, replay_window }
+        let Self { project, id, emulator, endpoint } = self.clone();
+        Settings { project, topic: id, pod: pod.to_owned(), emulator, endpoint, replay_window }
     }
 }
 
@@ -123,8 +128,9 @@ impl PubSub {
     /// # Errors
     /// [`ConnectError`], if there are no credentials for Google's service.
     pub async fn connect(settings: Settings) -> Result<Self, ConnectError> {
-        let clients = Clients::connect(settings.clone()).await?;
-        let publisher = Arc::new(Publisher::connect(settings).await?);
+        let access = settings.access()?;
+        let clients = Clients::connect(settings.clone(), access.clone()).await?;
+        let publisher = Arc::new(Publisher::connect(settings, access).await?);
         Ok(Self { clients, publisher })
     }
 

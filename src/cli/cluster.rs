@@ -60,7 +60,7 @@ impl ClusterBroker {
             Self::Started(emulator) => emulator.host(),
         };
         let (project, id) = (PROJECT.to_owned(), TOPIC.to_owned());
-        Arc::new(pubsub::Topic { project, id, emulator: Some(host.to_owned()) })
+        Arc::new(pubsub::Topic { project, id, emulator: Some(host.to_owned()), endpoint: None })
     }
 
     /// Returns the words for the broker in the welcome.

@@ -92,7 +92,7 @@ async fn refused_heartbeat_adds_no_lag() {
     timeout(TEN, membership.run(&Refusing, &Reopen::default(), || 0)).await.unwrap_err();
     assert_eq!(membership.lag(), None);
     assert!(
-        membership.awaits().is_some_and(|what| what.contains("topic unavailable")),
+        membership.awaits().is_some_and(|what| what.contains("no such topic")),
         "{:?}",
         membership.awaits()
     );

@@ -32,6 +32,7 @@ mod multipart;
 mod nulls;
 mod refusals;
 mod replayed;
+mod service;
 mod sse;
 mod start;
 mod tokens;

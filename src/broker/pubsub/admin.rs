@@ -19,9 +19,12 @@ use google_cloud_wkt as wkt;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::settings::{LIMITS, Settings, generation};
+use super::{
+    cause::{Cause, Reached},
+    settings::{LIMITS, Settings, generation},
+};
 
-/// Longest time that one call may take; then it fails with [`AdminError::Silent`]. Google's own
+/// Longest time that one call may take; then it fails with [`AdminError::Failed`]. Google's own
 /// calls take a second at most.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -32,6 +35,9 @@ const EXPIRATION: Duration = Duration::from_secs(24 * 60 * 60);
 /// Time after which Pub/Sub delivers a message again to a plain pull. A stream sets a shorter one:
 /// [`super::feed`].
 const ACK_DEADLINE_SECONDS: i32 = 60;
+
+/// Most feeds of a pod at any time: the next one, and the last one until that is open.
+const MAX_FEEDS: usize = 2;
 
 /// Value of the label `app` on every feed, by which feeds differ from other subscriptions.
 const APP: &str = "pubsub-relay";
@@ -45,29 +51,16 @@ pub enum AdminError {
     )]
     NoTopic(String),
     /// The pod's identity lacks a permission.
-    #[error("permission denied to {call}: grant the pod's identity the role that terraform defines")]
+    #[error("{cause}")]
     Denied {
         /// Call that was refused.
         call: &'static str,
-        /// Error that Google returned.
-        source: Box<Error>,
-    },
-    /// No answer came in time.
-    #[error("Pub/Sub at {endpoint} does not answer")]
-    Silent {
-        /// Endpoint that did not answer.
-        endpoint: String,
+        /// Cause, with its cure.
+        cause: Cause,
     },
     /// The endpoint cannot be reached, or the call failed in another way.
-    #[error("cannot {call} at {endpoint}")]
-    Failed {
-        /// Call that failed.
-        call: &'static str,
-        /// Endpoint of the call.
-        endpoint: String,
-        /// Cause of the failure.
-        source: Box<Error>,
-    },
+    #[error("{0}")]
+    Failed(Cause),
 }
 
 impl AdminError {
@@ -75,18 +68,29 @@ impl AdminError {
     /// either.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        match self {
-            Self::Silent { .. } => true,
-            Self::Failed { source, .. } => source.status().is_none(),
-            Self::NoTopic(_) | Self::Denied { .. } => false,
-        }
+        matches!(self, Self::Failed(cause) if !matches!(cause.reached, Reached::Service(_)))
     }
 
-    /// Returns whether the call was not made at all, for lack of credentials.
-    #[must_use]
-    pub fn is_anonymous(&self) -> bool {
-        matches!(self, Self::Failed { source, .. } if source.is_authentication())
+    /// Returns whether the call may have had its effect all the same. A refusal proves that it had
+    /// none, unless the service itself is in trouble.
+    pub(super) fn may_have_worked(&self) -> bool {
+        use Code::{Aborted, Cancelled, DeadlineExceeded, Internal, Unavailable, Unknown};
+        let Self::Failed(cause) = self else { return false };
+        match cause.reached {
+            Reached::Nothing | Reached::NoConnection => false,
+            Reached::Service(code) => {
+                matches!(code, Aborted | Cancelled | DeadlineExceeded | Internal | Unavailable | Unknown)
+            }
+            Reached::Unknown => true,
+        }
     }
+}
+
+/// Failure to create a feed.
+pub(super) struct NoFeed {
+    pub(super) error: AdminError,
+    /// Whether the feed may exist all the same. If not, there is nothing to delete.
+    pub(super) may_exist: bool,
 }
 
 /// Result of creating a feed.
@@ -124,6 +128,12 @@ impl Admin {
         Self { topics, subscriptions, settings }
     }
 
+    /// Returns how many feeds that are to be deleted may remain while another one is created. An
+    /// emulator's generation needs two feeds, so that it leaves no room.
+    pub(super) const fn spare_feeds(&self) -> usize {
+        if self.settings.emulator.is_some() { 0 } else { MAX_FEEDS - 1 }
+    }
+
     /// Returns how far back a feed reaches.
     pub(super) const fn replay_window(&self) -> Duration {
         self.settings.replay_window
@@ -135,22 +145,13 @@ impl Admin {
     }
 
     /// Creates a feed under this new name, sought back to `since`. On an emulator, which starts
-    /// empty, it creates a missing topic as well. After an error the feed may exist all the same.
-    pub(super) async fn create_feed(&self, name: &str, since: SystemTime) -> Result<NewFeed, AdminError> {
-        let retention = self.settings.replay_window.max(LIMITS.least_retention);
-        let create = || {
-            self.create_subscription(name, retention, |feed| {
-                feed.set_enable_message_ordering(true).set_ack_deadline_seconds(ACK_DEADLINE_SECONDS)
-            })
-        };
-        let feed = match create().await {
-            Err(AdminError::NoTopic(_)) if self.settings.emulator.is_some() => {
-                self.create_topic(retention).await?;
-                create().await?
-            }
-            result => result?,
-        };
-        let is_whole = self.seek(name, since).await?;
+    /// empty, it creates a missing topic as well.
+    pub(super) async fn create_feed(&self, name: &str, since: SystemTime) -> Result<NewFeed, NoFeed> {
+        let feed = self.create_unsought(name).await.map_err(|error| {
+            let may_exist = error.may_have_worked();
+            NoFeed { error, may_exist }
+        })?;
+        let is_whole = self.seek(name, since).await.map_err(|error| NoFeed { error, may_exist: true })?;
         let retained = match feed.topic_message_retention_duration {
             // An emulator does not report it here. If it stays unknown, clients get a needless gap
             // notice at most.
@@ -158,6 +159,23 @@ impl Admin {
             retained => retained.and_then(|it| it.try_into().ok()).unwrap_or_default(),
         };
         Ok(NewFeed { is_whole, reaches_back: !retained.is_zero() })
+    }
+
+    /// Creates a feed that begins now.
+    async fn create_unsought(&self, name: &str) -> Result<Subscription, AdminError> {
+        let retention = self.settings.replay_window.max(LIMITS.least_retention);
+        let create = || {
+            self.create_subscription(name, retention, |feed| {
+                feed.set_enable_message_ordering(true).set_ack_deadline_seconds(ACK_DEADLINE_SECONDS)
+            })
+        };
+        match create().await {
+            Err(AdminError::NoTopic(_)) if self.settings.emulator.is_some() => {
+                self.create_topic(retention).await?;
+                create().await
+            }
+            result => result,
+        }
     }
 
     /// Returns how long the topic retains its messages; zero if it does not.
@@ -174,6 +192,8 @@ impl Admin {
         match &deleted {
             Ok(true) => tracing::info!(feed = name, "feed deleted"),
             Ok(false) => {}
+            // The feed may not exist either, and its pod logs the outage itself.
+            Err(error) if error.is_away() => tracing::debug!(feed = name, %error, "feed not deleted"),
             Err(error) => tracing::warn!(feed = name, %error, "feed left behind"),
         }
         deleted
@@ -291,16 +311,15 @@ impl Admin {
         call: &'static str,
         answer: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, AdminError> {
-        let endpoint =
-            || self.settings.emulator.clone().unwrap_or_else(|| "pubsub.googleapis.com".to_owned());
-        match timeout(CALL_TIMEOUT, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) if error.status().is_some_and(|status| status.code == Code::PermissionDenied) => {
-                Err(AdminError::Denied { call, source: error.into() })
-            }
-            Ok(Err(error)) => Err(AdminError::Failed { call, endpoint: endpoint(), source: error.into() }),
-            Err(_) => Err(AdminError::Silent { endpoint: endpoint() }),
-        }
+        let cause = match timeout(CALL_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => Cause::of(call, &self.settings, &error),
+            Err(_) => Cause::silent(&self.settings),
+        };
+        Err(match cause.reached {
+            Reached::Service(Code::PermissionDenied) => AdminError::Denied { call, cause },
+            _ => AdminError::Failed(cause),
+        })
     }
 
     pub(super) fn topic(&self) -> String {
@@ -317,7 +336,7 @@ impl Admin {
 
 pub(super) fn code(error: &AdminError) -> Option<Code> {
     match error {
-        AdminError::Failed { source, .. } => source.status().map(|status| status.code),
+        AdminError::Failed(Cause { reached: Reached::Service(code), .. }) => Some(*code),
         _ => None,
     }
 }

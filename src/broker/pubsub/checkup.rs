@@ -61,11 +61,13 @@ impl Checkup {
     /// # Errors
     /// If there are no credentials for Google's service.
     pub async fn connect(settings: Settings) -> Result<Self, ConnectError> {
-        let mut policies = SchemaService::builder().with_retry_policy(NeverRetry);
-        if let Some((endpoint, credentials)) = settings.emulator() {
-            policies = policies.with_endpoint(endpoint).with_credentials(credentials);
+        let access = settings.access()?;
+        let policies = SchemaService::builder().with_retry_policy(NeverRetry);
+        let mut policies = policies.with_credentials(access.credentials.clone());
+        if let Some(url) = &access.url {
+            policies = policies.with_endpoint(url);
         }
-        Ok(Self { policies: policies.build().await?, clients: Clients::connect(settings).await? })
+        Ok(Self { policies: policies.build().await?, clients: Clients::connect(settings, access).await? })
     }
 
     /// Returns how long the topic retains its messages; zero if it does not.
@@ -155,7 +157,8 @@ impl Checkup {
         let (sender, events) = mpsc::channel(QUEUE);
         // Alone in its task, as in a pod's feed.
         let mut reader = JoinSet::new();
-        reader.spawn(Reader::only(stream, watch::Sender::new(None)).run(sender));
+        reader
+            .spawn(Reader::only(stream, self.clients.settings.clone(), watch::Sender::new(None)).run(sender));
         // An error means that the time is over.
         timeout(limit, receive(events, is_enough)).await.ok();
         timeout(STREAM_END_TIMEOUT, shutdown.shutdown()).await.ok();

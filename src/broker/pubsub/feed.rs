@@ -5,7 +5,7 @@
 //! ([`Reopen`]). The feed is created under a new name with new connections. It is sought back to
 //! the last heartbeat seen, less a margin. The old feed is deleted. The reader drops repeats. A
 //! name must never be used twice: a stream that died on it may go on taking its messages for a
-//! minute.
+//! minute. Tries to recover must never use up what they need: a pod has two feeds at most.
 
 pub(super) mod reader;
 
@@ -18,18 +18,19 @@ use std::{
 };
 
 use async_trait::async_trait;
-use google_cloud_pubsub::subscriber::ShutdownBehavior;
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
 use tokio::{
     select,
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use self::reader::{Reader, Twins, describe, fill};
+use self::reader::{Reader, Twins, fill};
 use super::{
-    admin::{AdminError, NewFeed},
+    admin::{AdminError, NewFeed, NoFeed, code},
     clients::Clients,
 };
 use crate::broker::{Feed, FeedState, Received, Reopen};
@@ -47,11 +48,12 @@ const MARGIN: Duration = Duration::from_secs(30);
 const ACK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Pause between two tries. It doubles from the first value to the second, less up to a half by
-/// chance.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// chance. After a quota was used up it has the second value at once. A pod must be back within 20
+/// s of a repair.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
-/// Least duration of a generation after which the next feed is created without a pause.
-const HEALTHY: Duration = Duration::from_secs(10);
+/// Reason of the end of a generation that its reader gave up.
+const SILENT: &str = "nothing came through it";
 
 /// How long a stream that is given up may take to end. A stream without a network does not end at
 /// all.
@@ -60,9 +62,8 @@ pub(super) const STREAM_END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two tries to delete feeds that could not be deleted.
 const DELETE_PAUSE: Duration = Duration::from_secs(60);
 
-/// Most feeds to delete that are remembered. Beyond it the oldest is forgotten. More arise only in
-/// an outage of minutes, when none was created, or from a pod that ended repeatedly. In the second
-/// case the pod searches for them until none is left.
+/// Most feeds to delete that are remembered. Beyond it the oldest is forgotten. More arise only
+/// from a pod that ended repeatedly, and it searches for them until none is left.
 const MAX_LEFTOVERS: usize = 64;
 
 /// Feed of one pod from Pub/Sub.
@@ -91,6 +92,8 @@ impl PubSubFeed {
             seen: watch::Sender::new(None),
             leftovers: Vec::new(),
             has_found_earlier_feeds: false,
+            why: String::new(),
+            tries: 0,
         };
         let mut task = JoinSet::new();
         task.spawn(keeper.run());
@@ -139,30 +142,42 @@ struct Keeper {
     /// been created.
     leftovers: Vec<String>,
     has_found_earlier_feeds: bool,
+    /// Why there is no feed, and how often that was so in a row.
+    why: String,
+    tries: u32,
 }
 
 impl Keeper {
     async fn run(mut self) {
         let mut wait = BACKOFF.0;
         while !self.stop.is_cancelled() {
-            let began = Instant::now();
+            let seen = *self.seen.borrow();
             let why = match self.create().await {
                 Ok((name, second)) => {
                     tracing::info!(feed = name, "feed open");
-                    let why = self.run_generation(&name, second).await;
+                    let mut why = self.run_generation(&name, second).await;
+                    if why == SILENT {
+                        why = self.explain(why, &name).await;
+                    }
                     self.add_leftover(name);
                     why
                 }
-                Err(error) => describe(&error),
+                Err(error) => {
+                    self.tidy_after(&error).await;
+                    if code(&error) == Some(Code::ResourceExhausted) {
+                        wait = BACKOFF.1;
+                    }
+                    error.to_string()
+                }
             };
             if self.stop.is_cancelled() {
                 break;
             }
-            tracing::warn!(why, "feed not open");
-            self.states.send_replace(FeedState::Opening(Some(why)));
+            self.report(why);
             self.renew().await;
-            if began.elapsed() >= HEALTHY {
-                wait = BACKOFF.0;
+            if self.seen.borrow().is_some_and(|now| Some(now) > seen) {
+                // The generation brought something, so the next one may begin at once.
+                (wait, self.tries) = (BACKOFF.0, 0);
                 continue;
             }
             select! {
@@ -175,9 +190,46 @@ impl Keeper {
         self.states.send_replace(FeedState::Closed);
     }
 
+    /// Shows and logs why no feed is open, and how often it was tried. Repeats of a reason are
+    /// logged ever less often.
+    fn report(&mut self, why: String) {
+        self.tries = if self.why == why { self.tries + 1 } else { 1 };
+        self.why.clone_from(&why);
+        let tries = self.tries;
+        if tries.is_power_of_two() {
+            tracing::warn!(why, tries, "feed not open");
+        }
+        let times = if tries > 1 { format!(" (tried {tries} times)") } else { String::new() };
+        self.states.send_replace(FeedState::Opening(Some(why + &times)));
+    }
+
+    /// Adds to the end of a generation that brought nothing what the service says about its stream.
+    async fn explain(&self, why: String, name: &str) -> String {
+        match self.clients.probe(name).await {
+            Some(cause) => format!("{why}: {cause}"),
+            None => why,
+        }
+    }
+
+    /// Deletes what earlier tries have left, also while no feed is open. A full quota may be full
+    /// of the feeds of this pod's earlier processes.
+    async fn tidy_after(&mut self, error: &AdminError) {
+        if error.is_away() {
+            return;
+        }
+        if code(error) == Some(Code::ResourceExhausted) {
+            self.find_earlier_feeds("").await;
+        }
+        self.delete_leftovers().await;
+    }
+
     /// Creates a feed and, unless it is whole, a second one. What the first feed left out during
     /// its creation was published before the second existed, so the second has it.
     async fn create(&mut self) -> Result<(String, Option<String>), AdminError> {
+        while self.leftovers.len() > self.clients.admin.spare_feeds() {
+            self.clients.admin.delete_feed(&self.leftovers[0]).await?;
+            self.leftovers.remove(0);
+        }
         let since = self.since();
         let (name, feed) = self.create_one(since).await?;
         self.reaches_back.store(feed.reaches_back, Ordering::Relaxed);
@@ -197,9 +249,8 @@ impl Keeper {
         let name = self.clients.admin.new_name();
         match self.clients.admin.create_feed(&name, since).await {
             Ok(feed) => Ok((name, feed)),
-            Err(error) => {
-                // The feed may exist after any other error: a missing answer proves nothing.
-                if !matches!(error, AdminError::NoTopic(_)) {
+            Err(NoFeed { error, may_exist }) => {
+                if may_exist {
                     self.add_leftover(name);
                 }
                 Err(error)
@@ -219,7 +270,7 @@ impl Keeper {
     async fn renew(&mut self) {
         match self.clients.reconnect().await {
             Ok(clients) => self.clients = clients,
-            Err(error) => tracing::warn!(error = describe(&error), "clients not renewed"),
+            Err(error) => tracing::warn!(%error, "clients not renewed"),
         }
     }
 
@@ -247,7 +298,7 @@ impl Keeper {
             let stream = subscriber.subscribe(&second).build();
             // The last of the leftovers, so that it is deleted first.
             self.add_leftover(second);
-            Reader { stream, twins: twins.clone(), is_second: true, seen: self.seen.clone() }
+            self.reader(stream, &twins, true)
         });
         let shutdown = stream.shutdown_token();
         // Alone in its task: if `next` is dropped before the first message, a puller stays behind
@@ -256,8 +307,7 @@ impl Keeper {
         if second.is_none() {
             twins.end().await;
         }
-        let first = Reader { stream, twins: twins.clone(), is_second: false, seen: self.seen.clone() };
-        reader.spawn(first.run(self.events.clone()));
+        reader.spawn(self.reader(stream, &twins, false).run(self.events.clone()));
         // Other pods get the name without the project, which may be of any length.
         let generation = name.rsplit('/').next().unwrap_or(name);
         self.states.send_replace(FeedState::Open(generation.into()));
@@ -281,7 +331,7 @@ impl Keeper {
                 let Some(Ok(why)) = ended else { return "the reader failed".to_owned() };
                 return why;
             }
-            () = reopen.asked(generation) => "nothing came through it".to_owned(),
+            () = reopen.asked(generation) => SILENT.to_owned(),
             () = stop.cancelled() => "stopped".to_owned(),
         };
         if !self.stop.is_cancelled() {
@@ -295,6 +345,11 @@ impl Keeper {
             tracing::debug!(feed = name, "stream left to itself");
         }
         why
+    }
+
+    fn reader(&self, stream: MessageStream, twins: &Twins, is_second: bool) -> Reader {
+        let (settings, seen) = (self.clients.settings.clone(), self.seen.clone());
+        Reader { stream, settings, twins: twins.clone(), is_second, seen }
     }
 
     /// Finds the feeds that earlier processes of this pod left behind. It searches again until it
@@ -312,8 +367,8 @@ impl Keeper {
         }
     }
 
-    /// Deletes the leftover feeds, the last one first. It runs once the next feed is open, since
-    /// each call before would lengthen an outage, and at the end. A feed that cannot be deleted is
+    /// Deletes the leftover feeds, the last one first. It runs once the next feed is open, after a
+    /// feed could not be created, and at the end. A feed that cannot be deleted is
     /// kept, and so is the one at which this is cancelled.
     async fn delete_leftovers(&mut self) {
         for n in (0..self.leftovers.len()).rev() {
@@ -341,7 +396,8 @@ mod tests {
         loop {
             let (mut socket, _) = listener.accept().await.unwrap();
             let status = status.load(Ordering::Relaxed);
-            let body = format!(r#"{{"error":{{"code":{status},"status":"UNAVAILABLE"}}}}"#);
+            let word = if status == 403 { "PERMISSION_DENIED" } else { "UNAVAILABLE" };
+            let body = format!(r#"{{"error":{{"code":{status},"status":"{word}"}}}}"#);
             let head =
                 format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nconnection: close\r\n");
             let length = body.len();
@@ -357,12 +413,13 @@ mod tests {
         let emulator = Some(listener.local_addr().unwrap().to_string());
         let (project, topic, pod) = ("p-1".to_owned(), "events".to_owned(), "pod".to_owned());
         let replay_window = Duration::from_secs(600);
-        let settings = Settings { project, topic, pod, emulator, replay_window };
+        let settings = Settings { project, topic, pod, emulator, endpoint: None, replay_window };
+        let access = settings.access().unwrap();
         let status = Arc::new(AtomicU16::new(503));
         let mut server = JoinSet::new();
         server.spawn(serve(listener, status.clone()));
         let mut keeper = Keeper {
-            clients: Clients::connect(settings).await.unwrap(),
+            clients: Clients::connect(settings, access).await.unwrap(),
             events: mpsc::channel(1).0,
             states: watch::Sender::new(FeedState::Opening(None)),
             reopen: Reopen::default(),
@@ -371,8 +428,14 @@ mod tests {
             seen: watch::Sender::new(None),
             leftovers: Vec::new(),
             has_found_earlier_feeds: false,
+            why: String::new(),
+            tries: 0,
         };
 
+        status.store(403, Ordering::Relaxed);
+        keeper.create().await.unwrap_err();
+        assert!(keeper.leftovers.is_empty(), "a refused call has created nothing");
+        status.store(503, Ordering::Relaxed);
         keeper.create().await.unwrap_err();
         let [leftover] = &keeper.leftovers[..] else { panic!("{:?}", keeper.leftovers) };
         assert!(leftover.starts_with("projects/p-1/subscriptions/events.pod."), "{leftover}");

@@ -110,9 +110,11 @@ mod tests {
             topic: "events".to_owned(),
             pod: "pod".to_owned(),
             emulator: Some("127.0.0.1:1".to_owned()),
+            endpoint: None,
             replay_window: Duration::from_secs(600),
         };
-        Clients::connect(settings).await.unwrap().admin
+        let access = settings.access().unwrap();
+        Clients::connect(settings, access).await.unwrap().admin
     }
 
     #[tokio::test]

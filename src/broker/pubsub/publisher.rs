@@ -23,8 +23,9 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
+    cause::{Cause, Reached},
     clients::ConnectError,
-    settings::{LIMITS, Settings},
+    settings::{Access, LIMITS, Settings},
 };
 use crate::{
     broker::{PUBLISH_TIMEOUT, Publish, PublishError},
@@ -40,7 +41,7 @@ const ORDERING_KEYS: u64 = 64;
 /// until its deadline.
 const MAX_IN_FLIGHT: usize = 1_000;
 
-fn builder(settings: &Settings) -> PublisherBuilder {
+fn builder(settings: &Settings, access: &Access) -> PublisherBuilder {
     let backoff = ExponentialBackoffBuilder::new()
         .with_initial_delay(Duration::from_millis(100))
         .with_maximum_delay(Duration::from_secs(1))
@@ -50,9 +51,10 @@ fn builder(settings: &Settings) -> PublisherBuilder {
         // next one.
         .set_delay_threshold(Duration::ZERO)
         .with_retry_policy(RetryableErrors.with_time_limit(PUBLISH_TIMEOUT))
-        .with_backoff_policy(backoff);
-    match settings.emulator() {
-        Some((endpoint, credentials)) => builder.with_endpoint(endpoint).with_credentials(credentials),
+        .with_backoff_policy(backoff)
+        .with_credentials(access.credentials.clone());
+    match &access.url {
+        Some(url) => builder.with_endpoint(url),
         None => builder,
     }
 }
@@ -60,6 +62,7 @@ fn builder(settings: &Settings) -> PublisherBuilder {
 /// Publisher of one pod to Pub/Sub.
 pub struct Publisher {
     settings: Settings,
+    access: Access,
     current: Mutex<Current>,
     in_flight: Arc<Semaphore>,
     publishing: TaskTracker,
@@ -70,27 +73,28 @@ struct Current {
     /// Number of the client, counted from zero.
     number: u64,
     client: client::Publisher,
-    /// Whether the client gave no answer. Then the next call makes a new client: the present call
-    /// has waited for long enough.
-    is_silent: bool,
+    /// Whether the client got no answer from the service. Then the next call makes a new client:
+    /// the present call has waited for long enough.
+    is_broken: bool,
 }
 
 impl Publisher {
-    pub(super) async fn connect(settings: Settings) -> Result<Self, ConnectError> {
-        let current = Current { number: 0, client: builder(&settings).build().await?, is_silent: false };
+    pub(super) async fn connect(settings: Settings, access: Access) -> Result<Self, ConnectError> {
+        let client = builder(&settings, &access).build().await?;
+        let current = Current { number: 0, client, is_broken: false };
         let in_flight = Semaphore::new(MAX_IN_FLIGHT).into();
-        Ok(Self { settings, current: current.into(), in_flight, publishing: TaskTracker::new() })
+        Ok(Self { settings, access, current: current.into(), in_flight, publishing: TaskTracker::new() })
     }
 
     /// Returns the client and its number. Replaces a client that got no answer by a new one with a
     /// connection of its own. A connection that was cut off may look alive for many minutes.
     async fn client(&self) -> (u64, client::Publisher) {
-        let is_silent = mem::take(&mut self.current().is_silent);
-        if is_silent {
-            match builder(&self.settings).build().await {
+        let is_broken = mem::take(&mut self.current().is_broken);
+        if is_broken {
+            match builder(&self.settings, &self.access).build().await {
                 Ok(client) => {
                     let mut current = self.current();
-                    *current = Current { number: current.number + 1, client, is_silent: false };
+                    *current = Current { number: current.number + 1, client, is_broken: false };
                 }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "publisher not renewed")
@@ -106,10 +110,10 @@ impl Publisher {
         crate::lock::lock(&self.current)
     }
 
-    fn mark_silent(&self, number: u64) {
+    fn mark_broken(&self, number: u64) {
         let mut current = self.current();
         // Another call may have replaced the client already.
-        current.is_silent |= current.number == number;
+        current.is_broken |= current.number == number;
     }
 }
 
@@ -138,13 +142,22 @@ impl Publish for Publisher {
         });
         let failure = match timeout_at(deadline, publishing).await {
             Ok(Ok(Ok(_message_id))) => return Ok(()),
-            Ok(Ok(Err(error))) => failure(error),
+            Ok(Ok(Err(ClientError::Rpc(error)))) => {
+                // A refusal came over a sound connection.
+                let cause = Cause::of("publish", &self.settings, &error);
+                if !matches!(cause.reached, Reached::Service(_)) {
+                    self.mark_broken(number);
+                }
+                return Err(match error.is_timeout() {
+                    true => PublishError::TimedOut,
+                    false => PublishError::Unavailable(cause.into()),
+                });
+            }
+            Ok(Ok(Err(error))) => PublishError::Unavailable(error.into()),
             Ok(Err(panicked)) => PublishError::Unavailable(panicked.into()),
             Err(_) => PublishError::TimedOut,
         };
-        if matches!(failure, PublishError::TimedOut) {
-            self.mark_silent(number);
-        }
+        self.mark_broken(number);
         Err(failure)
     }
 
@@ -182,13 +195,6 @@ async fn acknowledged(
     result
 }
 
-fn failure(error: ClientError) -> PublishError {
-    match &error {
-        ClientError::Rpc(cause) if cause.is_timeout() => PublishError::TimedOut,
-        _ => PublishError::Unavailable(error.into()),
-    }
-}
-
 /// Returns the ordering key of an event. All heartbeats of all pods share one key. So none waits
 /// behind an event, and feeds bring them in the topic's order: a heartbeat that is missing before
 /// another one is lost and not late ([`crate::membership`] relies on that).
@@ -220,9 +226,11 @@ mod tests {
             topic: "events".to_owned(),
             pod: "pod".to_owned(),
             emulator: Some(emulator),
+            endpoint: None,
             replay_window: Duration::from_secs(600),
         };
-        Publisher::connect(settings).await.unwrap()
+        let access = settings.access().unwrap();
+        Publisher::connect(settings, access).await.unwrap()
     }
 
     #[tokio::test]

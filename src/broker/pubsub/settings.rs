@@ -2,14 +2,21 @@
 
 use std::time::{Duration, SystemTime};
 
-use google_cloud_auth::credentials::{Credentials, anonymous};
+use google_cloud_auth::{
+    build_errors,
+    credentials::{Credentials, anonymous},
+};
 
+use super::credentials::Renewing;
 use crate::broker::Limits;
 
 /// Limits of Pub/Sub. It accepts messages of 10,000,000 bytes, with attributes and framing. A
 /// larger one fails together with all messages in its batch. It retains messages for 10 minutes at
 /// least.
 pub const LIMITS: Limits = Limits { payload_bytes: 9_000_000, least_retention: Duration::from_secs(600) };
+
+/// Endpoint of Google's service for all regions.
+const GLOBAL_ENDPOINT: &str = "pubsub.googleapis.com";
 
 /// Longest id of a subscription that Pub/Sub accepts, in characters.
 pub(super) const MAX_NAME: usize = 255;
@@ -27,6 +34,8 @@ pub struct Settings {
     /// The `host:port` of an emulator; `None`: Google's service, with application default
     /// credentials.
     pub emulator: Option<String>,
+    /// URL of another endpoint of Google's service, such as a region's; `None`: the global one.
+    pub endpoint: Option<String>,
     /// Time back to which a new feed reaches.
     pub replay_window: Duration,
 }
@@ -45,11 +54,41 @@ impl Settings {
         format!("projects/{}/topics/{}", self.project, self.topic)
     }
 
-    /// Returns the endpoint and anonymous credentials of the emulator, if one is configured.
-    pub(super) fn emulator(&self) -> Option<(String, Credentials)> {
-        let host = self.emulator.as_ref()?;
-        Some((format!("http://{host}"), anonymous::Builder::new().build()))
+    /// Returns the access to the service or to the emulator.
+    ///
+    /// # Errors
+    /// If the file of the credentials cannot be used.
+    pub(super) fn access(&self) -> Result<Access, build_errors::Error> {
+        Ok(match &self.emulator {
+            Some(host) => {
+                Access { url: Some(format!("http://{host}")), credentials: anonymous::Builder::new().build() }
+            }
+            None => Access { url: self.endpoint.clone(), credentials: Renewing::credentials()? },
+        })
     }
+
+    /// Returns the URL of the endpoint.
+    pub(super) fn endpoint_url(&self) -> String {
+        match (&self.emulator, &self.endpoint) {
+            (Some(host), _) => format!("http://{host}"),
+            (None, Some(url)) => url.clone(),
+            (None, None) => format!("https://{GLOBAL_ENDPOINT}"),
+        }
+    }
+
+    /// Returns the endpoint as people name it, without a scheme.
+    pub(super) fn endpoint_name(&self) -> &str {
+        let endpoint = self.emulator.as_deref().or(self.endpoint.as_deref()).unwrap_or(GLOBAL_ENDPOINT);
+        endpoint.rsplit_once("://").map_or(endpoint, |(_, name)| name)
+    }
+}
+
+/// Access of one pod to Pub/Sub, which all its clients share.
+#[derive(Clone, Debug)]
+pub(super) struct Access {
+    /// URL of the endpoint; `None`: that of Google's crate.
+    pub(super) url: Option<String>,
+    pub(super) credentials: Credentials,
 }
 
 /// Returns a suffix that no generation of any feed had before: the time, and enough randomness for

@@ -93,6 +93,10 @@ pub(super) fn one_pod(reader: &mut Reader<'_>) -> Settings {
     if let BrokerUrl::PubSub(topic) = &mut broker {
         topic.emulator = reader.optional(&t::EMULATOR_HOST, value::host_port);
     }
+    let endpoint = reader.optional(&t::PUBSUB_ENDPOINT, value::endpoint);
+    if let BrokerUrl::PubSub(topic) = &mut broker {
+        topic.endpoint = endpoint;
+    }
     let pod = match reader.is_given(&t::POD) {
         true => reader.optional(&t::POD, value::pod),
         false => reader.optional(&t::POD_NAME, value::pod),

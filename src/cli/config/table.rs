@@ -58,6 +58,14 @@ pub(super) static EMULATOR_HOST: Setting = Setting::new(
     "Pub/Sub emulator to use instead of Google",
 );
 
+pub(super) static PUBSUB_ENDPOINT: Setting = Setting::new(
+    "RELAY_PUBSUB_ENDPOINT",
+    Says("pubsub.googleapis.com"),
+    Form("HOST[:PORT] or URL"),
+    "endpoint of Google's Pub/Sub, such as europe-west1-pubsub.googleapis.com",
+)
+.only(Only::Serve);
+
 pub(super) static PODS: Setting =
     Setting::new("", Is("4"), Between(Unit::Count, "1", "64"), "number of pods to run")
         .flag("pods")
@@ -316,7 +324,7 @@ pub(super) static OTEL_DISABLED: Setting = Setting::new(
 /// All settings, in the order of the help and of `docs/CONFIG.md`.
 pub static SETTINGS: &[Concern] = &[
     Concern { title: "Addresses and name", settings: &[&LISTEN, &PORT, &ADMIN_LISTEN, &POD, &POD_NAME] },
-    Concern { title: "Broker", settings: &[&BROKER, &EMULATOR_HOST] },
+    Concern { title: "Broker", settings: &[&BROKER, &EMULATOR_HOST, &PUBSUB_ENDPOINT] },
     Concern { title: "Cluster", settings: &[&PODS, &FIRST_PORT, &CLOUDSDK_ROOT_DIR, &PATH] },
     Concern {
         title: "Access",

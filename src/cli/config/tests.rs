@@ -148,6 +148,7 @@ fn broker_is_memory_or_legal_topic() {
             project: project.to_owned(),
             id: topic.to_owned(),
             emulator: Some("[::1]:8085".to_owned()),
+            endpoint: None,
         });
         assert_eq!(settings("", &[("RELAY_BROKER", &broker), emulator]).broker, expected);
     }

@@ -89,6 +89,26 @@ pub(super) fn host_port(text: &str) -> Parsed<String> {
     }
 }
 
+/// Parses the endpoint of a service into its URL. Tokens are sent there, so without TLS it must be
+/// on this machine.
+pub(super) fn endpoint(text: &str) -> Parsed<String> {
+    let (scheme, authority) = text.split_once("://").unwrap_or(("https", text));
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    let host = match host_port(authority) {
+        Ok(_) => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+        Err(_) => authority,
+    };
+    match scheme {
+        "https" if is_host(host) => Ok(format!("https://{authority}")),
+        "http" if matches!(host, "localhost" | "127.0.0.1" | "[::1]") => Ok(format!("http://{authority}")),
+        _ => {
+            Err("is not an endpoint: write it like europe-west1-pubsub.googleapis.com; http:// is for this \
+                  machine only"
+                .to_owned())
+        }
+    }
+}
+
 /// Returns whether the text is a name, an IPv4 address, or an IPv6 address in brackets.
 fn is_host(host: &str) -> bool {
     match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {

@@ -20,7 +20,10 @@ use tokio::{
 };
 
 use crate::{
-    broker::{Ack, Received},
+    broker::{
+        Ack, Received,
+        pubsub::{Settings, cause::Cause},
+    },
     event::{HEARTBEAT, cloudevent},
 };
 
@@ -115,6 +118,7 @@ impl Handed {
 /// Reader of one stream.
 pub(in crate::broker::pubsub) struct Reader {
     pub(super) stream: MessageStream,
+    pub(super) settings: Settings,
     pub(super) twins: Twins,
     pub(super) is_second: bool,
     /// Time of publishing of the newest heartbeat that came through.
@@ -125,11 +129,12 @@ impl Reader {
     /// Creates the reader of a feed without a second feed.
     pub(in crate::broker::pubsub) fn only(
         stream: MessageStream,
+        settings: Settings,
         seen: watch::Sender<Option<SystemTime>>,
     ) -> Self {
         let mut handed = Handed::new();
         handed.is_over = true;
-        Self { stream, twins: Twins(Arc::new(Mutex::new(handed))), is_second: false, seen }
+        Self { stream, settings, twins: Twins(Arc::new(Mutex::new(handed))), is_second: false, seen }
     }
 
     /// Reads to the end of the stream. Returns the reason of the end.
@@ -137,7 +142,7 @@ impl Reader {
         loop {
             let (message, handler) = match self.stream.next().await {
                 Some(Ok(message)) => message,
-                Some(Err(error)) => return describe(&error),
+                Some(Err(error)) => return Cause::of("receive", &self.settings, &error).to_string(),
                 None => return "the stream ended".to_owned(),
             };
             // Held until the message is handed on, or the next message of the other feed could
@@ -163,12 +168,6 @@ fn receive(message: Message, handler: Handler) -> Received {
     let published = publish_time.and_then(|time| SystemTime::try_from(time).ok());
     let event = cloudevent::decode(|name| attributes.get(name).map(String::as_str), data, published);
     Received { event, message_id, ack: Ack::new(move || handler.ack()) }
-}
-
-/// Returns the error with all its causes, as text for people.
-pub(super) fn describe(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

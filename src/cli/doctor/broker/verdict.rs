@@ -15,6 +15,7 @@ use crate::{
     broker::pubsub::{
         self, ConnectError,
         admin::AdminError,
+        cause::Cause,
         checkup::{FoundFeed, Inventory},
     },
     cli::doctor::{
@@ -244,12 +245,7 @@ impl Verdict<'_> {
                 format!("permission denied to {call}"),
                 self.grant(&["topics", "subscriptions"]),
             ),
-            error if error.is_anonymous() => {
-                Finding::wrong("there are no credentials that Google accepts", self.reach())
-            }
-            AdminError::Silent { .. } | AdminError::Failed { .. } => {
-                Finding::wrong(brief(error), self.reach())
-            }
+            AdminError::Failed(Cause { what, cure, .. }) => Finding::wrong(what, cure),
         }
     }
 

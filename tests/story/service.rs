@@ -1,0 +1,139 @@
+//! What Google's real service does and its emulator does not: refusals, quotas, credentials.
+//!
+//! A pod must recover by itself once the cause is gone, name the cause until then, and leave
+//! nothing behind.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::support::{Fault, Metadata, Relay, Service, eventually};
+
+/// Time in which a pod must work again once the cause of a failure is gone.
+const RECOVERY: Duration = Duration::from_secs(20);
+
+/// Returns whether this pod can publish a mutation's event.
+async fn publishes(pod: &Relay) -> bool {
+    let answer = pod.http.add_template(&Service::token("3"), "a", Some(&["3"])).await;
+    answer.json()["data"]["addTemplate"]["success"] == true
+}
+
+/// Returns the reasons for which this pod is not ready.
+async fn reasons(pod: &Relay) -> String {
+    pod.http.get("/readyz").await.json()["reasons"].to_string()
+}
+
+async fn until_unready(pod: &Relay, word: &str) -> String {
+    eventually(&format!("a reason names {word}"), RECOVERY, async || {
+        let reasons = reasons(pod).await;
+        reasons.contains(word).then_some(reasons)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publisher_recovers_from_failed_token() {
+    let faults = [Metadata::Status(404), Metadata::Status(503), Metadata::Hangs];
+    join_all(faults.map(async |metadata| {
+        let service = Service::start().await;
+        // The client renews a token four minutes before its end, and at once if it is shorter.
+        service.state().token_seconds = 5;
+        let mut pod = service.pod("p").start().await;
+        assert!(publishes(&pod).await);
+        service.state().metadata = metadata;
+        let reasons = until_unready(&pod, "no credentials for Google").await;
+        assert!(!publishes(&pod).await, "{metadata:?}");
+        assert!(reasons.contains("metadata server") || reasons.contains("127.0.0.1"), "{reasons}");
+        service.state().metadata = Metadata::Sound;
+        service.state().token_seconds = 3_600;
+        pod.until_ready(RECOVERY).await;
+        assert!(publishes(&pod).await, "{metadata:?}");
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_starts_once_metadata_server_answers() {
+    let service = Service::start().await;
+    service.state().metadata = Metadata::Hangs;
+    let mut pod = service.pod("p").launch();
+    eventually("the pod is up", RECOVERY, async || pod.http.try_get("/livez").await).await;
+    let reasons = until_unready(&pod, "metadata server does not answer").await;
+    assert!(reasons.contains("cure: "), "{reasons}");
+    service.state().metadata = Metadata::Sound;
+    pod.until_ready(RECOVERY).await;
+    assert!(publishes(&pod).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_that_cannot_publish_is_unready() {
+    let service = Service::start().await;
+    let mut pods = [service.pod("a").start().await, service.pod("b").start().await];
+    // The heartbeats of the other pod keep arriving.
+    service.state().faults.insert("publish", Fault::denied().only("/pods/a"));
+    let reasons = until_unready(&pods[0], "permission denied to publish").await;
+    assert!(reasons.contains("grant the pod's identity the role"), "{reasons}");
+    assert_eq!(pods[1].http.get("/readyz").await.status, 200);
+    service.state().faults.clear();
+    pods[0].until_ready(RECOVERY).await;
+    assert!(publishes(&pods[0]).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_seek_leaves_no_feeds_behind() {
+    let service = Service::start().await;
+    service.state().faults.insert("seek", Fault::denied());
+    let mut pod = service.pod("p").launch();
+    eventually("five tries", RECOVERY, async || {
+        (service.state().calls.get("create").is_some_and(|&calls| calls >= 5)).then_some(())
+    })
+    .await;
+    let reasons = until_unready(&pod, "permission denied to seek a feed").await;
+    assert!(reasons.contains("(tried "), "{reasons}");
+    service.state().faults.clear();
+    pod.until_ready(RECOVERY).await;
+    assert!(service.state().most_feeds <= 2, "{} feeds", service.state().most_feeds);
+    eventually("one feed remains", RECOVERY, async || (service.state().feeds.len() == 1).then_some(())).await;
+    assert_eq!(service.state().missed_deletions, 0, "nothing is deleted that was never made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_creation_deletes_nothing() {
+    let service = Service::start().await;
+    service.state().faults.insert("create", Fault::exhausted());
+    let mut pod = service.pod("p").launch();
+    until_unready(&pod, "RESOURCE_EXHAUSTED").await;
+    service.state().faults.clear();
+    pod.until_ready(RECOVERY).await;
+    assert!(service.state().calls["create"] <= 3, "{:?}", service.state().calls);
+    assert_eq!(service.state().missed_deletions, 0);
+    assert!(!pod.output().contains("left behind"), "{}", pod.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quota_full_of_own_feeds_is_freed() {
+    let service = Service::start().await;
+    {
+        let mut state = service.state();
+        state.quota = Some(20);
+        for n in 0..20 {
+            state.feeds.insert(format!("projects/p-1/subscriptions/events.p.1{n:x}-1"), Default::default());
+        }
+    }
+    // Feeds that earlier processes of this pod left.
+    service.pod("p").start().await;
+    eventually("one feed remains", RECOVERY, async || (service.state().feeds_of("p") == 1).then_some(()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_stream_is_named() {
+    let service = Service::start().await;
+    service.state().faults.insert("stream", Fault::exhausted());
+    let mut pod = service.pod("p").launch();
+    let reasons = until_unready(&pod, "Pub/Sub refuses to receive: Quota exceeded").await;
+    assert!(reasons.contains("raise the quota"), "{reasons}");
+    service.state().faults.clear();
+    pod.until_ready(RECOVERY).await;
+    assert!(service.state().most_feeds <= 2, "{} feeds", service.state().most_feeds);
+}
