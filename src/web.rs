@@ -39,11 +39,7 @@ pub use self::{
     page::Tab,
     state::{AppState, Settings},
 };
-use self::{endpoint::Endpoint, transport::sse::reservation};
-
-/// The largest request body, in bytes. A larger one is refused with 413. A mutation with the most
-/// location ids is under 100 KiB.
-const MAX_BODY_BYTES: usize = 1 << 20;
+use self::{endpoint::Endpoint, http::request::MAX_REQUEST_BYTES, transport::sse::reservation};
 
 /// The smallest answer that is compressed, in bytes. A smaller one fits into one packet anyway.
 const MIN_COMPRESSED_BYTES: u16 = 1_400;
@@ -90,7 +86,7 @@ pub fn router(app: Arc<AppState>, with_admin: bool) -> Router {
         CompressionLayer::new().compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES.into()).and(streams));
     let clients = Router::new()
         .route("/graphql", any(endpoint::graphql))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .layer(compression)
         .layer(cors);
     // Outside the layers: the page is for this origin only, and its files are compressed already.

@@ -56,7 +56,7 @@ async fn broken_frame_ends_only_its_own_connection() {
         (MORE, b"of what?", 1002),
         (OpCode::from(3), b"", 1002),
         (OpCode::from(8), &[3, 236], 1002),
-        (TEXT, &[b'x'; (128 << 10) + 1], 1009),
+        (TEXT, &vec![b'x'; (1 << 20) + 1], 1009),
     ] {
         let mut socket = connect(&pod).await.socket;
         socket.send_frame(opcode, payload, true).await;

@@ -119,6 +119,29 @@ async fn queries_and_mutations_run_over_socket_too() {
 }
 
 #[tokio::test]
+async fn large_operation_has_same_fate_on_every_transport() {
+    let pod = Setup::new("pod").start().await;
+    // More than a template may have: the answer is an error of the field.
+    let ids: Vec<String> = (0..1_001).map(|n| format!("{n:0>800}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let answer = pod.http.add_template("ZOWI", "large", Some(&ids)).await;
+    assert_eq!(answer.code(), "BAD_USER_INPUT");
+    for (dialect, start, next) in
+        [(Dialect::Transport, "subscribe", "next"), (Dialect::Legacy, "start", "data")]
+    {
+        let mut client = Client::connect(pod.port(), dialect, "ZOWI").await;
+        let query = "mutation($i: AddTemplateInput!) { addTemplate(templateInput: $i) { success } }";
+        let variables = json!({ "i": { "name": "large", "shareLocationIds": ids } });
+        let payload = json!({ "query": query, "variables": variables });
+        client.socket.send(json!({ "type": start, "id": "m", "payload": payload })).await;
+        let result = client.socket.receive().await.unwrap();
+        assert_eq!((&result["type"], &result["id"]), (&json!(next), &json!("m")), "{dialect:?}");
+        let error = &result["payload"]["errors"][0];
+        assert_eq!(error["extensions"]["code"], "BAD_USER_INPUT", "{result}");
+    }
+}
+
+#[tokio::test]
 async fn one_address_cannot_take_all_places() {
     let pod = Setup::new("pod").set("RELAY_MAX_CONNECTIONS_PER_ADDRESS", "1").start().await;
     let client = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;

@@ -21,6 +21,11 @@ use crate::{
     telemetry::traces::TRACEPARENT,
 };
 
+/// The largest request of a client, in bytes, on every transport. A larger body is refused with
+/// 413; a larger message ends its WebSocket with close code 1009. A mutation with the most location
+/// ids is under 100 KiB.
+pub const MAX_REQUEST_BYTES: usize = 1 << 20;
+
 /// How long a body may take to arrive: enough for a megabyte over a poor mobile connection. A
 /// slower one is refused with 408.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);

@@ -39,10 +39,6 @@ use crate::{
 /// How long a peer may take to answer our close. Then the socket is dropped.
 const CLOSE_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The largest message of a client, in bytes. A larger one ends the connection with close code
-/// 1009. A mutation with the most location ids is under 100 KiB.
-const MAX_MESSAGE_BYTES: usize = 128 << 10;
-
 /// The largest message of a client that has not authenticated, in bytes: enough for the longest
 /// `Authorization` value. A larger one ends the connection with close code 1009.
 const MAX_FIRST_MESSAGE_BYTES: usize = 16 << 10;

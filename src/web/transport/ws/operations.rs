@@ -8,7 +8,6 @@ use async_graphql::Response as GraphQLResponse;
 use serde_json::{Map, Value, json};
 
 use super::{
-    MAX_MESSAGE_BYTES,
     driver::{ChosenClose, Connection, Label},
     frame,
     protocol::{self, Action, Close},
@@ -62,7 +61,7 @@ impl Connection {
             Ok(session) => {
                 self.deadline = expiry(session.expires);
                 self.session = Some(session);
-                self.socket().set_limit(MAX_MESSAGE_BYTES);
+                self.socket().set_limit(request::MAX_REQUEST_BYTES);
                 let cursor = json!({"cursor": self.app.engine.cursor(Source::Start)});
                 let frames = self.protocol.acknowledged(Some(&cursor));
                 self.write(frames).await
