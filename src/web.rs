@@ -30,12 +30,16 @@ use tower_http::{
         CompressionLayer,
         predicate::{NotForContentType, Predicate as _, SizeAbove},
     },
-    cors::{AllowOrigin, CorsLayer},
+    cors::{AllowCredentials, AllowOrigin, CorsLayer},
 };
 
 pub use self::{
     connection::Connections,
-    http::origin::{AllowedOrigin, Origins},
+    http::{
+        cookie::CookieName,
+        origin::{AllowedOrigin, Origins},
+        request::AllowedHeaders,
+    },
     page::Tab,
     state::{AppState, Settings},
 };
@@ -68,6 +72,7 @@ const CLIENT_HEADERS: [&str; 12] = [
 /// an admin address.
 pub fn router(app: Arc<AppState>, with_admin: bool) -> Router {
     let origins = app.settings.origins.clone();
+    let (listed, has_cookie) = (origins.clone(), app.settings.cookie.is_some());
     let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, request| {
             origins.allow(origin.as_bytes(), &request.headers)
@@ -77,8 +82,13 @@ pub fn router(app: Arc<AppState>, with_admin: bool) -> Router {
             [AUTHORIZATION, CONTENT_TYPE]
                 .into_iter()
                 .chain(CLIENT_HEADERS.map(HeaderName::from_static))
+                .chain(app.settings.allowed_headers.iter().cloned())
                 .collect::<Vec<_>>(),
         )
+        // Cookies of any kind: a token, or the cookie of a balancer with sticky sessions.
+        .allow_credentials(AllowCredentials::predicate(move |origin, _| {
+            has_cookie && listed.list(origin.as_bytes())
+        }))
         .max_age(PREFLIGHT_AGE);
     // Streams are not compressed: a compressor holds results back until a block is full.
     let streams = NotForContentType::SSE.and(NotForContentType::const_new("multipart/mixed"));

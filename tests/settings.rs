@@ -93,6 +93,8 @@ fn relay_reports_every_bad_setting_at_once() {
         ("RELAY_SCHEMA", "/does/not/exist.graphql"),
         ("RELAY_DIRECTORY", "/does/not/exist.json"),
         ("RELAY_ALLOWED_ORIGINS", "example.com"),
+        ("RELAY_ALLOWED_HEADERS", "x tenant"),
+        ("RELAY_COOKIE", "a=b"),
         ("RELAY_REPLAY_WINDOW", "ten minutes"),
         ("RELAY_REPLAY_BYTES", "1"),
         ("RELAY_MEMORY", "1KiB"),

@@ -71,6 +71,8 @@ impl Settings {
             auth: auth::Settings::Demo,
             web: web::Settings {
                 origins: web::Origins::Localhost,
+                allowed_headers: web::AllowedHeaders::default(),
+                cookie: None,
                 queue_bytes: 256 << 10,
                 max_connections: 50_000,
                 max_connections_per_address: 0,

@@ -6,7 +6,7 @@ mod authenticate;
 
 use super::{
     connection::{Connections, Limits},
-    http::origin::Origins,
+    http::{cookie::CookieName, origin::Origins, request::AllowedHeaders},
     page::Tab,
 };
 use crate::{
@@ -22,6 +22,10 @@ use crate::{
 pub struct Settings {
     /// Origins of the web pages that may send requests; others are refused with 403.
     pub origins: Origins,
+    /// Request headers that pages may send besides those that stock clients send by themselves.
+    pub allowed_headers: AllowedHeaders,
+    /// Cookie that may hold a token, for pages of listed origins; `None`, the default: no cookie.
+    pub cookie: Option<CookieName>,
     /// Bytes that the send queue of one connection holds; default 256 KiB. A full queue ends its
     /// connection.
     pub queue_bytes: usize,

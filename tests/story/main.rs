@@ -14,6 +14,7 @@ mod support;
 
 mod closes;
 mod cluster;
+mod cookies;
 mod crowd;
 mod declared;
 mod doctor;

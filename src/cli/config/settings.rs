@@ -139,6 +139,8 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
     pod.auth = auth;
     pod.web = web::Settings {
         origins: reader.optional(&t::ALLOWED_ORIGINS, value::origins).unwrap_or(default_origins),
+        allowed_headers: reader.optional(&t::ALLOWED_HEADERS, value::headers).unwrap_or_default(),
+        cookie: reader.optional(&t::COOKIE, value::cookie),
         queue_bytes: reader.size(&t::QUEUE_BYTES),
         max_connections: reader.size(&t::MAX_CONNECTIONS),
         max_connections_per_address: reader.size(&t::MAX_CONNECTIONS_PER_ADDRESS),

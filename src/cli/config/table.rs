@@ -144,6 +144,18 @@ pub(super) static ALLOWED_ORIGINS: Setting = Setting::new(
     Form("SCHEME://[*.]HOST[:PORT], null or file://,... or *"),
     "origins of web pages that may connect (CORS and WebSocket)",
 );
+pub(super) static ALLOWED_HEADERS: Setting = Setting::new(
+    "RELAY_ALLOWED_HEADERS",
+    Says("those of stock clients"),
+    Form("NAME,..."),
+    "further request headers that web pages may send (CORS)",
+);
+pub(super) static COOKIE: Setting = Setting::new(
+    "RELAY_COOKIE",
+    Says("no cookie"),
+    Form("NAME"),
+    "cookie that may hold a token; pages of listed origins may then send cookies",
+);
 
 pub(super) static REPLAY_WINDOW: Setting = Setting::new(
     "RELAY_REPLAY_WINDOW",
@@ -336,6 +348,8 @@ pub static SETTINGS: &[Concern] = &[
             &JWT_ISSUER,
             &JWT_AUDIENCE,
             &ALLOWED_ORIGINS,
+            &ALLOWED_HEADERS,
+            &COOKIE,
             &SCHEMA,
             &DIRECTORY,
             &PAGE,

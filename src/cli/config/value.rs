@@ -22,7 +22,7 @@ use crate::{
     },
     broker::open::BrokerUrl,
     telemetry::LogFormat,
-    web::{AllowedOrigin, Origins},
+    web::{AllowedHeaders, AllowedOrigin, CookieName, Origins},
 };
 
 /// Least size of an HS256 secret, in bytes: that of the hash (RFC 7518, 3.2). A shorter secret is
@@ -209,6 +209,16 @@ pub(super) fn origins(text: &str) -> Parsed<Origins> {
              after it, or null, or file://, or * alone"
                 .to_owned()
         })
+}
+
+pub(super) fn headers(text: &str) -> Parsed<AllowedHeaders> {
+    AllowedHeaders::parse(text)
+        .ok_or_else(|| "is not a list of headers: write names like x-tenant,x-request-id".to_owned())
+}
+
+pub(super) fn cookie(text: &str) -> Parsed<CookieName> {
+    CookieName::parse(text)
+        .ok_or_else(|| "is not the name of a cookie: write it like session or __Host-session".to_owned())
 }
 
 pub(super) fn switch(text: &str) -> Parsed<bool> {

@@ -40,6 +40,30 @@ impl Origins {
         }
     }
 
+    /// Reports whether a setting names the page of this origin. Only such pages may use cookies of
+    /// another site. `*`, `null` and `file://` name no page.
+    #[must_use]
+    pub fn list(&self, origin: &[u8]) -> bool {
+        let origin = std::str::from_utf8(origin).ok().and_then(Origin::parse);
+        match (self, origin) {
+            (Self::List(list), Some(origin)) => list.iter().any(|allowed| allowed.matches_page(&origin)),
+            _ => false,
+        }
+    }
+
+    /// Reports whether a page that is listed, or one of the pod's own origin, made the request.
+    /// Only then may its cookies stand for a viewer.
+    #[must_use]
+    pub fn trust(&self, headers: &HeaderMap) -> bool {
+        let Some(origin) = headers.get(ORIGIN) else {
+            // A browser sends no `Origin` with a GET to the page's own. No page can forge this one.
+            return headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin");
+        };
+        let text = origin.to_str().ok();
+        let is_own = text.and_then(Origin::parse).is_some_and(|origin| origin.is_own(headers));
+        is_own || self.list(origin.as_bytes())
+    }
+
     /// Reports whether a request with these headers may run on a pod whose tokens are no secret,
     /// and which listens on `port`. It may not if a page can have sent it whose own name was made
     /// to resolve to the pod (DNS rebinding).
@@ -100,10 +124,17 @@ impl AllowedOrigin {
     fn matches(&self, text: &str, origin: Option<&Origin>) -> bool {
         match self {
             Self::Opaque(opaque) => text.eq_ignore_ascii_case(opaque),
-            Self::Page { origin: allowed, any_subdomain } => origin.is_some_and(|origin| {
+            Self::Page { .. } => origin.is_some_and(|origin| self.matches_page(origin)),
+        }
+    }
+
+    fn matches_page(&self, origin: &Origin) -> bool {
+        match self {
+            Self::Opaque(_) => false,
+            Self::Page { origin: allowed, any_subdomain } => {
                 (&allowed.scheme, allowed.port) == (&origin.scheme, origin.port)
                     && is_host(&origin.host, &allowed.host, *any_subdomain)
-            }),
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use axum::{
     RequestExt as _,
     body::Bytes,
     extract::{FromRequest as _, Query, Request as HttpRequest},
-    http::{Method, StatusCode, Uri, header::CONTENT_ENCODING},
+    http::{HeaderName, Method, StatusCode, Uri, header::CONTENT_ENCODING},
 };
 use serde_json::{Map, Value};
 use tokio::time::timeout;
@@ -29,6 +29,25 @@ pub const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// How long a body may take to arrive: enough for a megabyte over a poor mobile connection. A
 /// slower one is refused with 408.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Request headers that pages of allowed origins may send (CORS).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowedHeaders(Vec<HeaderName>);
+
+impl AllowedHeaders {
+    /// Reads a list of names, such as `x-tenant, x-request-id`; `None` if it holds no names.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let names: Option<Vec<_>> = names.map(|name| name.parse().ok()).collect();
+        names.filter(|names| !names.is_empty()).map(Self)
+    }
+
+    /// Returns the names.
+    pub fn iter(&self) -> impl Iterator<Item = &HeaderName> {
+        self.0.iter()
+    }
+}
 
 /// Parameters of GraphQL over HTTP. Others in a URL are ignored.
 const PARAMETERS: [&str; 4] = ["query", "operationName", "variables", "extensions"];

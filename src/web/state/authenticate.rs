@@ -14,25 +14,40 @@ use crate::{auth::Session, graphql::error::Code};
 const TOKEN_PLACE: &str = "send it in the header `Authorization: Bearer <token>`";
 
 impl AppState {
-    /// Authenticates the viewer by the request's `Authorization` header.
+    /// Returns the token of a request: that of its `Authorization` header, else that of the cookie
+    /// that may hold one.
+    pub(in crate::web) fn token<'h>(&self, headers: &'h HeaderMap) -> Option<&'h str> {
+        match headers.get(AUTHORIZATION) {
+            Some(authorization) => authorization.to_str().ok(),
+            None => self.settings.cookie.as_ref()?.token(headers, &self.settings.origins),
+        }
+    }
+
+    /// Authenticates the viewer by the request's `Authorization` header, or by its cookie.
     ///
     /// # Errors
     /// 401 if the token is not valid, 403 if the domain refuses its user, 503 if tokens cannot be
     /// checked.
     pub(in crate::web) async fn authenticate(&self, headers: &HeaderMap) -> Result<Session, Refusal> {
-        let authorization = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let refuse = |error| Refusal::of_viewer(&error, self.auth.explain(&error, TOKEN_PLACE));
-        self.auth.authenticate(authorization).await.map_err(refuse)
+        let place = match &self.settings.cookie {
+            None => TOKEN_PLACE.to_owned(),
+            Some(cookie) => {
+                format!("{TOKEN_PLACE}, or from a listed origin in the cookie `{}`", cookie.as_str())
+            }
+        };
+        let refuse = |error| Refusal::of_viewer(&error, self.auth.explain(&error, &place));
+        self.auth.authenticate(self.token(headers)).await.map_err(refuse)
     }
 
     /// Checks the parts of a request's head that say from where it comes: `Host`, `Origin` and
     /// `Authorization`, each of which must stand once at most.
     ///
     /// Even without the check of the origin no other site can make a browser send a request that
-    /// runs. Each request needs an `Authorization` header, which no browser adds by itself as it
-    /// adds a cookie. A page that adds the header, or a body of JSON, needs a preflight, which
-    /// succeeds for allowed origins only. Forms can send neither, and a GET changes nothing. The
-    /// check protects pods behind other software, such as a proxy that turns a cookie into a token.
+    /// runs. Each request needs an `Authorization` header, which no browser adds by itself, or a
+    /// cookie, which counts for pages of listed origins only. A page that adds the header, or a
+    /// body of JSON, needs a preflight, which succeeds for allowed origins only. Forms can send
+    /// neither, and a GET changes nothing. The check protects pods behind other software, such as a
+    /// proxy that turns a cookie into a token.
     ///
     /// Demo tokens are no secret. So a pod for demo users also checks the name in `Host`: a page
     /// whose own name resolves to this machine (DNS rebinding) shares the origin of the pod.

@@ -17,7 +17,7 @@ pub mod socket;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{extract::Request, http::header::AUTHORIZATION, response::Response};
+use axum::{extract::Request, response::Response};
 use tokio::time::timeout;
 
 use self::{
@@ -45,8 +45,7 @@ const MAX_FIRST_MESSAGE_BYTES: usize = 16 << 10;
 
 /// Answers the handshake and starts the connection's task, which a drain waits for.
 pub(in crate::web) fn accept(app: &Arc<AppState>, request: &Request) -> Response {
-    let authorization = request.headers().get(AUTHORIZATION);
-    let authorization = authorization.and_then(|value| value.to_str().ok()).map(Box::from);
+    let token = app.token(request.headers()).map(Box::from);
     let handshake = match Handshake::read(request, &Dialect::NAMES) {
         Ok(handshake) => handshake,
         Err(error) => {
@@ -60,7 +59,7 @@ pub(in crate::web) fn accept(app: &Arc<AppState>, request: &Request) -> Response
     let (peer, tasks) = (Peer::of(request.extensions()), app.connections.tasks());
     match app.connections.enter(Transport::WebSocket, peer) {
         Ok(guard) => {
-            let connection = NewConnection { app: app.clone(), guard, authorization };
+            let connection = NewConnection { app: app.clone(), guard, token };
             tasks.spawn(connection.serve(handshake));
         }
         Err(end) => {
@@ -88,8 +87,8 @@ async fn upgraded(handshake: Handshake) -> Option<Socket> {
 struct NewConnection {
     app: Arc<AppState>,
     guard: Guard,
-    /// The `Authorization` header, for clients that cannot send a token with `connection_init`.
-    authorization: Option<Box<str>>,
+    /// The token of the handshake, for clients that send none with `connection_init`.
+    token: Option<Box<str>>,
 }
 
 impl NewConnection {
@@ -101,9 +100,9 @@ impl NewConnection {
             send_close(&mut socket, Some(&close), true).await;
             return self.guard.end(End::Refused(close.label()));
         };
-        let Self { app, guard, authorization } = self;
+        let Self { app, guard, token } = self;
         let tasks = app.connections.tasks().clone();
-        let mut connection = Connection::new(app, socket, dialect, authorization, guard);
+        let mut connection = Connection::new(app, socket, dialect, token, guard);
         // A second task: this one has the size of the whole handshake, and a connection lasts long.
         tasks.spawn(async move {
             let end = connection.run().await;

@@ -72,7 +72,8 @@ pub(super) struct Connection {
     guard: Guard,
     socket: Socket,
     pub(super) protocol: Protocol,
-    pub(super) authorization: Option<Box<str>>,
+    /// Token of the handshake.
+    pub(super) token: Option<Box<str>>,
     pub(super) session: Option<Session>,
     /// When `connection_init` is due; after authentication, when the token expires.
     pub(super) deadline: Instant,
@@ -100,7 +101,7 @@ impl Connection {
         app: Arc<AppState>,
         socket: Socket,
         dialect: Dialect,
-        authorization: Option<Box<str>>,
+        token: Option<Box<str>>,
         mut guard: Guard,
     ) -> Self {
         let now = Instant::now();
@@ -112,7 +113,7 @@ impl Connection {
             app,
             guard,
             socket,
-            authorization,
+            token,
             session: None,
             deadline: now + INIT_TIMEOUT,
             next_ping: now + KEEP_ALIVE,

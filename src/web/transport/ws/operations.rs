@@ -55,8 +55,8 @@ impl Connection {
     }
 
     async fn authenticate(&mut self, payload: Option<Map<String, Value>>) -> Result<(), End> {
-        let authorization = self.authorization.take();
-        let token = protocol::token(payload.as_ref()).or(authorization.as_deref());
+        let of_handshake = self.token.take();
+        let token = protocol::token(payload.as_ref()).or(of_handshake.as_deref());
         match self.app.auth.authenticate(token).await {
             Ok(session) => {
                 self.deadline = expiry(session.expires);
