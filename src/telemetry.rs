@@ -11,6 +11,7 @@ pub mod logs;
 pub mod metrics;
 #[doc(hidden)]
 pub mod process;
+mod seldom;
 #[doc(hidden)]
 pub mod traces;
 
@@ -24,13 +25,16 @@ use tracing_subscriber::{
     EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-#[doc(hidden)]
-pub use self::metrics::{LATENCY_BUCKETS, Metrics, PROMETHEUS_TEXT, Refusals, counter, counter_by};
 #[doc(inline)]
 pub use self::{
     export::TelemetryError,
     logs::{LogFormat, flush as flush_log},
     traces::Traces,
+};
+#[doc(hidden)]
+pub use self::{
+    metrics::{LATENCY_BUCKETS, Metrics, PROMETHEUS_TEXT, Refusals, counter, counter_by},
+    seldom::Seldom,
 };
 
 /// Settings of logs and traces.

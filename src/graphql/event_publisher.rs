@@ -4,7 +4,7 @@
 //! So the author of a mutation reads at once what it wrote. It must never touch the hub: watchers
 //! receive the event when it comes back from the topic, on this pod as on every other.
 
-use std::{error::Error as _, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use async_graphql::Context;
 use opentelemetry::{
@@ -24,13 +24,16 @@ use crate::{
     domain::{Domain, Fact, Unreadable},
     event::Event,
     telemetry::{
-        self, LATENCY_BUCKETS,
+        self, LATENCY_BUCKETS, Seldom,
         traces::{self, Messaging},
     },
 };
 
 /// Value of the metric attribute `outcome` for a publish that succeeds.
 const ACKNOWLEDGED: &str = "acknowledged";
+
+/// Least time between two log lines about events that were refused for the same cause.
+const REFUSALS_EVERY: Duration = Duration::from_secs(10);
 
 /// Publisher of the events of mutations. Each pod has one, in the data of each of its requests.
 pub struct EventPublisher {
@@ -40,6 +43,7 @@ pub struct EventPublisher {
     source: Arc<str>,
     publishes: Counter<u64>,
     duration: Histogram<f64>,
+    refusals: Seldom,
 }
 
 impl EventPublisher {
@@ -63,6 +67,7 @@ impl EventPublisher {
             source: format!("/pods/{}", messaging.pod).into(),
             messaging,
             publishes,
+            refusals: Seldom::new(REFUSALS_EVERY),
             duration: meter
                 .f64_histogram("relay.publish.duration")
                 .with_unit("s")
@@ -90,7 +95,11 @@ impl EventPublisher {
         read: impl FnOnce(&Event) -> Result<Fact, Unreadable> + Send,
     ) -> Result<(), Error> {
         self.publish(&mut event).await.map_err(|error| {
-            tracing::warn!(error = %error, cause = error.source().map(tracing::field::debug), "publishing failed");
+            let (pod, event, cause) = (&*self.messaging.pod, &*event.id, error.to_string());
+            tracing::debug!(pod, event, error = cause, "event refused");
+            if let Some(count) = self.refusals.count(&cause) {
+                tracing::warn!(pod, event, error = cause, count, "publishing failed");
+            }
             Error::new(Code::PublishFailed, "the event could not be published; try again")
         })?;
         match read(&event) {

@@ -137,3 +137,20 @@ async fn refused_stream_is_named() {
     pod.until_ready(RECOVERY).await;
     assert!(service.state().most_feeds <= 2, "{} feeds", service.state().most_feeds);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_publishes_share_log_lines() {
+    let service = Service::start().await;
+    let pod = service.pod("p").start().await;
+    service.state().faults.insert("publish", Fault::denied());
+    for _ in 0..50 {
+        assert!(!publishes(&pod).await);
+    }
+    let output = pod.output();
+    let lines: Vec<&str> = output.lines().filter(|line| line.contains("publishing failed")).collect();
+    assert!((1..=5).contains(&lines.len()), "{lines:#?}");
+    for word in ["permission denied to publish", "cure: grant", "event=", "count="] {
+        assert!(lines[0].contains(word), "{word}: {}", lines[0]);
+    }
+    assert!(!output.contains("Error {") && !output.contains("Some("), "no debug output: {output}");
+}
