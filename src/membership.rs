@@ -283,7 +283,9 @@ impl Membership {
             state.catch_up.hear(event, None, now);
             return Heard::Garbage;
         };
-        state.members.hear(&heartbeat, published);
+        if !heartbeat.probe {
+            state.members.hear(&heartbeat, published);
+        }
         state.catch_up.hear(event, Some(&heartbeat.feed), now);
         if let Some(own) = state.in_flight.iter().position(|own| own.id == event.id) {
             // Heartbeats share an ordering key: an earlier one that is not back yet will not come
@@ -369,8 +371,13 @@ impl Membership {
             // The topic did not take it, so its absence proves nothing about the feed.
             Err(_) => state.in_flight.retain(|own| own.id != event.id),
         }
+        let tries = state.failures;
         outcome.map_err(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, "heartbeat not published")
+            // Repeats are logged ever less often, and counted by a metric.
+            if tries.is_power_of_two() {
+                let pod = &*self.0.settings.pod;
+                tracing::warn!(pod, %error, tries, "heartbeat not published");
+            }
         })
     }
 

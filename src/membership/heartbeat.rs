@@ -33,13 +33,22 @@ pub struct Heartbeat {
     pub connections: u64,
     /// Longest time until the pod's next heartbeat, in seconds.
     interval: f64,
+    /// Whether a checkup of the deployment sent it. Then it makes no member.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
 }
 
 impl Heartbeat {
     /// Creates a heartbeat. `interval` is the longest time until the next one.
     #[must_use]
     pub fn new(pod: Arc<str>, feed: Arc<str>, connections: usize, interval: Duration) -> Self {
-        Self { pod, feed, connections: connections as u64, interval: interval.as_secs_f64() }
+        Self { pod, feed, connections: connections as u64, interval: interval.as_secs_f64(), probe: false }
+    }
+
+    /// Creates the heartbeat of a checkup, which makes no member of its sender.
+    #[must_use]
+    pub fn probe(sender: Arc<str>, feed: Arc<str>) -> Self {
+        Self { probe: true, ..Self::new(sender, feed, 0, Duration::ZERO) }
     }
 
     /// Returns the longest time until the pod's next heartbeat.

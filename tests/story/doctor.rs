@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::join_all;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -22,7 +23,7 @@ use tokio_rustls::{
 };
 use uuid::Uuid;
 
-use crate::support::{PATIENCE, Setup, Topic, eventually, free_ports};
+use crate::support::{Fault, Metadata, PATIENCE, Service, Setup, Topic, eventually, free_ports};
 
 /// Report of the doctor.
 struct Report {
@@ -94,10 +95,21 @@ async fn doctor_finds_nothing_wrong_with_healthy_membership() {
     let arguments = ["--url", &url, "--token-file", token.path(), "--hold", "2s", "--grace", "60s"];
     let report = Report::of(doctor(&arguments).topic(&topic).set("RELAY_ORPHAN_AFTER", "2s")).await;
     assert_eq!(report.code, Some(0), "{}", report.text);
-    for check in ["topic", "retention", "trial feed", "quota", "orphans", "drain", "balancer"] {
+    for check in [
+        "topic",
+        "retention",
+        "trial feed",
+        "publish",
+        "receive",
+        "clock",
+        "quota",
+        "orphans",
+        "drain",
+        "balancer",
+    ] {
         assert!(report.line(check).starts_with("ok "), "{}", report.text);
     }
-    for check in ["clock", "permissions", "keys", "addresses"] {
+    for check in ["permissions", "keys", "addresses"] {
         assert!(report.line(check).starts_with("skipped "), "{}", report.text);
     }
     assert!(report.line("permissions").ends_with("the emulator has no IAM"), "{}", report.text);
@@ -349,4 +361,64 @@ async fn doctor_finds_missing_permissions_and_wrong_clock() {
     let line = report.line("clock");
     assert!(line.contains("1h") && line.contains("ahead of Pub/Sub's") && line.contains("NTP"), "{line}");
     assert!(report.line("trial feed").starts_with("ok "), "{}", report.text);
+}
+
+/// Runs the doctor on a fake of the service.
+async fn report_on(service: &Service) -> Report {
+    Report::of(service.at(doctor(&["--grace", "60s"])).set("RELAY_ORPHAN_AFTER", "3s")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_finds_nothing_wrong_with_service() {
+    let service = Service::start().await;
+    let pods = join_all(["a", "b"].map(|name| service.pod(name).start())).await;
+    sleep(Duration::from_secs(3)).await;
+    let report = report_on(&service).await;
+    assert_eq!(report.code, Some(0), "{}", report.text);
+    assert!(report.line("orphans").ends_with("none among 2 feeds"), "{}", report.text);
+    let membership = pods[0].http.get("/readyz").await.json()["membership"].clone();
+    assert_eq!(membership["pods"], 2, "the doctor is no member");
+    assert_eq!(service.state().feeds.len(), 2, "nothing is left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_finds_refused_publish() {
+    let service = Service::start().await;
+    let text =
+        "Cannot publish messages that contain ordering keys to this topic due to a message storage policy";
+    service.state().faults.insert("publish", Fault::precondition(text));
+    let report = report_on(&service).await;
+    let line = report.only_wrong("publish");
+    assert!(line.contains("storage policy") && line.contains("RELAY_PUBSUB_ENDPOINT"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_calls_no_feed_orphan_unheard() {
+    let service = Service::start().await;
+    let _pods = join_all(["a", "b"].map(|name| service.pod(name).start())).await;
+    sleep(Duration::from_secs(3)).await;
+    service.state().faults.insert("stream", Fault::exhausted().only(".doctor."));
+    let report = report_on(&service).await;
+    let line = report.only_wrong("receive");
+    assert!(line.contains("Quota exceeded") && line.contains("raise the quota"), "{line}");
+    assert!(report.line("orphans").starts_with("skipped "), "{}", report.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_measures_clock_by_own_heartbeat() {
+    let service = Service::start().await;
+    service.state().clock = -3_700;
+    let report = report_on(&service).await;
+    let line = report.only_wrong("clock");
+    assert!(line.contains("1h") && line.contains("ahead of Pub/Sub's"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_names_cause_of_missing_credentials() {
+    let service = Service::start().await;
+    service.state().metadata = Metadata::Status(404);
+    let report = report_on(&service).await;
+    let line = report.line("topic");
+    assert!(line.contains("metadata server answers with HTTP status 404"), "{line}");
+    assert!(line.contains("Cure: give the pod an identity"), "{line}");
 }

@@ -1,7 +1,8 @@
 //! [`Checkup`]: what `relay doctor` asks of Pub/Sub: the topic, permissions, feeds, and a trial
 //! feed of its own.
 //!
-//! It reports facts, and the command judges them. It must never change anything but its trial feed.
+//! It reports facts, and the command judges them. It must never change anything but its trial feed,
+//! and publish nothing but a heartbeat that makes no member.
 //! That feed is named like a pod's, so the janitor of any pod deletes it if the process dies.
 
 use std::time::{Duration, SystemTime};
@@ -16,12 +17,13 @@ use tokio::{
 
 use super::{
     admin::{AdminError, code},
+    cause::Cause,
     clients::{Clients, ConnectError},
     feed::{STREAM_END_TIMEOUT, reader::Reader},
     settings::{LIMITS, Settings},
 };
 use crate::{
-    broker::Received,
+    broker::{Publish as _, PublishError, Received},
     event::{Event, HEARTBEAT},
 };
 
@@ -162,6 +164,21 @@ impl Checkup {
         // An error means that the time is over.
         timeout(limit, receive(events, is_enough)).await.ok();
         timeout(STREAM_END_TIMEOUT, shutdown.shutdown()).await.ok();
+    }
+
+    /// Publishes an event, as a pod does.
+    ///
+    /// # Errors
+    /// If a pod could not publish it either.
+    pub async fn publish(&self, event: &Event) -> Result<(), PublishError> {
+        let publisher = self.clients.publisher().await;
+        publisher.map_err(|error| PublishError::Unavailable(error.into()))?.publish(event).await
+    }
+
+    /// Returns why the service refuses to send what the trial feed has; `None` if it does not. The
+    /// trial feed must not be read any more.
+    pub async fn refusal(&self, trial: &str) -> Option<Cause> {
+        self.clients.probe(trial).await
     }
 
     /// Deletes the trial feed, if it exists.

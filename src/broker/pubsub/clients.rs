@@ -12,6 +12,7 @@ use super::{
     admin::Admin,
     cause::Cause,
     probe,
+    publisher::Publisher,
     settings::{Access, Settings},
 };
 
@@ -57,6 +58,11 @@ impl Clients {
         }
         let admin = Admin::new(topics.build().await?, subscriptions.build().await?, settings.clone());
         Ok(Self { settings, access, admin, subscriber: subscriber.build().await? })
+    }
+
+    /// Creates a publisher with the same access.
+    pub(super) async fn publisher(&self) -> Result<Publisher, ConnectError> {
+        Publisher::connect(self.settings.clone(), self.access.clone()).await
     }
 
     /// Returns why the service refuses the stream of this feed; `None` if it does not. The feed

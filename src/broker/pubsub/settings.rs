@@ -68,7 +68,7 @@ impl Settings {
     }
 
     /// Returns the URL of the endpoint.
-    pub(super) fn endpoint_url(&self) -> String {
+    pub(crate) fn endpoint_url(&self) -> String {
         match (&self.emulator, &self.endpoint) {
             (Some(host), _) => format!("http://{host}"),
             (None, Some(url)) => url.clone(),

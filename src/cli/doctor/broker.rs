@@ -19,15 +19,19 @@ use tokio_util::sync::CancellationToken;
 
 use self::verdict::Verdict;
 use super::{
-    checks::Checks,
+    checks::{Checks, POD},
     permissions::{ON_FEEDS, ON_TOPIC},
     report::{Finding, Report},
 };
 use crate::{
-    broker::pubsub::{
-        self, Checkup,
-        admin::AdminError,
-        checkup::{FoundFeed, Inventory},
+    broker::{
+        PublishError,
+        pubsub::{
+            self, Checkup,
+            admin::AdminError,
+            cause::Cause,
+            checkup::{FoundFeed, Inventory},
+        },
     },
     event::Event,
     membership::Heartbeat,
@@ -43,13 +47,31 @@ const REACH: Duration = Duration::from_secs(600);
 /// Extra time to wait for heartbeats, for a busy machine and a feed that has just begun.
 const SLACK: Duration = Duration::from_secs(3);
 
+/// Checks that need Pub/Sub, after those of the topic.
+const CHECKS: [&str; 7] = ["permissions", "trial feed", "publish", "receive", "clock", "quota", "orphans"];
+
 /// Facts gathered while the trial feed existed.
 struct Facts {
     /// Missing permissions; `None`: there is no IAM.
     missing: Result<Option<Vec<&'static str>>, AdminError>,
     inventory: Result<Inventory, AdminError>,
+    /// Whether the topic took the doctor's own heartbeat.
+    published: Result<(), PublishError>,
+    heard: Heard,
+}
+
+/// What came through the trial feed.
+#[derive(Default)]
+struct Heard {
     /// Pods that send heartbeats.
     live_pods: HashSet<Arc<str>>,
+    /// Whether any heartbeat came.
+    is_open: bool,
+    /// Times at which the doctor's own heartbeat was published, on Pub/Sub's clock and on this
+    /// machine's; `None` if it did not come back.
+    own: Option<(SystemTime, SystemTime)>,
+    /// Why Pub/Sub refuses to send.
+    refusal: Option<Cause>,
 }
 
 /// Runs all checks of Pub/Sub, or until `stop`.
@@ -73,10 +95,9 @@ pub(super) async fn examine(
         let retention = checkup.retention().await;
         report.add("topic", &verdict.topic(retention.as_ref()))?;
         report.add("retention", &verdict.retention(retention.as_ref()))?;
-        report.add("clock", &verdict.clock(date(topic).await))?;
         // Each of the other checks would find the same, after a timeout.
         let is_away = retention.is_err_and(|error| error.is_away());
-        let other_checks = ["permissions", "trial feed", "quota", "orphans"].into_iter().filter(|_| is_away);
+        let other_checks = CHECKS.into_iter().filter(|_| is_away);
         for check in other_checks {
             report.add(check, &Finding::skipped("Pub/Sub cannot be reached"))?;
         }
@@ -97,7 +118,7 @@ async fn date(topic: &pubsub::Settings) -> Result<Option<(SystemTime, SystemTime
     let (client, url) = match &topic.emulator {
         // The client honours `HTTPS_PROXY`, but no proxy reaches an emulator on this machine.
         Some(host) => (client.no_proxy(), format!("http://{host}/")),
-        None => (client, "https://pubsub.googleapis.com/".to_owned()),
+        None => (client, topic.endpoint_url()),
     };
     let asked = SystemTime::now();
     let answer = client.build()?.get(url).send().await?;
@@ -106,6 +127,11 @@ async fn date(topic: &pubsub::Settings) -> Result<Option<(SystemTime, SystemTime
     let date =
         answer.headers().get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
     Ok(date.map(|date| (date, ours)))
+}
+
+/// Returns the difference of two clocks.
+fn skew(&(theirs, ours): &(SystemTime, SystemTime)) -> Duration {
+    theirs.duration_since(ours).unwrap_or_else(|error| error.duration())
 }
 
 /// Creates the trial feed, gathers facts with it, and deletes it, even if interrupted.
@@ -120,29 +146,51 @@ async fn feeds(
     let trial = checkup.trial();
     let opened = checkup.create_trial(&trial, now.checked_sub(REACH).unwrap_or(now)).await;
     let feed = opened.is_ok().then_some(&*trial);
-    let facts = stop.run_until_cancelled(gather(checks, checkup, feed, now)).await;
+    let facts = stop.run_until_cancelled(gather(checks, checkup, &trial, opened.is_ok(), now)).await;
     let closed = match &opened {
         // Without a topic there is no feed.
         Err(AdminError::NoTopic(_)) => Ok(()),
         _ => checkup.close(&trial).await,
     };
-    let Some(Facts { missing, inventory, live_pods }) = facts else { return Ok(()) };
+    let Some(Facts { missing, inventory, published, heard }) = facts else { return Ok(()) };
+    // Events carry the times of Pub/Sub's clock. Its answers show it also if no event comes back.
+    let answered = date(verdict.topic).await;
+    let dates = match (heard.own, answered) {
+        (Some(own), Ok(Some(answered))) => Ok([own, answered].into_iter().max_by_key(skew)),
+        (Some(own), _) => Ok(Some(own)),
+        (None, answered) => answered,
+    };
     let failures = [opened.as_ref().err(), inventory.as_ref().err()];
     report.add("permissions", &verdict.permissions(missing, failures))?;
     report.add("trial feed", &verdict.trial(opened.as_ref(), closed.as_ref()))?;
+    let has_topic = !matches!(opened, Err(AdminError::NoTopic(_)));
+    report.add("publish", &verdict.publish(has_topic, &published))?;
+    report.add("receive", &verdict.receive(feed.is_some(), &published, &heard))?;
+    report.add("clock", &verdict.clock(dates))?;
     report.add("quota", &verdict.quota(inventory.as_ref(), feed.is_some()))?;
-    report.add("orphans", &verdict.orphans(inventory.as_ref(), feed.map(|_| &live_pods), now))
+    report
+        .add("orphans", &verdict.orphans(inventory.as_ref(), heard.is_open.then_some(&heard.live_pods), now))
 }
 
-/// Gathers the facts. Without a trial `feed` it receives no heartbeats.
-async fn gather(checks: &Checks, checkup: &Checkup, feed: Option<&str>, now: SystemTime) -> Facts {
-    let missing = missing_permissions(checkup, feed).await;
+/// Gathers the facts. If the trial feed is not open, it receives no heartbeats.
+async fn gather(checks: &Checks, checkup: &Checkup, trial: &str, is_open: bool, now: SystemTime) -> Facts {
+    let missing = missing_permissions(checkup, is_open.then_some(trial)).await;
     let inventory = checkup.inventory().await;
-    let live_pods = match (&inventory, feed) {
-        (Ok(inventory), Some(feed)) => listen(checks, checkup, feed, &inventory.feeds, now).await,
-        _ => HashSet::new(),
-    };
-    Facts { missing, inventory, live_pods }
+    let own = Heartbeat::probe(POD.into(), trial.rsplit('/').next().unwrap_or(trial).into()).event();
+    let sent = SystemTime::now();
+    let published = checkup.publish(&own).await;
+    // The topic took it about half-way between call and answer.
+    let sent = sent + sent.elapsed().unwrap_or_default() / 2;
+    let mut heard = Heard::default();
+    if is_open {
+        let feeds = inventory.as_ref().map_or(&[][..], |inventory| &inventory.feeds);
+        let awaits_own = published.is_ok();
+        listen(checks, checkup, trial, feeds, now, (&own.id, sent, awaits_own), &mut heard).await;
+        if awaits_own && heard.own.is_none() {
+            heard.refusal = checkup.refusal(trial).await;
+        }
+    }
+    Facts { missing, inventory, published, heard }
 }
 
 /// Returns the permissions that are missing on the topic and on the trial feed; `None` if there is
@@ -158,34 +206,38 @@ async fn missing_permissions(
     Ok(Some(missing))
 }
 
-/// Returns the pods that send heartbeats. It waits for every pod that has a feed old enough for an
-/// orphan. It waits a little longer than a heartbeat may take, at most.
+/// Receives heartbeats. It waits for the doctor's own, if the topic took it, and for every pod that
+/// has a feed old enough for an orphan. It waits a little longer than a heartbeat may take, at
+/// most.
 async fn listen(
     checks: &Checks,
     checkup: &Checkup,
     trial: &str,
     feeds: &[FoundFeed],
     now: SystemTime,
-) -> HashSet<Arc<str>> {
+    (own, sent, awaits_own): (&str, SystemTime, bool),
+    heard: &mut Heard,
+) {
     let after = checks.pod.orphan_after;
     let old = feeds.iter().filter(|feed| verdict::is_old(feed, now, after));
     let awaited: HashSet<&str> = old.map(|feed| &*feed.pod).collect();
-    let mut live_pods = HashSet::new();
-    if awaited.is_empty() {
-        return live_pods;
+    if awaited.is_empty() && !awaits_own {
+        return;
     }
     let is_enough = |event: &Event| {
+        heard.is_open = true;
+        if *event.id == *own {
+            heard.own = event.published.map(|published| (published, sent));
+        }
         // A retained heartbeat may be the last one of a dead pod. A janitor waits as long as this.
         let is_stale = |heartbeat: &Heartbeat| {
             event.published.is_some_and(|at| at + after.max(heartbeat.interval() * 3) < now)
         };
-        live_pods.extend(
-            Heartbeat::read(event).filter(|heartbeat| !is_stale(heartbeat)).map(|heartbeat| heartbeat.pod),
-        );
-        awaited.iter().all(|pod| live_pods.contains(*pod))
+        let is_member = |heartbeat: &Heartbeat| !heartbeat.probe && !is_stale(heartbeat);
+        heard.live_pods.extend(Heartbeat::read(event).filter(is_member).map(|heartbeat| heartbeat.pod));
+        awaited.iter().all(|pod| heard.live_pods.contains(*pod)) && (heard.own.is_some() || !awaits_own)
     };
     checkup.listen(trial, checks.pod.heartbeat_interval.mul_f64(1.25) + SLACK, is_enough).await;
-    live_pods
 }
 
 #[cfg(test)]

@@ -11,12 +11,16 @@ use std::{
 
 use humantime::format_duration as span;
 
+use super::Heard;
 use crate::{
-    broker::pubsub::{
-        self, ConnectError,
-        admin::AdminError,
-        cause::Cause,
-        checkup::{FoundFeed, Inventory},
+    broker::{
+        PublishError,
+        pubsub::{
+            self, ConnectError,
+            admin::AdminError,
+            cause::Cause,
+            checkup::{FoundFeed, Inventory},
+        },
     },
     cli::doctor::{
         checks::POD,
@@ -115,7 +119,7 @@ impl Verdict<'_> {
     pub(super) fn clock(&self, dates: Result<Option<(SystemTime, SystemTime)>, reqwest::Error>) -> Finding {
         let (theirs, ours) = match dates {
             Ok(Some(dates)) => dates,
-            Ok(None) => return Finding::skipped("the emulator sends no time"),
+            Ok(None) => return Finding::skipped("no heartbeat came back, and the emulator sends no time"),
             Err(error) => return Finding::wrong(brief(&error), self.reach()),
         };
         let (skew, word) = match ours.duration_since(theirs) {
@@ -172,6 +176,41 @@ impl Verdict<'_> {
         }
     }
 
+    /// Judges whether the topic took the doctor's own heartbeat.
+    pub(super) fn publish(&self, has_topic: bool, published: &Result<(), PublishError>) -> Finding {
+        match published {
+            _ if !has_topic => Finding::skipped("there is no topic"),
+            Ok(()) => Finding::ok("the topic took a heartbeat of the doctor's own"),
+            Err(PublishError::Unavailable(error)) => match error.downcast_ref::<Cause>() {
+                Some(Cause { what, cure, .. }) => Finding::wrong(what, cure),
+                None => Finding::wrong(error.to_string(), self.reach()),
+            },
+            Err(error) => Finding::wrong(error.to_string(), self.reach()),
+        }
+    }
+
+    /// Judges whether the doctor's own heartbeat came back through the trial feed.
+    pub(super) fn receive(
+        &self,
+        has_trial: bool,
+        published: &Result<(), PublishError>,
+        heard: &Heard,
+    ) -> Finding {
+        match (&heard.refusal, heard.own) {
+            _ if !has_trial => Finding::skipped("there is no trial feed"),
+            (Some(Cause { what, cure, .. }), _) => Finding::wrong(what, cure),
+            (None, Some(_)) => Finding::ok("that heartbeat came back through the trial feed"),
+            (None, None) if published.is_ok() => Finding::wrong(
+                "the topic took a heartbeat, and it did not come through the trial feed",
+                self.reach(),
+            ),
+            (None, None) if heard.is_open => {
+                Finding::ok("the heartbeats of pods came through the trial feed")
+            }
+            (None, None) => Finding::skipped("no heartbeat could be published"),
+        }
+    }
+
     /// Judges the number of the project's subscriptions, without the trial feed.
     pub(super) fn quota(&self, inventory: Result<&Inventory, &AdminError>, has_trial: bool) -> Finding {
         let count = match inventory {
@@ -200,7 +239,7 @@ impl Verdict<'_> {
             return Finding::skipped("the feeds cannot be listed");
         };
         let Some(live_pods) = live_pods else {
-            return Finding::skipped("there is no trial feed to receive heartbeats");
+            return Finding::skipped("no heartbeat came through a trial feed, so that no pod can be heard");
         };
         let is_orphan =
             |feed: &&FoundFeed| is_old(feed, now, self.orphan_after) && !live_pods.contains(&*feed.pod);
