@@ -6,6 +6,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+#[path = "support/oracle.rs"]
+mod oracle;
+
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -22,8 +25,8 @@ use pubsub_relay::{
     broker::{Publish, PublishError},
     build_api,
     domains::{
-        declared::{self, Declared, directory::Directory as Tables, rules::Rules},
-        tutorial::{Directory, Tutorial, schema},
+        declared::{self, Declared, directory::Directory, rules::Rules},
+        tutorial,
     },
     graphql::{Answer, Engine, EventPublisher},
     hub::{Hub, window::Bounds},
@@ -31,7 +34,9 @@ use pubsub_relay::{
 };
 use serde_json::{Value, json};
 
-const FILE: &str = include_str!("../src/domains/tutorial.graphql");
+use self::oracle::{Tutorial, schema};
+
+const FILE: &str = tutorial::SCHEMA;
 const KEPT: Duration = Duration::from_secs(600);
 const LOCATIONS: [&str; 6] = ["1", "2", "3", "a/b:c", "|%", "unknown"];
 
@@ -69,10 +74,10 @@ impl Pod {
     /// Returns the pod of the Rust domain, and that of the file.
     fn both(directory: &Value) -> [Self; 2] {
         let text = directory.to_string();
-        let rust = Tutorial::new(Directory::parse(&text).unwrap(), KEPT);
+        let rust = Tutorial::new(&text);
         let rules = Arc::new(Rules::parse(FILE).unwrap());
-        let tables = Tables::parse(&text, &rules).unwrap();
-        let file = Declared::new(rules, tables, KEPT);
+        let directory = Directory::parse(&text, &rules).unwrap();
+        let file = Declared::new(rules, directory, KEPT);
         let api = declared::api(&file).unwrap();
         [Self::new(rust.clone(), build_api(schema(rust))), Self::new(file, api)]
     }
@@ -150,7 +155,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     })
 }
 
-/// Input of a mutation, good or bad.
+/// Generates inputs of a mutation, good and bad.
 fn input() -> impl Strategy<Value = Value> {
     let name = prop_oneof![
         Just(json!(" ")),
@@ -264,6 +269,37 @@ proptest! {
 fn any_index() -> Index {
     use proptest::{strategy::ValueTree, test_runner::TestRunner};
     any::<Index>().new_tree(&mut TestRunner::deterministic()).unwrap().current()
+}
+
+/// Returns the lines of a definition without descriptions, paging and the order of types.
+fn shape(sdl: &str) -> Vec<String> {
+    let mut types: Vec<String> = Vec::new();
+    let mut is_text = false;
+    for line in sdl.lines().map(str::trim) {
+        if line == "\"\"\"" {
+            is_text = !is_text;
+        } else if line.ends_with('{') {
+            types.push(line.to_owned());
+        } else if let (false, Some(last)) = (is_text || line.starts_with('"'), types.last_mut()) {
+            last.push_str(line);
+        }
+    }
+    types.sort();
+    let paging = ["(first: Int,afterKey: ID)", ",first: Int,afterKey: ID", "\t"];
+    types.iter().map(|ty| paging.iter().fold(ty.clone(), |ty, part| ty.replace(part, ""))).collect()
+}
+
+#[test]
+fn clients_schema_is_kept() {
+    let [rust, file] = {
+        let rust = Tutorial::new(tutorial::DIRECTORY);
+        let rules = Arc::new(Rules::parse(FILE).unwrap());
+        let file = Declared::new(rules, Directory::default(), KEPT);
+        [build_api(schema(rust)).sdl(), declared::api(&file).unwrap().sdl()]
+    };
+    let committed = include_str!("../schema.graphql");
+    assert_eq!(file, committed, "write it anew with `relay schema > schema.graphql`");
+    assert_eq!(shape(&file), shape(&rust));
 }
 
 #[test]

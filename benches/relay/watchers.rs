@@ -12,9 +12,12 @@ use async_graphql::Request;
 use pubsub_relay::{
     broker::memory::Topic,
     domain::{Domain, Identity},
-    domains::tutorial::{self, Directory, TEMPLATE_ADDED, Tutorial},
+    domains::{
+        declared::{self, Declared, directory::Directory, rules::Rules},
+        tutorial,
+    },
     event::Event,
-    graphql::{self, Engine, EventPublisher, Watched},
+    graphql::{Engine, EventPublisher, Watched},
     hub::{Hub, SendQueue, Watching, window::Bounds},
     telemetry::{Metrics, Refusals, traces::Messaging},
 };
@@ -25,7 +28,7 @@ const WATCH: &str = "subscription W { templateAdded { id name shareLocationIds }
 /// The watchers of one pod.
 pub(crate) struct Watchers {
     hub: Hub,
-    domain: Arc<Tutorial>,
+    domain: Arc<Declared>,
     engine: Engine,
     /// Send queues of the watchers that [`event`] matches.
     pub(crate) send_queues: Vec<Arc<SendQueue>>,
@@ -36,7 +39,7 @@ pub(crate) struct Watchers {
 pub(crate) fn event() -> Event {
     let data =
         r#"{"id":"0198f2a4-0000-7000-8000-000000000000","name":"A template","shareLocationIds":["3"]}"#;
-    let mut event = Event::new("/pods/a".into(), TEMPLATE_ADDED, Some("3".into()), data.into());
+    let mut event = Event::new("/pods/a".into(), "template.added.v1", Some("3".into()), data.into());
     event.published = Some(SystemTime::now());
     event
 }
@@ -44,7 +47,9 @@ pub(crate) fn event() -> Event {
 impl Watchers {
     /// Creates a pod without watchers.
     pub(crate) fn new() -> Self {
-        let domain = Tutorial::new(Directory::built_in(), WINDOW);
+        let rules = Arc::new(Rules::parse(tutorial::SCHEMA).unwrap());
+        let directory = Directory::parse(tutorial::DIRECTORY, &rules).unwrap();
+        let domain = Declared::new(rules, directory, WINDOW);
         let hub = Hub::new("t", Bounds { span: WINDOW, bytes: 1 << 20 }, SystemTime::now());
         hub.set_caught_up(true);
         let meter = Metrics::new("a", false).unwrap().meter();
@@ -54,7 +59,7 @@ impl Watchers {
             Messaging { pod: "a".into(), system: "memory", topic: "t".into() },
             &meter,
         );
-        let api = graphql::build(tutorial::schema(domain.clone()));
+        let api = declared::api(&domain).unwrap();
         let engine = Engine::new(api, event_publisher, hub.clone(), true, Refusals::new(&meter));
         Self { hub, domain, engine, send_queues: Vec::new(), watching: Vec::new() }
     }

@@ -120,7 +120,7 @@ async fn write_is_visible_at_once_here_soon_everywhere() {
     let by_id = "query($id: ID!) { templateById(id: $id) { name shareLocationIds } }";
     for pod in &pods {
         let answer = pod.http.graphql("ZELO", by_id, json!({ "id": id })).await;
-        let expected = json!({ "name": "second name", "shareLocationIds": ["3", "99"] });
+        let expected = json!({ "name": "second name", "shareLocationIds": ["3", "3", "99"] });
         assert_eq!(answer.json()["data"]["templateById"], expected, "{answer:?}");
     }
 }

@@ -67,11 +67,16 @@ async fn pod_reports_fault_in_directory() {
             r#"{{"id": "{id}", "email": "u{id}@example.com", "type": "U{id}", "locationId": "{location}"}}"#
         )
     };
-    let locations = r#"[{"id": "1", "name": "one", "orgId": "1"}]"#;
-    let file = |users: &[String]| format!(r#"{{"locations": {locations}, "users": [{}]}}"#, users.join(","));
+    let location = r#"{"id": "1", "name": "one", "orgId": "1"}"#;
+    let file = |location: &str, users: &[String]| {
+        format!(r#"{{"locations": [{location}], "users": [{}]}}"#, users.join(","))
+    };
     for (content, culprit) in [
-        (file(&[user("double", "1"), user("double", "1")]), "double"),
-        (file(&[user("7", "no-such-location")]), "no-such-location"),
+        (
+            file(location, &[user("double", "1"), user("double", "1")]),
+            "`users`, row 2: its `id` is given twice",
+        ),
+        (file(r#"{"id": "1", "name": "one"}"#, &[]), "`locations`, row 1: `orgId`: a value is expected"),
         ("{\"users\": [".to_owned(), "line 1"),
     ] {
         let path = Scratch::file(&content);

@@ -34,9 +34,8 @@ pub(crate) fn run(Check { files, trial }: &Check) -> Result<String, Complaint> {
     let event = event(trial)?;
     let claims = Claims::new(object("--viewer", &trial.viewer)?);
     let arguments = trial.arguments.as_deref().map(|text| object("--arguments", text)).transpose()?;
-    let told =
-        domain.declared().map(|domain| trial::tell(&domain, &event, &claims, &arguments.unwrap_or_default()));
-    told.transpose().map(Option::unwrap_or_default).map_err(|error| misfit(&error))
+    trial::tell(&domain.declared(), &event, &claims, &arguments.unwrap_or_default())
+        .map_err(|error| misfit(&error))
 }
 
 /// Returns the event of `--event`.

@@ -12,30 +12,32 @@ use std::{
 };
 
 use pubsub_relay::{
-    Api, Domain, Tab, auth, build_api,
+    Api, Domain, Tab, auth,
     cli::config::{BadFile, DomainFiles},
     domains::{
-        declared::{self, Declared, directory::Directory as Tables, rules::Rules},
-        tutorial::{Directory, EXAMPLES, Tutorial, schema},
+        declared::{self, Declared, directory::Directory, rules::Rules},
+        tutorial::{self, EXAMPLES},
     },
 };
 
 /// The largest file of a domain, in bytes. A larger one is not read further.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// Factory of the domain of each pod.
+/// Factory of the domain of each pod: the rules of a schema file, with their tables.
 #[derive(Clone)]
-pub(crate) enum DomainFactory {
-    /// The tutorial's, with these users and locations.
-    Tutorial(Directory),
-    /// That of a schema file, with its tables.
-    Declared(Arc<Rules>, Tables),
+pub(crate) struct DomainFactory {
+    rules: Arc<Rules>,
+    directory: Directory,
+    /// Whether the file is the tutorial's.
+    is_tutorial: bool,
 }
 
 impl DomainFactory {
-    /// Creates a factory with the tutorial's built-in directory.
+    /// Creates a factory with the tutorial's file and directory.
     pub(crate) fn built_in() -> Self {
-        Self::Tutorial(Directory::built_in())
+        let rules = parsed("tutorial.graphql", tutorial::SCHEMA).expect("a test checks the tutorial's file");
+        let directory = Directory::parse(tutorial::DIRECTORY, &rules).expect("a test reads it");
+        Self { rules, directory, is_tutorial: true }
     }
 
     /// Creates a factory from the files that `RELAY_SCHEMA` and `RELAY_DIRECTORY` name.
@@ -43,45 +45,34 @@ impl DomainFactory {
     /// # Errors
     /// Everything that is wrong with one of the files.
     pub(crate) fn load(files: &DomainFiles) -> Result<Self, BadFile> {
-        let Some(path) = &files.schema else {
-            let Some(directory) = &files.directory else { return Ok(Self::built_in()) };
-            let directory = Directory::load(directory);
-            return directory.map(Self::Tutorial).map_err(|problem| BadFile::Directory(problem.to_string()));
+        let built_in = Self::built_in();
+        let (rules, is_tutorial) = match &files.schema {
+            Some(path) => (checked(path).map_err(BadFile::Schema)?, false),
+            None => (built_in.rules, true),
         };
-        let rules = checked(path).map_err(BadFile::Schema)?;
-        let tables = match &files.directory {
-            Some(directory) => read(directory).map_err(|problem| BadFile::Directory(problem.to_string()))?,
+        let text = match &files.directory {
+            Some(path) => read(path).map_err(|problem| {
+                BadFile::Directory(format!("cannot read {}: {problem}", path.display()))
+            })?,
+            None if is_tutorial => tutorial::DIRECTORY.to_owned(),
             None if rules.has_tables() => return Err(BadFile::NoDirectory),
             None => "{}".to_owned(),
         };
-        let tables = Tables::parse(&tables, &rules);
-        let tables = tables.map_err(|problem| BadFile::Directory(problem.to_string()))?;
-        Ok(Self::Declared(rules, tables))
+        let directory = Directory::parse(&text, &rules);
+        let directory = directory.map_err(|problem| BadFile::Directory(problem.to_string()))?;
+        Ok(Self { rules, directory, is_tutorial })
     }
 
     /// Creates the domain of one pod and its API. The domain's state goes back for `retention`.
     pub(crate) fn make(&self, retention: Duration) -> (Arc<dyn Domain>, Arc<dyn Api>) {
-        match self {
-            Self::Tutorial(directory) => {
-                let tutorial = Tutorial::new(directory.clone(), retention);
-                (tutorial.clone(), build_api(schema(tutorial)))
-            }
-            Self::Declared(rules, tables) => {
-                let domain = Declared::new(rules.clone(), tables.clone(), retention);
-                let api = declared::api(&domain).expect("the same API was made when the file was checked");
-                (domain, api)
-            }
-        }
+        let domain = Declared::new(self.rules.clone(), self.directory.clone(), retention);
+        let api = declared::api(&domain).expect("the same API was made when the file was checked");
+        (domain, api)
     }
 
-    /// Creates the domain of the schema file, if there is one.
-    pub(crate) fn declared(&self) -> Option<Arc<Declared>> {
-        match self {
-            Self::Tutorial(_) => None,
-            Self::Declared(rules, tables) => {
-                Some(Declared::new(rules.clone(), tables.clone(), Duration::ZERO))
-            }
-        }
+    /// Creates the domain without state that lasts.
+    pub(crate) fn declared(&self) -> Arc<Declared> {
+        Declared::new(self.rules.clone(), self.directory.clone(), Duration::ZERO)
     }
 
     /// Returns the tabs that the page opens with. A demo token is no secret; with other tokens a
@@ -90,15 +81,12 @@ impl DomainFactory {
         let is_demo = matches!(auth, auth::Settings::Demo);
         let token = |user: &str| if is_demo { user.into() } else { "TOKEN".into() };
         let tab = |(user, query): (&str, &str)| Tab { query: query.into(), token: token(user) };
-        match self {
-            Self::Tutorial(_) => EXAMPLES.map(tab).into(),
-            Self::Declared(rules, ..) => {
-                let first = rules.subscriptions.first().map(|field| &field.name);
-                let query =
-                    first.map(|name| format!("subscription {{\n  {name} {{\n    __typename\n  }}\n}}\n"));
-                query.iter().map(|query| tab(("ann", query))).collect()
-            }
+        if self.is_tutorial {
+            return EXAMPLES.map(tab).into();
         }
+        let first = self.rules.subscriptions.first().map(|field| &field.name);
+        let query = first.map(|name| format!("subscription {{\n  {name} {{\n    __typename\n  }}\n}}\n"));
+        query.iter().map(|query| tab(("ann", query))).collect()
     }
 }
 
@@ -115,13 +103,18 @@ pub(crate) const fn directives() -> &'static str {
 
 /// Reads and checks a schema file.
 fn checked(path: &Path) -> Result<Arc<Rules>, Vec<String>> {
-    let file = path.display();
+    let file = path.display().to_string();
     let text = read(path).map_err(|problem| vec![format!("{file}:1:1: cannot be read: {problem}")])?;
-    let rules = Rules::parse(&text);
+    parsed(&file, &text)
+}
+
+/// Checks the text of a schema file.
+fn parsed(file: &str, text: &str) -> Result<Arc<Rules>, Vec<String>> {
+    let rules = Rules::parse(text);
     let rules =
         rules.map_err(|found| found.iter().map(|problem| format!("{file}:{problem}")).collect::<Vec<_>>())?;
     let rules = Arc::new(rules);
-    let domain = Declared::new(rules.clone(), Tables::default(), Duration::ZERO);
+    let domain = Declared::new(rules.clone(), Directory::default(), Duration::ZERO);
     declared::api(&domain).map_err(|problem| vec![format!("{file}:1:1: {problem}")])?;
     Ok(rules)
 }

@@ -47,6 +47,8 @@ pub struct Viewers {
     rules: Arc<Rules>,
     directory: Directory,
     users: Option<Users>,
+    /// Whether a subscription is for every viewer, so that each viewer needs a key of its own.
+    has_everyone: bool,
     /// For each interest with conditions: rows by the texts of the first condition's column.
     by_condition: Vec<HashMap<String, Vec<usize>>>,
 }
@@ -89,7 +91,8 @@ impl Viewers {
     pub fn new(rules: Arc<Rules>, directory: Directory) -> Self {
         let users = rules.viewer.clone().map(|table| Users::new(table, &directory));
         let by_condition = rules.interests.iter().map(|interest| index(interest, &directory)).collect();
-        Self { rules, directory, users, by_condition }
+        let has_everyone = rules.subscriptions.iter().any(|field| field.audience.is_everyone);
+        Self { rules, directory, users, has_everyone, by_condition }
     }
 
     /// Returns the first few demo tokens of the table of viewers, in alphabetical order.
@@ -120,7 +123,8 @@ impl Viewers {
                 }
             })?;
         }
-        let interests = Interests::new(keys.into_keys().chain([EVERYONE.into()]));
+        let everyone = self.has_everyone.then(|| EVERYONE.into());
+        let interests = Interests::new(keys.into_keys().chain(everyone));
         Ok(Viewer::new(user, interests).with_details(viewer_paths::kept(&self.rules.viewer_paths, &document)))
     }
 

@@ -4,10 +4,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{domain::Claims, domains::tutorial};
+use crate::domain::Claims;
 
-const TUTORIAL: &str = include_str!("../../tutorial.graphql");
-const DIRECTORY: &str = include_str!("../../tutorial/directory.json");
 const ORDERS: &str = include_str!("../../../../examples/orders/schema.graphql");
 const NOTIFICATIONS: &str = include_str!("../../../../examples/notifications/schema.graphql");
 
@@ -120,29 +118,6 @@ fn id() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #[test]
-    fn file_and_old_tutorial_agree(
-        author in prop::option::of(1u8..6),
-        shared in prop::option::of(prop::collection::vec(0u8..6, 0..6)),
-        is_added in any::<bool>(),
-    ) {
-        let retention = std::time::Duration::from_secs(600);
-        let old = tutorial::Tutorial::new(tutorial::Directory::built_in(), retention);
-        let new = declared(TUTORIAL, DIRECTORY);
-        let kind = if is_added { tutorial::TEMPLATE_ADDED } else { tutorial::TEMPLATE_EDITED };
-        let author = author.map(|id| id.to_string());
-        let data = json!({"id": "t", "name": "T", "shareLocationIds": shared});
-        let event = event(kind, author.as_deref(), &data);
-        for token in ["ZELO", "ZEWI", "ZOWI", "ZOLO"] {
-            let is_told = |domain: &dyn Domain| {
-                let viewer = domain.viewer(Identity::Demo(token)).unwrap();
-                let fact = domain.read(&event).unwrap();
-                !fact.fields.is_empty() && fact.audience.includes(&viewer)
-            };
-            prop_assert_eq!(is_told(&*new), is_told(&*old), "{}", token);
-        }
-    }
-
     #[test]
     fn ids_never_reach_other_tenants(event_ids in (id(), id(), id()), viewer_ids in (id(), id(), id())) {
         let domain = declared(NOTIFICATIONS, "{}");

@@ -248,7 +248,7 @@ fn mistakes_in_state_and_queries_are_found() {
         TUTORIAL,
         r#"
         @table(name: "locations", key: "id") => @table(name: "locations", key: "ident") => has no field `ident`
-        key: "id") { id: ID!  name: String! => key: "name") { id: ID!  name: String => must be one `ID!`
+        @table(name: "locations", key: "id") { => @table(name: "locations", key: "orgs") { orgs: [ID!]! => must be one `ID!`
         templates: [Template!] @audience(everyone: true) => templates: [Template!] => `templates` has no `@audience`
         templates: [Template!] @audience(everyone: true) => templates: [Template!] @audience(everyone: true, exceptAuthor: true) => for subscriptions only
         templates: [Template!] => templates: [CommonResponse!] => `CommonResponse` has no values
@@ -282,7 +282,7 @@ fn mistakes_in_mutations_are_found() {
         message: "template added" => text: "template added" => `CommonResponse` has no field `text`
         message: "template added" => message: "added {$data}" => is not known here
         message: "template added" => message: "for {templateInput.shareLocationIds}" => which no longer text can hold
-        input EditTemplateInput { id: ID! => input EditTemplateInput { ident: ID! => nothing gives `id` of the event
+        editTemplate(templateInput: EditTemplateInput!) => editTemplate(templateInput: AddTemplateInput!) => nothing gives `id` of the event
         addTemplate(templateInput: AddTemplateInput!) => addTemplate(templateInput: AddTemplateInput!, more: AddTemplateInput) => two inputs have
         "#,
     );
