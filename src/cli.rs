@@ -9,3 +9,4 @@ pub mod config;
 pub mod cure;
 pub mod doctor;
 pub mod emulator;
+pub mod surroundings;

@@ -107,7 +107,7 @@ fn relay_reports_every_bad_setting_at_once() {
         ("RELAY_DRAIN_DELAY", "1h"),
         ("RELAY_DRAIN_SPREAD", "-1s"),
         ("RELAY_DRAIN_DEADLINE", "0s"),
-        ("RELAY_LOG", "=,="),
+        ("RELAY_LOG", "warning"),
         ("RELAY_LOG_FORMAT", "xml"),
     ];
     let lines = refusal(&[], &variables);

@@ -6,6 +6,8 @@
 
 mod command_line;
 mod exit;
+mod otel;
+mod proxy;
 mod reader;
 mod setting;
 mod settings;
@@ -140,6 +142,13 @@ pub struct Questions {
 /// [`EarlyExit`], with every problem that was found, or with the text of `--help` or `--version`.
 pub fn parse(domain: impl FnOnce(&DomainFiles) -> Result<(), BadFile>) -> Result<Command, EarlyExit> {
     parse_from(std::env::args_os(), &std::env::vars_os().collect(), domain)
+}
+
+/// Returns the value of `NO_PROXY` that exempts this machine from the proxies of this process's
+/// environment; `None` if it is exempt, or there is no proxy for plain HTTP.
+#[must_use]
+pub fn proxy_exemptions() -> Option<OsString> {
+    proxy::exemptions(&std::env::vars_os().collect())
 }
 
 /// Reads these arguments in this environment. The first argument is the program's name. Besides

@@ -58,6 +58,9 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Default of the most connections of a pod.
+    pub const DEFAULT_CONNECTIONS: usize = 50_000;
+
     /// Creates the settings of a pod on a laptop, for demo users. They are those of `relay` with
     /// nothing set, but the drain waits for no load balancer.
     #[must_use]
@@ -74,7 +77,7 @@ impl Settings {
                 allowed_headers: web::AllowedHeaders::default(),
                 cookie: None,
                 queue_bytes: 256 << 10,
-                max_connections: 50_000,
+                max_connections: Self::DEFAULT_CONNECTIONS,
                 max_connections_per_address: 0,
                 max_watchers: 64,
                 debug_token: None,

@@ -2,12 +2,19 @@
 //!
 //! OpenTelemetry's library blocks while it flushes. It must never block a thread of the runtime.
 
-use std::{fmt::Display, thread};
+use std::{
+    fmt::Display,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use opentelemetry::{Key, KeyValue};
+use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
+    metrics::{Temporality, data::ResourceMetrics, exporter::PushMetricExporter},
     resource::{
         EnvResourceDetector, ResourceDetector as _, SdkProvidedResourceDetector, TelemetryResourceDetector,
     },
@@ -38,6 +45,51 @@ pub enum TelemetryError {
 impl TelemetryError {
     pub(super) fn metrics(error: impl Display) -> Self {
         Self::Metrics(error.to_string())
+    }
+}
+
+/// Outage of a collector, which is logged once, and again when it is over.
+#[derive(Debug, Default)]
+pub(super) struct Outage(AtomicBool);
+
+impl Outage {
+    /// Notes the outcome of one export of this signal.
+    pub(super) fn note(&self, signal: &str, exported: &OTelSdkResult) {
+        let was_out = self.0.swap(exported.is_err(), Ordering::Relaxed);
+        match exported {
+            Err(error) if !was_out => {
+                let cure = "check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL";
+                tracing::warn!(signal, %error, cure, "telemetry not exported; repeats are not logged");
+            }
+            Ok(()) if was_out => tracing::info!(signal, "telemetry exported again"),
+            _ => {}
+        }
+    }
+}
+
+/// Exporter of metrics whose outages are logged.
+pub(super) struct Watched {
+    pub(super) inner: MetricExporter,
+    pub(super) outage: Outage,
+}
+
+impl PushMetricExporter for Watched {
+    async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
+        let exported = self.inner.export(metrics).await;
+        self.outage.note("metrics", &exported);
+        exported
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self) -> Temporality {
+        self.inner.temporality()
     }
 }
 

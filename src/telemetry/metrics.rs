@@ -13,7 +13,7 @@ use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use super::{
-    export::{Flushed, SERVICE, TelemetryError, flush_apart, resource},
+    export::{Flushed, Outage, SERVICE, TelemetryError, Watched, flush_apart, resource},
     logs, process,
 };
 
@@ -92,8 +92,9 @@ impl Metrics {
         let mut provider =
             SdkMeterProvider::builder().with_resource(resource(Some(pod))).with_reader(exporter);
         if export {
-            provider =
-                provider.with_reader(PeriodicReader::builder(MetricExporter::builder().build()?).build());
+            let inner = MetricExporter::builder().build()?;
+            let exporter = Watched { inner, outage: Outage::default() };
+            provider = provider.with_reader(PeriodicReader::builder(exporter).build());
         }
         let metrics = Self { provider: provider.build(), registry };
         process::observe(&metrics.meter());

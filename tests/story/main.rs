@@ -36,6 +36,7 @@ mod replayed;
 mod service;
 mod sse;
 mod start;
+mod surroundings;
 mod tokens;
 mod traces;
 mod truth;

@@ -25,9 +25,10 @@ use pubsub_relay::{
         cure::cure,
         doctor,
         emulator::Search,
+        surroundings::{connections_within, exempt_loopback_from_proxies, raise_open_files},
     },
     health,
-    pod::{Drained, Pod},
+    pod::{Drained, Pod, Settings as PodSettings},
     shutdown::Signals,
     telemetry,
     web::{AllowedOrigin, Origins},
@@ -38,6 +39,8 @@ use tokio_util::sync::CancellationToken;
 use self::domain_factory::DomainFactory;
 
 fn main() -> ExitCode {
+    // Without it the emulator may be out of reach, and then the pod says so.
+    exempt_loopback_from_proxies().ok();
     let mut domains = DomainFactory::built_in();
     let command = match config::parse(|files| DomainFactory::load(files).map(|loaded| domains = loaded)) {
         Ok(command) => command,
@@ -77,6 +80,7 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
     if let Some(tabs) = &mut settings.pod.web.page {
         *tabs = domains.tabs(&settings.pod.auth);
     }
+    limit_connections(&mut settings.pod);
     for name in &settings.unknown {
         tracing::warn!(name, "no such setting; see relay --help");
     }
@@ -95,6 +99,25 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
         Drained::Cleanly => ExitCode::SUCCESS,
         Drained::CutOff => ExitCode::FAILURE,
     })
+}
+
+/// Takes all open files that the system allows, and no more connections than fit.
+fn limit_connections(pod: &mut PodSettings) {
+    let open_files = match raise_open_files() {
+        Ok(open_files) => open_files,
+        Err(error) => return tracing::warn!(%error, "limit of open files not raised"),
+    };
+    let (wanted, room) = (pod.web.max_connections, connections_within(open_files));
+    pod.web.max_connections = wanted.min(room);
+    let max_connections = pod.web.max_connections;
+    tracing::info!(open_files, max_connections, "room for connections");
+    if room < wanted && wanted != PodSettings::DEFAULT_CONNECTIONS {
+        tracing::warn!(
+            wanted,
+            room,
+            "too few open files for RELAY_MAX_CONNECTIONS: raise ulimit -Hn, or lower it"
+        );
+    }
 }
 
 /// Parts of a cluster besides the settings of its pods.

@@ -235,20 +235,19 @@ impl Admin {
     /// Lists all subscriptions of the project.
     pub(super) async fn list(&self) -> Result<Listing, AdminError> {
         let project = format!("projects/{}", self.settings.project);
-        let list = async {
-            let mut pages =
-                self.subscriptions.list_subscriptions().set_project(project).set_page_size(1_000).by_item();
-            let mut listing = Listing { subscriptions: 0, feeds: Vec::new() };
-            while let Some(subscription) = pages.next().await {
-                let subscription = subscription?;
-                listing.subscriptions += 1;
-                if subscription.labels.get("app").is_some_and(|app| app == APP) {
-                    listing.feeds.push(subscription.name);
-                }
+        let list = self.subscriptions.list_subscriptions().set_project(project).set_page_size(1_000);
+        let mut pages = list.by_item();
+        let mut listing = Listing { subscriptions: 0, feeds: Vec::new() };
+        // The bound is that of each page: thousands of subscriptions take many pages.
+        let mut next =
+            async || self.call("list subscriptions", async { pages.next().await.transpose() }).await;
+        while let Some(subscription) = next().await? {
+            listing.subscriptions += 1;
+            if subscription.labels.get("app").is_some_and(|app| app == APP) {
+                listing.feeds.push(subscription.name);
             }
-            Ok(listing)
-        };
-        self.call("list subscriptions", list).await
+        }
+        Ok(listing)
     }
 
     async fn create_topic(&self, retention: Duration) -> Result<(), AdminError> {

@@ -15,6 +15,7 @@ use clap::ArgMatches;
 
 use super::{
     exit::{EX_USAGE, EarlyExit},
+    otel,
     setting::{Fallback, Setting, Values},
     table::{self as t, SETTINGS},
     value::{self, Mode, Parsed},
@@ -55,6 +56,11 @@ impl<'a> Reader<'a> {
     /// Adds a problem of the setting. The complaint continues a sentence that begins with the name.
     pub(super) fn refuse(&mut self, setting: &Setting, complaint: &str) {
         self.problems.push(format!("{setting} {complaint}"));
+    }
+
+    /// Adds the problems of variables that only OpenTelemetry's library reads.
+    pub(super) fn check_otel(&mut self) {
+        self.problems.extend(otel::problems(self.environment));
     }
 
     /// Returns the value as it was given, flag before variable. An empty value counts as not given.

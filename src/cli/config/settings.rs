@@ -195,7 +195,11 @@ impl Export {
         let [any, traces, metrics] = [&t::OTLP, &t::OTLP_TRACES, &t::OTLP_METRICS]
             .map(|setting| reader.optional(setting, value::url).is_some());
         let is_on = !reader.required(&t::OTEL_DISABLED, value::boolean);
-        Self { traces: is_on && (any || traces), metrics: is_on && (any || metrics) }
+        let export = Self { traces: is_on && (any || traces), metrics: is_on && (any || metrics) };
+        if export.traces || export.metrics {
+            reader.check_otel();
+        }
+        export
     }
 }
 

@@ -229,11 +229,39 @@ pub(super) fn switch(text: &str) -> Parsed<bool> {
     }
 }
 
+/// Checks a log filter. A word that is no level names a module; a misspelt level would then silence
+/// everything.
 pub(super) fn log_filter(text: &str) -> Parsed<String> {
-    match EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err("is not a log filter: write a level, or such as info,pubsub_relay=debug".to_owned()),
+    let unknown = text.split(',').find(|directive| !logs_something(directive.trim()));
+    match (EnvFilter::try_new(text), unknown) {
+        (Ok(_), None) => Ok(text.to_owned()),
+        (Ok(_), Some(_)) => {
+            Err("names neither a level (error, warn, info, debug, trace, off) nor a module of relay \
+                                 or of a library: write it like info or info,pubsub_relay=debug"
+                .to_owned())
+        }
+        (Err(_), _) => {
+            Err("is not a log filter: write a level, or such as info,pubsub_relay=debug".to_owned())
+        }
     }
+}
+
+/// Returns whether a directive of a log filter names a level, or a module that exists.
+fn logs_something(directive: &str) -> bool {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let target = directive.split(['=', '[']).next().unwrap_or_default();
+    let is_level = LEVELS.iter().any(|level| target.eq_ignore_ascii_case(level))
+        || target.parse::<u8>().is_ok_and(|level| level <= 5);
+    // A span filter has no target.
+    if target.is_empty() || (is_level && !directive.contains('=')) {
+        return true;
+    }
+    let module = target.split("::").next().unwrap_or_default();
+    let crates = include_str!("../../../Cargo.lock").lines().filter_map(|line| {
+        line.strip_prefix("name = \"")?.strip_suffix('"').map(|name| name.replace('-', "_"))
+    });
+    // Our spans have a target of their own, and a target may be part of a crate's name.
+    crates.chain(["relay".to_owned()]).any(|name| name.starts_with(module))
 }
 
 pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {

@@ -18,6 +18,8 @@ use opentelemetry_sdk::{
     trace::{Span as SdkSpan, SpanData, SpanExporter, SpanProcessor},
 };
 
+use crate::telemetry::export::Outage;
+
 /// Numbers of spans of this process, by outcome.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -27,6 +29,7 @@ pub(super) struct Counts {
     pub(super) exported: AtomicU64,
     /// Spans that could not be exported.
     pub(super) failed: AtomicU64,
+    outage: Outage,
 }
 
 /// Wrapper of an exporter or a processor that counts the spans that pass through it.
@@ -45,6 +48,7 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len() as u64;
         let exported = self.inner.export(batch).await;
+        self.counts.outage.note("traces", &exported);
         let count = if exported.is_ok() { &self.counts.exported } else { &self.counts.failed };
         count.fetch_add(spans, Ordering::Relaxed);
         exported
