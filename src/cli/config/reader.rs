@@ -15,7 +15,6 @@ use clap::ArgMatches;
 
 use super::{
     exit::{EX_USAGE, EarlyExit},
-    otel,
     setting::{Fallback, Setting, Values},
     table::{self as t, SETTINGS},
     value::{self, Mode, Parsed},
@@ -58,9 +57,9 @@ impl<'a> Reader<'a> {
         self.problems.push(format!("{setting} {complaint}"));
     }
 
-    /// Adds the problems of variables that only OpenTelemetry's library reads.
-    pub(super) fn check_otel(&mut self) {
-        self.problems.extend(otel::problems(self.environment));
+    /// Adds the problems that `check` finds in the environment.
+    pub(super) fn check(&mut self, check: impl Fn(&Environment) -> Vec<String>) {
+        self.problems.extend(check(self.environment));
     }
 
     /// Returns the value as it was given, flag before variable. An empty value counts as not given.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Setting, reader::Reader, table as t, value};
+use super::{Setting, otel, reader::Reader, table as t, value};
 use crate::{
     auth,
     broker::open::BrokerUrl,
@@ -197,7 +197,7 @@ impl Export {
         let is_on = !reader.required(&t::OTEL_DISABLED, value::boolean);
         let export = Self { traces: is_on && (any || traces), metrics: is_on && (any || metrics) };
         if export.traces || export.metrics {
-            reader.check_otel();
+            reader.check(otel::problems);
         }
         export
     }
