@@ -20,6 +20,7 @@ use super::{
     cause::Cause,
     clients::{Clients, ConnectError},
     feed::{STREAM_END_TIMEOUT, reader::Reader},
+    publisher::Publisher,
     settings::{LIMITS, Settings},
 };
 use crate::{
@@ -171,7 +172,8 @@ impl Checkup {
     /// # Errors
     /// If a pod could not publish it either.
     pub async fn publish(&self, event: &Event) -> Result<(), PublishError> {
-        let publisher = self.clients.publisher().await;
+        let Clients { settings, access, .. } = &self.clients;
+        let publisher = Publisher::connect(settings.clone(), access.clone()).await;
         publisher.map_err(|error| PublishError::Unavailable(error.into()))?.publish(event).await
     }
 

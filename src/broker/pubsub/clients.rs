@@ -12,7 +12,6 @@ use super::{
     admin::Admin,
     cause::Cause,
     probe,
-    publisher::Publisher,
     settings::{Access, Settings},
 };
 
@@ -37,7 +36,7 @@ impl From<build_errors::Error> for ConnectError {
 #[derive(Clone)]
 pub(super) struct Clients {
     pub(super) settings: Settings,
-    access: Access,
+    pub(super) access: Access,
     pub(super) admin: Admin,
     pub(super) subscriber: client::Subscriber,
 }
@@ -58,11 +57,6 @@ impl Clients {
         }
         let admin = Admin::new(topics.build().await?, subscriptions.build().await?, settings.clone());
         Ok(Self { settings, access, admin, subscriber: subscriber.build().await? })
-    }
-
-    /// Creates a publisher with the same access.
-    pub(super) async fn publisher(&self) -> Result<Publisher, ConnectError> {
-        Publisher::connect(self.settings.clone(), self.access.clone()).await
     }
 
     /// Returns why the service refuses the stream of this feed; `None` if it does not. The feed

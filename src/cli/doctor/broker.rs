@@ -5,19 +5,19 @@
 //! where it can; the trial feed proves the others. It must never end before the trial feed is
 //! deleted.
 
+mod heard;
 mod verdict;
 
 use std::{
     collections::HashSet,
     io,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use reqwest::{Client, header::DATE};
 use tokio_util::sync::CancellationToken;
 
-use self::verdict::Verdict;
+use self::{heard::Heard, verdict::Verdict};
 use super::{
     checks::{Checks, POD},
     permissions::{ON_FEEDS, ON_TOPIC},
@@ -29,7 +29,6 @@ use crate::{
         pubsub::{
             self, Checkup,
             admin::AdminError,
-            cause::Cause,
             checkup::{FoundFeed, Inventory},
         },
     },
@@ -58,20 +57,6 @@ struct Facts {
     /// Whether the topic took the doctor's own heartbeat.
     published: Result<(), PublishError>,
     heard: Heard,
-}
-
-/// What came through the trial feed.
-#[derive(Default)]
-struct Heard {
-    /// Pods that send heartbeats.
-    live_pods: HashSet<Arc<str>>,
-    /// Whether any heartbeat came.
-    is_open: bool,
-    /// Times at which the doctor's own heartbeat was published, on Pub/Sub's clock and on this
-    /// machine's; `None` if it did not come back.
-    own: Option<(SystemTime, SystemTime)>,
-    /// Why Pub/Sub refuses to send.
-    refusal: Option<Cause>,
 }
 
 /// Runs all checks of Pub/Sub, or until `stop`.

@@ -11,7 +11,7 @@ use std::{
 
 use humantime::format_duration as span;
 
-use super::Heard;
+use super::heard::Heard;
 use crate::{
     broker::{
         PublishError,
