@@ -6,6 +6,8 @@
 #![allow(missing_docs, reason = "criterion's macros make items without any")]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot run fails by a panic")]
 
+#[path = "relay/plans.rs"]
+mod plans;
 #[path = "relay/watchers.rs"]
 mod watchers;
 
@@ -98,6 +100,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = codec, dispatch, protocol
+    targets = codec, dispatch, protocol, plans::plans
 }
 criterion_main!(benches);
