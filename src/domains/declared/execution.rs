@@ -161,7 +161,7 @@ impl Answer<'_> {
 
     fn query(&mut self, rule: &QueryRule, step: &Step<'_>) -> Result<(), Failed> {
         let (data, most) = (&mut self.data, self.operation.max_bytes);
-        let start = data.len();
+        let (start, mut is_whole) = (data.len(), true);
         if rule.is_list {
             data.push('[');
         }
@@ -169,9 +169,12 @@ impl Answer<'_> {
             if rule.is_list && !data.ends_with('[') {
                 data.push(',');
             }
-            step.copied.object(value, data);
-            if data.len() > most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            is_whole = step.copied.object(value, data, most);
+            if is_whole { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
+        if !is_whole {
+            return Err(Failed::TooLarge);
+        }
         if rule.is_list {
             data.push(']');
         } else if data.len() == start && rule.definition.ty.node.nullable {
@@ -180,22 +183,22 @@ impl Answer<'_> {
             let name = &self.domain.rules().types.get(rule.of).name;
             return Err(Error::not_found(format!("there is no such {name}")).into());
         }
-        self.bounded()
+        Ok(())
     }
 
     async fn mutation(&mut self, rule: &MutationRule, step: &Step<'_>) -> Result<(), Failed> {
         let Operation { viewer, event_publisher, .. } = *self.operation;
         let publication = Publication::new(self.domain, rule, &step.arguments, viewer, event_publisher)?;
-        match publication.publish(event_publisher).await? {
-            Some(object) => step.copied.object(&object, &mut self.data),
-            None => self.data.push_str("true"),
+        let answer = publication.publish(event_publisher).await?;
+        let data = &mut self.data;
+        match answer {
+            Some(object) if !step.copied.object(&object, data, self.operation.max_bytes) => {
+                return Err(Failed::TooLarge);
+            }
+            Some(_) => {}
+            None => data.push_str("true"),
         }
-        self.bounded()
-    }
-
-    /// Checks that the data is within its bound.
-    const fn bounded(&self) -> Result<(), Failed> {
-        if self.data.len() > self.operation.max_bytes { Err(Failed::TooLarge) } else { Ok(()) }
+        Ok(())
     }
 }
 

@@ -40,11 +40,8 @@ pub struct CopyPlan {
 impl Plan for CopyPlan {
     fn copy(&self, payload: &event::Payload, into: &mut String) -> bool {
         let Some(Payload { data, .. }) = payload.downcast_ref::<Payload>() else { return false };
-        let is_wanted = self.work.comparisons.iter().all(|comparison| comparison.holds(data));
-        if is_wanted {
-            self.work.copied.object(data, into);
-        }
-        is_wanted
+        self.work.comparisons.iter().all(|comparison| comparison.holds(data))
+            && self.work.copied.object(data, into, usize::MAX)
     }
 }
 

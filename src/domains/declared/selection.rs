@@ -41,8 +41,10 @@ enum Source {
 }
 
 impl Copied {
-    /// Appends an object as JSON.
-    pub fn object(&self, object: &Object, into: &mut String) {
+    /// Appends an object as JSON. It stops, and returns `false`, where the text would have more than
+    /// `max` bytes.
+    #[must_use]
+    pub fn object(&self, object: &Object, into: &mut String, max: usize) -> bool {
         let steps = self.0.iter().find(|(of, _)| *of == object.of).map_or(&[][..], |(_, steps)| steps);
         into.push('{');
         for (place, Step { head, source }) in steps.iter().enumerate() {
@@ -50,31 +52,39 @@ impl Copied {
                 into.push(',');
             }
             into.push_str(head);
-            match source {
-                Source::Head => {}
-                Source::Leaf(number) => Self::default().value(&object.fields[*number], into),
-                Source::Object(number, inner) => inner.value(&object.fields[*number], into),
+            let is_whole = match source {
+                Source::Head => true,
+                Source::Leaf(number) => Self::default().value(&object.fields[*number], into, max),
+                Source::Object(number, inner) => inner.value(&object.fields[*number], into, max),
+            };
+            if !is_whole {
+                return false;
             }
         }
         into.push('}');
+        into.len() <= max
     }
 
-    fn value(&self, value: &Value, into: &mut String) {
+    fn value(&self, value: &Value, into: &mut String, max: usize) -> bool {
         match value {
             Value::Null => into.push_str("null"),
+            Value::Leaf(text) if text.len() > max.saturating_sub(into.len()) => return false,
             Value::Leaf(text) => into.push_str(text),
-            Value::Object(object) => self.object(object, into),
+            Value::Object(object) => return self.object(object, into, max),
             Value::List(items) => {
                 into.push('[');
                 for (place, item) in items.iter().enumerate() {
                     if place > 0 {
                         into.push(',');
                     }
-                    self.value(item, into);
+                    if !self.value(item, into, max) {
+                        return false;
+                    }
                 }
                 into.push(']');
             }
         }
+        true
     }
 }
 

@@ -224,6 +224,13 @@ async fn answer_stops_at_its_bound() {
     let answer = pod.run("ZOWI", "{ templates { shareLocationIds } }", json!({})).await;
     assert_eq!((code(&answer), &answer["data"]), ("RESULT_TOO_LARGE", &json!(null)));
     assert!(answer["extensions"]["cursor"].is_string());
+    let aliases: String = (0..20).map(|n| format!("a{n}: shareLocationIds ")).collect();
+    let one = format!("{{ templates(first: 1) {{ {aliases} }} }}");
+    assert_eq!(
+        code(&pod.run("ZOWI", &one, json!({})).await),
+        "RESULT_TOO_LARGE",
+        "one value may be too large"
+    );
     let answer = pod.run("ZOWI", "{ templates(first: 10) { id } __schema { __typename } }", json!({})).await;
     assert_eq!(answer["data"]["templates"].as_array().unwrap().len(), 10);
     let mixed = "{ templates { shareLocationIds } __schema { __typename } }";
