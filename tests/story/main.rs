@@ -33,6 +33,7 @@ mod multipart;
 mod nulls;
 mod refusals;
 mod replayed;
+mod rooms;
 mod service;
 mod sse;
 mod start;
