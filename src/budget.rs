@@ -6,12 +6,16 @@
 
 pub mod memory;
 mod pool;
+mod rate;
 
 use std::sync::Arc;
 
 use opentelemetry::{KeyValue, metrics::Meter};
 
-pub use self::pool::{Charge, Pool};
+pub use self::{
+    pool::{Charge, Pool},
+    rate::Rates,
+};
 
 /// Settings of the ledger.
 #[derive(Clone, Copy, Debug)]
@@ -21,11 +25,22 @@ pub struct Settings {
     /// Bytes of the largest answer to a query or mutation; default 4 MiB. A larger answer becomes
     /// `RESULT_TOO_LARGE`.
     pub answer_bytes: usize,
+    /// Events that one user may publish each second; default 50. Four seconds of them may come at
+    /// once. A further one is refused with `RATE_LIMITED`. `None`: no limit.
+    pub user_event_rate: Option<u64>,
+    /// Bytes of events that one user may publish each second; default 32 KiB. 64 seconds of them
+    /// may come at once. A further event is refused with `RATE_LIMITED`. `None`: no limit.
+    pub user_event_bytes: Option<u64>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { memory: memory::DEFAULT, answer_bytes: 4 << 20 }
+        Self {
+            memory: memory::DEFAULT,
+            answer_bytes: 4 << 20,
+            user_event_rate: Some(50),
+            user_event_bytes: Some(32 << 10),
+        }
     }
 }
 
@@ -64,17 +79,20 @@ pub struct Budget {
     pub answer_bytes: usize,
     /// Pool of the answers that are being made or are not yet written.
     pub answers: Pool,
+    /// Rates of the events that users publish.
+    pub rates: Arc<Rates>,
 }
 
 impl Budget {
     /// Creates the ledger of a pod, with nothing charged.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let Settings { memory, answer_bytes } = settings;
+        let Settings { memory, answer_bytes, user_event_rate, user_event_bytes } = settings;
         let pool = memory / ANSWERS;
         // A user may hold one answer, whatever the memory.
         let share = (pool / ANSWERS_OF_USER).max(answer_bytes);
-        Self { answer_bytes, answers: Pool::new("answers", pool.max(share), share) }
+        let rates = Rates::new(user_event_rate, user_event_bytes).into();
+        Self { answer_bytes, answers: Pool::new("answers", pool.max(share), share), rates }
     }
 
     /// Registers the metrics of all pools.
@@ -122,7 +140,7 @@ mod tests {
 
     #[test]
     fn user_holds_one_answer_at_least() {
-        let budget = Budget::new(Settings { memory: 16 << 20, answer_bytes: 8 << 20 });
+        let budget = Budget::new(Settings { memory: 16 << 20, answer_bytes: 8 << 20, ..Settings::default() });
         assert!(budget.answers.try_charge(&"a".into(), 8 << 20).is_some());
     }
 }

@@ -103,14 +103,17 @@ impl Pod {
         if settings.web.debug_token.is_some() {
             hub.follow_events();
         }
+        let budget = Budget::new(settings.budget);
+        budget.observe(&meter);
         let relay =
-            Relay::new(domain.clone(), hub.clone(), membership.clone(), retention, messaging.clone(), &meter);
+            Relay::new(domain.clone(), hub.clone(), membership.clone(), retention, messaging.clone(), &meter)
+                .with_rates(budget.rates.clone());
         let reopen = feed.reopen();
         tasks.spawn(run_relay(relay, feed, stop.feed.clone()));
-        let event_publisher = EventPublisher::new(publisher.clone(), domain, messaging, &meter);
+        let event_publisher = EventPublisher::new(publisher.clone(), domain, messaging, &meter)
+            .with_rates(budget.rates.clone());
         let (introspection, refusals) = (settings.introspection, Refusals::new(&meter));
-        let (limits, budget) = (settings.web.connection_limits(), Budget::new(settings.budget));
-        budget.observe(&meter);
+        let limits = settings.web.connection_limits();
         let app = Arc::new(AppState {
             port: listeners.address.port(),
             engine: Engine::new(api, event_publisher, hub.clone(), introspection, refusals)

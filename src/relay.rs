@@ -26,6 +26,7 @@ use tracing::Instrument as _;
 
 use crate::{
     broker::{Feed, FeedState, Received},
+    budget::Rates,
     domain::{Domain, Unreadable},
     event::Event,
     hub::{HEAD_START, Hub},
@@ -36,6 +37,12 @@ use crate::{
 /// Most event ids that are remembered: a whole 10-minute window at 1,000 events a second, in about
 /// 60 MiB. Beyond it the oldest are forgotten.
 const MAX_SEEN: usize = 600_000;
+
+/// Beginning of the source of an event that a pod has published.
+const PODS: &str = "/pods/";
+
+/// Age up to which an event of another pod counts for its author's rate.
+const RATE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Largest disorder of the times that a topic gives: each of its servers has a clock of its own.
 const CLOCK_MARGIN: Duration = Duration::from_secs(30);
@@ -62,6 +69,9 @@ pub struct Relay {
     news_since: SystemTime,
     /// Time of publishing of the newest heartbeat; `None` while the feed catches up.
     newest: Option<SystemTime>,
+    /// Source of the events that this pod publishes.
+    own: String,
+    rates: Arc<Rates>,
     counters: Counters,
 }
 
@@ -87,6 +97,7 @@ impl Relay {
         messaging: Messaging,
         meter: &Meter,
     ) -> Self {
+        let own = format!("{PODS}{}", messaging.pod);
         Self {
             domain,
             hub,
@@ -98,7 +109,31 @@ impl Relay {
             started: Instant::now(),
             news_since: retention.began,
             newest: None,
+            own,
+            rates: Arc::default(),
             counters: Counters::new(meter),
+        }
+    }
+
+    /// Drains the rates of authors by what other pods publish for them.
+    #[must_use]
+    pub fn with_rates(mut self, rates: Arc<Rates>) -> Self {
+        self.rates = rates;
+        self
+    }
+
+    /// Takes an event that another pod has published from its author's rate.
+    ///
+    /// What this pod publishes was taken before. A late event is of a time that does not count any
+    /// more.
+    fn drain_rate(&self, event: &Event) {
+        let age = event.published.and_then(|published| published.elapsed().ok()).unwrap_or_default();
+        if let Some(author) = &event.author
+            && event.source.starts_with(PODS)
+            && *event.source != *self.own
+            && age < RATE_PERIOD
+        {
+            self.rates.drain(author, event.data.len());
         }
     }
 
@@ -202,6 +237,7 @@ impl Relay {
             self.hub.repeat(&event.id);
             return;
         }
+        self.drain_rate(&event);
         // Any program can publish to the topic. An event at which the domain panics must not stop
         // the feed of every pod.
         let read = AssertUnwindSafe(|| {

@@ -99,6 +99,8 @@ fn relay_reports_every_bad_setting_at_once() {
         ("RELAY_REPLAY_BYTES", "1"),
         ("RELAY_MEMORY", "1KiB"),
         ("RELAY_ANSWER_BYTES", "none"),
+        ("RELAY_USER_EVENT_RATE", "0"),
+        ("RELAY_USER_EVENT_BYTES", "1/s"),
         ("RELAY_QUEUE_BYTES", "lots"),
         ("RELAY_MAX_CONNECTIONS", "-1"),
         ("RELAY_MAX_WATCHERS", "0"),

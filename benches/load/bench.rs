@@ -140,6 +140,8 @@ impl Bench {
             command
                 .env("RELAY_LISTEN", address.to_string())
                 .env("RELAY_LOG", "error")
+                .env("RELAY_USER_EVENT_RATE", "off")
+                .env("RELAY_USER_EVENT_BYTES", "off")
                 .envs(settings.iter().copied());
             command
         } else {

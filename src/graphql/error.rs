@@ -4,7 +4,7 @@
 //! [ours](struct@Error) nor the executor's own about the request becomes `INTERNAL` with a fixed
 //! text. It is logged here, once. No `Display` of a foreign error may ever reach a client.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt, num::NonZeroU32, time::Duration};
 
 use async_graphql::{ErrorExtensionValues, PathSegment, Pos, Response, ServerError, Value};
 use serde::Serialize;
@@ -39,12 +39,15 @@ pub enum Code {
     ResultTooLarge,
     /// There is no room for the answer at present. The client may try again.
     Overloaded,
+    /// The user publishes more than it may. Nothing is stored; `extensions.retryAfter` has the
+    /// seconds after which the client may try again.
+    RateLimited,
     /// The service failed. The client's request was legal.
     Internal,
 }
 
 /// All codes.
-const CODES: [Code; 14] = [
+const CODES: [Code; 15] = [
     Code::Unauthenticated,
     Code::Forbidden,
     Code::BadUserInput,
@@ -58,6 +61,7 @@ const CODES: [Code; 14] = [
     Code::LimitReached,
     Code::ResultTooLarge,
     Code::Overloaded,
+    Code::RateLimited,
     Code::Internal,
 ];
 
@@ -79,6 +83,7 @@ impl Code {
             Self::LimitReached => "LIMIT_REACHED",
             Self::ResultTooLarge => "RESULT_TOO_LARGE",
             Self::Overloaded => "OVERLOADED",
+            Self::RateLimited => "RATE_LIMITED",
             Self::Internal => "INTERNAL",
         }
     }
@@ -92,12 +97,14 @@ pub struct Error {
     text: Cow<'static, str>,
     /// Path of the value that the error is about.
     field: Option<Box<str>>,
+    /// Seconds after which the client may try again.
+    retry_after: Option<NonZeroU32>,
 }
 
 impl Error {
     /// Creates an error with this code and public text.
     pub fn new(code: Code, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, text: text.into(), field: None }
+        Self { code, text: text.into(), field: None, retry_after: None }
     }
 
     /// Adds the path of the value that the error is about, sent as `extensions.field`.
@@ -105,6 +112,13 @@ impl Error {
     pub fn about(mut self, field: &str) -> Self {
         self.field = Some(field.into());
         self
+    }
+
+    /// Creates the error of a user who publishes more than it may.
+    pub(super) fn rate_limited(wait: Duration) -> Self {
+        let seconds = NonZeroU32::MIN.saturating_add(wait.as_secs() as u32);
+        let text = format!("you publish too many events or too large ones; try again in {seconds} s");
+        Self { retry_after: Some(seconds), ..Self::new(Code::RateLimited, text) }
     }
 
     /// Creates an error about an argument out of bounds. The text should name the argument and its
@@ -133,6 +147,7 @@ impl Error {
         if let Some(field) = self.field {
             error.extensions.get_or_insert_default().set("field", String::from(field));
         }
+        retry(&mut error, self.retry_after);
         error
     }
 }
@@ -152,9 +167,12 @@ pub fn publicly(mut response: Response) -> Response {
         if error.extensions.as_ref().is_some_and(|extensions| extensions.get("code").is_some()) {
             continue;
         }
-        let ours = error.source::<Error>().map(|ours| ours.code);
+        let ours = error.source::<Error>().map(|ours| (ours.code, ours.retry_after));
         let code = match (ours, &error.source) {
-            (Some(code), _) => code,
+            (Some((code, retry_after)), _) => {
+                retry(error, retry_after);
+                code
+            }
             (None, Some(_)) => {
                 mask(error);
                 continue;
@@ -246,6 +264,13 @@ fn mask(error: &mut ServerError) {
     error.message = INTERNAL_TEXT.to_owned();
     error.source = None;
     mark(error, Code::Internal);
+}
+
+/// Names the seconds after which the client may try again, if there are any.
+fn retry(error: &mut ServerError, after: Option<NonZeroU32>) {
+    if let Some(after) = after {
+        error.extensions.get_or_insert_with(ErrorExtensionValues::default).set("retryAfter", after.get());
+    }
 }
 
 fn mark(error: &mut ServerError, code: Code) {

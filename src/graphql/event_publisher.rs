@@ -21,10 +21,11 @@ use super::{
 };
 use crate::{
     broker::{Publish, PublishError},
+    budget::Rates,
     domain::{Domain, Fact, Unreadable},
     event::Event,
     telemetry::{
-        self, LATENCY_BUCKETS, Seldom,
+        self, LATENCY_BUCKETS, Refusals, Seldom,
         traces::{self, Messaging},
     },
 };
@@ -44,6 +45,8 @@ pub struct EventPublisher {
     publishes: Counter<u64>,
     duration: Histogram<f64>,
     refusals: Seldom,
+    rates: Arc<Rates>,
+    limits: Refusals,
 }
 
 impl EventPublisher {
@@ -74,7 +77,17 @@ impl EventPublisher {
                 .with_boundaries(LATENCY_BUCKETS.to_vec())
                 .with_description("Time until the topic acknowledged an event, or did not.")
                 .build(),
+            rates: Arc::default(),
+            limits: Refusals::new(meter),
         }
+    }
+
+    /// Refuses events of a user who publishes more than these rates allow. Without a call there is
+    /// no limit.
+    #[must_use]
+    pub fn with_rates(mut self, rates: Arc<Rates>) -> Self {
+        self.rates = rates;
+        self
     }
 
     /// Creates an event of this pod, not yet published.
@@ -88,12 +101,18 @@ impl EventPublisher {
     ///
     /// # Errors
     /// `PUBLISH_FAILED` within [`crate::broker::PUBLISH_TIMEOUT`]: this pod's state is then as
-    /// before.
+    /// before. `RATE_LIMITED` if the author publishes more than it may; nothing is published.
     pub async fn commit(
         &self,
         mut event: Event,
         read: impl FnOnce(&Event) -> Result<Fact, Unreadable> + Send,
     ) -> Result<(), Error> {
+        if let Some(author) = &event.author {
+            self.rates.take(author, event.data.len()).map_err(|wait| {
+                self.limits.count("event_rate");
+                Error::rate_limited(wait)
+            })?;
+        }
         self.publish(&mut event).await.map_err(|error| {
             let (pod, event, cause) = (&*self.messaging.pod, &*event.id, error.to_string());
             tracing::debug!(pod, event, error = cause, "event refused");
@@ -133,6 +152,7 @@ impl EventPublisher {
 ///
 /// # Errors
 /// `PUBLISH_FAILED` within [`crate::broker::PUBLISH_TIMEOUT`]: this pod's state is then as before.
+/// `RATE_LIMITED` if the viewer publishes more than it may; nothing is published.
 /// `UNAUTHENTICATED` without a viewer. `INTERNAL` if the data has no JSON form.
 pub async fn publish<T: Serialize + Sync>(ctx: &Context<'_>, kind: &str, data: &T) -> Result<(), Error> {
     let author = viewer(ctx)?.user.clone();

@@ -12,10 +12,11 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::relayed::Relayed;
 use crate::telemetry::traces::Trace;
@@ -23,6 +24,12 @@ use crate::telemetry::traces::Trace;
 /// Cost of an entry besides its payload, in bytes: the entry itself and the frame around the
 /// payload.
 const OVERHEAD: usize = mem::size_of::<Delivery>() + 64;
+
+/// How long a send queue may be above its limit. A reader that keeps up has taken a burst by then.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Number of times that a send queue may reach its limit before it overflows at once.
+const BURST: usize = 8;
 
 /// One result on its way to one watcher.
 #[derive(Clone, Debug)]
@@ -75,6 +82,8 @@ pub struct SendQueue {
 struct Queue {
     deliveries: Deliveries,
     bytes: usize,
+    /// Time since which the queue has been above its limit.
+    above_since: Option<Instant>,
     overflowed: bool,
     /// Waker of the connection, if it waits. It is woken once: what is pushed while it wakes up
     /// costs no more than its place in the queue.
@@ -84,15 +93,16 @@ struct Queue {
 }
 
 impl SendQueue {
-    /// Creates an empty send queue that holds at most `limit` bytes, or one delivery that is
-    /// larger. A delivery that would exceed `limit` makes the queue overflow.
+    /// Creates an empty send queue. A delivery makes it overflow if it has been above `limit` bytes
+    /// for a second, or would be above 8 times as much. One delivery fits into an empty queue,
+    /// however large.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { queue: Mutex::default(), limit, watchers: AtomicUsize::new(0) })
     }
 
-    /// Queues the delivery. If the queue would exceed its limit, it overflows instead: it is
-    /// emptied and accepts no further delivery.
+    /// Queues the delivery. If that is too much, the queue overflows instead: it is emptied and
+    /// accepts no further delivery.
     pub fn push(&self, delivery: Delivery) {
         let mut queue = self.queue();
         if queue.overflowed {
@@ -101,7 +111,7 @@ impl SendQueue {
         queue.bytes += delivery.result.payload.len() + OVERHEAD;
         // A single delivery always fits: a client that has read everything is not slow, however
         // large the event.
-        if queue.bytes > self.limit && !queue.deliveries.is_empty() {
+        if queue.bytes > self.limit && !queue.deliveries.is_empty() && queue.is_too_much(self.limit) {
             queue.overflowed = true;
             (queue.deliveries, queue.bytes) = (Deliveries::new(), 0);
         } else {
@@ -117,7 +127,7 @@ impl SendQueue {
     /// Takes all deliveries that wait now.
     pub fn take(&self) -> Deliveries {
         let mut queue = self.queue();
-        queue.bytes = 0;
+        (queue.bytes, queue.above_since) = (0, None);
         mem::take(&mut queue.deliveries)
     }
 
@@ -177,6 +187,13 @@ impl SendQueue {
 }
 
 impl Queue {
+    /// Returns whether the queue is above `limit` for too long, or by too much.
+    fn is_too_much(&mut self, limit: usize) -> bool {
+        let now = Instant::now();
+        let since = *self.above_since.get_or_insert(now);
+        now.duration_since(since) >= PATIENCE || self.bytes > limit.saturating_mul(BURST)
+    }
+
     fn wait_unless(&mut self, is_due: bool, only_overflow: bool, cx: &Context<'_>) -> Poll<()> {
         if is_due {
             return Poll::Ready(());
@@ -210,10 +227,12 @@ mod tests {
         assert!(send_queue.take().is_empty());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn full_send_queue_frees_memory_and_overflows() {
         let send_queue = SendQueue::new(1_000);
-        send_queue.push(delivery(800));
+        for _ in 0..8 {
+            send_queue.push(delivery(800));
+        }
         assert!(!send_queue.overflowed());
         send_queue.push(delivery(800));
         send_queue.overflow().await;
@@ -231,9 +250,30 @@ mod tests {
             assert!(!send_queue.overflowed());
             assert_eq!(send_queue.take().len(), 1);
         }
-        send_queue.push(delivery(5_000));
+        send_queue.push(delivery(9_000));
         send_queue.push(delivery(1));
         assert!(send_queue.overflowed(), "a second delivery overflows it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn burst_overflows_only_unread_for_a_second() {
+        let send_queue = SendQueue::new(1_000);
+        for _ in 0..3 {
+            for _ in 0..7 {
+                send_queue.push(delivery(800));
+            }
+            tokio::time::advance(PATIENCE / 2).await;
+            send_queue.push(delivery(800));
+            assert_eq!(send_queue.take().len(), 8, "a reader that keeps up goes on");
+            tokio::time::advance(PATIENCE).await;
+        }
+        for _ in 0..2 {
+            send_queue.push(delivery(800));
+        }
+        tokio::time::advance(PATIENCE).await;
+        assert!(!send_queue.overflowed());
+        send_queue.push(delivery(1));
+        assert!(send_queue.overflowed());
     }
 
     #[tokio::test]

@@ -38,6 +38,9 @@ impl Setup {
             // There is no load balancer, and a test should not wait for a drain
             ("RELAY_DRAIN_DELAY", "0s".to_owned()),
             ("RELAY_DRAIN_SPREAD", "500ms".to_owned()),
+            // A test may publish as fast as it can
+            ("RELAY_USER_EVENT_RATE", "off".to_owned()),
+            ("RELAY_USER_EVENT_BYTES", "off".to_owned()),
         ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value)).into();
         Self { name: name.to_owned(), port, arguments: Vec::new(), variables }

@@ -172,7 +172,12 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
 /// Reads the sizes of the ledger.
 fn budget(reader: &mut Reader<'_>) -> budget::Settings {
     let memory = reader.optional(&t::MEMORY, value::memory).unwrap_or_else(memory::available);
-    budget::Settings { memory, answer_bytes: reader.size(&t::ANSWER_BYTES) }
+    budget::Settings {
+        memory,
+        answer_bytes: reader.size(&t::ANSWER_BYTES),
+        user_event_rate: reader.required(&t::USER_EVENT_RATE, value::event_rate),
+        user_event_bytes: reader.required(&t::USER_EVENT_BYTES, value::event_bytes),
+    }
 }
 
 /// Returns how far back a pod keeps events. It is [`MARGIN`] more than the window, because a replay

@@ -181,11 +181,23 @@ pub(super) static ANSWER_BYTES: Setting = Setting::new(
     Between(Unit::Size, "4KiB", "1GiB"),
     "largest answer to a query or mutation; a larger one becomes RESULT_TOO_LARGE",
 );
+pub(super) static USER_EVENT_RATE: Setting = Setting::new(
+    "RELAY_USER_EVENT_RATE",
+    Is("50"),
+    Form("1 or more, or off"),
+    "events that one user may publish each second, over all pods; 4 s of them at once",
+);
+pub(super) static USER_EVENT_BYTES: Setting = Setting::new(
+    "RELAY_USER_EVENT_BYTES",
+    Is("32KiB"),
+    Form("1KiB or more, or off"),
+    "bytes of events that one user may publish each second, over all pods; 64 s of them at once",
+);
 pub(super) static QUEUE_BYTES: Setting = Setting::new(
     "RELAY_QUEUE_BYTES",
     Is("256KiB"),
     Between(Unit::Size, "1KiB", "64MiB"),
-    "size of a connection's send queue; when it is full, the connection ends as slow",
+    "size of a connection's send queue; one that stays above it for a second, or reaches 8 times as much, ends as slow",
 );
 pub(super) static MAX_CONNECTIONS: Setting = Setting::new(
     "RELAY_MAX_CONNECTIONS",
@@ -362,6 +374,8 @@ pub static SETTINGS: &[Concern] = &[
             &REPLAY_BYTES,
             &MEMORY,
             &ANSWER_BYTES,
+            &USER_EVENT_RATE,
+            &USER_EVENT_BYTES,
             &QUEUE_BYTES,
             &MAX_CONNECTIONS,
             &MAX_CONNECTIONS_PER_ADDRESS,

@@ -324,3 +324,22 @@ pub(super) fn memory(text: &str) -> Parsed<usize> {
     size.filter(|size| *size >= 16 << 20)
         .ok_or_else(|| "is not a size of 16MiB or more: write it like 768MiB".to_owned())
 }
+
+/// Parses a number of events a second; `None` for `off`.
+pub(super) fn event_rate(text: &str) -> Parsed<Option<u64>> {
+    rate(text, |text| text.parse().ok(), 1).ok_or_else(|| "is no rate: write it like 50, or off".to_owned())
+}
+
+/// Parses a number of bytes a second; `None` for `off`.
+pub(super) fn event_bytes(text: &str) -> Parsed<Option<u64>> {
+    rate(text, bytes, 1_024).ok_or_else(|| "is not 1KiB or more, or off: write it like 32KiB".to_owned())
+}
+
+/// Parses an amount a second, which may end with `/s`.
+fn rate(text: &str, parse: impl Fn(&str) -> Option<u64>, least: u64) -> Option<Option<u64>> {
+    if text == "off" {
+        return Some(None);
+    }
+    let amount = parse(text.strip_suffix("/s").unwrap_or(text))?;
+    (amount >= least).then_some(Some(amount))
+}
