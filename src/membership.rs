@@ -37,7 +37,7 @@ pub use self::{catch_up::History, heartbeat::Heartbeat, members::Size};
 use crate::{
     broker::{FeedState, Publish, PublishError, Reopen},
     event::{Event, HEARTBEAT},
-    telemetry,
+    telemetry::{self, Seldom},
 };
 
 /// Longest pause after a heartbeat that the topic did not take.
@@ -50,6 +50,15 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 /// Number of heartbeats in a row that the topic must not take, so that the pod counts as unable to
 /// publish. A single failure may be an accident.
 const UNPUBLISHABLE: u32 = 3;
+
+/// Least time between two log lines about the same contract with the operator.
+const WARN_EVERY: Duration = Duration::from_secs(600);
+
+/// Largest difference of the clocks that is no fault, in seconds, as for the doctor.
+const MAX_CLOCK: f64 = 4.0;
+
+/// Most generations of this pod's feed that are remembered.
+const MAX_OWN_FEEDS: usize = 8;
 
 /// Outcomes of publishing a heartbeat, as labels of metrics.
 const ACKNOWLEDGED: &str = "acknowledged";
@@ -83,6 +92,8 @@ struct Shared {
     generation: watch::Sender<Option<Arc<str>>>,
     heartbeats: Counter<u64>,
     silences: Counter<u64>,
+    namesakes: Seldom,
+    wrong_clocks: Seldom,
 }
 
 struct State {
@@ -92,6 +103,12 @@ struct State {
     lag: Option<Duration>,
     /// Why the topic did not take the last heartbeat; `None` if it did.
     failure: Option<String>,
+    /// Names of this pod's last generations of its feed.
+    own_feeds: VecDeque<Arc<str>>,
+    /// Time of publishing of this process's first heartbeat.
+    first_own: Option<SystemTime>,
+    /// How much this pod's clock is ahead of the topic's, in seconds; `None` before it is measured.
+    clock: Option<f64>,
     /// Why an earlier generation of the feed has ended; `None` once the feed has caught up.
     obstacle: Option<String>,
     /// Number of heartbeats since the last one that the topic took.
@@ -133,12 +150,17 @@ impl Membership {
                 in_flight: VecDeque::new(),
                 lag: None,
                 failure: None,
+                own_feeds: VecDeque::new(),
+                first_own: None,
+                clock: None,
                 obstacle: None,
                 failures: 0,
                 resumed: None,
             }),
             settings,
             generation: watch::Sender::new(None),
+            namesakes: Seldom::new(WARN_EVERY),
+            wrong_clocks: Seldom::new(WARN_EVERY),
             heartbeats: telemetry::counter_by(
                 meter,
                 "relay.heartbeats",
@@ -166,6 +188,17 @@ impl Membership {
         gauge("relay.membership.connections", "Connections of all of them.", |size| size.connections);
         let membership = self.clone();
         meter
+            .f64_observable_gauge("relay.clock.skew")
+            .with_unit("s")
+            .with_description("How much this pod's clock is ahead of the topic's; negative: behind.")
+            .with_callback(move |gauge| {
+                if let Some(clock) = membership.clock() {
+                    gauge.observe(clock, &[]);
+                }
+            })
+            .build();
+        let membership = self.clone();
+        meter
             .f64_observable_gauge("relay.feed.lag")
             .with_unit("s")
             .with_description("From the publishing of this pod's last heartbeat to its coming back.")
@@ -175,6 +208,52 @@ impl Membership {
                 }
             })
             .build();
+    }
+
+    /// Returns how much this pod's clock is ahead of the topic's, in seconds; `None` before this
+    /// pod's first heartbeat has come back.
+    fn clock(&self) -> Option<f64> {
+        self.state().clock
+    }
+
+    /// Measures this pod's clock by a heartbeat that came back. The topic took it about half-way
+    /// between its sending and its return.
+    fn measure_clock(&self, state: &mut State, own: &InFlight, published: SystemTime, now: Instant) {
+        let lag = (now - own.since).as_secs_f64();
+        let seconds = match own.sent.duration_since(published) {
+            Ok(ahead) => ahead.as_secs_f64(),
+            Err(behind) => -behind.duration().as_secs_f64(),
+        };
+        let clock = seconds + lag / 2.0;
+        state.clock = Some(clock);
+        if clock.abs() > MAX_CLOCK + lag / 2.0 && self.0.wrong_clocks.count("").is_some() {
+            let (pod, seconds) = (&*self.0.settings.pod, clock.round());
+            tracing::warn!(
+                pod,
+                seconds,
+                "this clock is ahead of the topic's (behind, if negative): set it by NTP"
+            );
+        }
+    }
+
+    /// Warns if another pod sends heartbeats under this pod's name.
+    fn watch_name(&self, state: &mut State, heartbeat: &Heartbeat, published: SystemTime) {
+        if heartbeat.pod != self.0.settings.pod || heartbeat.probe {
+            return;
+        }
+        if state.own_feeds.contains(&heartbeat.feed) {
+            state.first_own.get_or_insert(published);
+        } else if state.first_own.is_some_and(|first| first < published)
+            && self.0.namesakes.count("").is_some()
+        {
+            let (pod, feed) = (&*heartbeat.pod, &*heartbeat.feed);
+            tracing::warn!(
+                pod,
+                feed,
+                "another pod has the same name, and each deletes the feeds of the other: give each RELAY_POD or \
+                 POD_NAME of its own"
+            );
+        }
     }
 
     /// Returns the name of this pod.
@@ -257,7 +336,11 @@ impl Membership {
         }
         let mut state = self.state();
         match &generation {
-            Some(generation) => state.catch_up.begin(generation.clone(), Instant::now()),
+            Some(generation) => {
+                state.own_feeds.truncate(MAX_OWN_FEEDS - 1);
+                state.own_feeds.push_front(generation.clone());
+                state.catch_up.begin(generation.clone(), Instant::now());
+            }
             None => state.catch_up.end(),
         }
         // Heartbeats in flight to the last generation are no measure for this one.
@@ -271,7 +354,9 @@ impl Membership {
         let now = Instant::now();
         let mut state = self.state();
         // A backlog is not silence: while older events come, the heartbeat is still behind them.
-        let is_behind = |own: &&mut InFlight| event.published.is_some_and(|published| published < own.sent);
+        let ahead = state.clock.unwrap_or_default();
+        let by_our_clock = event.published.and_then(|published| shift(published, ahead));
+        let is_behind = |own: &&mut InFlight| by_our_clock.is_some_and(|published| published < own.sent);
         for own in state.in_flight.iter_mut().filter(is_behind) {
             own.awaited = own.awaited.map(|_| now);
         }
@@ -286,11 +371,15 @@ impl Membership {
         if !heartbeat.probe {
             state.members.hear(&heartbeat, published);
         }
+        self.watch_name(&mut state, &heartbeat, published);
         state.catch_up.hear(event, Some(&heartbeat.feed), now);
         if let Some(own) = state.in_flight.iter().position(|own| own.id == event.id) {
             // Heartbeats share an ordering key: an earlier one that is not back yet will not come
             // any more.
             let returned = state.in_flight.drain(..=own).next_back();
+            if let Some(own) = &returned {
+                self.measure_clock(&mut state, own, published, now);
+            }
             state.lag = returned.map(|own| now - own.since);
         }
         Heard::Heartbeat
@@ -421,6 +510,12 @@ impl Membership {
     fn state(&self) -> MutexGuard<'_, State> {
         crate::lock::lock(&self.0.state)
     }
+}
+
+/// Returns the time this many seconds later, or earlier if negative.
+fn shift(time: SystemTime, seconds: f64) -> Option<SystemTime> {
+    let by = Duration::try_from_secs_f64(seconds.abs()).ok()?;
+    if seconds < 0.0 { time.checked_sub(by) } else { time.checked_add(by) }
 }
 
 /// Waits for an open feed and returns its generation; `None` if there will be none.

@@ -77,7 +77,9 @@ impl Pod {
         // no feed behind.
         let connected = settings.broker.connect(&settings.name, settings.window.span).await?;
         let pod = Self::assemble(settings, domain, api, auth, metrics, connected, listeners);
-        tracing::info!(pod = pod.name, address = %pod.address, "pod started");
+        let page = pod.app.settings.page.as_ref().map(|_| format!("http://{}/", pod.address));
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(pod = pod.name, version, address = %pod.address, page, "pod started");
         Ok(pod)
     }
 

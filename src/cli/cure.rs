@@ -5,6 +5,19 @@
 
 use crate::{auth::SetupError, pod::StartError};
 
+/// Adds the flag that cures the error of a pod of a cluster, and the cause.
+#[must_use]
+pub fn cure_in_cluster(error: StartError) -> anyhow::Error {
+    match error {
+        StartError::Listen { ref source, .. } => {
+            anyhow::anyhow!(
+                "{error}: set --port to the first of as many free ports as there are pods: {source}"
+            )
+        }
+        error => cure(error),
+    }
+}
+
 /// Adds the setting that cures the error, and the cause.
 #[must_use]
 #[expect(clippy::needless_pass_by_value, reason = "the signature that `map_err` wants")]

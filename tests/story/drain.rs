@@ -133,3 +133,13 @@ async fn drain_ends_despite_stuck_client() {
     pod.signal("TERM");
     assert_eq!(pod.ended().await.code(), Some(0), "{}", pod.output());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_signal_of_end_drains() {
+    for signal in ["HUP", "QUIT"] {
+        let mut pod = Setup::new("p").start().await;
+        pod.signal(signal);
+        assert_eq!(pod.ended().await.code(), Some(0), "{signal}: {}", pod.output());
+        assert!(pod.output().contains("pod drained"), "{}", pod.output());
+    }
+}

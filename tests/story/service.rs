@@ -18,14 +18,9 @@ async fn publishes(pod: &Relay) -> bool {
     answer.json()["data"]["addTemplate"]["success"] == true
 }
 
-/// Returns the reasons for which this pod is not ready.
-async fn reasons(pod: &Relay) -> String {
-    pod.http.get("/readyz").await.json()["reasons"].to_string()
-}
-
 async fn until_unready(pod: &Relay, word: &str) -> String {
     eventually(&format!("a reason names {word}"), RECOVERY, async || {
-        let reasons = reasons(pod).await;
+        let reasons = pod.http.try_get("/readyz").await?.json()["reasons"].to_string();
         reasons.contains(word).then_some(reasons)
     })
     .await
@@ -153,4 +148,46 @@ async fn refused_publishes_share_log_lines() {
         assert!(lines[0].contains(word), "{word}: {}", lines[0]);
     }
     assert!(!output.contains("Error {") && !output.contains("Some("), "no debug output: {output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_clock_is_measured_and_warned_of() {
+    for (clock, ahead) in [(-3_600, 3_600.0), (3_600, -3_600.0)] {
+        let service = Service::start().await;
+        service.state().clock = clock;
+        let pod = service.pod("p").start().await;
+        let skew = pod.metric("relay_clock_skew_seconds").await;
+        assert!((skew - ahead).abs() < 3.0, "{skew}");
+        assert!(pod.output().contains("this clock is ahead of the topic's"), "{}", pod.output());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_one_name_are_warned_of() {
+    let service = Service::start().await;
+    let first = service.pod("same").start().await;
+    let second = service.pod("same").launch();
+    eventually("a pod warns of its name", RECOVERY, async || {
+        let is_warned = |pod: &Relay| pod.output().contains("another pod has the same name");
+        (is_warned(&first) || is_warned(&second)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarted_pod_is_no_namesake() {
+    let service = Service::start().await;
+    let mut pod = service.pod("same").start().await;
+    pod.kill();
+    let pod = service.pod("same").start().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!pod.output().contains("another pod"), "{}", pod.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topic_without_retention_is_warned_of() {
+    let service = Service::start().await;
+    service.state().retention = Some("0s");
+    let pod = service.pod("p").start().await;
+    assert!(pod.output().contains("the topic retains nothing"), "{}", pod.output());
 }

@@ -22,7 +22,7 @@ use pubsub_relay::{
     cli::{
         cluster::{self, ClusterBroker},
         config::{self, Command, Questions, Settings},
-        cure::cure,
+        cure::{cure, cure_in_cluster},
         doctor,
         emulator::Search,
         surroundings::{connections_within, exempt_loopback_from_proxies, raise_open_files},
@@ -164,7 +164,7 @@ async fn run_cluster(
             let (domain, api) = domains.make(window.span);
             let mut settings = settings.pod.clone();
             (settings.name, settings.listen, settings.broker) = (format!("pod-{n}"), listen, broker.broker());
-            pods.push(Pod::start(settings, domain, api).await.map_err(cure)?);
+            pods.push(Pod::start(settings, domain, api).await.map_err(cure_in_cluster)?);
         }
         cluster::wait_until_ready(&pods).await;
         cluster::welcome(&mut io::stdout(), &broker, &pods)?;

@@ -233,6 +233,13 @@ impl Keeper {
         let since = self.since();
         let (name, feed) = self.create_one(since).await?;
         self.reaches_back.store(feed.reaches_back, Ordering::Relaxed);
+        if !feed.reaches_back && self.tries == 0 {
+            let cure = "see relay doctor";
+            tracing::warn!(
+                cure,
+                "the topic retains nothing: clients cannot resume from before a pod's start"
+            );
+        }
         if feed.is_whole {
             return Ok((name, None));
         }
