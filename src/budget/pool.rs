@@ -17,6 +17,10 @@ use tokio::{
 
 use crate::lock::lock;
 
+/// Most charges of one account that wait for room. A further one is refused at once: each may hold
+/// a socket's place.
+const MAX_WAITING: usize = 64;
+
 /// Pool of bytes, in which each account has a largest share. Clones share the same pool.
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
@@ -33,6 +37,7 @@ struct Shared {
 struct Account {
     user: Arc<str>,
     free: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
     pool: Arc<Shared>,
 }
 
@@ -74,12 +79,13 @@ impl Pool {
     }
 
     /// Charges the bytes to the user's account, and waits for room for at most `patience`. Returns
-    /// `None` if there was none.
+    /// `None` if there was none, and at once if too many wait.
     pub async fn charge(&self, user: &Arc<str>, bytes: usize, patience: Duration) -> Option<Charge> {
         if let Some(charge) = self.try_charge(user, bytes) {
             return Some(charge);
         }
         let account = self.account(user);
+        let _waiting = account.waiting.clone().try_acquire_owned().ok()?;
         let (of_account, of_pool) = (account.free.clone(), self.0.free.clone());
         let bytes = u32::try_from(bytes).ok()?;
         let permits = async {
@@ -105,7 +111,8 @@ impl Pool {
             return account;
         }
         let free = Arc::new(Semaphore::new(self.0.share));
-        let account = Arc::new(Account { user: user.clone(), free, pool: self.0.clone() });
+        let waiting = Arc::new(Semaphore::new(MAX_WAITING));
+        let account = Arc::new(Account { user: user.clone(), free, waiting, pool: self.0.clone() });
         accounts.insert(user.clone(), Arc::downgrade(&account));
         account
     }

@@ -5,6 +5,7 @@
 //! socket. The loop must never wait for one peer on behalf of another, unless all places for
 //! pending sockets are taken.
 
+mod body;
 mod handoff;
 mod head;
 mod peer;
@@ -21,6 +22,7 @@ use std::{
 
 use axum::{
     Router,
+    body::Body,
     http::{Method, Request},
     response::Response,
 };
@@ -36,7 +38,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
 pub(super) use self::head::encode_head;
-use self::{handoff::PendingHandoff, pending::PendingSockets, tracked::TrackedSocket};
+use self::{body::TrackedBody, handoff::PendingHandoff, pending::PendingSockets, tracked::TrackedSocket};
 pub use self::{
     handoff::{HandoffRequest, SocketHandoff},
     peer::Peer,
@@ -47,8 +49,8 @@ pub use self::{
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// Pending sockets at a time: those that have not become a connection. At the limit the socket that
-/// has been idle longest is closed. If none is idle, further sockets wait. The head and the body of
-/// each may be in memory, so this bounds what pending sockets can hold.
+/// has been silent longest is closed. If a request runs on each, further sockets wait. The head and
+/// the body of each may be in memory, so this bounds what pending sockets can hold.
 const MAX_PENDING_SOCKETS: usize = 1_024;
 
 /// How long a request may go on once the pod drains. The [`drain`](crate::pod::drain) waits longer
@@ -144,7 +146,7 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
                 pin::Pin::new(&mut served).graceful_shutdown();
             }
             () = activity.close_requested() => {
-                if activity.is_late() {
+                if activity.may_end() {
                     return;
                 }
                 pin::Pin::new(&mut served).graceful_shutdown();
@@ -170,7 +172,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 /// Returns the router's answer. A stream is handed off instead, since hyper would keep buffers for
 /// as long as it lasts.
 async fn answer(
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     peer: Peer,
     mut router: Router,
     handoffs: mpsc::Sender<Box<PendingHandoff>>,
@@ -178,6 +180,7 @@ async fn answer(
     let (version, has_body) = (request.version(), request.method() != Method::HEAD);
     let activity = peer.place().activity.clone();
     activity.on_request();
+    let mut request = request.map(|body| Body::new(TrackedBody::new(body, activity.clone())));
     request.extensions_mut().insert(peer);
     let mut response = router.call(request).await?;
     match HandoffRequest::take(&mut response).filter(|_| has_body) {
@@ -216,7 +219,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new()
-            .route("/", get(async || "answer"))
+            .route("/", get(async || "answer").post(async |body: String| body))
             .route("/slow", get(async || sleep(Duration::from_secs(60)).await));
         TaskTracker::new().spawn(serve_with_places(listener, router, CancellationToken::new(), places));
         async move || TcpStream::connect(address).await.unwrap()
@@ -276,6 +279,23 @@ mod tests {
         assert!(began.elapsed() < ACCEPT_RETRY_DELAY, "{:?}", began.elapsed());
         assert_eq!(first.read(&mut [0]).await.unwrap(), 0);
         ask(&mut second).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_head_or_body_gives_up_its_place() {
+        let post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nx".as_slice();
+        for silent in [b"".as_slice(), b"GET", post] {
+            let connect = server(2).await;
+            let [mut first, mut second] = [connect().await, connect().await];
+            for socket in [&mut first, &mut second] {
+                socket.write_all(silent).await.unwrap();
+                sleep(Duration::from_secs(1)).await;
+            }
+            let began = Instant::now();
+            ask(&mut connect().await).await;
+            assert!(began.elapsed() < ACCEPT_RETRY_DELAY, "{:?}", began.elapsed());
+            assert_eq!(first.read(&mut [0]).await.unwrap_or_default(), 0, "the oldest one was closed");
+        }
     }
 
     #[tokio::test(start_paused = true)]

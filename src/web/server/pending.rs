@@ -4,8 +4,8 @@
 //! The head of every request on a socket may take a few seconds. Between two requests a socket may
 //! be idle longer than load balancers keep one. So no request meets a socket that is being closed.
 //! One check of all sockets each second enforces both times: a request costs no timer. When all
-//! places are taken, the socket that has been idle longest is closed. A request that is running
-//! must never be cut off.
+//! places are taken, the socket that has been silent longest is closed at once: idle, or with a
+//! head or a body that does not come. A request that is running must never be cut off.
 
 use std::{
     fmt,
@@ -30,7 +30,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(620);
 /// Time between two checks of all sockets.
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
-/// Longest time between two tries to find a place while no socket is idle.
+/// Longest time between two tries to find a place while a request runs on every socket.
 const PLACE_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// State of a pending socket: what it waits for.
@@ -38,6 +38,8 @@ const PLACE_RETRY_DELAY: Duration = Duration::from_millis(200);
 enum State {
     /// The rest of a head, since this time.
     ReadingHead(Instant),
+    /// The rest of a body, since this time.
+    ReadingBody(Instant),
     /// The answer to a request.
     Answering,
     /// The next request, since this time.
@@ -75,6 +77,28 @@ impl Activity {
         *self.state() = State::Answering;
     }
 
+    /// Records that a body is being read and its next part has not come.
+    pub(super) fn on_body_awaited(&self) {
+        let mut state = self.state();
+        if matches!(*state, State::Answering) {
+            *state = State::ReadingBody(Instant::now());
+        }
+    }
+
+    /// Records that a part of a body was read, which is not the last.
+    pub(super) fn on_body_read(&self) {
+        let mut state = self.state();
+        if matches!(*state, State::ReadingBody(_)) {
+            *state = State::ReadingBody(Instant::now());
+        }
+    }
+
+    /// Records that a body is complete. Its request is running from now on, even if the socket was
+    /// about to be closed.
+    pub(super) fn on_body_end(&self) {
+        *self.state() = State::Answering;
+    }
+
     /// Records that the answer is known.
     pub(super) fn on_answer(&self) {
         *self.state() = State::Idle(Instant::now());
@@ -90,24 +114,31 @@ impl Activity {
     }
 
     /// Reports whether the socket has waited for too long.
-    pub(super) fn is_late(&self) -> bool {
+    fn is_late(&self) -> bool {
         match *self.state() {
             State::ReadingHead(since) => since.elapsed() > HEAD_TIMEOUT,
             State::Idle(since) => since.elapsed() > IDLE_TIMEOUT,
-            State::Answering | State::Closing => false,
+            State::ReadingBody(_) | State::Answering | State::Closing => false,
         }
     }
 
-    /// Waits until the socket has to be closed: at once if it is late, else after the answer under
-    /// way.
+    /// Reports whether the socket ends at once, since nothing is running on it.
+    pub(super) fn may_end(&self) -> bool {
+        let is_closing = matches!(*self.state(), State::Closing);
+        is_closing || self.is_late()
+    }
+
+    /// Waits until the socket has to be closed: at once if it [may end](Self::may_end), else after
+    /// the answer under way.
     pub(super) async fn close_requested(&self) {
         self.close.notified().await;
     }
 
-    fn idle_since(&self) -> Option<Instant> {
+    /// Returns since when the socket has been silent; `None` if a request is running on it.
+    fn silent_since(&self) -> Option<Instant> {
         match *self.state() {
-            State::Idle(since) => Some(since),
-            _ => None,
+            State::ReadingHead(since) | State::ReadingBody(since) | State::Idle(since) => Some(since),
+            State::Answering | State::Closing => None,
         }
     }
 }
@@ -130,13 +161,13 @@ impl PendingSockets {
     }
 
     /// Waits for a free place and takes it. While there is none, it closes the socket that has been
-    /// idle longest.
+    /// silent longest.
     pub(super) async fn enter(self: &Arc<Self>) -> Place {
         loop {
             if let Some(place) = self.try_enter() {
                 return place;
             }
-            self.close_longest_idle();
+            self.close_longest_silent();
             let _ = timeout(PLACE_RETRY_DELAY, self.freed.notified()).await;
         }
     }
@@ -151,10 +182,10 @@ impl PendingSockets {
         Some(Place { pending: self.clone(), slot, activity })
     }
 
-    fn close_longest_idle(&self) {
+    fn close_longest_silent(&self) {
         let all = self.sockets();
-        let idle = all.iter().filter_map(|(_, socket)| Some((socket.idle_since()?, socket)));
-        if let Some((_, longest)) = idle.min_by_key(|(since, _)| *since) {
+        let silent = all.iter().filter_map(|(_, socket)| Some((socket.silent_since()?, socket)));
+        if let Some((_, longest)) = silent.min_by_key(|(since, _)| *since) {
             *longest.state() = State::Closing;
             longest.close.notify_one();
         }
