@@ -18,7 +18,7 @@ export function resuming(client, onGap) {
   let silence;
   const listen = () => {
     clearTimeout(silence);
-    silence = setTimeout(client.terminate, PATIENCE);
+    silence = setTimeout(() => client.terminate(), PATIENCE);
   };
   client.on('connecting', listen);
   client.on('message', listen);
