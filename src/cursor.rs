@@ -45,16 +45,16 @@ pub enum Source {
     Start,
 }
 
-/// Cursor with its source.
+/// Cursor as a client holds it: a position, and where the client got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bookmark {
+pub struct ClientCursor {
     /// Position to resume from.
     pub cursor: Cursor,
     /// Where the client got it.
     pub source: Source,
 }
 
-impl From<Cursor> for Bookmark {
+impl From<Cursor> for ClientCursor {
     /// Takes the cursor for that of a result.
     fn from(cursor: Cursor) -> Self {
         Self { cursor, source: Source::Result }
@@ -91,11 +91,11 @@ impl Cursor {
     /// [`BadCursor`] for any text that [`encode_from`](Self::encode_from) did not write for this
     /// topic.
     pub fn decode(text: &str, topic: &str) -> Result<Self, BadCursor> {
-        Bookmark::decode(text, topic).map(|bookmark| bookmark.cursor)
+        ClientCursor::decode(text, topic).map(|read| read.cursor)
     }
 }
 
-impl Bookmark {
+impl ClientCursor {
     /// Reads a cursor of the same topic, with its source.
     ///
     /// # Errors
@@ -160,8 +160,8 @@ mod tests {
             let cursor = cursor(nanos, &event);
             prop_assert_eq!(Cursor::decode(&cursor.encode(&topic), &topic), Ok(cursor.clone()));
             for (_, source) in SOURCES {
-                let read = Bookmark::decode(&cursor.encode_from(&topic, source), &topic);
-                prop_assert_eq!(read, Ok(Bookmark { cursor: cursor.clone(), source }));
+                let read = ClientCursor::decode(&cursor.encode_from(&topic, source), &topic);
+                prop_assert_eq!(read, Ok(ClientCursor { cursor: cursor.clone(), source }));
             }
         }
 

@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::{
     audience::Viewer,
-    cursor::{BadCursor, Bookmark, Cursor, Source},
+    cursor::{BadCursor, ClientCursor, Cursor, Source},
     domain::Fact,
     event::Event,
 };
@@ -172,8 +172,8 @@ impl Hub {
     ///
     /// # Errors
     /// [`BadCursor`] for any other text.
-    pub fn read_cursor(&self, text: &str) -> Result<Bookmark, BadCursor> {
-        Bookmark::decode(text, &self.0.topic)
+    pub fn read_cursor(&self, text: &str) -> Result<ClientCursor, BadCursor> {
+        ClientCursor::decode(text, &self.0.topic)
     }
 
     /// Adds a watcher. Every event dispatched from now on that is for its viewer reaches its send
@@ -185,7 +185,7 @@ impl Hub {
 
     /// Starts a replay for a watcher: the watcher first receives what it missed since the cursor.
     #[must_use]
-    pub fn resume(&self, watch: Watch, after: Bookmark) -> Replay {
+    pub fn resume(&self, watch: Watch, after: ClientCursor) -> Replay {
         self.0.counts.resumes.fetch_add(1, Ordering::Relaxed);
         Replay::new(self.0.clone(), watch, after)
     }

@@ -19,13 +19,13 @@ use super::{
     watching::Watching,
     window::Progress,
 };
-use crate::cursor::{Bookmark, Cursor, Source};
+use crate::cursor::{ClientCursor, Cursor, Source};
 
 /// Replay of one watcher that has not caught up with the feed.
 pub struct Replay {
     shared: Arc<Shared>,
     watch: Watch,
-    after: Bookmark,
+    after: ClientCursor,
     progress: Option<Progress>,
     /// Events of the last batch that are not rendered yet.
     pending: VecDeque<Arc<Relayed>>,
@@ -43,7 +43,7 @@ pub enum Step {
 }
 
 impl Replay {
-    pub(super) const fn new(shared: Arc<Shared>, watch: Watch, after: Bookmark) -> Self {
+    pub(super) const fn new(shared: Arc<Shared>, watch: Watch, after: ClientCursor) -> Self {
         Self { shared, watch, after, progress: None, pending: VecDeque::new(), rendered: Vec::new() }
     }
 
@@ -116,6 +116,6 @@ impl Replay {
 }
 
 /// Returns the position at which the client began, if it resumes from there.
-fn start(after: &Bookmark) -> Option<Box<Cursor>> {
+fn start(after: &ClientCursor) -> Option<Box<Cursor>> {
     (after.source == Source::Start).then(|| after.cursor.clone().into())
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::relayed::Relayed;
-use crate::cursor::{Bookmark, Cursor, Source};
+use crate::cursor::{ClientCursor, Cursor, Source};
 
 /// Approximate cost of an event besides its data and its keys, in bytes: its texts and its entries
 /// in the window.
@@ -163,8 +163,8 @@ impl Window {
     ///
     /// # Errors
     /// [`OutOfReach`] if the window does not reach back to the cursor less the margin ([`MARGIN`]).
-    pub fn resume(&self, after: &Bookmark) -> Result<Progress, OutOfReach> {
-        let Bookmark { cursor, source } = after;
+    pub fn resume(&self, after: &ClientCursor) -> Result<Progress, OutOfReach> {
+        let ClientCursor { cursor, source } = after;
         let before = |time| cursor.published.checked_sub(time).unwrap_or(SystemTime::UNIX_EPOCH);
         let needs = before(MARGIN);
         if needs < self.complete_since {
@@ -330,8 +330,9 @@ mod tests {
         for (second, id) in [(30, "a"), (36, "b"), (40, "c"), (40, "d"), (41, "e")] {
             window.insert(relayed(second, id));
         }
-        let begin =
-            |window: &Window, source| window.resume(&Bookmark { cursor: after(40, "c"), source }).unwrap();
+        let begin = |window: &Window, source| {
+            window.resume(&ClientCursor { cursor: after(40, "c"), source }).unwrap()
+        };
         assert_eq!(ids(&window, &mut begin(&window, Source::Result)), ["a", "b", "c", "d", "e"]);
         assert_eq!(ids(&window, &mut begin(&window, Source::Query)), ["b", "c", "d", "e"]);
         let mut start = begin(&window, Source::Start);
