@@ -113,6 +113,8 @@ struct State {
     obstacle: Option<String>,
     /// Number of heartbeats since the last one that the topic took.
     failures: u32,
+    /// Interval that this pod's last heartbeat announced.
+    announced: Duration,
     /// Time at which the topic took a heartbeat again after it had not.
     resumed: Option<Instant>,
 }
@@ -155,6 +157,7 @@ impl Membership {
                 clock: None,
                 obstacle: None,
                 failures: 0,
+                announced: settings.interval,
                 resumed: None,
             }),
             settings,
@@ -304,7 +307,7 @@ impl Membership {
     #[must_use]
     pub fn cannot_publish(&self) -> Option<String> {
         let state = self.state();
-        let patience = self.0.settings.interval * PATIENCE;
+        let patience = self.judged_interval(&state) * PATIENCE;
         let is_deaf = state.catch_up.heard().is_some_and(|(heard, _)| heard.elapsed() >= patience);
         let failure = state.failure.as_ref().filter(|_| is_deaf || state.failures >= UNPUBLISHABLE)?;
         Some(format!("{failure} (tried {} times)", state.failures))
@@ -410,7 +413,7 @@ impl Membership {
         let mut generations = self.0.generation.subscribe();
         loop {
             let Some(generation) = open_generation(&mut generations).await else { return };
-            let interval = self.state().members.interval(self.0.settings.interval);
+            let interval = self.announce();
             let heartbeat = Heartbeat::new(self.0.settings.pod.clone(), generation, connections(), interval);
             let pause = match self.publish(&heartbeat.event(), publisher).await {
                 // Never longer than announced, and not in step with pods that started at the same
@@ -490,6 +493,19 @@ impl Membership {
         }
     }
 
+    /// Returns the longest time until this pod's next heartbeat, which the next one announces.
+    fn announce(&self) -> Duration {
+        let mut state = self.state();
+        state.announced = state.members.interval(self.0.settings.interval);
+        state.announced
+    }
+
+    /// Returns the interval by which silence is judged: that of the members, or the one that this
+    /// pod announced last if that is longer.
+    fn judged_interval(&self, state: &State) -> Duration {
+        state.members.interval(self.0.settings.interval).max(state.announced)
+    }
+
     /// Returns when the feed counts as silent, if nothing comes before. That is three intervals
     /// after the last event came through it. It is sooner if younger events come, but not an own
     /// heartbeat that the topic took three intervals ago. A new feed has [`FIRST_PATIENCE`] at
@@ -497,14 +513,14 @@ impl Membership {
     /// proves little, and each new feed uses up the quota of administrative calls.
     fn silent_at(&self) -> Option<Instant> {
         let state = self.state();
-        let base = self.0.settings.interval;
+        let interval = self.judged_interval(&state);
         let (heard, is_proven) = state.catch_up.heard()?;
         let heard = state.resumed.map_or(heard, |resumed| heard.max(resumed));
-        let patience = if is_proven { base * PATIENCE } else { (base * PATIENCE).max(FIRST_PATIENCE) };
+        let least = if is_proven { Duration::ZERO } else { FIRST_PATIENCE };
+        let patience = (interval * PATIENCE).max(least);
         let patience = if state.failures > 0 { patience * PATIENCE } else { patience };
         let own = state.in_flight.iter().find_map(|own| own.awaited);
-        let own_patience = patience.max(state.members.interval(base) * PATIENCE);
-        Some(own.map_or(heard + patience, |awaited| (awaited + own_patience).min(heard + patience)))
+        Some(own.map_or(heard + patience, |awaited| (awaited + patience).min(heard + patience)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -4,7 +4,7 @@
 //! for that, nor take other pods for dead.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -16,14 +16,22 @@ use super::Heartbeat;
 /// Number of its own intervals for which a pod counts as alive after a heartbeat.
 pub(super) const PATIENCE: u32 = 3;
 
-/// Most pods that are remembered: as many as a topic has feeds. Heartbeats of further pods are
-/// ignored.
+/// Most pods that are remembered: as many as a topic has feeds. A further one replaces the oldest
+/// that has sent one heartbeat. If there is none, it is ignored.
 const MAX_PODS: usize = 10_000;
 
 /// Largest membership in which each pod sends heartbeats at the interval of the settings. Beyond it
 /// the interval grows with the membership. So a pod never receives more than this many heartbeats
 /// in the settings' interval.
 const FREQUENT: usize = 50;
+
+/// Heartbeats after which a pod counts for the interval. One heartbeat costs its sender nothing,
+/// and may be of a pod that does not exist.
+const REPEATED: u32 = 2;
+
+/// Longest interval of the settings. With a larger membership a pod may announce a longer one, in
+/// proportion. What it announces beyond that does not keep it alive.
+const MAX_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Size of the membership.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -49,6 +57,8 @@ struct LastHeartbeat {
     published: SystemTime,
     interval: Duration,
     connections: u64,
+    /// Number of the pod's heartbeats, up to [`REPEATED`].
+    count: u32,
 }
 
 impl Members {
@@ -60,30 +70,49 @@ impl Members {
         self.now = self.now.max(published);
         if !self.pods.contains_key(&heartbeat.pod) {
             let now = self.now;
-            self.pods.retain(|_, last| last.is_alive(now));
-            if self.pods.len() >= MAX_PODS {
+            // By what it announced, since a living pod's feed must be spared.
+            self.pods.retain(|_, last| last.is_alive(now, Duration::MAX));
+            if self.pods.len() >= MAX_PODS && !self.forget_one() {
                 return;
             }
         }
-        let last =
-            LastHeartbeat { published, interval: heartbeat.interval(), connections: heartbeat.connections };
-        let known = self.pods.entry(heartbeat.pod.clone()).or_insert(LastHeartbeat { published, ..last });
-        if known.published <= published {
-            *known = last;
+        let (interval, connections) = (heartbeat.interval(), heartbeat.connections);
+        let last = LastHeartbeat { published, interval, connections, count: 1 };
+        match self.pods.entry(heartbeat.pod.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(last);
+            }
+            Entry::Occupied(mut entry) if entry.get().published < published => {
+                let count = (entry.get().count + 1).min(REPEATED);
+                entry.insert(LastHeartbeat { count, ..last });
+            }
+            // A repeat, or a late one.
+            Entry::Occupied(_) => {}
         }
     }
 
+    /// Forgets the oldest of the pods that have sent one heartbeat. Returns `false` if there is
+    /// none.
+    fn forget_one(&mut self) -> bool {
+        let single = self.pods.iter().filter(|(_, last)| last.count < REPEATED);
+        let oldest = single.min_by_key(|(_, last)| last.published).map(|(pod, _)| pod.clone());
+        oldest.is_some_and(|pod| self.pods.remove(&pod).is_some())
+    }
+
     pub(super) fn size(&self) -> Size {
-        let living = self.pods.values().filter(|last| last.is_alive(self.now));
+        let longest = self.interval(MAX_INTERVAL);
+        let living = self.pods.values().filter(|last| last.is_alive(self.now, longest));
         living.fold(Size::default(), |size, last| Size {
             pods: size.pods + 1,
             connections: size.connections + last.connections,
         })
     }
 
-    /// Returns the longest time between two heartbeats of a pod.
+    /// Returns the longest time between two heartbeats of a pod. Only pods count that have sent
+    /// several.
     pub(super) fn interval(&self, base: Duration) -> Duration {
-        let pods = usize::try_from(self.size().pods).unwrap_or(usize::MAX);
+        let counts = |last: &&LastHeartbeat| last.count >= REPEATED && last.is_alive(self.now, Duration::MAX);
+        let pods = self.pods.values().filter(counts).count();
         base.mul_f64((pods as f64 / FREQUENT as f64).max(1.0))
     }
 
@@ -101,8 +130,10 @@ impl Members {
 }
 
 impl LastHeartbeat {
-    fn is_alive(&self, now: SystemTime) -> bool {
-        now.duration_since(self.published).is_ok_and(|silence| silence <= self.interval * PATIENCE)
+    /// Returns whether the pod is alive, if its interval is at most `longest`.
+    fn is_alive(&self, now: SystemTime, longest: Duration) -> bool {
+        let interval = self.interval.min(longest);
+        now.duration_since(self.published).is_ok_and(|silence| silence <= interval * PATIENCE)
     }
 }
 
@@ -138,6 +169,7 @@ mod tests {
         let mut members = Members::new();
         for pods in 1..=400 {
             hear(&mut members, &format!("pod-{pods}"), 0, 0);
+            hear(&mut members, &format!("pod-{pods}"), 1, 0);
             let interval = members.interval(TEN);
             assert!(interval >= TEN);
             assert!(f64::from(pods) / interval.as_secs_f64() <= 5.001, "{pods} pods, {interval:?}");
@@ -169,6 +201,19 @@ mod tests {
         members.hear(&slow, at(0));
         hear(&mut members, "other", 290, 0);
         assert!(!members.is_orphan("slow", at(0), Duration::from_secs(180)));
+    }
+
+    #[test]
+    fn invented_pods_neither_slow_heartbeats_nor_stay() {
+        let mut members = Members::new();
+        for pod in 0..1_000 {
+            let long = Duration::from_secs(3_600);
+            members.hear(&Heartbeat::new(format!("ghost-{pod}").into(), "f".into(), 0, long), at(0));
+        }
+        assert_eq!(members.interval(TEN), TEN);
+        hear(&mut members, "real", 181, 0);
+        assert_eq!(members.size().pods, 1, "no membership of this size has such an interval");
+        assert!(!members.is_orphan("ghost-1", at(0), Duration::from_secs(180)), "but its feed is spared");
     }
 
     #[test]
