@@ -230,7 +230,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn full_send_queue_frees_memory_and_overflows() {
         let send_queue = SendQueue::new(1_000);
-        for _ in 0..8 {
+        for _ in 0..9 {
             send_queue.push(delivery(800));
         }
         assert!(!send_queue.overflowed());

@@ -41,8 +41,8 @@ enum Source {
 }
 
 impl Copied {
-    /// Appends an object as JSON. It stops where the text would have more than `max` bytes, and then
-    /// returns `false`.
+    /// Appends an object as JSON. It stops where the text would have more than `max` bytes, and
+    /// then returns `false`.
     #[must_use]
     pub fn object(&self, object: &Object, into: &mut String, max: usize) -> bool {
         let steps = self.0.iter().find(|(of, _)| *of == object.of).map_or(&[][..], |(_, steps)| steps);
