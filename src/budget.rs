@@ -72,6 +72,15 @@ const ANSWERS: usize = 4;
 /// Largest share that one user has of the pool of answers, as a divisor.
 const ANSWERS_OF_USER: usize = 8;
 
+/// Part of the memory for distinct operations, as a divisor.
+const OPERATIONS: usize = 8;
+
+/// Largest share that one user has of the pool of operations, as a divisor.
+const OPERATIONS_OF_USER: usize = 16;
+
+/// Most distinct operations of one user. Each is charged at least its part of the user's share.
+const MAX_OPERATIONS_OF_USER: usize = 1_000;
+
 /// Pools of one pod. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Budget {
@@ -79,6 +88,8 @@ pub struct Budget {
     pub answer_bytes: usize,
     /// Pool of the answers that are being made or are not yet written.
     pub answers: Pool,
+    /// Pool of the distinct operations that have watchers.
+    pub operations: Pool,
     /// Rates of the events that users publish.
     pub rates: Arc<Rates>,
 }
@@ -92,7 +103,10 @@ impl Budget {
         // A user may hold one answer, whatever the memory.
         let share = (pool / ANSWERS_OF_USER).max(answer_bytes);
         let rates = Rates::new(user_event_rate, user_event_bytes).into();
-        Self { answer_bytes, answers: Pool::new("answers", pool.max(share), share), rates }
+        let answers = Pool::new("answers", pool.max(share), share);
+        let pool = memory / OPERATIONS;
+        let operations = Pool::new("operations", pool, pool / OPERATIONS_OF_USER);
+        Self { answer_bytes, answers, operations, rates }
     }
 
     /// Registers the metrics of all pools.
@@ -113,7 +127,15 @@ impl Budget {
     }
 
     fn pools(&self) -> Arc<[Pool]> {
-        [self.answers.clone()].into()
+        [self.answers.clone(), self.operations.clone()].into()
+    }
+
+    /// Charges a distinct operation of this many bytes to the user. Returns `None` if the user's
+    /// share, or the pool, has no room for it.
+    #[must_use]
+    pub fn charge_operation(&self, user: &Arc<str>, bytes: usize) -> Option<Charge> {
+        let least = self.operations.share() / MAX_OPERATIONS_OF_USER;
+        self.operations.try_charge(user, bytes.max(least))
     }
 }
 

@@ -84,9 +84,10 @@ impl Engine {
         Self { api, nulls, event_publisher, documents, operations, hub, refusals, budget }
     }
 
-    /// Charges answers to this ledger, instead of one of its own.
+    /// Charges answers and operations to this ledger, instead of one of its own.
     #[must_use]
     pub fn with_budget(mut self, budget: Budget) -> Self {
+        self.operations.set_budget(budget.clone());
         self.budget = budget;
         self
     }

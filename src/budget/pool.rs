@@ -72,6 +72,12 @@ impl Pool {
         self.0.limit
     }
 
+    /// Returns the bytes that one account may take.
+    #[must_use]
+    pub fn share(&self) -> usize {
+        self.0.share
+    }
+
     /// Returns the bytes that are charged now.
     #[must_use]
     pub fn used(&self) -> usize {

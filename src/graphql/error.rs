@@ -202,7 +202,7 @@ pub fn is_refusal(response: &Response) -> bool {
 
 /// Limits that the executor or this module reports: the metric's label, and the part of the text
 /// that identifies the limit.
-const LIMITS: [(&str, &str); 8] = [
+const LIMITS: [(&str, &str); 9] = [
     ("tokens", " tokens"),
     ("aliases", " aliases; "),
     ("selections", " selections"),
@@ -211,6 +211,7 @@ const LIMITS: [(&str, &str); 8] = [
     ("complexity", "Query is too complex."),
     ("directives", "The number of directives on the field "),
     ("operations", "this pod runs as many distinct subscriptions"),
+    ("user_operations", "you run as many distinct subscriptions"),
 ];
 
 /// Returns the limit that a request exceeded, if it was refused for that.

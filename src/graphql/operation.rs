@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     audience::Viewer,
+    budget::{Budget, Charge},
     event::Payload,
     hub::{Relayed, Render},
     lock::lock,
@@ -45,6 +46,9 @@ const MAX_OPERATIONS: usize = 10_000;
 /// Most bytes that all operations may take together: 128 MiB, twice the size of 10,000 usual ones.
 /// A subscription beyond it is refused.
 const MAX_OPERATIONS_BYTES: usize = 128 << 20;
+
+/// Bytes of an operation that runs by plan, besides what its text decides.
+const PLANNED_BYTES: usize = 1_024;
 
 /// Longest variables of a subscription as JSON: 16 KiB. Longer ones are refused.
 const MAX_VARIABLES_BYTES: usize = 16 << 10;
@@ -60,6 +64,7 @@ pub(super) struct Operations {
     running: Arc<Mutex<Running>>,
     replayed: Arc<Mutex<Replayed>>,
     planned: PlannedOperations,
+    budget: Budget,
 }
 
 /// What a watcher of a subscription needs.
@@ -88,10 +93,10 @@ struct Key {
 }
 
 impl Key {
-    /// Returns the approximate memory of an operation, in bytes. A parsed document takes about
-    /// twenty times its text.
+    /// Returns the approximate memory of an operation, in bytes. A parsed document of short fields
+    /// takes about a hundred times its text.
     fn bytes(&self) -> usize {
-        4_096 + 20 * self.query.len() + 4 * self.variables.len()
+        4_096 + 100 * self.query.len() + 4 * self.variables.len()
     }
 }
 
@@ -103,7 +108,13 @@ impl Operations {
             running: Arc::default(),
             replayed: Arc::default(),
             planned: PlannedOperations::default(),
+            budget: Budget::default(),
         }
+    }
+
+    /// Charges operations to this ledger, instead of one of their own.
+    pub(super) fn set_budget(&mut self, budget: Budget) {
+        self.budget = budget;
     }
 
     /// Subscribes to the operation of this request, by plan if the schema has plans.
@@ -116,7 +127,7 @@ impl Operations {
         viewer: Arc<Viewer>,
     ) -> Result<Subscribed, Box<Response>> {
         let Some(planned) = self.api.planned() else {
-            let operation = self.get_or_create(prepared).await?;
+            let operation = self.get_or_create(prepared, &viewer.user).await?;
             return Ok(Subscribed { field: operation.field().clone(), operation, viewer });
         };
         self.plan(planned, prepared, viewer).await
@@ -137,12 +148,14 @@ impl Operations {
         let document = prepared.document.tree();
         let subscription = Subscription { document, field, definition, variables, viewer: &viewer };
         let Compiled { plan, interests } = planned.plans().plan(&subscription).map_err(Error::response)?;
-        let Prepared { field: name, response_key, .. } = prepared;
+        let Prepared { request, field: name, response_key, .. } = prepared;
+        let bytes = PLANNED_BYTES + 2 * response_key.len() + 4 * request.query.len();
+        let charge = || self.charge(&viewer.user, bytes);
+        let operation = self.planned.get_or_create(&response_key, plan, charge)?;
         let viewer = match interests {
             Some(interests) => Arc::new(Viewer::new(viewer.user.clone(), interests)),
             None => viewer,
         };
-        let operation = self.planned.get_or_create(&response_key, plan)?;
         Ok(Subscribed { field: name.into(), operation, viewer })
     }
 
@@ -151,7 +164,11 @@ impl Operations {
     /// # Errors
     /// A response that refuses the request: it does not validate, its variables are too long, or
     /// too many operations run.
-    pub(super) async fn get_or_create(&self, prepared: Prepared) -> Result<Arc<Operation>, Box<Response>> {
+    pub(super) async fn get_or_create(
+        &self,
+        prepared: Prepared,
+        user: &Arc<str>,
+    ) -> Result<Arc<Operation>, Box<Response>> {
         let Request { query, operation_name: name, variables, .. } = prepared.request;
         let key = Key { query, name, variables: serde_json::to_string(&variables).map_err(|_| internal())? };
         if key.variables.len() > MAX_VARIABLES_BYTES {
@@ -160,7 +177,9 @@ impl Operations {
         if let Some(operation) = lock(&self.running).get(&key) {
             return Ok(operation);
         }
+        let charge = self.charge(user, key.bytes())?;
         let mut operation = Operation {
+            _charge: charge,
             api: self.api.clone(),
             nulls: self.nulls.clone(),
             running: self.running.clone(),
@@ -178,6 +197,21 @@ impl Operations {
         // The lock is released before `operation` is dropped. If another task was faster, that drop
         // takes the lock again.
         lock(&self.running).insert(&operation)
+    }
+}
+
+impl Operations {
+    /// Charges a new operation to the user who watches it first.
+    fn charge(&self, user: &Arc<str>, bytes: usize) -> Result<Charge, Box<Response>> {
+        self.budget.charge_operation(user, bytes).map_or_else(
+            || {
+                refuse(
+                    Code::LimitReached,
+                    "you run as many distinct subscriptions as you may; end some first",
+                )
+            },
+            Ok,
+        )
     }
 }
 
@@ -233,6 +267,7 @@ pub(super) struct Operation {
     // It is held across an await, so it is tokio's mutex. The relay dispatches one event at a time;
     // only replays contend for it.
     execution: tokio::sync::Mutex<Option<Execution>>,
+    _charge: Charge,
 }
 
 struct Execution {
@@ -426,7 +461,8 @@ mod tests {
 
     async fn get(operations: &Operations, document: &str) -> Result<Arc<Operation>, serde_json::Value> {
         let operation = match Documents::new(true).prepare(Request::new(document)) {
-            Ok(prepared) => operations.get_or_create(prepared).await,
+            // Each document has a user of its own, so that only the pod's bounds count.
+            Ok(prepared) => operations.get_or_create(prepared, &document.into()).await,
             Err(refusal) => Err(refusal),
         };
         operation.map_err(|refusal| serde_json::to_value(&refusal.errors[0]).unwrap())

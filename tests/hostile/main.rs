@@ -11,4 +11,5 @@
 mod support;
 
 mod answers;
+mod operations;
 mod rates;

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 
 use super::notice;
 use crate::{
+    budget::Charge,
     graphql::{
         error::{Code, Error},
         plan::Plan,
@@ -39,14 +40,15 @@ pub(super) struct PlannedOperations {
 }
 
 impl PlannedOperations {
-    /// Returns the operation of this plan.
+    /// Returns the operation of this plan. Only a new one calls `charge`.
     ///
     /// # Errors
-    /// A response that refuses the request: too many operations run.
+    /// A response that refuses the request: too many operations run, of this user or in all.
     pub(super) fn get_or_create(
         &self,
         response_key: &str,
         plan: Arc<dyn Plan>,
+        charge: impl FnOnce() -> Result<Charge, Box<Response>>,
     ) -> Result<Arc<PlannedOperation>, Box<Response>> {
         let response_key: Arc<str> = response_key.into();
         let key = (response_key.clone(), address(&plan));
@@ -58,7 +60,8 @@ impl PlannedOperations {
             let text = "this pod runs as many distinct subscriptions as it may";
             return Err(Error::new(Code::LimitReached, text).response().into());
         }
-        let operation = Arc::new(PlannedOperation { response_key, plan, table: self.table.clone() });
+        let (table_of_all, _charge) = (self.table.clone(), charge()?);
+        let operation = Arc::new(PlannedOperation { response_key, plan, table: table_of_all, _charge });
         table.insert(key, Arc::downgrade(&operation));
         Ok(operation)
     }
@@ -70,6 +73,7 @@ pub(super) struct PlannedOperation {
     response_key: Arc<str>,
     plan: Arc<dyn Plan>,
     table: Table,
+    _charge: Charge,
 }
 
 /// Returns the address of a plan, which no other plan has while the plan is in use.
@@ -131,7 +135,7 @@ impl Render for PlannedOperation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Payload;
+    use crate::{budget::Pool, event::Payload};
 
     struct Nothing;
 
@@ -141,11 +145,15 @@ mod tests {
         }
     }
 
+    fn charge() -> Result<Charge, Box<Response>> {
+        Ok(Pool::new("test", 1, 1).try_charge(&"user".into(), 1).unwrap())
+    }
+
     #[test]
     fn operations_of_one_plan_are_shared() {
         let operations = PlannedOperations::default();
         let plan: Arc<dyn Plan> = Arc::new(Nothing);
-        let get = |key: &str| operations.get_or_create(key, plan.clone()).ok().unwrap();
+        let get = |key: &str| operations.get_or_create(key, plan.clone(), charge).ok().unwrap();
         let (first, same, other) = (get("a"), get("a"), get("b"));
         assert!(Arc::ptr_eq(&first, &same) && !Arc::ptr_eq(&first, &other));
         drop((first, same, other));
@@ -156,7 +164,7 @@ mod tests {
     fn operations_are_bounded() {
         let operations = PlannedOperations::default();
         let plan: Arc<dyn Plan> = Arc::new(Nothing);
-        let get = |number: usize| operations.get_or_create(&format!("f{number}"), plan.clone());
+        let get = |number: usize| operations.get_or_create(&format!("f{number}"), plan.clone(), charge);
         let mut held: Vec<_> = (0..MAX_OPERATIONS).map(|number| get(number).ok().unwrap()).collect();
         assert!(get(MAX_OPERATIONS).is_err());
         held.pop();
