@@ -64,14 +64,13 @@ impl Claims {
         self.get("sub")?.as_str()
     }
 
-    /// Returns `email`, unless the issuer states that it is not verified (`email_verified`, a
-    /// boolean or its text).
+    /// Returns `email`, if the issuer states that it is verified (`email_verified`, true as a
+    /// boolean or as text).
     #[must_use]
     pub fn email(&self) -> Option<&str> {
         let is_verified = match self.get("email_verified") {
-            None | Some(Value::Null) => true,
             Some(Value::String(text)) => text == "true",
-            Some(value) => *value == Value::Bool(true),
+            value => value == Some(&Value::Bool(true)),
         };
         self.get("email")?.as_str().filter(|_| is_verified)
     }

@@ -92,7 +92,8 @@ pub enum AuthError {
     /// `aud` does not hold the configured audience, or names one where none is configured.
     #[error("the token is for another audience")]
     WrongAudience,
-    /// The issuer states that the e-mail address is not verified, and no other claim names a user.
+    /// The issuer does not state that the e-mail address is verified, and no other claim names a
+    /// user.
     #[error("the token's e-mail is not verified")]
     UnverifiedEmail,
     /// No key of the set, or more than one, could have signed the token.

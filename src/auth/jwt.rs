@@ -429,8 +429,8 @@ mod tests {
         let email = "user-2@gmail.com";
         for (claims, answer) in [
             (json!({ "sub": "1", "email": email }), Ok("1".to_owned())),
-            (json!({ "sub": null, "email": email }), Ok("2".to_owned())),
-            (json!({ "sub": "auth0|5f", "email": email }), Ok("2".to_owned())),
+            (json!({ "sub": null, "email": email }), Err(AuthError::UnverifiedEmail)),
+            (json!({ "sub": "auth0|5f", "email": email, "email_verified": true }), Ok("2".to_owned())),
             (json!({ "sub": null, "email": email, "email_verified": true }), Ok("2".to_owned())),
             (json!({ "sub": null, "email": email, "email_verified": "true" }), Ok("2".to_owned())),
             (json!({ "sub": "1", "email": email, "email_verified": false }), Ok("1".to_owned())),
@@ -443,7 +443,10 @@ mod tests {
                 Err(AuthError::UnverifiedEmail),
             ),
             (json!({ "sub": null, "email": email, "email_verified": 0 }), Err(AuthError::UnverifiedEmail)),
-            (json!({ "sub": null, "email": "user-9@gmail.com" }), Err(AuthError::UnknownUser)),
+            (
+                json!({ "sub": null, "email": "user-9@gmail.com", "email_verified": true }),
+                Err(AuthError::UnknownUser),
+            ),
             (json!({ "sub": "9" }), Err(AuthError::UnknownUser)),
             (json!({ "sub": "" }), Err(AuthError::UnknownUser)),
             (json!({ "sub": null }), Err(AuthError::UnknownUser)),
