@@ -1,8 +1,8 @@
 //! Stock clients against real pods: starts the Node project and the Python program beside this
 //! file, which start the pods.
 //!
-//! Only the real libraries show that they are served as they expect. Without npm or Python a test
-//! prints what it skips; with `CI=true` it must never skip.
+//! Only the real libraries show that they are served as they expect. Without npm, Python or the
+//! emulator a test prints what it skips; with `CI=true` it must never skip.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -12,23 +12,43 @@ use std::{
     process::{Command, Stdio},
 };
 
+use pubsub_relay::cli::emulator::{Emulator, Search};
+use tokio::runtime::Runtime;
+
 #[test]
 fn relay_serves_stock_clients_as_they_expect() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     if !has("npm") {
-        assert!(!is_ci(), "npm is missing: install Node 20 or later");
-        eprintln!("skipped: npm is missing");
-        return;
+        return skip("npm is missing: install Node 20 or later");
     }
     install(&project);
-    let tests = Command::new("npm")
-        .args(["test", "--silent"])
-        .current_dir(&project)
-        .env("RELAY_BINARY", env!("CARGO_BIN_EXE_relay"))
-        .env("TARGET_TMPDIR", env!("CARGO_TARGET_TMPDIR"))
-        .status()
-        .unwrap();
-    assert!(tests.success(), "a client was not served as it expects: see above");
+    let runtime = Runtime::new().unwrap();
+    let started = runtime.block_on(emulator());
+    let mut tests = Command::new("npm");
+    tests.args(["test", "--silent"]).current_dir(&project);
+    tests.env("RELAY_BINARY", env!("CARGO_BIN_EXE_relay"));
+    tests.env("TARGET_TMPDIR", env!("CARGO_TARGET_TMPDIR"));
+    tests.envs(started.as_ref().map(|emulator| ("PUBSUB_EMULATOR_HOST", emulator.host())));
+    if has("python3") {
+        let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/requirements.txt");
+        tests.env("PUBLISHER_PYTHON", install_python("publisher", &requirements));
+    } else {
+        skip("the examples: Python is missing: install Python 3.11 or later");
+    }
+    assert!(tests.status().unwrap().success(), "a client was not served as it expects: see above");
+}
+
+/// Starts an emulator, unless the environment names one. `None` also if there is none to start.
+async fn emulator() -> Option<Emulator> {
+    if environment("PUBSUB_EMULATOR_HOST").is_some() {
+        return None;
+    }
+    let search = Search {
+        cloudsdk_root: environment("CLOUDSDK_ROOT_DIR").map(Into::into),
+        path: environment("PATH").map(Into::into),
+    };
+    let started = Emulator::start(&search).await;
+    started.inspect_err(|error| skip(&format!("the examples: {error}"))).ok()
 }
 
 /// Installs the packages of the lock file, unless they are installed already.
@@ -47,11 +67,9 @@ fn install(project: &Path) {
 fn relay_serves_gql_for_python() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/gql");
     if !has("python3") {
-        assert!(!is_ci(), "Python is missing: install Python 3.11 or later");
-        eprintln!("skipped: Python is missing");
-        return;
+        return skip("Python is missing: install Python 3.11 or later");
     }
-    let python = install_gql(&project.join("requirements.txt"));
+    let python = install_python("gql", &project.join("requirements.txt"));
     let story = Command::new(python)
         .arg(project.join("story.py"))
         .env("RELAY_BINARY", env!("CARGO_BIN_EXE_relay"))
@@ -60,10 +78,10 @@ fn relay_serves_gql_for_python() {
     assert!(story.status.success(), "gql: {}", String::from_utf8_lossy(&story.stderr));
 }
 
-/// Installs the packages of the file in a virtual environment, unless they are installed already.
-/// Returns its Python.
-fn install_gql(requirements: &Path) -> PathBuf {
-    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gql");
+/// Installs the packages of the file in a virtual environment of this name, unless they are
+/// installed already. Returns its Python.
+fn install_python(name: &str, requirements: &Path) -> PathBuf {
+    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let (python, installed) = (environment.join("bin/python"), environment.join("installed"));
     let wanted = fs::read(requirements).unwrap();
     if fs::read(&installed).is_ok_and(|installed| installed == wanted) {
@@ -83,7 +101,13 @@ fn has(program: &str) -> bool {
     version.is_ok_and(|status| status.success())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a variable of the CI, not a setting of the relay")]
-fn is_ci() -> bool {
-    std::env::var("CI").is_ok_and(|ci| ci == "true")
+/// Prints what is skipped. In CI nothing may be.
+fn skip(what: &str) {
+    assert!(environment("CI").as_deref() != Some("true"), "{what}");
+    eprintln!("skipped: {what}");
+}
+
+#[expect(clippy::disallowed_methods, reason = "variables of the machine, not settings of the relay")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }

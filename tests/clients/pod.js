@@ -79,12 +79,13 @@ export class Pod {
   }
 }
 
-/** One address in front of the current pod. */
+/** One address in front of the current pod. While there is none, it refuses. */
 export class Balancer {
   static async start(pod) {
     const balancer = new Balancer();
     balancer.pod = pod;
     balancer.server = net.createServer((client) => {
+      if (!balancer.pod) return client.destroy();
       const server = net.connect(balancer.pod.port, '127.0.0.1');
       for (const [from, to] of [
         [client, server],

@@ -77,6 +77,34 @@ async fn check_tries_rules_on_event() {
 }
 
 #[tokio::test]
+async fn sample_events_reach_their_viewers() {
+    let ops = r#"{"sub": "eve", "org_id": "acme", "teams": ["ops"]}"#;
+    for (example, event, viewer, expected) in [
+        ("orders", "placed", r#"{"sub": "ann"}"#, "orderUpdated: told by user:ann\n"),
+        (
+            "orders",
+            "shipped",
+            r#"{"sub": "sue", "roles": ["support"]}"#,
+            "orderUpdated: told by role:support\n",
+        ),
+        ("orders", "shipped", r#"{"sub": "ann"}"#, "orderUpdated: not told: the viewer listens to none of"),
+        ("chat", "posted", r#"{"sub": "bob", "rooms": ["tea"]}"#, "messagePosted: told by room:tea\n"),
+        (
+            "notifications",
+            "mention",
+            r#"{"sub": "ann", "org_id": "acme"}"#,
+            "notified: told by tenant:acme/user:ann\n",
+        ),
+        ("notifications", "announcement", ops, "notified: told by tenant:acme/team:ops\n"),
+    ] {
+        let folder = format!("{}/examples/{example}", env!("CARGO_MANIFEST_DIR"));
+        let (schema, event) = (format!("{folder}/schema.graphql"), format!("{folder}/events/{event}.json"));
+        let (code, out, err) = run(&["check", &schema, "--event", &event, "--viewer", viewer], &[]).await;
+        assert!(code == Some(0) && out.starts_with(expected), "{event}: {out}{err}");
+    }
+}
+
+#[tokio::test]
 async fn schema_is_that_of_file() {
     let (code, out, _) = run(&["schema"], &[("RELAY_SCHEMA", ORDERS)]).await;
     assert_eq!(code, Some(0));
