@@ -31,6 +31,7 @@ mod machines;
 mod membership;
 mod multipart;
 mod nulls;
+mod quickstart;
 mod refusals;
 mod replayed;
 mod rooms;
