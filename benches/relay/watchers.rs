@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use async_graphql::Request;
+use async_graphql::{Request, Variables};
 use pubsub_relay::{
     broker::memory::Topic,
     domain::{Domain, Identity},
@@ -24,6 +24,8 @@ use pubsub_relay::{
 
 const WINDOW: Duration = Duration::from_secs(600);
 const WATCH: &str = "subscription W { templateAdded { id name shareLocationIds } }";
+const ORDERS: &str = include_str!("../../examples/orders/schema.graphql");
+const WATCH_ORDER: &str = "subscription ($id: ID) { orderUpdated(id: $id) { id status total } }";
 
 /// The watchers of one pod.
 pub(crate) struct Watchers {
@@ -44,11 +46,34 @@ pub(crate) fn event() -> Event {
     event
 }
 
+/// Returns an event for the watcher with this number.
+#[allow(dead_code, reason = "not every program that shares this file has orders")]
+pub(crate) fn order(number: usize) -> Event {
+    let data = serde_json::json!({
+        "id": format!("order-{number}"), "customer": { "id": format!("customer-{number}") },
+        "status": "PAID", "total": 9.5, "updated_at": "2026-01-02T03:04:05Z",
+        "items": [{ "sku": "s", "name": "Tea", "quantity": 2, "price": 4.75 }],
+    });
+    let mut event = Event::new("/shop".into(), "order.changed.v1", None, data.to_string().into());
+    event.published = Some(SystemTime::now());
+    event
+}
+
 impl Watchers {
-    /// Creates a pod without watchers.
+    /// Creates a pod of the tutorial without watchers.
     pub(crate) fn new() -> Self {
-        let rules = Arc::new(Rules::parse(tutorial::SCHEMA).unwrap());
-        let directory = Directory::parse(tutorial::DIRECTORY, &rules).unwrap();
+        Self::of(tutorial::SCHEMA, tutorial::DIRECTORY)
+    }
+
+    /// Creates a pod of `examples/orders` without watchers.
+    #[allow(dead_code, reason = "see `order`")]
+    pub(crate) fn orders() -> Self {
+        Self::of(ORDERS, "{}")
+    }
+
+    fn of(schema: &str, directory: &str) -> Self {
+        let rules = Arc::new(Rules::parse(schema).unwrap());
+        let directory = Directory::parse(directory, &rules).unwrap();
         let domain = Declared::new(rules, directory, WINDOW);
         let hub = Hub::new("t", Bounds { span: WINDOW, bytes: 1 << 20 }, SystemTime::now());
         hub.set_caught_up(true);
@@ -77,6 +102,32 @@ impl Watchers {
                 self.send_queues.push(send_queue);
             }
         }
+    }
+
+    /// Adds `count` watchers, each of a customer of its own and that customer's order. `measure`
+    /// runs what adds the watchers to their connections.
+    #[allow(dead_code, reason = "see `order`")]
+    pub(crate) fn watch_orders(&mut self, count: usize, measure: impl FnOnce(&mut dyn FnMut())) {
+        let first = self.send_queues.len();
+        let connections: Vec<_> = (first..first + count)
+            .map(|number| {
+                let viewer = self.domain.viewer(Identity::Demo(&format!("customer-{number}"))).unwrap();
+                (Arc::new(viewer), SendQueue::new(1 << 20))
+            })
+            .collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        self.watching.reserve_exact(count);
+        measure(&mut || {
+            for (number, (viewer, send_queue)) in (first..).zip(&connections) {
+                let variables = serde_json::json!({ "id": format!("order-{number}") });
+                let request = Request::new(WATCH_ORDER).variables(Variables::from_json(variables));
+                let prepared = self.engine.prepare(request).unwrap();
+                let watched = self.engine.watch(prepared, viewer.clone(), send_queue.clone(), 0, None);
+                let Ok(Watched::Live(watching)) = runtime.block_on(watched) else { panic!("not let in") };
+                self.watching.push(watching);
+            }
+        });
+        self.send_queues.extend(connections.into_iter().map(|(_, send_queue)| send_queue));
     }
 
     /// Dispatches the event as the loop of a pod does. Returns the number of watchers that match.
