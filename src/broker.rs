@@ -55,6 +55,12 @@ pub trait Broker: Send + Sync + 'static {
     /// Returns the broker's limits.
     fn limits(&self) -> Limits;
 
+    /// Returns how long nothing older than a pod's own first heartbeat must come, until the feed
+    /// counts as caught up. 200 ms by default; longer for a broker whose replay may come late.
+    fn settle(&self) -> Duration {
+        Duration::from_millis(200)
+    }
+
     /// Checks that a pod may have this name. A broker that makes no names out of it accepts any.
     ///
     /// # Errors

@@ -143,8 +143,15 @@ mod tests {
         let (drain, meter) =
             (CancellationToken::new(), MeterProvider::meter(&NoopMeterProvider::new(), "test"));
         let (interval, orphan_after) = (Duration::from_secs(10), Duration::from_secs(180));
-        let membership =
-            Membership::new(membership::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
+        let membership = Membership::new(
+            membership::Settings {
+                pod: "pod".into(),
+                interval,
+                settle: Duration::from_millis(200),
+                orphan_after,
+            },
+            &meter,
+        );
         let health = Health::new(feed, membership.clone(), drain.clone());
         assert_eq!(health.readiness().reasons, ["feed: no such topic"]);
         state.send_replace(FeedState::Open("f".into()));

@@ -21,7 +21,7 @@ use std::{
 };
 
 use opentelemetry::{KeyValue, metrics::Meter};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use self::{
     delivery_log::DeliveryLog,
@@ -62,7 +62,7 @@ impl Hub {
     pub fn new(topic: &str, bounds: Bounds, began: SystemTime) -> Self {
         let window = Window::new(bounds, began.checked_sub(bounds.span).unwrap_or(SystemTime::UNIX_EPOCH));
         let held = Some(Cursor { published: began + HEAD_START, event: Arc::default() });
-        let state = Mutex::new(State { held, index: Index::default(), window });
+        let state = Mutex::new(State { held, index: Index::default(), window, history_until: None });
         Self(Arc::new(Shared {
             topic: topic.into(),
             state,
@@ -125,6 +125,23 @@ impl Hub {
     /// Records that no event published since this moment is missing.
     pub fn begin_at(&self, published: SystemTime) {
         self.0.state().window.begin_at(published);
+    }
+
+    /// Records that no event published since this moment is missing, for a feed that has caught up
+    /// for the first time. Until then the window was only an estimate by the pod's own clock.
+    pub fn start_at(&self, published: SystemTime) {
+        self.0.state().window.start_at(published);
+    }
+
+    /// Lets replays wait until this moment for history that may still come, before they give a gap
+    /// notice.
+    pub fn expect_history(&self, until: Instant) {
+        self.0.state().history_until = Some(until);
+    }
+
+    /// Records that the history reaches back to this moment after all.
+    pub fn reach_back(&self, published: SystemTime) {
+        self.0.state().window.reach_back(published);
     }
 
     /// Records that events published before this one may be lost. Every watcher gets a gap notice,
@@ -438,6 +455,20 @@ mod tests {
         assert!(matches!(resume(before).step().await, Step::Live(_, Some(_))));
         let notified = hub.read_cursor(&notices[0].result.cursor).unwrap();
         assert!(matches!(resume(notified).step().await, Step::Live(_, None)), "one notice only");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replay_waits_for_late_history() {
+        let (hub, send_queue) = (hub(), SendQueue::new(1 << 16));
+        let before = hub.read_cursor(&hub.cursor(Source::Result)).unwrap();
+        hub.lose(&event());
+        hub.expect_history(Instant::now() + Duration::from_secs(5));
+        let (field, operation) = ("f".into(), Arc::new(Echo));
+        let watch = Watch { id: 2, field, viewer: viewer("1", &["a".to_owned()]), operation, send_queue };
+        let mut replay = hub.resume(watch, before);
+        let early = tokio::time::timeout(Duration::from_secs(4), replay.step()).await;
+        assert!(early.is_err(), "no gap while history may come");
+        assert!(matches!(replay.step().await, Step::Live(_, Some(_))));
     }
 
     proptest! {

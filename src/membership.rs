@@ -76,6 +76,9 @@ pub struct Settings {
     /// Longest time between two heartbeats of a pod, for up to 50 pods. In a larger membership the
     /// time grows with the number of pods.
     pub interval: Duration,
+    /// How long nothing older than the pod's own first heartbeat must come, until its feed counts
+    /// as caught up.
+    pub settle: Duration,
     /// How long a pod must have been silent for its feeds to be orphans: at least three of its
     /// intervals, even if this is shorter.
     pub orphan_after: Duration,
@@ -148,7 +151,7 @@ impl Membership {
         let membership = Self(Arc::new(Shared {
             state: Mutex::new(State {
                 members: Members::new(),
-                catch_up: CatchUp::new(settings.interval),
+                catch_up: CatchUp::new(settings.interval, settings.settle),
                 in_flight: VecDeque::new(),
                 lag: None,
                 failure: None,
@@ -317,7 +320,7 @@ impl Membership {
     /// more. Never `true` before this pod itself has been caught up for long enough to judge that.
     #[must_use]
     pub fn is_orphan(&self, pod: &str, created: SystemTime) -> bool {
-        let Settings { pod: own, interval, orphan_after } = &self.0.settings;
+        let Settings { pod: own, interval, orphan_after, .. } = &self.0.settings;
         let state = self.state();
         let patience = (*orphan_after).max(state.members.interval(*interval) * PATIENCE);
         let has_listened = state.catch_up.caught_up().is_some_and(|since| since.elapsed() >= patience);

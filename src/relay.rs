@@ -47,6 +47,9 @@ const RATE_PERIOD: Duration = Duration::from_secs(10);
 /// Largest disorder of the times that a topic gives: each of its servers has a clock of its own.
 const CLOCK_MARGIN: Duration = Duration::from_secs(30);
 
+/// Time after the start of a pod for which history may still come, where it may come late.
+const HISTORY: Duration = Duration::from_secs(30);
+
 /// Reasons of rejected events in metrics. A message that cannot be decoded has reasons of its own.
 const UNKNOWN_TYPE: &str = "unknown_type";
 const MALFORMED: &str = "malformed";
@@ -67,6 +70,8 @@ pub struct Relay {
     /// or the event may have arrived before and its id be forgotten. The time is by the pod's clock
     /// until the feed has caught up, and then by the topic's. The two clocks may differ.
     news_since: SystemTime,
+    /// Begin of the history that has come so far, and the time until which more may come.
+    history: Option<(SystemTime, Instant)>,
     /// Time of publishing of the newest heartbeat; `None` while the feed catches up.
     newest: Option<SystemTime>,
     /// Source of the events that this pod publishes.
@@ -82,6 +87,8 @@ pub struct Retention {
     pub began: SystemTime,
     /// Time back to which clients can resume. The feed was opened with the same.
     pub window: Duration,
+    /// Whether the history of a new feed may come seconds late.
+    pub may_come_late: bool,
     /// Shortest time for which the broker retains messages, whatever the window.
     pub least: Duration,
 }
@@ -108,6 +115,7 @@ impl Relay {
             retention,
             started: Instant::now(),
             news_since: retention.began,
+            history: None,
             newest: None,
             own,
             rates: Arc::default(),
@@ -190,11 +198,15 @@ impl Relay {
                 // less: a first cursor may be ahead of what its client received.
                 let reach = self.retention.window.min(self.retention.least);
                 let is_whole = reaches_back && self.started.elapsed() < reach;
-                self.hub.begin_at(if is_whole {
-                    since.min(self.retention.began)
-                } else {
-                    since + HEAD_START
-                });
+                // The pod's start by the topic's clock, or a moment before.
+                let began = own.checked_sub(came.duration_since(self.started)).unwrap_or(own);
+                let start = if is_whole { since.min(began) } else { since + HEAD_START };
+                self.hub.start_at(start);
+                if reaches_back && self.retention.may_come_late {
+                    let until = self.started + HISTORY;
+                    self.hub.expect_history(until);
+                    self.history = Some((start, until));
+                }
                 // This estimates the pod's start by the topic's clock. The pod started before its
                 // heartbeat was published, by no more than the time until the heartbeat came back.
                 let before = came.duration_since(self.started) + CLOCK_MARGIN;
@@ -230,7 +242,19 @@ impl Relay {
         tracing::warn!(message_id, reason, %error, "message rejected");
     }
 
+    /// Notes an event of the time before the pod's start that comes after the feed has caught up.
+    fn note_history(&mut self, event: &Event) {
+        if let (Some((start, until)), Some(published)) = (&mut self.history, event.published)
+            && published < *start
+            && Instant::now() < *until
+        {
+            *start = published;
+            self.hub.reach_back(published);
+        }
+    }
+
     async fn relay(&mut self, event: Event, message_id: &str) {
+        self.note_history(&event);
         self.counters.received.add(1, &[]);
         if !self.seen.insert(&event.id, Instant::now()) {
             self.counters.deduplicated.add(1, &[]);

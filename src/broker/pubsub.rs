@@ -98,6 +98,12 @@ impl Broker for Topic {
         LIMITS
     }
 
+    fn settle(&self) -> Duration {
+        // An emulator brings its backlog without a pause. The service's seek is only eventually
+        // complete.
+        Duration::from_millis(if self.emulator.is_some() { 200 } else { 2_000 })
+    }
+
     fn check_pod(&self, pod: &str) -> Result<(), String> {
         let longest = Settings::longest_topic(pod);
         if self.id.len() <= longest {

@@ -7,9 +7,13 @@ use std::{
     collections::VecDeque,
     mem,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use tokio::task::yield_now;
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep},
+};
 
 use super::{
     relayed::Relayed,
@@ -20,6 +24,9 @@ use super::{
     window::Progress,
 };
 use crate::cursor::{ClientCursor, Cursor, Source};
+
+/// Pause of a replay before it looks again for history that may still come.
+const HISTORY_PAUSE: Duration = Duration::from_millis(250);
 
 /// Replay of one watcher that has not caught up with the feed.
 pub struct Replay {
@@ -75,7 +82,8 @@ impl Replay {
             let _ = caught_up.wait_for(|is_caught_up| *is_caught_up).await;
             match self.next_batch() {
                 Ok(batch) => self.pending = batch.into(),
-                Err(end) => return end,
+                Err(None) => sleep(HISTORY_PAUSE).await,
+                Err(Some(end)) => return end,
             }
             // Other tasks get their turn, even if a long window holds little for this viewer.
             yield_now().await;
@@ -83,8 +91,9 @@ impl Replay {
     }
 
     /// Returns the events of the next batch that are for the viewer. At the end of the window it
-    /// adds the watcher to the hub. Both happen under one lock, so that no event comes between.
-    fn next_batch(&mut self) -> Result<Vec<Arc<Relayed>>, Step> {
+    /// adds the watcher to the hub. Both happen under one lock, so that no event comes between. It
+    /// returns no step while history that is missing may still come.
+    fn next_batch(&mut self) -> Result<Vec<Arc<Relayed>>, Option<Step>> {
         let Self { shared, watch, after, progress, .. } = self;
         let mut state = shared.state();
         let batch = match progress {
@@ -93,7 +102,7 @@ impl Replay {
         };
         match batch {
             Ok(batch) if batch.is_empty() => {
-                Err(Step::Live(Watching::enter(shared, &mut state, watch.clone(), start(after)), None))
+                Err(Some(Step::Live(Watching::enter(shared, &mut state, watch.clone(), start(after)), None)))
             }
             Ok(mut batch) => {
                 batch.retain(|relayed| {
@@ -102,7 +111,8 @@ impl Replay {
                 });
                 Ok(batch)
             }
-            Err(_) => Err(Self::gap(shared, &mut state, watch, start(after))),
+            Err(_) if state.history_until.is_some_and(|until| Instant::now() < until) => Err(None),
+            Err(_) => Err(Some(Self::gap(shared, &mut state, watch, start(after)))),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, atomic::AtomicU64};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{delivery_log::DeliveryLog, index::Index, window::Window};
 use crate::cursor::Cursor;
@@ -43,6 +43,8 @@ pub(super) struct State {
     /// order. `None` once the feed has caught up. At first it is the start of the pod, which had no
     /// client before.
     pub(super) held: Option<Cursor>,
+    /// Time until which history may still come, so that no replay gives a gap notice.
+    pub(super) history_until: Option<Instant>,
 }
 
 impl State {

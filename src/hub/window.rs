@@ -86,7 +86,8 @@ impl Window {
     /// Creates an empty window that misses no event published since `complete_since`.
     #[must_use]
     pub fn new(bounds: Bounds, complete_since: SystemTime) -> Self {
-        let head = Cursor { published: complete_since, event: Arc::default() };
+        // The topic's clock counts, and only events show it.
+        let head = Cursor { published: SystemTime::UNIX_EPOCH, event: Arc::default() };
         let (by_position, by_arrival) = (BTreeMap::new(), BTreeMap::new());
         Self { bounds, by_position, by_arrival, arrivals: 0, bytes: 0, complete_since, last_removed: 0, head }
     }
@@ -106,6 +107,18 @@ impl Window {
         // before the moment are out of reach.
         let begin = published.checked_sub(MARGIN).unwrap_or(SystemTime::UNIX_EPOCH);
         self.complete_since = self.complete_since.max(begin);
+    }
+
+    /// Records that no event published since this moment is missing, whatever was recorded before.
+    pub fn start_at(&mut self, published: SystemTime) {
+        self.complete_since = SystemTime::UNIX_EPOCH;
+        self.begin_at(published);
+    }
+
+    /// Records that the history reaches back to this moment after all.
+    pub fn reach_back(&mut self, published: SystemTime) {
+        let begin = published.checked_sub(MARGIN).unwrap_or(SystemTime::UNIX_EPOCH);
+        self.complete_since = self.complete_since.min(begin);
     }
 
     /// Records that events published before this position may be missing, for replays that have

@@ -5,12 +5,12 @@
 //! clock or do I/O.
 //!
 //! **The barrier.** The pod publishes a heartbeat when its feed opens. The feed has caught up once
-//! that heartbeat has come back and nothing older than it has come for [`SETTLE`]. All heartbeats
-//! share one ordering key, and the topic keeps the order of a key. So everything that was published
-//! before with *that* key has certainly come. Other keys have an order of their own, so for them
-//! the barrier is only as good as the wait. A backlog comes without a pause, and each old event
-//! begins the wait anew. An event that comes even later is delivered like any other, and lies
-//! within the margin of cursors.
+//! that heartbeat has come back and nothing older than it has come for a while (0.2 s, or 2 s where
+//! a replay may come late). All heartbeats share one ordering key, and the topic keeps the order of
+//! a key. So everything that was published before with *that* key has certainly come. Other keys
+//! have an order of their own, so for them the barrier is only as good as the wait. A backlog comes
+//! without a pause, and each old event begins the wait anew. An event that comes even later is
+//! delivered like any other, and lies within the margin of cursors.
 //!
 //! **Losses.** A feed that is opened anew begins before the last heartbeat received. So this
 //! heartbeat must come once more. It must come before the pod's own new heartbeat, which was
@@ -35,14 +35,13 @@ use tokio::time::Instant;
 
 use crate::event::Event;
 
-/// How long nothing older than the pod's own first heartbeat must have come.
-const SETTLE: Duration = Duration::from_millis(200);
-
 /// Evidence that one pod's feed has brought so far.
 #[derive(Debug)]
 pub(super) struct CatchUp {
     /// How late a missing heartbeat may come. After that time it counts as lost.
     grace: Duration,
+    /// How long nothing older than the pod's own first heartbeat must have come.
+    settle: Duration,
     /// Newest heartbeat of any pod: its time of publishing and its id.
     newest: Option<(SystemTime, Arc<str>)>,
     /// Time of publishing of the oldest event, of any kind.
@@ -90,8 +89,8 @@ pub enum History {
 }
 
 impl CatchUp {
-    pub(super) const fn new(grace: Duration) -> Self {
-        Self { grace, newest: None, oldest: None, has_caught_up_before: false, generation: None }
+    pub(super) const fn new(grace: Duration, settle: Duration) -> Self {
+        Self { grace, settle, newest: None, oldest: None, has_caught_up_before: false, generation: None }
     }
 
     /// Begins a new generation of the feed.
@@ -113,14 +112,15 @@ impl CatchUp {
         if feed.is_some() && self.newest.as_ref().is_none_or(|(newest, _)| *newest < published) {
             self.newest = Some((published, event.id.clone()));
         }
+        let settle = self.settle;
         let Some(generation) = &mut self.generation else { return };
         generation.heard = now;
         generation.awaited.take_if(|awaited| *awaited == event.id);
         match &mut generation.barrier {
             None if feed == Some(&generation.feed) => {
-                generation.barrier = Some(Barrier { event: event.clone(), came: now, settles: now + SETTLE });
+                generation.barrier = Some(Barrier { event: event.clone(), came: now, settles: now + settle });
             }
-            Some(barrier) if Some(published) < barrier.event.published => barrier.settles = now + SETTLE,
+            Some(barrier) if Some(published) < barrier.event.published => barrier.settles = now + settle,
             _ => {}
         }
     }

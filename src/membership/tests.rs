@@ -12,7 +12,12 @@ use crate::broker::{Feed, PublishError, Received, memory::Topic};
 const TEN: Duration = Duration::from_secs(10);
 
 fn membership(pod: &str) -> Membership {
-    let settings = Settings { pod: pod.into(), interval: TEN, orphan_after: Duration::from_secs(180) };
+    let settings = Settings {
+        pod: pod.into(),
+        interval: TEN,
+        settle: Duration::from_millis(200),
+        orphan_after: Duration::from_secs(180),
+    };
     Membership::new(settings, &NoopMeterProvider::new().meter("test"))
 }
 

@@ -145,12 +145,14 @@ impl Settings {
     /// Returns the settings of the pod's membership.
     pub(super) fn membership(&self) -> membership::Settings {
         let (interval, orphan_after) = (self.heartbeat_interval, self.orphan_after);
-        membership::Settings { pod: self.name.as_str().into(), interval, orphan_after }
+        let settle = self.broker.settle();
+        membership::Settings { pod: self.name.as_str().into(), interval, settle, orphan_after }
     }
 
     /// Returns how far back a pod that begins now reaches.
     pub(super) fn retention(&self) -> Retention {
         let least = self.broker.limits().least_retention;
-        Retention { began: SystemTime::now(), window: self.window.span, least }
+        let may_come_late = self.broker.settle() >= Duration::from_secs(1);
+        Retention { began: SystemTime::now(), window: self.window.span, may_come_late, least }
     }
 }

@@ -96,10 +96,17 @@ impl Pod {
         let meter = NoopMeterProvider::new().meter("test");
         let hub = Hub::new("t", Bounds { span: WINDOW, bytes: 1 << 20 }, began);
         let (interval, orphan_after) = (SECOND * 10, SECOND * 180);
-        let membership =
-            Membership::new(membership::Settings { pod: "pod".into(), interval, orphan_after }, &meter);
+        let membership = Membership::new(
+            membership::Settings {
+                pod: "pod".into(),
+                interval,
+                settle: Duration::from_millis(200),
+                orphan_after,
+            },
+            &meter,
+        );
         let messaging = Messaging { pod: "pod".into(), system: "memory", topic: "t".into() };
-        let retention = Retention { began, window: WINDOW, least: SECOND * 600 };
+        let retention = Retention { began, window: WINDOW, may_come_late: false, least: SECOND * 600 };
         let mut relay = Relay::new(Arc::new(Anything), hub.clone(), membership, retention, messaging, &meter);
         let (events, received) = mpsc::channel(16);
         let state = watch::Sender::new(FeedState::Opening(None));

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use serde_json::Value;
 
 use crate::support::{Fault, Metadata, Relay, Service, eventually};
 
@@ -190,4 +191,33 @@ async fn topic_without_retention_is_warned_of() {
     service.state().retention = Some("0s");
     let pod = service.pod("p").start().await;
     assert!(pod.output().contains("the topic retains nothing"), "{}", pod.output());
+}
+
+/// Returns the names of the templates that this pod knows.
+async fn templates(pod: &Relay) -> String {
+    let answer = pod.http.graphql(&Service::token("3"), "{ templates { name } }", Value::Null).await;
+    answer.json()["data"]["templates"].to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn feed_with_wrong_clock_reaches_back() {
+    for clock in [-3_700, 3_700] {
+        let service = Service::start().await;
+        service.state().clock = clock;
+        let first = service.pod("a").start().await;
+        assert!(publishes(&first).await);
+        let late = service.pod("b").start().await;
+        assert!(late.metric("relay_events_received_total").await >= 1.0, "{clock}: {}", late.output());
+        assert!(service.state().feeds_of("b") <= 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ready_pod_has_history_that_came_late() {
+    let service = Service::start().await;
+    let first = service.pod("a").start().await;
+    assert!(publishes(&first).await);
+    service.state().replay_delay = Duration::from_millis(1_200);
+    let late = service.pod("b").start().await;
+    assert!(templates(&late).await.contains(r#""a""#), "{}", late.output());
 }

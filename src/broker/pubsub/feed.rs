@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::reader::{Reader, Twins, fill};
+use self::reader::{Reader, Seen, Twins, fill};
 use super::{
     admin::{AdminError, NewFeed, NoFeed, code},
     clients::Clients,
@@ -90,6 +90,7 @@ impl PubSubFeed {
             reaches_back: reaches_back.clone(),
             stop: stop.clone(),
             seen: watch::Sender::new(None),
+            began_late: false,
             leftovers: Vec::new(),
             has_found_earlier_feeds: false,
             why: String::new(),
@@ -136,8 +137,10 @@ struct Keeper {
     reopen: Reopen,
     reaches_back: Arc<AtomicBool>,
     stop: CancellationToken,
-    /// Time of publishing of the newest heartbeat that came through.
-    seen: watch::Sender<Option<SystemTime>>,
+    /// Newest heartbeat that came through.
+    seen: watch::Sender<Seen>,
+    /// Whether the first generation began too late, because this pod's clock is ahead.
+    began_late: bool,
     /// Feeds still to be deleted: those of ended generations, and those that may or may not have
     /// been created.
     leftovers: Vec<String>,
@@ -152,10 +155,11 @@ impl Keeper {
         let mut wait = BACKOFF.0;
         while !self.stop.is_cancelled() {
             let seen = *self.seen.borrow();
-            let why = match self.create().await {
+            let since = self.since();
+            let why = match self.create(since).await {
                 Ok((name, second)) => {
                     tracing::info!(feed = name, "feed open");
-                    let mut why = self.run_generation(&name, second).await;
+                    let mut why = self.run_generation(&name, second, since).await;
                     if why == SILENT {
                         why = self.explain(why, &name).await;
                     }
@@ -225,12 +229,11 @@ impl Keeper {
 
     /// Creates a feed and, unless it is whole, a second one. What the first feed left out during
     /// its creation was published before the second existed, so the second has it.
-    async fn create(&mut self) -> Result<(String, Option<String>), AdminError> {
+    async fn create(&mut self, since: SystemTime) -> Result<(String, Option<String>), AdminError> {
         while self.leftovers.len() > self.clients.admin.spare_feeds() {
             self.clients.admin.delete_feed(&self.leftovers[0]).await?;
             self.leftovers.remove(0);
         }
-        let since = self.since();
         let (name, feed) = self.create_one(since).await?;
         self.reaches_back.store(feed.reaches_back, Ordering::Relaxed);
         if !feed.reaches_back && self.tries == 0 {
@@ -283,17 +286,27 @@ impl Keeper {
 
     /// Returns the time from which a new feed begins: before the last heartbeat that came through.
     /// That heartbeat must come once more, so that the relay can prove that nothing was lost
-    /// ([`crate::membership`] explains it).
+    /// ([`crate::membership`] explains it). The topic's clock counts; this pod's own is used only
+    /// before the first heartbeat.
     fn since(&self) -> SystemTime {
-        let reach = SystemTime::now()
-            .checked_sub(self.clients.admin.replay_window())
-            .unwrap_or(SystemTime::UNIX_EPOCH);
-        let seen = *self.seen.borrow();
-        seen.and_then(|seen| seen.checked_sub(MARGIN)).map_or(reach, |seen| seen.max(reach))
+        let window = self.clients.admin.replay_window();
+        let before = |time: SystemTime, span| time.checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH);
+        let Some((seen, came)) = *self.seen.borrow() else { return before(SystemTime::now(), window) };
+        let reach = before(seen + came.elapsed(), window);
+        if self.began_late { reach } else { reach.max(before(seen, MARGIN)) }
+    }
+
+    /// Waits until a heartbeat comes that is older than the begin of its feed. Then this pod's
+    /// clock is ahead, and the feed has left out what it should have brought.
+    async fn begins_too_late(mut seen: watch::Receiver<Seen>, since: SystemTime) {
+        let is_older = |seen: &Seen| seen.is_some_and(|(published, _)| published + MARGIN < since);
+        // An error would mean that the keeper is gone.
+        let _ = seen.wait_for(is_older).await;
     }
 
     /// Runs one generation of the feed until it fails or is stopped. Returns the reason of its end.
-    async fn run_generation(&mut self, name: &str, second: Option<String>) -> String {
+    async fn run_generation(&mut self, name: &str, second: Option<String>, since: SystemTime) -> String {
+        let (is_first, begin) = (self.seen.borrow().is_none(), self.seen.subscribe());
         let subscriber = self.clients.subscriber.clone();
         let stream = subscriber
             .subscribe(name)
@@ -339,6 +352,10 @@ impl Keeper {
                 return why;
             }
             () = reopen.asked(generation) => SILENT.to_owned(),
+            () = Self::begins_too_late(begin, since), if is_first => {
+                self.began_late = true;
+                "this pod's clock is ahead of the topic's, so that the feed began too late".to_owned()
+            }
             () = stop.cancelled() => "stopped".to_owned(),
         };
         if !self.stop.is_cancelled() {
@@ -433,6 +450,7 @@ mod tests {
             reaches_back: Arc::default(),
             stop: CancellationToken::new(),
             seen: watch::Sender::new(None),
+            began_late: false,
             leftovers: Vec::new(),
             has_found_earlier_feeds: false,
             why: String::new(),
@@ -440,10 +458,10 @@ mod tests {
         };
 
         status.store(403, Ordering::Relaxed);
-        keeper.create().await.unwrap_err();
+        keeper.create(SystemTime::now()).await.unwrap_err();
         assert!(keeper.leftovers.is_empty(), "a refused call has created nothing");
         status.store(503, Ordering::Relaxed);
-        keeper.create().await.unwrap_err();
+        keeper.create(SystemTime::now()).await.unwrap_err();
         let [leftover] = &keeper.leftovers[..] else { panic!("{:?}", keeper.leftovers) };
         assert!(leftover.starts_with("projects/p-1/subscriptions/events.pod."), "{leftover}");
         keeper.delete_leftovers().await;

@@ -5,6 +5,8 @@ use crate::membership::Heartbeat;
 
 const GRACE: Duration = Duration::from_secs(10);
 
+const SETTLE: Duration = Duration::from_millis(200);
+
 struct Topic {
     start: Instant,
     second: u64,
@@ -38,7 +40,7 @@ impl Topic {
 #[test]
 fn feed_catches_up_at_its_own_first_heartbeat() {
     let mut topic = Topic::new();
-    let mut catch_up = CatchUp::new(GRACE);
+    let mut catch_up = CatchUp::new(GRACE, SETTLE);
     catch_up.begin("new".into(), topic.start);
     let (others, old) = (topic.heartbeat("other"), topic.event());
     catch_up.hear(&others, Some("other"), topic.after(10));
@@ -57,7 +59,7 @@ fn feed_catches_up_at_its_own_first_heartbeat() {
 
 /// Returns a feed that has caught up, and the last heartbeat that it brought.
 fn settled(topic: &mut Topic) -> (CatchUp, Event) {
-    let mut catch_up = CatchUp::new(GRACE);
+    let mut catch_up = CatchUp::new(GRACE, SETTLE);
     catch_up.begin("old".into(), topic.start);
     let own = topic.heartbeat("old");
     catch_up.hear(&own, Some("old"), topic.start);
@@ -101,7 +103,7 @@ fn last_heartbeat_may_be_late() {
 #[test]
 fn interrupted_generation_still_proves_a_loss() {
     let mut topic = Topic::new();
-    let mut catch_up = CatchUp::new(GRACE);
+    let mut catch_up = CatchUp::new(GRACE, SETTLE);
     catch_up.begin("first".into(), topic.start);
     catch_up.hear(&topic.heartbeat("other"), Some("other"), topic.start);
     catch_up.end();

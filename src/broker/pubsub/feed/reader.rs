@@ -115,14 +115,18 @@ impl Handed {
     }
 }
 
+/// Time of publishing of a heartbeat, and the time at which it came. Both together show the topic's
+/// time, whatever this pod's clock says.
+pub(in crate::broker::pubsub) type Seen = Option<(SystemTime, Instant)>;
+
 /// Reader of one stream.
 pub(in crate::broker::pubsub) struct Reader {
     pub(super) stream: MessageStream,
     pub(super) settings: Settings,
     pub(super) twins: Twins,
     pub(super) is_second: bool,
-    /// Time of publishing of the newest heartbeat that came through.
-    pub(super) seen: watch::Sender<Option<SystemTime>>,
+    /// Newest heartbeat that came through.
+    pub(super) seen: watch::Sender<Seen>,
 }
 
 impl Reader {
@@ -130,7 +134,7 @@ impl Reader {
     pub(in crate::broker::pubsub) fn only(
         stream: MessageStream,
         settings: Settings,
-        seen: watch::Sender<Option<SystemTime>>,
+        seen: watch::Sender<Seen>,
     ) -> Self {
         let mut handed = Handed::new();
         handed.is_over = true;
@@ -158,7 +162,8 @@ impl Reader {
             if events.send(received).await.is_err() {
                 return "the relay no longer reads".to_owned();
             }
-            self.seen.send_modify(|seen| *seen = (*seen).max(published));
+            let came = published.map(|published| (published, Instant::now()));
+            self.seen.send_modify(|seen| *seen = (*seen).max(came));
         }
     }
 }
