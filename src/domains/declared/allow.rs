@@ -3,7 +3,11 @@
 use serde_json::Value;
 
 use super::{
-    expansion::Keys, key_rule::KeyRule, root_arguments::RootArguments, template::Root, viewer_paths,
+    expansion::{Document as _, Keys},
+    key_rule::KeyRule,
+    root_arguments::RootArguments,
+    template::Root,
+    viewer_paths,
 };
 use crate::{
     audience::{Audience, Viewer},
@@ -34,10 +38,25 @@ fn is_allowed(rule: &KeyRule, arguments: &RootArguments, viewer: &Viewer, known:
         Root::Viewer => Some(known),
         _ => None,
     };
+    let mut arguments_of =
+        rule.template.placeholders().filter(|placeholder| placeholder.root == Root::Document);
+    if !arguments_of.all(|placeholder| has_texts(arguments.document(), &placeholder.steps)) {
+        return false;
+    }
     let mut keys = Keys::new(MAX_KEYS);
     if rule.template.expand(root, &mut keys).is_err() {
         return false;
     }
     let mut keys = keys.into_keys().peekable();
     keys.peek().is_some() && keys.all(|key| Audience::new([key], None).includes(viewer))
+}
+
+/// Returns whether every value behind these steps has a text for a key, so that none escapes the
+/// check.
+fn has_texts(value: &Value, steps: &[Box<str>]) -> bool {
+    match (value, steps) {
+        (Value::Array(items), steps) => items.iter().all(|item| has_texts(item, steps)),
+        (value, []) => value.text().is_some(),
+        (value, [step, rest @ ..]) => value.get(&**step).is_some_and(|value| has_texts(value, rest)),
+    }
 }

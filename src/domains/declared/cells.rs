@@ -143,7 +143,8 @@ fn joined(prefixes: &[String], keys: &[&Key]) -> Vec<Key> {
 }
 
 /// Returns the text of an argument's value, as [`object_texts`] returns that of an equal field.
-fn argument_text(value: &Json) -> Cow<'_, str> {
+#[must_use]
+pub fn argument_text(value: &Json) -> Cow<'_, str> {
     match value {
         Json::String(text) => text.into(),
         value => value.to_string().into(),

@@ -3,6 +3,8 @@
 //! The schema has validated the document, but values of variables are checked here only. A refusal
 //! names the place of a value, and never quotes it.
 
+use std::cell::Cell;
+
 use async_graphql::{
     Name, Value, Variables,
     indexmap::IndexMap,
@@ -20,6 +22,42 @@ use crate::graphql::{Error, error::Code};
 
 /// Enum value that stands for a variable without a value. No document can name it.
 const ABSENT: &str = "%absent";
+
+/// Longest unknown name that a refusal repeats, in bytes.
+const MAX_NAME_BYTES: usize = 64;
+
+/// Most bytes that the uses of variables in one operation may take together: 2 MiB, twice the
+/// longest body. One value may be used many times.
+const MAX_BYTES: usize = 2 << 20;
+
+/// Bytes that the uses of variables in one operation may still take.
+#[derive(Debug)]
+pub struct Room(Cell<usize>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Cell::new(MAX_BYTES))
+    }
+}
+
+impl Room {
+    /// Takes the bytes of a value. Returns whether there was room for them.
+    fn take(&self, value: &Json) -> bool {
+        let left = self.0.get().checked_sub(bytes(value));
+        self.0.set(left.unwrap_or_default());
+        left.is_some()
+    }
+}
+
+/// Returns the approximate memory of a value, in bytes.
+fn bytes(value: &Json) -> usize {
+    16 + match value {
+        Json::String(text) => text.len(),
+        Json::Array(items) => items.iter().map(bytes).sum(),
+        Json::Object(fields) => fields.iter().map(|(name, item)| name.len() + bytes(item)).sum(),
+        _ => 0,
+    }
+}
 
 /// Values of variables, by name. A variable without a value is absent.
 pub type Values = Map<String, Json>;
@@ -50,26 +88,45 @@ pub fn variables(rules: &Rules, operation: &OperationDefinition, given: &Variabl
 /// Returns the arguments of a root field, with the defaults of its definition.
 ///
 /// # Errors
-/// A value is missing or of another type.
+/// A value is missing or of another type, or the uses of variables exceed their room.
 pub fn arguments(
     rules: &Rules,
     field: &Field,
     definition: &FieldDefinition,
     variables: &Values,
+    room: &Room,
+) -> Result<RootArguments, Error> {
+    let known = |name: Name| {
+        let Some(value) = variables.get(name.as_str()) else { return Ok(Value::Enum(Name::new(ABSENT))) };
+        if !room.take(value) {
+            let text = format!("the uses of variables have more than {MAX_BYTES} bytes together");
+            return Err(Error::new(Code::ValidationFailed, text));
+        }
+        Value::from_json(value.clone()).map_err(|_| Error::bad_input("a variable is no JSON"))
+    };
+    let mut given = IndexMap::new();
+    for (name, value) in &field.arguments {
+        given.insert(name.node.clone(), value.node.clone().into_const_with(known)?);
+    }
+    from_values(rules, &given, definition)
+}
+
+/// Returns the arguments of a root field from values without variables.
+///
+/// # Errors
+/// A value is missing or of another type.
+pub fn from_values(
+    rules: &Rules,
+    given: &IndexMap<Name, Value>,
+    definition: &FieldDefinition,
 ) -> Result<RootArguments, Error> {
     let coercion = Coercion { rules };
-    let known = |name: Name| {
-        let value = variables.get(name.as_str()).cloned();
-        value.map_or_else(|| Ok(Value::Enum(Name::new(ABSENT))), Value::from_json)
-    };
     let mut values = Map::new();
     for argument in definition.arguments.iter().map(|argument| &argument.node) {
         let name = &argument.name.node;
         let refuse = |misfit: Misfit| refusal(&format!("argument `{name}`"), &misfit);
-        let given = field.get_argument(name).map(|value| value.node.clone().into_const_with(known));
-        let given = given.transpose().map_err(|_| refuse(Misfit::new("a value is expected")))?;
         let default = argument.default_value.as_ref().map(|value| &value.node);
-        let value = coercion.input(&argument.ty.node, given.as_ref(), default).map_err(refuse)?;
+        let value = coercion.input(&argument.ty.node, given.get(name), default).map_err(refuse)?;
         values.extend(value.map(|value| (name.to_string(), value)));
     }
     Ok(RootArguments::new(values))
@@ -190,7 +247,11 @@ impl Coercion<'_> {
         if let Some(unknown) =
             given.keys().find(|name| !inputs.iter().any(|input| input.node.name.node == **name))
         {
-            return Err(Misfit::new("there is no such field").within(unknown));
+            let misfit = Misfit::new("there is no such field");
+            // A name that no document could have is the client's text, which no refusal repeats.
+            let is_name = unknown.len() <= MAX_NAME_BYTES
+                && unknown.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric());
+            return Err(if is_name { misfit.within(unknown) } else { misfit });
         }
         let mut object = Map::new();
         for input in inputs.iter().map(|input| &input.node) {
@@ -201,7 +262,7 @@ impl Coercion<'_> {
             object.extend(value.map(|value| (name.to_string(), value)));
         }
         let is_one_of = definition.is_some_and(|ty| arguments::find(&ty.directives, "oneOf").is_some());
-        if is_one_of && (object.len() != 1 || object.values().any(Json::is_null)) {
+        if is_one_of && (given.len() != 1 || object.len() != 1 || object.values().any(Json::is_null)) {
             return Err(Misfit::new("exactly one field with a value is expected"));
         }
         Ok(Json::Object(object))
@@ -255,7 +316,7 @@ mod tests {
             panic!()
         };
         let definition = rules.file.get("Mutation").unwrap().field("add").unwrap();
-        let arguments = arguments(&rules, &field.node, definition, &known);
+        let arguments = arguments(&rules, &field.node, definition, &known, &Room::default());
         arguments.map(|arguments| arguments.document().clone()).map_err(|error| error.to_string())
     }
 

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::graphql::{
     Error,
+    error::Code,
     plan::{self, Operation},
 };
 
@@ -39,10 +40,14 @@ pub async fn run(domain: &Declared, operation: &Operation<'_>) -> Result<Option<
     let Some(root) = rules.types.id(root_name) else { return Ok(None) };
     let variables = coerce::variables(rules, operation.definition, operation.variables)?;
     let compiler = Compiler { types: &rules.types, document: operation.document, variables: &variables };
-    let mut steps = Vec::new();
+    let (mut steps, room) = (Vec::new(), coerce::Room::default());
     for (key, fields) in compiler.merged(root, &[&operation.definition.selection_set.node])? {
         let Some(first) = fields.first().copied() else { continue };
         let name = first.node.name.node.as_str();
+        if !fields.iter().all(|field| has_arguments(&field.node, &first.node)) {
+            let text = format!("the fields under `{key}` have different arguments");
+            return Err(Error::new(Code::ValidationFailed, text));
+        }
         let rule = if name == "__typename" {
             Rule::Typename
         } else if let Some(rule) = rules.queries.iter().find(|rule| rule.definition.name.node == name)
@@ -62,7 +67,7 @@ pub async fn run(domain: &Declared, operation: &Operation<'_>) -> Result<Option<
             Some(definition) => {
                 let of = rules.types.id(super::sdl::named(&definition.ty.node)).unwrap_or_default();
                 let copied = compiler.copied(of, &sets)?;
-                (copied, coerce::arguments(rules, &first.node, definition, &variables)?)
+                (copied, coerce::arguments(rules, &first.node, definition, &variables, &room)?)
             }
         };
         steps.push(Step { key, field: first, rule, copied, arguments });
@@ -71,6 +76,14 @@ pub async fn run(domain: &Declared, operation: &Operation<'_>) -> Result<Option<
     let is_whole = answer.write(root_name, steps).await.is_ok();
     let Answer { data, errors, .. } = answer;
     Ok(Some(plan::Copied { data: is_whole.then_some(data), errors }))
+}
+
+/// Returns whether a field has the same arguments as another one.
+fn has_arguments(field: &Field, other: &Field) -> bool {
+    let mut given = field.arguments.iter();
+    field.arguments.len() == other.arguments.len()
+        && given
+            .all(|(name, value)| other.get_argument(&name.node).is_some_and(|known| known.node == value.node))
 }
 
 /// Rule that a root field runs by.
@@ -126,6 +139,7 @@ impl From<Error> for Failed {
 
 impl Answer<'_> {
     async fn write(&mut self, root: &str, steps: Vec<Step<'_>>) -> Result<(), TooLarge> {
+        let mut is_too_large = false;
         self.data.push('{');
         for (place, step) in steps.into_iter().enumerate() {
             if place > 0 {
@@ -144,7 +158,15 @@ impl Answer<'_> {
                 Rule::Mutation(rule) => self.mutation(rule, &step).await,
             };
             if let Err(failed) = ran {
-                let Failed::Field(error) = failed else { return Err(TooLarge) };
+                let Failed::Field(error) = failed else {
+                    if root == "Query" {
+                        return Err(TooLarge);
+                    }
+                    // The other mutations run nevertheless.
+                    is_too_large = true;
+                    self.data.truncate(start);
+                    continue;
+                };
                 let path = vec![PathSegment::Field(step.key.to_owned())];
                 self.errors.push(error.at(Some(step.field.pos), path));
                 if !is_nullable {
@@ -156,7 +178,7 @@ impl Answer<'_> {
             }
         }
         self.data.push('}');
-        Ok(())
+        if is_too_large { Err(TooLarge) } else { Ok(()) }
     }
 
     fn query(&mut self, rule: &QueryRule, step: &Step<'_>) -> Result<(), Failed> {

@@ -104,7 +104,8 @@ impl Plans for CopyPlans {
         let rule = rule.ok_or_else(|| Error::bad_input(format!("there is no field `{name}`")))?;
         let Subscription { document, field, definition, variables, .. } = *subscription;
         let variables = coerce::variables(rules, definition, variables)?;
-        let arguments = coerce::arguments(rules, field, &rule.definition, &variables)?;
+        let arguments =
+            coerce::arguments(rules, field, &rule.definition, &variables, &coerce::Room::default())?;
         allow::check(&rule.allows, &arguments, subscription.viewer)?;
         let interests = cells::interests(rule, &arguments, subscription.viewer)?;
         let comparisons = comparison::comparisons(&rule.filters, &arguments);

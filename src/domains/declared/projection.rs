@@ -32,6 +32,9 @@ const PROVISIONAL_KEPT: Duration = Duration::from_secs(60);
 /// safe.
 const ARRIVAL_KEPT: Duration = Duration::from_secs(10);
 
+/// Values that are taken out of the state at once, for visits.
+const PAGE: usize = 256;
+
 /// Most ids that are remembered: enough for that time at 10,000 events a second. Beyond it the
 /// oldest are forgotten.
 const MAX_ARRIVALS: usize = 100_000;
@@ -130,11 +133,21 @@ impl Projection {
         mut visit: impl FnMut(&Arc<Object>) -> ControlFlow<()>,
     ) {
         let oldest = self.oldest(now);
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let state = self.read();
-        for (_, entry) in state.entries.range::<str, _>((from, Bound::Unbounded)) {
-            if entry.showing(oldest).is_some_and(|value| visit(value).is_break()) {
+        let mut after: Option<Arc<str>> = after.map(Into::into);
+        loop {
+            let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            // Events must not wait for the visits.
+            let page: Vec<_> = {
+                let state = self.read();
+                let entries = state.entries.range::<str, _>((from, Bound::Unbounded)).take(PAGE);
+                entries.map(|(key, entry)| (key.clone(), entry.showing(oldest).cloned())).collect()
+            };
+            if page.iter().filter_map(|(_, value)| value.as_ref()).any(|value| visit(value).is_break()) {
                 return;
+            }
+            match page.into_iter().nth(PAGE - 1) {
+                Some((last, _)) => after = Some(last),
+                None => return,
             }
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::{
-    allow,
+    allow, cells,
     domain::Declared,
     mutation_rule::{Answer, Input, MutationRule},
     payload::{Envelope, Object, Payload, Value},
@@ -49,7 +49,7 @@ impl Publication {
         event_publisher: &EventPublisher,
     ) -> Result<Self, Error> {
         allow::check(&rule.allows, arguments, viewer)?;
-        let data = data(domain, rule, arguments, viewer)?;
+        let (data, updated) = data(domain, rule, arguments, viewer)?;
         let mut event = event_publisher.event(&rule.kind, viewer.user.clone(), data.into());
         let envelope = Envelope::of(&event);
         let types = &domain.rules().types;
@@ -58,6 +58,16 @@ impl Publication {
         let mut text = String::with_capacity(event.data.len());
         Wire::of(&data, types).write(&mut text);
         event.data = text.into();
+        // Every pod reads the text, so it must say the same.
+        let again = reader::read(types, rule.payload, &event.data, &envelope);
+        if again.map_err(|breach| refusal(&breach))? != data {
+            return Err(Error::bad_input("two inputs are written to the same place of the event"));
+        }
+        if let Some((field, key)) = updated
+            && data.fields.get(field).and_then(Value::key).as_deref() != Some(&*key)
+        {
+            return Err(Error::bad_input("an update must keep its key"));
+        }
         let data = Arc::new(data);
         let answer = answer(domain, rule, &data, arguments, viewer)?;
         let fact = domain.fact(&event.kind, Payload { data, envelope });
@@ -76,13 +86,14 @@ impl Publication {
     }
 }
 
-/// Returns the data of the event as JSON.
+/// Returns the data of the event as JSON, and the key of the value that it updates, with the number
+/// of its field.
 fn data(
     domain: &Declared,
     rule: &MutationRule,
     arguments: &RootArguments,
     viewer: &Viewer,
-) -> Result<String, Error> {
+) -> Result<(String, Option<(usize, String)>), Error> {
     let types = &domain.rules().types;
     let fields = types.fields(rule.payload);
     let root = |root| document(root, arguments, viewer);
@@ -91,17 +102,17 @@ fn data(
         Input::Argument(name, None) => arguments.document().get(name.as_str()).cloned(),
         Input::Argument(name, Some(inner)) => arguments.document().get(name.as_str())?.get(&**inner).cloned(),
     };
-    let mut wire = Wire::default();
-    if let Some(key) = rule.updates {
-        let wanted =
-            rule.inputs.iter().find(|(number, _)| *number == key).and_then(|(_, input)| value(input));
-        let current =
-            wanted.as_ref().and_then(Json::as_str).and_then(|key| domain.values().get(rule.payload, key));
+    let (mut wire, mut updated) = (Wire::default(), None);
+    if let Some(field) = rule.updates {
+        let wanted = rule.inputs.iter().find(|(number, _)| *number == field);
+        let wanted = wanted.and_then(|(_, input)| value(input)).filter(|key| !key.is_null());
+        let key = wanted.as_ref().map(|key| cells::argument_text(key).into_owned()).unwrap_or_default();
         let is_seen = |value: &Arc<Object>| rule.audience.is_everyone || may_see(&rule.keys, value, viewer);
+        let current = domain.values().get(rule.payload, &key).filter(is_seen);
         let name = &types.get(rule.payload).name;
-        let current =
-            current.filter(is_seen).ok_or_else(|| Error::not_found(format!("there is no such {name}")))?;
+        let current = current.ok_or_else(|| Error::not_found(format!("there is no such {name}")))?;
         wire = Wire::of(&current, types);
+        updated = Some((field, key));
     }
     let mut has_id = rule.updates.is_some();
     for (number, input) in &rule.inputs {
@@ -124,7 +135,7 @@ fn data(
     }
     let mut text = String::new();
     wire.write(&mut text);
-    Ok(text)
+    Ok((text, updated))
 }
 
 /// Returns the answer of a mutation. `None`: it is `true`.

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
-use serde_json::Value as Json;
-
 use super::{
     allow, cells,
     comparison::{self, Comparison},
@@ -36,9 +34,12 @@ pub fn run(
 ) -> Result<(), Error> {
     allow::check(&rule.allows, arguments, viewer)?;
     let wanted = Wanted::new(rule, arguments, viewer)?;
-    let text = |name: &str| arguments.document().get(name).and_then(Json::as_str);
+    let text = |name: &str| {
+        let value = arguments.document().get(name).filter(|value| !value.is_null());
+        value.map(cells::argument_text)
+    };
     if let Some(key) = rule.key.as_ref() {
-        let value = domain.values().get(rule.of, text(key).unwrap_or_default());
+        let value = domain.values().get(rule.of, &text(key).unwrap_or_default());
         if let Some(value) = value.filter(|value| wanted.has(value)) {
             let _ = visit(&value);
         }
@@ -54,7 +55,13 @@ pub fn run(
     if left == 0 {
         return Ok(());
     }
-    domain.values().each(rule.of, text(AFTER_KEY), |value| {
+    let after = text(AFTER_KEY);
+    let hidden = after.as_ref().filter(|_| domain.values().is_table(rule.of));
+    if hidden.and_then(|key| domain.values().get(rule.of, key)).is_some_and(|row| !wanted.is_visible(&row)) {
+        // As for a key that no row has: pages must not tell one from the other.
+        return Ok(());
+    }
+    domain.values().each(rule.of, after.as_deref(), |value| {
         if !wanted.has(value) {
             return ControlFlow::Continue(());
         }
@@ -95,7 +102,12 @@ impl<'a> Wanted<'a> {
         };
         self.equal.iter().all(is_equal)
             && self.comparisons.iter().all(|comparison| comparison.holds(value))
-            && (self.rule.audience.is_everyone || may_see(&self.rule.keys, value, self.viewer))
+            && self.is_visible(value)
+    }
+
+    /// Returns whether the audience includes the viewer.
+    fn is_visible(&self, value: &Object) -> bool {
+        self.rule.audience.is_everyone || may_see(&self.rule.keys, value, self.viewer)
     }
 }
 

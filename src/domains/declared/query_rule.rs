@@ -88,6 +88,7 @@ fn read(
             let argument = field.arguments.iter().find(|argument| argument.node.name.node == filter.argument);
             let is_required = argument.is_some_and(|argument| !argument.node.ty.node.nullable);
             filter.op == Op::Equals
+                && !filter.is_list
                 && is_required
                 && filter.steps.get(of).is_some_and(|steps| **steps == [state.key])
         };

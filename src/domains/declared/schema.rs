@@ -19,13 +19,12 @@ use async_graphql::{
 use futures_util::StreamExt as _;
 
 use super::{
-    arguments,
+    arguments, coerce,
     domain::Declared,
     federation,
     payload::{Object as TypedObject, Payload, Value as Typed},
     query,
     query_rule::QueryRule,
-    root_arguments::RootArguments,
     sdl::{Definition, named},
     types::Types,
 };
@@ -182,10 +181,8 @@ fn query_field(field: &FieldDefinition, domain: &Arc<Declared>) -> Field {
     let made = Field::new(field.name.node.as_str(), type_ref(&field.ty.node), move |ctx| {
         let (rule, domain) = (rule.clone(), domain.clone());
         FieldFuture::new(async move {
-            let arguments = ctx.args.iter().filter_map(|(name, value)| {
-                Some((name.to_string(), value.as_value().clone().into_json().ok()?))
-            });
-            let arguments = RootArguments::from_json(&arguments.collect(), &rule.definition);
+            let given = ctx.args.iter().map(|(name, value)| (name.clone(), value.as_value().clone()));
+            let arguments = coerce::from_values(domain.rules(), &given.collect(), &rule.definition)?;
             let (mut values, mut room) = (Vec::new(), Ok(()));
             query::run(&domain, &rule, &arguments, viewer(ctx.ctx)?, |value| {
                 room = take_room(ctx.ctx, value.bytes());

@@ -77,7 +77,7 @@ impl Copied {
                     if place > 0 {
                         into.push(',');
                     }
-                    if !self.value(item, into, max) {
+                    if !self.value(item, into, max) || into.len() > max {
                         return false;
                     }
                 }
@@ -160,7 +160,13 @@ impl<'a> Compiler<'a> {
                     if self.is_included(&field.node.directives)? {
                         let name = &field.node.response_key().node;
                         match merged.iter_mut().find(|(known, _)| *known == name) {
-                            Some((_, fields)) => fields.push(field),
+                            Some((_, fields)) => {
+                                if fields.iter().any(|other| other.node.name.node != field.node.name.node) {
+                                    let text = format!("two different fields are named `{name}`");
+                                    return Err(Error::new(Code::ValidationFailed, text));
+                                }
+                                fields.push(field);
+                            }
                             None => merged.push((name, vec![field])),
                         }
                     }

@@ -76,6 +76,12 @@ impl Values {
         }
     }
 
+    /// Returns whether the values of a type are the rows of a table.
+    #[must_use]
+    pub fn is_table(&self, of: TypeId) -> bool {
+        self.0.get(&of).is_some_and(|held| matches!(held.kept, Kept::Table(..)))
+    }
+
     /// Visits the values of a type until a visit breaks: rows in the order of the file, projected
     /// values in that of their keys. With `after`, they begin behind this key; a table without it
     /// has none behind it.

@@ -354,3 +354,93 @@ proptest! {
         prop_assert_eq!(answer.0, answer.1);
     }
 }
+
+#[tokio::test]
+async fn conflicting_fields_are_refused() {
+    let pod = Pod::tutorial();
+    for document in [
+        "mutation { a: addTemplate(templateInput: {name: \"x\"}) { success }
+            ... on Mutation { a: editTemplate(templateInput: {id: \"1\"}) { success } } }",
+        "{ x: templates { id } ... on Query { x: locations { orgId } } }",
+        "{ t: templates(first: 1) { id } ... on Query { t: templates(first: 2) { id } } }",
+        "{ t: templates { x: id } ... on Query { t: templates { x: name } } }",
+    ] {
+        let answer = pod.run("ZOWI", document, json!({})).await;
+        assert_eq!((code(&answer), answer.get("data")), ("GRAPHQL_VALIDATION_FAILED", None), "{document}");
+    }
+    assert!(lock(&pod.topic.events).is_empty());
+}
+
+#[tokio::test]
+async fn uses_of_one_variable_are_bounded() {
+    let pod = Pod::tutorial();
+    let document = format!(
+        "mutation($a: ID!) {{ addTemplate(templateInput: {{name: \"x\", shareLocationIds: [{}]}}) {{ success }} }}",
+        "$a ".repeat(400)
+    );
+    let answer = pod.run("ZOWI", &document, json!({"a": "x".repeat(1 << 17)})).await;
+    assert_eq!(code(&answer), "GRAPHQL_VALIDATION_FAILED");
+    assert_eq!(code(&pod.run("ZOWI", &document, json!({"a": "x"})).await), "");
+}
+
+#[tokio::test]
+async fn large_answer_stops_no_other_mutation() {
+    let pod = Pod::tutorial();
+    let aliases: String = (0..20).map(|n| format!("a{n}: shareLocationIds ")).collect();
+    let document = format!(
+        "mutation($i: AddTemplateInput!) {{ a: addTemplate(templateInput: $i) {{ template {{ {aliases} }} }}
+            b: addTemplate(templateInput: {{name: \"b\"}}) {{ success }} }}"
+    );
+    let ids: Vec<String> = (0..1_000).map(|n| format!("{n:0256}")).collect();
+    let answer = pod.run("ZOWI", &document, json!({"i": {"name": "a", "shareLocationIds": ids}})).await;
+    assert_eq!(code(&answer), "RESULT_TOO_LARGE");
+    assert_eq!(lock(&pod.topic.events).len(), 2, "both ran");
+}
+
+const CARTS: &str = r#"
+    extend schema @interest(key: "user:{sub}") @interest(key: "shop:{shops}")
+    type Line { sku: ID  note: String }
+    type Cart @projection(key: "n", events: ["cart.set"]) {
+        n: Int!  owner: ID @from(path: "$author")  other: Int @from(path: "n")  lines: [Line!]
+    }
+    input LineInput { sku: ID }
+    type Shop @table(name: "shops", key: "id") { id: ID!  owner: ID! }
+    type Query {
+        cart(n: Int! @filter): Cart @audience(everyone: true)
+        shops(ids: [ID!] @filter(field: "id")): [Shop!] @audience(keys: ["user:{owner}"]) @allow(key: "shop:{ids}")
+        mine: [Shop!] @audience(keys: ["user:{owner}"])
+    }
+    type Mutation {
+        setCart(n: Int!, lines: [LineInput!]): Cart @publish(type: "cart.set")
+        moveCart(n: Int!, other: Int): Cart @publish(type: "cart.set", update: true)
+    }
+"#;
+
+#[tokio::test]
+async fn published_data_is_read_back() {
+    let shops = r#"{"shops": [{"id": "a", "owner": "ann"}, {"id": "b", "owner": "bob"}, {"id": "c", "owner": "ann"}]}"#;
+    let pod = Pod::new(CARTS, shops, false);
+    let ann = r#"{"sub":"ann","shops":["a","b"]}"#;
+    let set = "mutation($lines: [LineInput!]) { setCart(n: 7, lines: $lines) { n } }";
+    assert_eq!(pod.run(ann, set, json!({})).await["data"]["setCart"], json!({"n": 7}));
+    assert_eq!(pod.run(ann, "{ cart(n: 7) { n } }", json!({})).await["data"]["cart"], json!({"n": 7}));
+    let many = pod.run(ann, set, json!({"lines": vec![json!({}); 45_000]})).await;
+    assert_eq!(code(&many), "BAD_USER_INPUT", "its nulls make it longer than pods read");
+    let moved = pod.run(ann, "mutation { moveCart(n: 7, other: 8) { n } }", json!({})).await;
+    assert_eq!(code(&moved), "BAD_USER_INPUT", "an update keeps its key");
+    assert_eq!(lock(&pod.topic.events).len(), 1);
+
+    for (document, expected) in [
+        ("{ mine { id } }", json!([{"id": "a"}, {"id": "c"}])),
+        ("{ mine(afterKey: \"b\") { id } }", json!([])),
+        ("{ mine(afterKey: \"none\") { id } }", json!([])),
+        ("{ mine(afterKey: \"a\") { id } }", json!([{"id": "c"}])),
+    ] {
+        assert_eq!(pod.run(ann, document, json!({})).await["data"]["mine"], expected, "{document}");
+    }
+    let list = "query($ids: [ID!]) { shops(ids: $ids) { id } }";
+    assert_eq!(pod.run(ann, list, json!({"ids": ["a", "b"]})).await["data"]["shops"], json!([{"id": "a"}]));
+    assert_eq!(code(&pod.run(ann, list, json!({"ids": ["a", ""]})).await), "FORBIDDEN");
+    let mixed = "{ cart(n: 7) { n } __schema { __typename } }";
+    assert_eq!(pod.run(ann, mixed, json!({})).await["data"]["cart"], json!({"n": 7}));
+}
