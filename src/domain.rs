@@ -206,7 +206,7 @@ mod tests {
         for (verified, email) in [
             (json!(true), Some("a@b.c")),
             (json!("true"), Some("a@b.c")),
-            (json!(null), Some("a@b.c")),
+            (json!(null), None),
             (json!(false), None),
             (json!("false"), None),
             (json!(1), None),

@@ -303,10 +303,12 @@ mod tests {
         let connect = server(1).await;
         let mut slow = connect().await;
         slow.write_all(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        // Until the head was read, the socket is silent, and may give up its place.
+        sleep(Duration::from_secs(1)).await;
         let mut next = connect().await;
         let began = Instant::now();
         ask(&mut next).await;
-        assert!((60..=61).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        assert!((58..=61).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
         let mut answer = Vec::new();
         slow.read_to_end(&mut answer).await.unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&answer));
