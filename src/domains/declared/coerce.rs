@@ -59,15 +59,19 @@ fn bytes(value: &Json) -> usize {
     }
 }
 
-/// Values of variables, by name. A variable without a value is absent.
-pub type Values = Map<String, Json>;
+/// Coerced of variables, by name. A variable without a value is absent.
+pub type Coerced = Map<String, Json>;
 
 /// Returns the variables of an operation, with its defaults.
 ///
 /// # Errors
 /// A value is missing or of another type.
-pub fn variables(rules: &Rules, operation: &OperationDefinition, given: &Variables) -> Result<Values, Error> {
-    let mut values = Values::new();
+pub fn variables(
+    rules: &Rules,
+    operation: &OperationDefinition,
+    given: &Variables,
+) -> Result<Coerced, Error> {
+    let mut values = Coerced::new();
     for definition in operation.variable_definitions.iter().map(|definition| &definition.node) {
         let (name, ty) = (&definition.name.node, &definition.var_type.node);
         let given = given.get(name).or(definition.default_value.as_ref().map(|value| &value.node));
@@ -93,7 +97,7 @@ pub fn arguments(
     rules: &Rules,
     field: &Field,
     definition: &FieldDefinition,
-    variables: &Values,
+    variables: &Coerced,
     room: &Room,
 ) -> Result<RootArguments, Error> {
     let known = |name: Name| {

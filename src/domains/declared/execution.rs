@@ -72,9 +72,9 @@ pub async fn run(domain: &Declared, operation: &Operation<'_>) -> Result<Option<
         };
         steps.push(Step { key, field: first, rule, copied, arguments });
     }
-    let mut answer = Answer { domain, operation, data: String::new(), errors: Vec::new() };
-    let is_whole = answer.write(root_name, steps).await.is_ok();
-    let Answer { data, errors, .. } = answer;
+    let mut writer = Writer { domain, operation, data: String::new(), errors: Vec::new() };
+    let is_whole = writer.write(root_name, steps).await.is_ok();
+    let Writer { data, errors, .. } = writer;
     Ok(Some(plan::Copied { data: is_whole.then_some(data), errors }))
 }
 
@@ -114,8 +114,8 @@ struct Step<'a> {
     arguments: super::root_arguments::RootArguments,
 }
 
-/// Answer that is being written.
-struct Answer<'a> {
+/// Writer of an answer.
+struct Writer<'a> {
     domain: &'a Declared,
     operation: &'a Operation<'a>,
     data: String,
@@ -137,7 +137,7 @@ impl From<Error> for Failed {
     }
 }
 
-impl Answer<'_> {
+impl Writer<'_> {
     async fn write(&mut self, root: &str, steps: Vec<Step<'_>>) -> Result<(), TooLarge> {
         let mut is_too_large = false;
         self.data.push('{');

@@ -12,7 +12,7 @@ use async_graphql::{
 use serde_json::Value as Json;
 
 use super::{
-    coerce::Values,
+    coerce::Coerced,
     payload::{Object, Value},
     types::{Kind, TypeId, Types},
 };
@@ -95,7 +95,7 @@ pub struct Compiler<'a> {
     /// Document with its fragments.
     pub document: &'a ExecutableDocument,
     /// Variables of the operation.
-    pub variables: &'a Values,
+    pub variables: &'a Coerced,
 }
 
 /// Selected fields by their name in the result, in the order of the document.
