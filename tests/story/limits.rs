@@ -99,6 +99,31 @@ async fn foreign_origin_gets_no_socket_and_no_preflight() {
 }
 
 #[tokio::test]
+async fn pages_may_send_headers_of_stock_clients() {
+    let pod = Setup::new("pod").set("RELAY_ALLOWED_ORIGINS", "https://shop.example").start().await;
+    let answer = pod.http.preflight("https://shop.example").await;
+    let allowed: Vec<_> = answer.header("access-control-allow-headers").split(',').map(str::trim).collect();
+    for name in [
+        "apollographql-client-name",
+        "apollographql-client-version",
+        "apollo-require-preflight",
+        "authorization",
+        "baggage",
+        "cache-control",
+        "content-type",
+        "last-event-id",
+        "sentry-trace",
+        "traceparent",
+        "tracestate",
+        "x-requested-with",
+    ] {
+        assert!(allowed.contains(&name), "{name}: {allowed:?}");
+    }
+    let foreign = pod.http.preflight("https://evil.example").await;
+    assert_eq!(foreign.header("access-control-allow-origin"), "");
+}
+
+#[tokio::test]
 async fn queries_and_mutations_run_over_socket_too() {
     let pod = Setup::new("pod").start().await;
     for (dialect, next) in [(Dialect::Transport, "next"), (Dialect::Legacy, "data")] {
