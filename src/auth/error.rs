@@ -105,7 +105,8 @@ pub enum AuthError {
     /// The token is genuine, and the domain refuses its user for this reason.
     #[error("{0}")]
     Forbidden(String),
-    /// The key set cannot be loaded, so the token cannot be checked. The client may retry it.
+    /// The key set cannot be loaded, or may hold the token's key since it was loaded. So the token
+    /// cannot be checked. The client may retry it.
     #[error("tokens cannot be checked at the moment")]
     KeysUnavailable,
 }

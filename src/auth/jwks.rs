@@ -7,7 +7,9 @@
 //!
 //! Issuers change their keys while pods run, and may be unreachable when a pod starts. Keys are
 //! loaded only when a token arrives, by one load at a time. While the source fails, the last keys
-//! stay in use. Tokens of clients must never cause more loads than the table allows.
+//! stay in use up to their greatest age. A token with an unknown key is refused for good only by a
+//! load that began after the token came. Tokens of clients must never cause more loads than the
+//! table allows.
 
 mod key;
 
@@ -103,12 +105,16 @@ struct Schedule {
     refresh: Duration,
     /// Shortest time between two loads.
     pause: Duration,
+    /// Age from which keys are not used any more.
+    max_age: Duration,
 }
 
 struct State {
     /// Usable keys; `None` until the first success.
     keys: Option<Vec<Arc<Key>>>,
-    /// Time of the last load.
+    /// Time at which the last load began.
+    began: Instant,
+    /// Time at which the last load ended.
     tried: Instant,
     /// Time of the last load that succeeded.
     loaded: Instant,
@@ -117,19 +123,19 @@ struct State {
 }
 
 impl Jwks {
-    pub(super) async fn open(source: JwksSource) -> Result<Self, SetupError> {
+    pub(super) async fn open(source: JwksSource, max_age: Duration) -> Result<Self, SetupError> {
         let (source, schedule) = match source {
             JwksSource::File(path) => (
                 Source::File(path),
-                Schedule { refresh: Duration::from_secs(10), pause: Duration::from_secs(1) },
+                Schedule { refresh: Duration::from_secs(10), pause: Duration::from_secs(1), max_age },
             ),
             JwksSource::Url(url) => (
                 Source::open_url(&url)?,
-                Schedule { refresh: Duration::from_secs(10 * 60), pause: Duration::from_secs(30) },
+                Schedule { refresh: Duration::from_secs(10 * 60), pause: Duration::from_secs(30), max_age },
             ),
         };
         let now = Instant::now();
-        let state = State { keys: None, tried: now, loaded: now, is_failing: true };
+        let state = State { keys: None, began: now, tried: now, loaded: now, is_failing: true };
         let jwks = Self {
             source,
             schedule,
@@ -143,7 +149,7 @@ impl Jwks {
                 Err(SetupError::JwksFile { path: path.clone(), source: LoadError::NoKeys })
             }
             (_, loaded) => {
-                jwks.store(loaded);
+                jwks.store(loaded, now);
                 Ok(jwks)
             }
         }
@@ -158,6 +164,7 @@ impl Jwks {
         id: Option<&str>,
         algorithm: Algorithm,
     ) -> Result<Arc<Key>, AuthError> {
+        let came = Instant::now();
         if self.is_old()
             && let Ok(guard) = Arc::clone(&self.load_lock).try_lock_owned()
         {
@@ -166,12 +173,18 @@ impl Jwks {
         if let Some(key) = self.find(id, algorithm)? {
             return Ok(key);
         }
+        let is_current = self.reload(came).await;
+        // The token may be signed with a new key that was not loaded yet.
+        let missing = if is_current { AuthError::UnknownKey } else { AuthError::KeysUnavailable };
+        self.find(id, algorithm)?.ok_or(missing)
+    }
+
+    /// Loads the keys if the schedule permits it. Returns whether they were loaded since this time.
+    /// The wait for a load is at most [`FETCH_TIMEOUT`].
+    pub(super) async fn reload(self: &Arc<Self>, since: Instant) -> bool {
         self.load(Arc::clone(&self.load_lock).lock_owned().await).await;
-        self.find(id, algorithm)?.ok_or_else(|| match self.state().is_failing {
-            // The token may be signed with a new key that could not be loaded.
-            true => AuthError::KeysUnavailable,
-            false => AuthError::UnknownKey,
-        })
+        let state = self.state();
+        !state.is_failing && state.began >= since
     }
 
     /// Finds the key with this id, or, without an id, the only key for the algorithm. Returns
@@ -179,7 +192,7 @@ impl Jwks {
     fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Option<Arc<Key>>, AuthError> {
         let state = self.state();
         let named = || {
-            let keys = state.keys.iter().flatten();
+            let keys = state.keys.iter().filter(|_| !self.is_expired(&state)).flatten();
             keys.filter(|key| id.is_none_or(|id| key.id.as_deref() == Some(id)))
         };
         let mut fitting = named().filter(|key| key.algorithm == algorithm);
@@ -195,28 +208,39 @@ impl Jwks {
         state.keys.is_some() && state.loaded.elapsed() >= self.schedule.refresh
     }
 
+    /// Returns whether the keys were loaded too long ago to be used.
+    fn is_expired(&self, state: &State) -> bool {
+        state.loaded.elapsed() >= self.schedule.max_age
+    }
+
     /// Loads the keys, unless the last load was a moment ago (perhaps while this call waited for
     /// the lock).
     async fn load(self: &Arc<Self>, guard: OwnedMutexGuard<()>) {
         {
             let state = self.state();
-            let pause = if state.keys.is_some() { self.schedule.pause } else { PAUSE_WITHOUT_KEYS };
+            let has_keys = state.keys.is_some() && !self.is_expired(&state);
+            let pause = match has_keys {
+                true => self.schedule.pause,
+                false => self.schedule.pause.min(PAUSE_WITHOUT_KEYS),
+            };
             if state.tried.elapsed() < pause {
                 return;
             }
         }
         let jwks = Arc::clone(self);
         let load = self.loads.spawn(async move {
+            let began = Instant::now();
             let loaded = jwks.source.load().await;
-            jwks.store(loaded);
+            jwks.store(loaded, began);
             drop(guard);
         });
         // The state holds the result.
         load.await.ok();
     }
 
-    fn store(&self, loaded: Result<Vec<Arc<Key>>, LoadError>) {
+    fn store(&self, loaded: Result<Vec<Arc<Key>>, LoadError>, began: Instant) {
         let mut state = self.state();
+        state.began = began;
         state.tried = Instant::now();
         state.is_failing = loaded.is_err();
         match loaded {
@@ -227,7 +251,8 @@ impl Jwks {
                     tracing::warn!("the jwks holds no usable key");
                 }
                 tracing::debug!(keys = keys.len(), "jwks loaded");
-                state.loaded = Instant::now();
+                // The source may withdraw a key while the load runs.
+                state.loaded = began;
                 state.keys = Some(keys);
             }
             Err(error) => tracing::warn!(
@@ -385,7 +410,7 @@ mod tests {
 
     async fn authenticator(source: JwksSource) -> Result<Authenticator, SetupError> {
         let keys = jwt::Keys::Jwks(source);
-        open(Settings::Jwt(jwt::Settings { keys, issuer: None, audience: None })).await
+        open(Settings::Jwt(jwt::Settings::of(keys))).await
     }
 
     async fn authenticate(authenticator: &Authenticator, issuer: &Issuer) -> Result<(), AuthError> {
@@ -410,11 +435,12 @@ mod tests {
         assert_eq!(authenticate(&authenticator, &old).await, Ok(()));
 
         server.publish(&[&new]);
-        assert_eq!(authenticate(&authenticator, &new).await, UNKNOWN, "asked a moment ago");
+        assert_eq!(authenticate(&authenticator, &new).await, UNAVAILABLE, "the address may have it");
         advance(Duration::from_secs(31)).await;
         assert_eq!(authenticate(&authenticator, &new).await, Ok(()));
-        assert_eq!(authenticate(&authenticator, &old).await, UNKNOWN);
         assert_eq!(server.count(), 2);
+        advance(Duration::from_secs(31)).await;
+        assert_eq!(authenticate(&authenticator, &old).await, UNKNOWN, "the address does not have it");
     }
 
     #[tokio::test]
@@ -426,7 +452,8 @@ mod tests {
             advance(Duration::from_secs(31)).await;
             let crowd = (0..50).map(|_| authenticate(&authenticator, &foreign));
             let answers = futures_util::future::join_all(crowd).await;
-            assert!(answers.iter().all(|answer| *answer == UNKNOWN));
+            assert!(answers.iter().all(|answer| [UNKNOWN, UNAVAILABLE].contains(answer)));
+            assert!(answers.contains(&UNKNOWN), "the load began after this token came");
             assert_eq!(server.count(), fetches);
         }
     }
@@ -455,6 +482,23 @@ mod tests {
         server.publish(&[]);
         advance(Duration::from_secs(601)).await;
         assert_eq!(authenticate(&authenticator, &new).await, UNKNOWN);
+    }
+
+    #[tokio::test]
+    async fn keys_of_failing_address_expire_after_day() {
+        let issuer = Issuer::ec("1");
+        let server = Server::start(&[&issuer]).await;
+        let authenticator = server.authenticator("/jwks").await;
+        server.fail();
+        advance(Duration::from_secs(24 * 3600 - 60)).await;
+        assert_eq!(authenticate(&authenticator, &issuer).await, Ok(()));
+        advance(Duration::from_secs(61)).await;
+        for _ in 0..2 {
+            assert_eq!(authenticate(&authenticator, &issuer).await, UNAVAILABLE);
+        }
+        server.publish(&[&issuer]);
+        advance(PAUSE_WITHOUT_KEYS).await;
+        assert_eq!(authenticate(&authenticator, &issuer).await, Ok(()));
     }
 
     #[tokio::test]
@@ -570,6 +614,7 @@ mod tests {
         std::fs::write(&path, set(&[&new]).to_string()).unwrap();
         advance(Duration::from_secs(2)).await;
         assert_eq!(authenticate(&authenticator, &new).await, Ok(()));
+        advance(Duration::from_secs(2)).await;
         assert_eq!(authenticate(&authenticator, &old).await, UNKNOWN);
         std::fs::remove_file(&path).unwrap();
     }
@@ -594,7 +639,21 @@ mod tests {
         assert_eq!(authenticate(&server.authenticator("/jwks").await, &one.without_key_id()).await, Ok(()));
         server.publish(&[&one, &two, &rsa]);
         let authenticator = server.authenticator("/jwks").await;
+        advance(Duration::from_secs(31)).await;
         assert_eq!(authenticate(&authenticator, &one.without_key_id()).await, UNKNOWN);
         assert_eq!(authenticate(&authenticator, &rsa.without_key_id()).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn replaced_key_without_id_is_not_refused() {
+        let (old, new) = (Issuer::ec("1"), Issuer::ec("2"));
+        let server = Server::start(&[&old]).await;
+        let authenticator = server.authenticator("/jwks").await;
+        server.publish(&[&new]);
+        assert_eq!(authenticate(&authenticator, &new.without_key_id()).await, UNAVAILABLE);
+        advance(Duration::from_secs(31)).await;
+        assert_eq!(authenticate(&authenticator, &new.without_key_id()).await, Ok(()));
+        advance(Duration::from_secs(31)).await;
+        assert_eq!(authenticate(&authenticator, &old.without_key_id()).await, Err(AuthError::BadSignature));
     }
 }

@@ -14,6 +14,7 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use super::{
     error::{AuthError, SetupError},
@@ -51,6 +52,20 @@ pub struct Settings {
     /// Required `aud`, or a member of it. `None`: a token with an `aud` is refused, because it was
     /// made for another service (RFC 7519, 4.1.3).
     pub audience: Option<String>,
+    /// Age from which the keys of a JWKS are not used any more, if its source has failed since.
+    /// Default: 24 h.
+    pub max_key_age: Duration,
+}
+
+impl Settings {
+    /// Default of the greatest age of keys.
+    pub const DEFAULT_MAX_KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// Creates the settings for these keys, for tokens of any issuer and without an audience.
+    #[must_use]
+    pub const fn of(keys: Keys) -> Self {
+        Self { keys, issuer: None, audience: None, max_key_age: Self::DEFAULT_MAX_KEY_AGE }
+    }
 }
 
 /// Keys that verify tokens.
@@ -101,7 +116,7 @@ impl Verifier {
                 return Err(SetupError::ShortSecret(secret.as_bytes().len()));
             }
             Keys::Secret(secret) => Keyring::Secret(DecodingKey::from_secret(secret.as_bytes())),
-            Keys::Jwks(source) => Keyring::Jwks(Arc::new(Jwks::open(source).await?)),
+            Keys::Jwks(source) => Keyring::Jwks(Arc::new(Jwks::open(source, settings.max_key_age).await?)),
         };
         let mut rules = Validation { leeway: LEEWAY.as_secs(), validate_nbf: true, ..Validation::default() };
         // The library does not compare an absent claim, so each configured claim is also required.
@@ -128,8 +143,20 @@ impl Verifier {
                 if !matches!(header.alg, Algorithm::RS256 | Algorithm::ES256) {
                     return Err(AuthError::WrongAlgorithm);
                 }
+                let came = Instant::now();
                 let key = jwks.key(header.kid.as_deref(), header.alg).await?;
-                self.claims(token, &key.decoding, key.algorithm)?
+                match self.claims(token, &key.decoding, key.algorithm) {
+                    // A new key may have replaced the only one, and neither has an id.
+                    Err(AuthError::BadSignature) if header.kid.is_none() => {
+                        let is_current = jwks.reload(came).await;
+                        let key = jwks.key(None, header.alg).await?;
+                        self.claims(token, &key.decoding, key.algorithm).map_err(|error| match error {
+                            AuthError::BadSignature if !is_current => AuthError::KeysUnavailable,
+                            error => error,
+                        })?
+                    }
+                    claims => claims?,
+                }
             }
         };
         let expires = Some(expiry(claims.exp)?);
@@ -211,7 +238,7 @@ mod tests {
 
     async fn authenticator(keys: Keys, issuer: Option<&str>, audience: Option<&str>) -> Authenticator {
         let (issuer, audience) = (issuer.map(Into::into), audience.map(Into::into));
-        open(auth::Settings::Jwt(Settings { keys, issuer, audience })).await.unwrap()
+        open(auth::Settings::Jwt(Settings { issuer, audience, ..Settings::of(keys) })).await.unwrap()
     }
 
     fn secret() -> Keys {
@@ -458,7 +485,7 @@ mod tests {
 
     #[tokio::test]
     async fn short_secret_is_refused_and_never_shown() {
-        let short = Settings { keys: Keys::Secret(Secret::new(&SECRET[1..])), issuer: None, audience: None };
+        let short = Settings::of(Keys::Secret(Secret::new(&SECRET[1..])));
         assert!(!format!("{short:?}").contains(&SECRET[1..]));
         let error = open(auth::Settings::Jwt(short)).await.err().expect("31 bytes are too few");
         assert!(matches!(error, SetupError::ShortSecret(31)));

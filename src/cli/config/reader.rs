@@ -126,9 +126,14 @@ impl<'a> Reader<'a> {
     pub(super) fn auth(&mut self) -> auth::Settings {
         let mode = self.optional(&t::AUTH, value::mode);
         if self.is_demo() {
-            for setting in
-                [&t::JWT_SECRET, &t::JWT_SECRET_FILE, &t::JWT_JWKS, &t::JWT_ISSUER, &t::JWT_AUDIENCE]
-            {
+            for setting in [
+                &t::JWT_SECRET,
+                &t::JWT_SECRET_FILE,
+                &t::JWT_JWKS,
+                &t::JWT_JWKS_MAX_AGE,
+                &t::JWT_ISSUER,
+                &t::JWT_AUDIENCE,
+            ] {
                 if self.is_given(setting) {
                     self.refuse(setting, "is of no use with demo tokens: set RELAY_AUTH=jwt, or unset it");
                 }
@@ -139,7 +144,8 @@ impl<'a> Reader<'a> {
         let audience = self.optional(&t::JWT_AUDIENCE, value::text);
         match keys {
             Some(keys) if mode == Some(Mode::Jwt) => {
-                auth::Settings::Jwt(jwt::Settings { keys, issuer, audience })
+                let max_key_age = self.duration(&t::JWT_JWKS_MAX_AGE);
+                auth::Settings::Jwt(jwt::Settings { keys, issuer, audience, max_key_age })
             }
             _ => auth::Settings::Demo,
         }

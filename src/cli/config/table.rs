@@ -116,6 +116,12 @@ pub(super) static JWT_JWKS: Setting = Setting::new(
     Form("file, or http(s) URL"),
     "JSON Web Key Set of RS256 and ES256 tokens",
 );
+pub(super) static JWT_JWKS_MAX_AGE: Setting = Setting::new(
+    "RELAY_JWT_JWKS_MAX_AGE",
+    Is("24h"),
+    Between(Unit::Duration, "10m", "30d"),
+    "age from which keys let no token in, if the JWKS could not be loaded since",
+);
 pub(super) static JWT_ISSUER: Setting =
     Setting::new("RELAY_JWT_ISSUER", Says("any or none"), Form("text"), "iss claim that tokens must have");
 pub(super) static JWT_AUDIENCE: Setting = Setting::new(
@@ -357,6 +363,7 @@ pub static SETTINGS: &[Concern] = &[
             &JWT_SECRET,
             &JWT_SECRET_FILE,
             &JWT_JWKS,
+            &JWT_JWKS_MAX_AGE,
             &JWT_ISSUER,
             &JWT_AUDIENCE,
             &ALLOWED_ORIGINS,
