@@ -16,9 +16,9 @@ use thiserror::Error;
 /// release after write.
 const SOURCES: [(u8, Source); 3] = [(1, Source::Result), (2, Source::Query), (3, Source::Start)];
 
-/// Longest text of a cursor, in bytes: the id of an event has 256 bytes at most. Longer text is
-/// refused.
-const MAX_TEXT_BYTES: usize = 400;
+/// Longest text of a cursor, in bytes: an event's source has 1,024 bytes at most, its id 256.
+/// Longer text is refused.
+const MAX_TEXT_BYTES: usize = 1_728;
 
 /// Number of bytes before the event's id: source, check, time.
 const HEAD_BYTES: usize = 1 + 4 + 8;
@@ -29,7 +29,8 @@ const HEAD_BYTES: usize = 1 + 4 + 8;
 pub struct Cursor {
     /// Time at which the event was published, by the topic's clock.
     pub published: SystemTime,
-    /// Id of the event; empty for a position that belongs to no event.
+    /// Identity of the event, as `Event::identity` returns it; empty for a position that belongs to
+    /// no event.
     pub event: Arc<str>,
 }
 
@@ -152,6 +153,12 @@ mod tests {
     fn text_form_never_changes() {
         let text = cursor(1_764_000_000_123_456_789, "019ab3c4-0000-7000-8000-000000000001").encode("t");
         assert_eq!(text, "AbJneJkYevynbyXNFTAxOWFiM2M0LTAwMDAtNzAwMC04MDAwLTAwMDAwMDAwMDAwMQ");
+    }
+
+    #[test]
+    fn longest_identity_fits_into_text() {
+        let longest = cursor(u64::MAX, &"x".repeat(1_024 + "#".len() + 256));
+        assert_eq!(Cursor::decode(&longest.encode("t"), "t"), Ok(longest));
     }
 
     proptest! {

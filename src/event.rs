@@ -18,11 +18,14 @@ pub type Payload = Arc<dyn Any + Send + Sync>;
 /// them.
 pub const HEARTBEAT: &str = "relay.heartbeat.v1";
 
+/// Beginning of the source of an event that a pod has published.
+pub const PODS: &str = "/pods/";
+
 /// One thing that happened, as every pod sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Id, unique over all pods and publishers: two events with one id are the same event. The
-    /// relay's own ids are UUIDv7.
+    /// Id, unique among the events of the source: two events with one source and one id are the
+    /// same event. The relay's own ids are UUIDv7.
     pub id: Arc<str>,
     /// Publisher of the event, as a URI reference (`/pods/<pod>` for a pod of the relay).
     pub source: Arc<str>,
@@ -56,5 +59,28 @@ impl Event {
             trace: None,
             published: None,
         }
+    }
+
+    /// Returns the name of the event among those of all publishers: its id, or `source#id` if no
+    /// pod has published it. Clients receive it as `eventId`.
+    #[must_use]
+    pub fn identity(&self) -> Arc<str> {
+        if self.source.starts_with(PODS) {
+            return self.id.clone();
+        }
+        format!("{}#{}", self.source, self.id).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_event_is_known_by_source_too() {
+        let mut event = Event::new("/pods/a".into(), "k", None, Bytes::new());
+        assert_eq!(event.identity(), event.id);
+        event.source = "/shop".into();
+        assert_eq!(*event.identity(), *format!("/shop#{}", event.id));
     }
 }

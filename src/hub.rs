@@ -300,7 +300,7 @@ fn by_operation(watchers: &mut [Arc<Watcher>]) -> impl Iterator<Item = &[Arc<Wat
 }
 
 fn position(event: &Event) -> Cursor {
-    Cursor { published: event.published.unwrap_or(event.time), event: event.id.clone() }
+    Cursor { published: event.published.unwrap_or(event.time), event: event.identity() }
 }
 
 #[cfg(test)]

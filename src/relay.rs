@@ -8,6 +8,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     fmt::Display,
+    hash::{BuildHasher as _, RandomState},
     panic::{self, AssertUnwindSafe},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -28,7 +29,7 @@ use crate::{
     broker::{Feed, FeedState, Received},
     budget::Rates,
     domain::{Domain, Unreadable},
-    event::Event,
+    event::{Event, PODS},
     hub::{HEAD_START, Hub},
     membership::{Heard, History, Membership},
     telemetry::{self, traces::Messaging},
@@ -37,9 +38,6 @@ use crate::{
 /// Most event ids that are remembered: a whole 10-minute window at 1,000 events a second, in about
 /// 60 MiB. Beyond it the oldest are forgotten.
 const MAX_SEEN: usize = 600_000;
-
-/// Beginning of the source of an event that a pod has published.
-const PODS: &str = "/pods/";
 
 /// Age up to which an event of another pod counts for its author's rate.
 const RATE_PERIOD: Duration = Duration::from_secs(10);
@@ -256,9 +254,9 @@ impl Relay {
     async fn relay(&mut self, event: Event, message_id: &str) {
         self.note_history(&event);
         self.counters.received.add(1, &[]);
-        if !self.seen.insert(&event.id, Instant::now()) {
+        if !self.seen.insert(&event.source, &event.id, Instant::now()) {
             self.counters.deduplicated.add(1, &[]);
-            self.hub.repeat(&event.id);
+            self.hub.repeat(&event.identity());
             return;
         }
         self.drain_rate(&event);
@@ -347,20 +345,22 @@ impl Counters {
     }
 }
 
-/// Ids of the recent events.
+/// Recent events, each by a hash of its source and id. The keys of the hash are random, so no
+/// publisher can make an event that is taken for another one.
 struct Seen {
     window: Duration,
-    ids: HashSet<Arc<str>>,
-    order: VecDeque<(Instant, Arc<str>)>,
+    keys: [RandomState; 2],
+    ids: HashSet<u128>,
+    order: VecDeque<(Instant, u128)>,
 }
 
 impl Seen {
     fn new(window: Duration) -> Self {
-        Self { window, ids: HashSet::new(), order: VecDeque::new() }
+        Self { window, keys: Default::default(), ids: HashSet::new(), order: VecDeque::new() }
     }
 
-    /// Remembers the id. Returns `false` if it is remembered already.
-    fn insert(&mut self, id: &Arc<str>, now: Instant) -> bool {
+    /// Remembers the event. Returns `false` if it is remembered already.
+    fn insert(&mut self, source: &str, id: &str, now: Instant) -> bool {
         while let Some((since, oldest)) = self.order.front() {
             if now.duration_since(*since) < self.window && self.order.len() < MAX_SEEN {
                 break;
@@ -368,9 +368,11 @@ impl Seen {
             self.ids.remove(oldest);
             self.order.pop_front();
         }
-        let is_new = self.ids.insert(id.clone());
+        let [high, low] = self.keys.each_ref().map(|key| u128::from(key.hash_one((source, id))));
+        let event = high << 64 | low;
+        let is_new = self.ids.insert(event);
         if is_new {
-            self.order.push_back((now, id.clone()));
+            self.order.push_back((now, event));
         }
         is_new
     }

@@ -352,7 +352,7 @@ impl Operation {
         let response = self.execute(&relayed.payload).await?;
         let response = self.nulls.fill(response, self.document.tree(), self.key.name.as_deref());
         let response = publicly(response)
-            .extension("eventId", Value::from(&*relayed.event.id))
+            .extension("eventId", Value::from(&*relayed.position.event))
             .extension("cursor", Value::from(&*relayed.cursor));
         Some(response)
     }

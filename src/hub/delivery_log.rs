@@ -81,7 +81,7 @@ pub struct DeliveryRecord {
 impl DeliveryLog {
     pub(super) fn begin(&self, relayed: &Arc<Relayed>, is_news: bool, matched: usize) {
         let mut records = self.records();
-        let id = relayed.event.id.clone();
+        let id = relayed.position.event.clone();
         let record = DeliveryRecord {
             relayed: Arc::downgrade(relayed),
             received: SystemTime::now(),
@@ -106,13 +106,13 @@ impl DeliveryLog {
         let mut records = self.records();
         for watcher in watchers {
             let answer = if watcher.send_queue.overflowed() { Answer::QueueFull } else { Answer::Told };
-            records.add(&relayed.event.id, &watcher.viewer.user, answer);
+            records.add(&relayed.position.event, &watcher.viewer.user, answer);
         }
     }
 
     /// Records that a replay delivered the event to this user.
     pub(super) fn replayed(&self, relayed: &Relayed, user: &Arc<str>) {
-        self.records().add(&relayed.event.id, user, Answer::Told);
+        self.records().add(&relayed.position.event, user, Answer::Told);
     }
 
     /// Records that the event came again.
@@ -223,7 +223,7 @@ mod tests {
 
     async fn dispatch(hub: &Hub, is_news: bool) -> Arc<str> {
         let event = Event::new("/test".into(), "kind", None, Bytes::new());
-        let (id, audience) = (event.id.clone(), Audience::new(["k".into()], Some("author".into())));
+        let (id, audience) = (event.identity(), Audience::new(["k".into()], Some("author".into())));
         hub.dispatch(event, Fact { fields: vec!["f".into()], audience, payload: Arc::new(()) }, is_news)
             .await;
         id

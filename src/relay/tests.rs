@@ -243,10 +243,10 @@ async fn new_generation_delivers_missed_events_only() {
 #[test]
 fn repeat_is_recognized_within_window_only() {
     let mut seen = Seen::new(Duration::from_secs(10));
-    let (id, start) = (Arc::from("a"), Instant::now());
-    assert!(seen.insert(&id, start));
-    assert!(!seen.insert(&id, start + Duration::from_secs(9)));
-    assert!(seen.insert(&id, start + Duration::from_secs(10)));
+    let start = Instant::now();
+    assert!(seen.insert("/s", "a", start));
+    assert!(!seen.insert("/s", "a", start + Duration::from_secs(9)));
+    assert!(seen.insert("/s", "a", start + Duration::from_secs(10)));
     assert_eq!((seen.ids.len(), seen.order.len()), (1, 1));
 }
 
@@ -255,7 +255,7 @@ fn seen_ids_are_bounded() {
     let mut seen = Seen::new(Duration::from_secs(1_000));
     let now = Instant::now();
     for n in 0..=MAX_SEEN {
-        seen.insert(&n.to_string().into(), now);
+        seen.insert("/s", &n.to_string(), now);
     }
     assert_eq!((seen.ids.len(), seen.order.len()), (MAX_SEEN, MAX_SEEN));
 }
@@ -272,4 +272,13 @@ async fn domain_panic_skips_one_event() {
     let delivered: Vec<_> =
         send_queue.take().iter().map(|delivery| delivery.result.payload.to_string()).collect();
     assert_eq!(delivered, ["good"]);
+}
+
+#[test]
+fn same_id_of_two_sources_is_two_events() {
+    let (mut seen, now) = (Seen::new(WINDOW), Instant::now());
+    assert!(seen.insert("/a", "1", now));
+    assert!(seen.insert("/b", "1", now));
+    assert!(seen.insert("/a1", "", now));
+    assert!(!seen.insert("/b", "1", now));
 }

@@ -104,7 +104,7 @@ impl Projection {
     /// back from the topic. Neither the order of calls nor repeats change what shows in the end.
     pub fn apply(&self, event: &Event, key: Arc<str>, value: Arc<Object>, now: SystemTime) {
         let bytes = OVERHEAD + value.bytes();
-        let (id, author) = (event.id.clone(), event.author.clone());
+        let (id, author) = (event.identity(), event.author.clone());
         let mut state = crate::lock::write(&self.state);
         match event.published {
             Some(time) => {

@@ -105,7 +105,7 @@ impl PlannedOperation {
         text.push_str("},\"extensions\":{\"cursor\":");
         text.push_str(&serde_json::to_string(&*relayed.cursor).ok()?);
         text.push_str(",\"eventId\":");
-        text.push_str(&serde_json::to_string(&*relayed.event.id).ok()?);
+        text.push_str(&serde_json::to_string(&*relayed.position.event).ok()?);
         if is_replayed {
             text.push_str(",\"");
             text.push_str(notice::REPLAYED);

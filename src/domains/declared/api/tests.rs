@@ -115,7 +115,7 @@ async fn watcher_receives_what_it_selects() {
     let expected = json!({"id": "7", "customerId": "c", "total": 9.5, "__typename": "Order"});
     assert_eq!(results.len(), 1);
     assert_eq!(results[0]["data"], json!({"mine": expected}));
-    assert_eq!(results[0]["extensions"]["eventId"], "e\"1");
+    assert_eq!(results[0]["extensions"]["eventId"], "/test#e\"1");
     assert!(results[0]["extensions"]["cursor"].is_string());
 }
 
