@@ -10,6 +10,7 @@
 //! nothing comes back.
 
 mod catch_up;
+mod feed_health;
 mod heartbeat;
 mod members;
 
@@ -29,27 +30,19 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
+pub use self::{catch_up::History, heartbeat::Heartbeat, members::Size};
 use self::{
-    catch_up::CatchUp,
+    feed_health::{FeedHealth, Skew},
     members::{Members, PATIENCE},
 };
-pub use self::{catch_up::History, heartbeat::Heartbeat, members::Size};
 use crate::{
-    broker::{FeedState, Publish, PublishError, Reopen},
+    broker::{FeedState, Publish, Reopen},
     event::{Event, HEARTBEAT},
     telemetry::{self, Seldom},
 };
 
 /// Longest pause after a heartbeat that the topic did not take.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Least time that a new feed has to bring its first heartbeat, however short the interval. A
-/// broker that all pods keep busy at once is slow, not dead.
-const FIRST_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Number of heartbeats in a row that the topic must not take, so that the pod counts as unable to
-/// publish. A single failure may be an accident.
-const UNPUBLISHABLE: u32 = 3;
 
 /// Least time between two log lines about the same contract with the operator.
 const WARN_EVERY: Duration = Duration::from_secs(600);
@@ -63,10 +56,6 @@ const MAX_OWN_FEEDS: usize = 8;
 /// Outcomes of publishing a heartbeat, as labels of metrics.
 const ACKNOWLEDGED: &str = "acknowledged";
 const FAILED: &str = "failed";
-
-/// Most own heartbeats in flight that are remembered, for the lag. At the limit a new one replaces
-/// the youngest.
-const MAX_IN_FLIGHT: usize = 16;
 
 /// Settings of this pod's part in the membership.
 #[derive(Clone, Debug)]
@@ -101,36 +90,13 @@ struct Shared {
 
 struct State {
     members: Members,
-    catch_up: CatchUp,
-    in_flight: VecDeque<InFlight>,
-    lag: Option<Duration>,
-    /// Why the topic did not take the last heartbeat; `None` if it did.
-    failure: Option<String>,
+    feed: FeedHealth,
     /// Names of this pod's last generations of its feed.
     own_feeds: VecDeque<Arc<str>>,
     /// Time of publishing of this process's first heartbeat.
     first_own: Option<SystemTime>,
-    /// How much this pod's clock is ahead of the topic's, in seconds; `None` before it is measured.
-    clock: Option<f64>,
-    /// Why an earlier generation of the feed has ended; `None` once the feed has caught up.
-    obstacle: Option<String>,
-    /// Number of heartbeats since the last one that the topic took.
-    failures: u32,
     /// Interval that this pod's last heartbeat announced.
     announced: Duration,
-    /// Time at which the topic took a heartbeat again after it had not.
-    resumed: Option<Instant>,
-}
-
-/// Heartbeat of this pod that has not come back.
-struct InFlight {
-    id: Arc<str>,
-    since: Instant,
-    /// Time of sending, by the pod's clock.
-    sent: SystemTime,
-    /// Time since which the heartbeat should be back. It begins when the topic takes the heartbeat.
-    /// It begins anew with each event that comes and was published before the heartbeat.
-    awaited: Option<Instant>,
 }
 
 /// Kind of an event, as the membership sees it.
@@ -151,17 +117,10 @@ impl Membership {
         let membership = Self(Arc::new(Shared {
             state: Mutex::new(State {
                 members: Members::new(),
-                catch_up: CatchUp::new(settings.interval, settings.settle),
-                in_flight: VecDeque::new(),
-                lag: None,
-                failure: None,
+                feed: FeedHealth::new(settings.interval, settings.settle),
                 own_feeds: VecDeque::new(),
                 first_own: None,
-                clock: None,
-                obstacle: None,
-                failures: 0,
                 announced: settings.interval,
-                resumed: None,
             }),
             settings,
             generation: watch::Sender::new(None),
@@ -219,21 +178,13 @@ impl Membership {
     /// Returns how much this pod's clock is ahead of the topic's, in seconds; `None` before this
     /// pod's first heartbeat has come back.
     fn clock(&self) -> Option<f64> {
-        self.state().clock
+        self.state().feed.clock()
     }
 
-    /// Measures this pod's clock by a heartbeat that came back. The topic took it about half-way
-    /// between its sending and its return.
-    fn measure_clock(&self, state: &mut State, own: &InFlight, published: SystemTime, now: Instant) {
-        let lag = (now - own.since).as_secs_f64();
-        let seconds = match own.sent.duration_since(published) {
-            Ok(ahead) => ahead.as_secs_f64(),
-            Err(behind) => -behind.duration().as_secs_f64(),
-        };
-        let clock = seconds + lag / 2.0;
-        state.clock = Some(clock);
-        if clock.abs() > MAX_CLOCK + lag / 2.0 && self.0.wrong_clocks.count("").is_some() {
-            let (pod, seconds) = (&*self.0.settings.pod, clock.round());
+    /// Warns if this pod's clock is wrong.
+    fn watch_clock(&self, Skew { seconds, error }: Skew) {
+        if seconds.abs() > MAX_CLOCK + error && self.0.wrong_clocks.count("").is_some() {
+            let (pod, seconds) = (&*self.0.settings.pod, seconds.round());
             tracing::warn!(
                 pod,
                 seconds,
@@ -278,31 +229,14 @@ impl Membership {
     /// longer, returns that time instead.
     #[must_use]
     pub fn lag(&self) -> Option<Duration> {
-        let state = self.state();
-        let missing = state.in_flight.front().map(|heartbeat| heartbeat.since.elapsed());
-        state.lag.max(missing)
+        self.state().feed.lag(Instant::now())
     }
 
     /// Returns what an open feed still waits for, in words for `/readyz`; `None` if the feed has
     /// caught up.
     #[must_use]
     pub fn awaits(&self) -> Option<String> {
-        let state = self.state();
-        if state.catch_up.caught_up().is_some() {
-            return None;
-        }
-        Some(match &state.failure {
-            Some(failure) => {
-                format!(
-                    "no heartbeat of this pod can be published: {failure} (tried {} times)",
-                    state.failures
-                )
-            }
-            None => {
-                let before = state.obstacle.as_ref().map(|why| format!("; the feed before: {why}"));
-                format!("this pod's heartbeat has not come back yet{}", before.unwrap_or_default())
-            }
-        })
+        self.state().feed.awaits()
     }
 
     /// Returns why this pod cannot publish; `None` if it can. The heartbeats of other pods prove
@@ -310,10 +244,7 @@ impl Membership {
     #[must_use]
     pub fn cannot_publish(&self) -> Option<String> {
         let state = self.state();
-        let patience = self.judged_interval(&state) * PATIENCE;
-        let is_deaf = state.catch_up.heard().is_some_and(|(heard, _)| heard.elapsed() >= patience);
-        let failure = state.failure.as_ref().filter(|_| is_deaf || state.failures >= UNPUBLISHABLE)?;
-        Some(format!("{failure} (tried {} times)", state.failures))
+        state.feed.cannot_publish(self.judged_interval(&state), Instant::now())
     }
 
     /// Returns whether a feed that the pod `pod` created at this time belongs to no live pod any
@@ -323,7 +254,7 @@ impl Membership {
         let Settings { pod: own, interval, orphan_after, .. } = &self.0.settings;
         let state = self.state();
         let patience = (*orphan_after).max(state.members.interval(*interval) * PATIENCE);
-        let has_listened = state.catch_up.caught_up().is_some_and(|since| since.elapsed() >= patience);
+        let has_listened = state.feed.catch_up.caught_up().is_some_and(|since| since.elapsed() >= patience);
         has_listened && *pod != **own && state.members.is_orphan(pod, created, patience)
     }
 
@@ -335,22 +266,17 @@ impl Membership {
             FeedState::Opening(_) | FeedState::Closed => None,
         };
         if let FeedState::Opening(Some(why)) = feed {
-            self.state().obstacle = Some(why.clone());
+            self.state().feed.hinder(why);
         }
         if *self.0.generation.borrow() == generation {
             return false;
         }
         let mut state = self.state();
-        match &generation {
-            Some(generation) => {
-                state.own_feeds.truncate(MAX_OWN_FEEDS - 1);
-                state.own_feeds.push_front(generation.clone());
-                state.catch_up.begin(generation.clone(), Instant::now());
-            }
-            None => state.catch_up.end(),
+        if let Some(generation) = &generation {
+            state.own_feeds.truncate(MAX_OWN_FEEDS - 1);
+            state.own_feeds.push_front(generation.clone());
         }
-        // Heartbeats in flight to the last generation are no measure for this one.
-        state.in_flight.clear();
+        state.feed.follow(generation.as_ref(), Instant::now());
         self.0.generation.send_replace(generation);
         true
     }
@@ -359,34 +285,20 @@ impl Membership {
     pub fn hear(&self, event: &Event) -> Heard {
         let now = Instant::now();
         let mut state = self.state();
-        // A backlog is not silence: while older events come, the heartbeat is still behind them.
-        let ahead = state.clock.unwrap_or_default();
-        let by_our_clock = event.published.and_then(|published| shift(published, ahead));
-        let is_behind = |own: &&mut InFlight| by_our_clock.is_some_and(|published| published < own.sent);
-        for own in state.in_flight.iter_mut().filter(is_behind) {
-            own.awaited = own.awaited.map(|_| now);
-        }
         if *event.kind != *HEARTBEAT {
-            state.catch_up.hear(event, None, now);
+            state.feed.hear(event, None, now);
             return Heard::Event;
         }
         let (Some(heartbeat), Some(published)) = (Heartbeat::read(event), event.published) else {
-            state.catch_up.hear(event, None, now);
+            state.feed.hear(event, None, now);
             return Heard::Garbage;
         };
         if !heartbeat.probe {
             state.members.hear(&heartbeat, published);
         }
         self.watch_name(&mut state, &heartbeat, published);
-        state.catch_up.hear(event, Some(&heartbeat.feed), now);
-        if let Some(own) = state.in_flight.iter().position(|own| own.id == event.id) {
-            // Heartbeats share an ordering key: an earlier one that is not back yet will not come
-            // any more.
-            let returned = state.in_flight.drain(..=own).next_back();
-            if let Some(own) = &returned {
-                self.measure_clock(&mut state, own, published, now);
-            }
-            state.lag = returned.map(|own| now - own.since);
+        if let Some(skew) = state.feed.hear(event, Some(&heartbeat.feed), now) {
+            self.watch_clock(skew);
         }
         Heard::Heartbeat
     }
@@ -394,16 +306,13 @@ impl Membership {
     /// Returns when to call [`settle`](Self::settle), if no event comes before.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        self.state().catch_up.due()
+        self.state().feed.catch_up.due()
     }
 
     /// Checks whether the feed has caught up just now. If so, returns what that proves about the
     /// events before.
     pub fn settle(&self) -> Option<History> {
-        let mut state = self.state();
-        let history = state.catch_up.settle(Instant::now())?;
-        state.obstacle = None;
-        Some(history)
+        self.state().feed.settle(Instant::now())
     }
 
     /// Publishes heartbeats, and asks for a new feed when nothing comes back. Runs until it is
@@ -433,40 +342,15 @@ impl Membership {
     }
 
     async fn publish(&self, event: &Event, publisher: &dyn Publish) -> Result<(), ()> {
-        {
-            let mut state = self.state();
-            if state.in_flight.len() == MAX_IN_FLIGHT {
-                state.in_flight.pop_back();
-            }
-            state.in_flight.push_back(InFlight {
-                id: event.id.clone(),
-                since: Instant::now(),
-                sent: SystemTime::now(),
-                awaited: None,
-            });
-        }
+        self.state().feed.send(event.id.clone(), Instant::now(), SystemTime::now());
         let outcome = publisher.publish(event).await;
         let label = if outcome.is_ok() { ACKNOWLEDGED } else { FAILED };
         self.0.heartbeats.add(1, &[KeyValue::new("outcome", label)]);
-        let mut state = self.state();
-        state.failure = outcome.as_ref().err().map(ToString::to_string);
-        if outcome.is_err() {
-            state.failures = state.failures.saturating_add(1);
-        } else if std::mem::take(&mut state.failures) > 0 {
-            state.resumed = Some(Instant::now());
-        }
-        match &outcome {
-            Ok(()) => {
-                if let Some(own) = state.in_flight.iter_mut().find(|own| own.id == event.id) {
-                    own.awaited = Some(Instant::now());
-                }
-            }
-            // The topic may have taken it all the same.
-            Err(PublishError::TimedOut) => {}
-            // The topic did not take it, so its absence proves nothing about the feed.
-            Err(_) => state.in_flight.retain(|own| own.id != event.id),
-        }
-        let tries = state.failures;
+        let tries = {
+            let mut state = self.state();
+            state.feed.sent(&event.id, &outcome, Instant::now());
+            state.feed.failures()
+        };
         outcome.map_err(|error| {
             // Repeats are logged ever less often, and counted by a metric.
             if tries.is_power_of_two() {
@@ -509,32 +393,15 @@ impl Membership {
         state.members.interval(self.0.settings.interval).max(state.announced)
     }
 
-    /// Returns when the feed counts as silent, if nothing comes before. That is three intervals
-    /// after the last event came through it. It is sooner if younger events come, but not an own
-    /// heartbeat that the topic took three intervals ago. A new feed has [`FIRST_PATIENCE`] at
-    /// least. While the topic takes no heartbeats, the time is three times as long: silence then
-    /// proves little, and each new feed uses up the quota of administrative calls.
+    /// Returns when the feed counts as silent, if nothing comes before.
     fn silent_at(&self) -> Option<Instant> {
         let state = self.state();
-        let interval = self.judged_interval(&state);
-        let (heard, is_proven) = state.catch_up.heard()?;
-        let heard = state.resumed.map_or(heard, |resumed| heard.max(resumed));
-        let least = if is_proven { Duration::ZERO } else { FIRST_PATIENCE };
-        let patience = (interval * PATIENCE).max(least);
-        let patience = if state.failures > 0 { patience * PATIENCE } else { patience };
-        let own = state.in_flight.iter().find_map(|own| own.awaited);
-        Some(own.map_or(heard + patience, |awaited| (awaited + patience).min(heard + patience)))
+        state.feed.silent_at(self.judged_interval(&state))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         crate::lock::lock(&self.0.state)
     }
-}
-
-/// Returns the time this many seconds later, or earlier if negative.
-fn shift(time: SystemTime, seconds: f64) -> Option<SystemTime> {
-    let by = Duration::try_from_secs_f64(seconds.abs()).ok()?;
-    if seconds < 0.0 { time.checked_sub(by) } else { time.checked_add(by) }
 }
 
 /// Waits for an open feed and returns its generation; `None` if there will be none.
