@@ -94,8 +94,8 @@ pub struct Connected {
     pub publisher: Arc<dyn Publish>,
     /// The pod's feed from the topic.
     pub feed: Box<dyn Feed>,
-    /// Deletion of the feeds of dead pods; `None` where no feed outlives its pod.
-    pub cleanup: Option<Box<dyn Cleanup>>,
+    /// Work that keeps the topic from growing; `None` where the broker does all of it.
+    pub upkeep: Option<Upkeep>,
 }
 
 /// Why a pod cannot be connected. The operator has to change something; retrying does not help.
@@ -133,6 +133,25 @@ impl Limits {
         }
         cloudevent::check(event).map_err(|error| PublishError::Invalid(error.to_string()))
     }
+}
+
+/// Work that every pod does from time to time, so that nothing grows without a bound at the broker.
+pub enum Upkeep {
+    /// Feeds outlive their pods: those of dead pods are deleted.
+    Feeds(Box<dyn Cleanup>),
+    /// The topic is a log that the broker does not shorten: old events are deleted.
+    Log(Box<dyn Trim>),
+}
+
+/// Deletion of the events that no pod needs any more.
+#[async_trait]
+pub trait Trim: Send + 'static {
+    /// Deletes old events once, and returns how many. Several pods may trim at the same time: one
+    /// of them does it, and the others return 0.
+    ///
+    /// # Errors
+    /// If the broker does not answer, or refuses. The caller tries again later.
+    async fn trim(&mut self) -> Result<u64, Box<dyn Error + Send + Sync>>;
 }
 
 /// Decision whether a feed is an orphan, from the name of its pod and the time of its creation.
@@ -223,10 +242,10 @@ impl PublishError {
 ///
 /// **The promise.** Once a feed reports [`FeedState::Open`], it brings every event acknowledged
 /// from then on, at least once. Events of one author come in the order of their publishing. Between
-/// the events of two authors there is no order. An event comes again if its message is not
-/// acknowledged. When a generation of the feed ends, the next one brings what may be missing, as
-/// far as the topic retains it. It also brings repeats. Every pod has a feed of its own, and one
-/// pod's feed takes nothing from another's.
+/// the events of two authors there is no order, unless [`Feed::order`] is [`Order::Total`]. An
+/// event comes again if its message is not acknowledged. When a generation of the feed ends, the
+/// next one brings what may be missing, as far as the topic retains it. It also brings repeats.
+/// Every pod has a feed of its own, and one pod's feed takes nothing from another's.
 ///
 /// ```
 /// # async fn example(mut feed: Box<dyn pubsub_relay::broker::Feed>) {
@@ -250,6 +269,12 @@ pub trait Feed: Send + 'static {
     /// Returns the handle that asks for a new generation, for a feed that reports itself open and
     /// brings nothing.
     fn reopen(&self) -> Reopen;
+
+    /// Returns the order in which a generation brings events; [`Order::Lanes`] by default, which
+    /// promises less.
+    fn order(&self) -> Order {
+        Order::Lanes
+    }
 
     /// Returns whether a generation brings what was published before it began, as far as the topic
     /// retains it. The result is defined while the feed is open.
@@ -299,6 +324,18 @@ impl fmt::Debug for Ack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Ack")
     }
+}
+
+/// Order of the events of one generation of a feed, and of their times of publishing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The topic has one order, in which every generation brings all events. No two events have the
+    /// same time of publishing, and the times grow in that order.
+    Total,
+    /// The topic consists of lanes, such as ordering keys or partitions. Each author has one lane.
+    /// The events of a lane come in its order. Those of different lanes come in any order, and
+    /// their times of publishing are as different as the clocks of the broker's servers.
+    Lanes,
 }
 
 /// State of a feed.

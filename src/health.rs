@@ -148,6 +148,7 @@ mod tests {
                 pod: "pod".into(),
                 interval,
                 settle: Duration::from_millis(200),
+                order: crate::broker::Order::Lanes,
                 orphan_after,
             },
             &meter,

@@ -36,7 +36,7 @@ use self::{
     members::{Members, PATIENCE},
 };
 use crate::{
-    broker::{FeedState, Publish, Reopen},
+    broker::{FeedState, Order, Publish, Reopen},
     event::{Event, HEARTBEAT},
     telemetry::{self, Seldom},
 };
@@ -68,6 +68,8 @@ pub struct Settings {
     /// How long nothing older than the pod's own first heartbeat must come, until its feed counts
     /// as caught up.
     pub settle: Duration,
+    /// Order of the pod's feed.
+    pub order: Order,
     /// How long a pod must have been silent for its feeds to be orphans: at least three of its
     /// intervals, even if this is shorter.
     pub orphan_after: Duration,
@@ -117,7 +119,7 @@ impl Membership {
         let membership = Self(Arc::new(Shared {
             state: Mutex::new(State {
                 members: Members::new(),
-                feed: FeedHealth::new(settings.interval, settings.settle),
+                feed: FeedHealth::new(settings.interval, settings.settle, settings.order),
                 own_feeds: VecDeque::new(),
                 first_own: None,
                 announced: settings.interval,

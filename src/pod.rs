@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     auth::Authenticator,
-    broker::{Cleanup, Connected, Feed, Publish, Reopen},
+    broker::{Connected, Feed, Publish, Reopen, Upkeep},
     budget::{Budget, memory},
     domain::Domain,
     graphql::{Api, Engine, EventPublisher},
@@ -94,9 +94,9 @@ impl Pod {
         listeners: Listeners,
     ) -> Self {
         let (meter, stop, tasks) = (metrics.meter(), Stop::new(settings.drain), TaskTracker::new());
-        let Connected { publisher, feed, cleanup } = connected;
+        let Connected { publisher, feed, upkeep } = connected;
         let messaging = settings.messaging();
-        let membership = Membership::new(settings.membership(), &meter);
+        let membership = Membership::new(settings.membership(feed.order()), &meter);
         let health = Health::new(feed.state(), membership.clone(), stop.unready.clone());
         health.observe(&meter);
         let retention = settings.retention();
@@ -127,8 +127,8 @@ impl Pod {
             metrics,
             settings: settings.web,
         });
-        if let Some(cleanup) = cleanup {
-            tasks.spawn(clean(cleanup, membership.clone(), settings.orphan_after, meter, stop.feed.clone()));
+        if let Some(upkeep) = upkeep {
+            tasks.spawn(keep(upkeep, membership.clone(), settings.orphan_after, meter, stop.feed.clone()));
         }
         tasks.spawn(send_heartbeats(membership, publisher.clone(), reopen, app.clone(), stop.feed.clone()));
         let Listeners { address, clients, admin } = listeners;
@@ -195,13 +195,13 @@ async fn send_heartbeats(
     stop.run_until_cancelled(membership.run(publisher.as_ref(), &reopen, connections)).await;
 }
 
-async fn clean(
-    cleanup: Box<dyn Cleanup>,
+async fn keep(
+    upkeep: Upkeep,
     membership: Membership,
     every: Duration,
     meter: Meter,
     stop: CancellationToken,
 ) {
     let is_orphan = |pod: &str, created| membership.is_orphan(pod, created);
-    stop.run_until_cancelled(janitor::run(cleanup, every, &is_orphan, &meter)).await;
+    stop.run_until_cancelled(janitor::run(upkeep, every, &is_orphan, &meter)).await;
 }

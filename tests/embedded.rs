@@ -68,7 +68,7 @@ impl Broker for Notebook {
         let generation = format!("notebook.{pod}.{number}").into();
         let state = watch::Sender::new(FeedState::Open(generation));
         let feed = Reader { pages: self.0.clone(), next: 0, state };
-        Ok(Connected { publisher: Arc::new(self.clone()), feed: Box::new(feed), cleanup: None })
+        Ok(Connected { publisher: Arc::new(self.clone()), feed: Box::new(feed), upkeep: None })
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     broker::{
-        Ack, Broker, ConnectError, Connected, Feed, FeedState, Limits, PUBLISH_TIMEOUT, Publish,
+        Ack, Broker, ConnectError, Connected, Feed, FeedState, Limits, Order, PUBLISH_TIMEOUT, Publish,
         PublishError, Received, Reopen,
     },
     event::Event,
@@ -120,7 +120,7 @@ impl Broker for Topic {
 
     async fn connect(&self, _pod: &str, _window: Duration) -> Result<Connected, ConnectError> {
         let feed = Box::new(self.open_feed());
-        Ok(Connected { publisher: Arc::new(self.clone()), feed, cleanup: None })
+        Ok(Connected { publisher: Arc::new(self.clone()), feed, upkeep: None })
     }
 }
 
@@ -258,6 +258,10 @@ impl Feed for MemoryFeed {
     fn reopen(&self) -> Reopen {
         // No task waits for a request to reopen: a log in the same process cannot fall silent.
         Reopen::default()
+    }
+
+    fn order(&self) -> Order {
+        Order::Total
     }
 
     fn reaches_back(&self) -> bool {

@@ -28,7 +28,7 @@ pub use self::{
     publisher::Publisher,
     settings::{LIMITS, Settings},
 };
-use crate::broker::{self, Broker, Connected, Limits};
+use crate::broker::{self, Broker, Connected, Limits, Upkeep};
 
 /// A topic of Cloud Pub/Sub, or of its emulator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,8 +117,8 @@ impl Broker for Topic {
 
     async fn connect(&self, pod: &str, window: Duration) -> Result<Connected, broker::ConnectError> {
         let pubsub = PubSub::connect(self.settings(pod, window)).await.map_err(broker::ConnectError::new)?;
-        let (feed, cleanup) = (Box::new(pubsub.open_feed()), Box::new(pubsub.janitor()));
-        Ok(Connected { publisher: pubsub.publisher(), feed, cleanup: Some(cleanup) })
+        let (feed, upkeep) = (Box::new(pubsub.open_feed()), Upkeep::Feeds(Box::new(pubsub.janitor())));
+        Ok(Connected { publisher: pubsub.publisher(), feed, upkeep: Some(upkeep) })
     }
 }
 

@@ -22,6 +22,10 @@
 //! last heartbeat comes even later, watchers have got a needless gap notice, but never a silent
 //! loss.
 //!
+//! **With one order for all events** ([`Order::Total`]) the newest event of any kind must come
+//! again, not only the newest heartbeat. So a topic that lost the last seconds before a failover is
+//! found out as well. No wait is needed: what comes before the own heartbeat is all that there is.
+//!
 //! **The first generation** has no earlier heartbeat to look for. But a pod that gives out a cursor
 //! has caught up, so its own heartbeat was on the topic before. If nothing as old as the cursor has
 //! come, the history of the cursor is not on this pod.
@@ -33,7 +37,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::event::Event;
+use crate::{broker::Order, event::Event};
 
 /// Evidence that one pod's feed has brought so far.
 #[derive(Debug)]
@@ -42,7 +46,9 @@ pub(super) struct CatchUp {
     grace: Duration,
     /// How long nothing older than the pod's own first heartbeat must have come.
     settle: Duration,
-    /// Newest heartbeat of any pod: its time of publishing and its id.
+    order: Order,
+    /// Newest heartbeat of any pod, or newest event where all events have one order: its time of
+    /// publishing and its id.
     newest: Option<(SystemTime, Arc<str>)>,
     /// Time of publishing of the oldest event, of any kind.
     oldest: Option<SystemTime>,
@@ -54,7 +60,7 @@ pub(super) struct CatchUp {
 #[derive(Debug)]
 struct Generation {
     feed: Arc<str>,
-    /// Id of the heartbeat that must come again, until it has come.
+    /// Id of the event that must come again, until it has come.
     awaited: Option<Arc<str>>,
     barrier: Option<Barrier>,
     caught_up: Option<Instant>,
@@ -89,8 +95,19 @@ pub enum History {
 }
 
 impl CatchUp {
-    pub(super) const fn new(grace: Duration, settle: Duration) -> Self {
-        Self { grace, settle, newest: None, oldest: None, has_caught_up_before: false, generation: None }
+    /// Creates the state of a feed with this order. `grace` is how late a heartbeat of a feed with
+    /// lanes may come.
+    pub(super) const fn new(grace: Duration, settle: Duration, order: Order) -> Self {
+        let grace = if matches!(order, Order::Total) { Duration::ZERO } else { grace };
+        Self {
+            grace,
+            settle,
+            order,
+            newest: None,
+            oldest: None,
+            has_caught_up_before: false,
+            generation: None,
+        }
     }
 
     /// Begins a new generation of the feed.
@@ -109,7 +126,8 @@ impl CatchUp {
     pub(super) fn hear(&mut self, event: &Event, feed: Option<&str>, now: Instant) {
         let Some(published) = event.published else { return };
         self.oldest = Some(self.oldest.map_or(published, |oldest| oldest.min(published)));
-        if feed.is_some() && self.newest.as_ref().is_none_or(|(newest, _)| *newest < published) {
+        let may_be_awaited = feed.is_some() || self.order == Order::Total;
+        if may_be_awaited && self.newest.as_ref().is_none_or(|(newest, _)| *newest < published) {
             self.newest = Some((published, event.id.clone()));
         }
         let settle = self.settle;

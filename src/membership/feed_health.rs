@@ -1,9 +1,9 @@
 //! [`FeedHealth`]: the state of this pod's feed, as the heartbeats show it that the pod sends and
 //! receives.
 //!
-//! It decides whether the feed has caught up, how far it lags, when it counts as silent, and whether
-//! the pod can publish. It is pure: its caller passes the time. It must never depend on which pods
-//! are alive.
+//! It decides whether the feed has caught up, how far it lags, when it counts as silent, and
+//! whether the pod can publish. It is pure: its caller passes the time. It must never depend on
+//! which pods are alive.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{catch_up::CatchUp, members::PATIENCE};
-use crate::{broker::PublishError, event::Event};
+use crate::{
+    broker::{Order, PublishError},
+    event::Event,
+};
 
 /// Least time that a new feed has to bring its first heartbeat, however short the interval. A
 /// broker that all pods keep busy at once is slow, not dead.
@@ -66,9 +69,9 @@ pub(super) struct Skew {
 }
 
 impl FeedHealth {
-    pub(super) const fn new(interval: Duration, settle: Duration) -> Self {
+    pub(super) const fn new(interval: Duration, settle: Duration, order: Order) -> Self {
         Self {
-            catch_up: CatchUp::new(interval, settle),
+            catch_up: CatchUp::new(interval, settle, order),
             in_flight: VecDeque::new(),
             lag: None,
             clock: None,

@@ -16,6 +16,7 @@ fn membership(pod: &str) -> Membership {
         pod: pod.into(),
         interval: TEN,
         settle: Duration::from_millis(200),
+        order: Order::Lanes,
         orphan_after: Duration::from_secs(180),
     };
     Membership::new(settings, &NoopMeterProvider::new().meter("test"))

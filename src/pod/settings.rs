@@ -12,7 +12,7 @@ use std::{
 use super::drain::Drain;
 use crate::{
     auth,
-    broker::Broker,
+    broker::{Broker, Order},
     budget,
     hub::window::Bounds,
     membership,
@@ -142,11 +142,11 @@ impl Settings {
         Messaging { pod: self.name.as_str().into(), system, topic }
     }
 
-    /// Returns the settings of the pod's membership.
-    pub(super) fn membership(&self) -> membership::Settings {
+    /// Returns the settings of the pod's membership, for a feed with this order.
+    pub(super) fn membership(&self, order: Order) -> membership::Settings {
         let (interval, orphan_after) = (self.heartbeat_interval, self.orphan_after);
         let settle = self.broker.settle();
-        membership::Settings { pod: self.name.as_str().into(), interval, settle, orphan_after }
+        membership::Settings { pod: self.name.as_str().into(), interval, settle, order, orphan_after }
     }
 
     /// Returns how far back a pod that begins now reaches.

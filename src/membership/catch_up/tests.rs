@@ -40,7 +40,7 @@ impl Topic {
 #[test]
 fn feed_catches_up_at_its_own_first_heartbeat() {
     let mut topic = Topic::new();
-    let mut catch_up = CatchUp::new(GRACE, SETTLE);
+    let mut catch_up = CatchUp::new(GRACE, SETTLE, Order::Lanes);
     catch_up.begin("new".into(), topic.start);
     let (others, old) = (topic.heartbeat("other"), topic.event());
     catch_up.hear(&others, Some("other"), topic.after(10));
@@ -58,8 +58,8 @@ fn feed_catches_up_at_its_own_first_heartbeat() {
 }
 
 /// Returns a feed that has caught up, and the last heartbeat that it brought.
-fn settled(topic: &mut Topic) -> (CatchUp, Event) {
-    let mut catch_up = CatchUp::new(GRACE, SETTLE);
+fn settled(topic: &mut Topic, order: Order) -> (CatchUp, Event) {
+    let mut catch_up = CatchUp::new(GRACE, SETTLE, order);
     catch_up.begin("old".into(), topic.start);
     let own = topic.heartbeat("old");
     catch_up.hear(&own, Some("old"), topic.start);
@@ -70,7 +70,7 @@ fn settled(topic: &mut Topic) -> (CatchUp, Event) {
 #[test]
 fn repeated_last_heartbeat_proves_no_loss() {
     let mut topic = Topic::new();
-    let (mut catch_up, last) = settled(&mut topic);
+    let (mut catch_up, last) = settled(&mut topic, Order::Lanes);
     catch_up.begin("new".into(), topic.after(1_000));
     assert_eq!(catch_up.caught_up(), None);
     catch_up.hear(&last, Some("old"), topic.after(1_000));
@@ -81,7 +81,7 @@ fn repeated_last_heartbeat_proves_no_loss() {
 #[test]
 fn missing_last_heartbeat_proves_a_loss() {
     let mut topic = Topic::new();
-    let (mut catch_up, _) = settled(&mut topic);
+    let (mut catch_up, _) = settled(&mut topic, Order::Lanes);
     catch_up.begin("new".into(), topic.after(1_000));
     let own = topic.heartbeat("new");
     catch_up.hear(&own, Some("new"), topic.after(1_100));
@@ -92,7 +92,7 @@ fn missing_last_heartbeat_proves_a_loss() {
 #[test]
 fn last_heartbeat_may_be_late() {
     let mut topic = Topic::new();
-    let (mut catch_up, last) = settled(&mut topic);
+    let (mut catch_up, last) = settled(&mut topic, Order::Lanes);
     catch_up.begin("new".into(), topic.after(1_000));
     catch_up.hear(&topic.heartbeat("new"), Some("new"), topic.after(1_100));
     catch_up.hear(&last, Some("old"), topic.after(9_000));
@@ -103,7 +103,7 @@ fn last_heartbeat_may_be_late() {
 #[test]
 fn interrupted_generation_still_proves_a_loss() {
     let mut topic = Topic::new();
-    let mut catch_up = CatchUp::new(GRACE, SETTLE);
+    let mut catch_up = CatchUp::new(GRACE, SETTLE, Order::Lanes);
     catch_up.begin("first".into(), topic.start);
     catch_up.hear(&topic.heartbeat("other"), Some("other"), topic.start);
     catch_up.end();
@@ -111,4 +111,29 @@ fn interrupted_generation_still_proves_a_loss() {
     let own = topic.heartbeat("second");
     catch_up.hear(&own, Some("second"), topic.after(1_000));
     assert_eq!(catch_up.settle(topic.after(11_000)), Some(History::Lost(own)));
+}
+
+#[test]
+fn lost_tail_behind_last_heartbeat_is_found() {
+    let mut topic = Topic::new();
+    let (mut catch_up, last) = settled(&mut topic, Order::Total);
+    catch_up.hear(&topic.event(), None, topic.after(500));
+    catch_up.begin("new".into(), topic.after(1_000));
+    catch_up.hear(&last, Some("old"), topic.after(1_050));
+    let own = topic.heartbeat("new");
+    catch_up.hear(&own, Some("new"), topic.after(1_100));
+    assert_eq!(catch_up.settle(topic.after(1_300)), Some(History::Lost(own)));
+}
+
+#[test]
+fn repeated_tail_behind_last_heartbeat_proves_no_loss() {
+    let mut topic = Topic::new();
+    let (mut catch_up, last) = settled(&mut topic, Order::Total);
+    let tail = topic.event();
+    catch_up.hear(&tail, None, topic.after(500));
+    catch_up.begin("new".into(), topic.after(1_000));
+    catch_up.hear(&last, Some("old"), topic.after(1_050));
+    catch_up.hear(&tail, None, topic.after(1_060));
+    catch_up.hear(&topic.heartbeat("new"), Some("new"), topic.after(1_100));
+    assert_eq!(catch_up.settle(topic.after(1_300)), Some(History::Whole));
 }
