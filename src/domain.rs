@@ -4,7 +4,7 @@
 //! names its audience, and keeps the state behind queries. Its GraphQL schema is separate (see
 //! [`crate::graphql::Api`]). No domain may be named here.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -193,6 +193,13 @@ pub trait Domain: Send + Sync + 'static {
     /// # }
     /// ```
     fn apply(&self, event: &Event, fact: &Fact);
+
+    /// Takes the time at which the topic published a heartbeat: every few seconds, from before each
+    /// event that comes after it. State that ages uses it, since this pod's clock may be wrong. The
+    /// default ignores it.
+    fn hear(&self, published: SystemTime) {
+        let _ = published;
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod event_publisher;
 mod nulls;
 mod operation;
 pub mod plan;
+mod space;
 pub mod subscription;
 mod viewer;
 
@@ -35,6 +36,7 @@ pub use self::{
     document::{PERSISTED_QUERY, Prepared},
     error::Error,
     event_publisher::EventPublisher,
+    space::Space,
     viewer::viewer,
 };
 use crate::{
@@ -50,7 +52,8 @@ use crate::{
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes that are charged for each root field of a mutation before it runs. The largest template
-/// fits. What a mutation returns is mostly what it was given.
+/// fits. What a mutation returns is mostly what it was given. A longer answer charges more before
+/// it is written.
 const MUTATION_BYTES: usize = 128 << 10;
 
 /// GraphQL engine of one pod.
@@ -107,8 +110,9 @@ impl Engine {
         self.documents.prepare(request).inspect_err(|refusal| self.count(refusal))
     }
 
-    /// Answers a query or a mutation. The largest answer that it may have is charged to the viewer
-    /// before it runs; the charge then shrinks to the true size. It waits for room for at most 5 s.
+    /// Answers a query or a mutation. The largest answer of a query, and the usual one of a
+    /// mutation, is charged to the viewer before it runs. The charge then changes to the true size.
+    /// It waits for room for at most 5 s.
     ///
     /// The result carries a cursor that was taken before the operation ran. A client that watches
     /// from this cursor misses no event that the result lacks.
@@ -122,21 +126,21 @@ impl Engine {
             self.refusals.count("answers");
             return Answer::overloaded();
         };
-        let cursor = self.cursor(Source::Query);
-        match self.execute(prepared, viewer).await {
+        let (cursor, space) = (self.cursor(Source::Query), Space::new(charge, limit));
+        match self.execute(prepared, viewer, &space).await {
             Outcome::Executed(response) => {
-                Answer::encode(response.extension("cursor", Value::from(cursor)), limit, charge)
+                Answer::encode(response.extension("cursor", Value::from(cursor)), space)
             }
-            Outcome::Copied(copied) => Answer::copied(&copied, &cursor, limit, charge),
+            Outcome::Copied(copied) => Answer::copied(&copied, &cursor, space),
         }
     }
 
     /// Runs a query or a mutation for the viewer. A resolver that panics fails only its own
     /// request.
-    async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Outcome {
+    async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>, space: &Space) -> Outcome {
         let (span, client) =
             (prepared.span(&self.event_publisher.messaging.pod), traces::client(prepared.client()));
-        let executed = AssertUnwindSafe(self.run(prepared, viewer)).catch_unwind();
+        let executed = AssertUnwindSafe(self.run(prepared, viewer, space)).catch_unwind();
         let executed = executed.instrument(span.clone()).with_context(client).await;
         let outcome = executed.unwrap_or_else(|_| Outcome::Executed(error::internal()));
         let is_failed = match &outcome {
@@ -153,17 +157,16 @@ impl Engine {
     }
 
     /// Runs a query or a mutation by plan if the schema has one, else by the executor.
-    async fn run(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Outcome {
-        let limit = self.budget.answer_bytes;
+    async fn run(&self, prepared: Prepared, viewer: Arc<Viewer>, space: &Space) -> Outcome {
         if let Some(planned) = self.api.planned() {
-            match planned.execute(&prepared, &viewer, &self.event_publisher, limit).await {
+            match planned.execute(&prepared, &viewer, &self.event_publisher, space).await {
                 Ok(Some(copied)) => return Outcome::Copied(copied),
                 Ok(None) => {}
                 Err(refusal) => return Outcome::Executed(*refusal),
             }
         }
         let request = prepared.request.data(viewer).data(self.event_publisher.clone());
-        let mut request = request.data(Room::new(limit));
+        let mut request = request.data(Room::new(self.budget.answer_bytes));
         let (document, name) = (prepared.document, request.operation_name.clone());
         request.set_parsed_query(document.tree().clone());
         let response = self.api.execute(request).await;

@@ -225,6 +225,7 @@ impl Relay {
         match self.membership.hear(&event) {
             Heard::Heartbeat => {
                 self.newest = self.newest.map(|newest| event.published.map_or(newest, |at| newest.max(at)));
+                event.published.into_iter().for_each(|published| self.domain.hear(published));
                 self.hub.advance(&event);
             }
             Heard::Garbage => {

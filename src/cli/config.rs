@@ -210,7 +210,7 @@ fn check(flags: &ArgMatches, reader: &Reader<'_>) -> Check {
         viewer: text("viewer").unwrap_or_default(),
         arguments: text("arguments"),
     });
-    let directory = reader.raw(&t::DIRECTORY).filter(|_| trial.is_some()).map(PathBuf::from);
+    let directory = reader.raw(&t::DIRECTORY).map(PathBuf::from);
     let schema = text("FILE").map(PathBuf::from);
     Check { files: DomainFiles { schema, directory }, trial }
 }

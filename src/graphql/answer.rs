@@ -19,15 +19,12 @@ use serde_json::json;
 use super::{
     error::{Body, Code, Error},
     plan::Copied,
+    space::Space,
 };
 use crate::budget::Charge;
 
 /// Text of an answer that was left out, since other answers wait for their clients.
 const NO_ROOM: &str = "the operation has run; there is no room for its result now";
-
-fn too_large(limit: usize) -> String {
-    format!("the result has more than {limit} bytes; ask for less")
-}
 
 /// Answer to a query or mutation.
 #[derive(Debug)]
@@ -44,42 +41,47 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Encodes a response, of at most `limit` bytes. The answer is `RESULT_TOO_LARGE` if it is
-    /// larger, and `OVERLOADED` if the charge cannot grow to its size.
-    pub(super) fn encode(mut response: Response, limit: usize, mut charge: Charge) -> Self {
-        let refusal = Body::from(&response).refusal();
-        let text = match encode(&Body::from(&response), limit).filter(|_| !is_cut(&response)) {
-            Some(text) if charge.resize(text.len()) => text,
-            Some(_) => without_data(response.extensions.get("cursor"), Code::Overloaded, NO_ROOM),
-            None => without_data(response.extensions.get("cursor"), Code::ResultTooLarge, &too_large(limit)),
+    /// Encodes a response in the space of its answer. The answer is `RESULT_TOO_LARGE` if it is
+    /// larger than one may be, and `OVERLOADED` if the charge cannot grow to its size.
+    pub(super) fn encode(mut response: Response, space: Space) -> Self {
+        let body = Body::from(&response);
+        let refusal = body.refusal();
+        let mut text = if is_cut(&response) { Err(Code::ResultTooLarge) } else { Ok(None) };
+        while let Ok(None) = text {
+            text = match encode(&body, space.bytes()) {
+                Some(text) => Ok(Some(text)),
+                None => space.grow().map(|_| None),
+            };
+        }
+        let text = match text {
+            Ok(text) => text.unwrap_or_default(),
+            Err(code) => without_data(&space, response.extensions.get("cursor"), code),
         };
-        // An error's text is small, and shorter than what a charge begins with.
-        charge.resize(text.len());
         response.data = Value::Null;
-        Self { text, response: response.into(), refusal, charge: Some(charge) }
+        Self { response: response.into(), refusal, charge: Some(space.into_charge(text.len())), text }
     }
 
     /// Encodes data that a plan wrote, as [`Self::encode`] does a response.
-    pub(super) fn copied(copied: &Copied, cursor: &str, limit: usize, mut charge: Charge) -> Self {
+    pub(super) fn copied(copied: &Copied, cursor: &str, space: Space) -> Self {
         let Copied { data, errors } = copied;
-        let response = Box::new(Response::default());
         let cursor = Value::from(cursor);
-        let text = if let Some(data) = data {
-            let errors = match errors.as_slice() {
-                [] => String::new(),
-                errors => format!(",\"errors\":{}", encode(&errors, limit).unwrap_or_default()),
-            };
-            let text = format!("{{\"data\":{data}{errors},\"extensions\":{{\"cursor\":{cursor}}}}}");
-            if charge.resize(text.len()) {
-                text
-            } else {
-                without_data(Some(&cursor), Code::Overloaded, NO_ROOM)
+        let text = match data {
+            Ok(data) => {
+                let errors = match errors.as_slice() {
+                    [] => String::new(),
+                    errors => format!(",\"errors\":{}", encode(&errors, space.limit()).unwrap_or_default()),
+                };
+                format!("{{\"data\":{data}{errors},\"extensions\":{{\"cursor\":{cursor}}}}}")
             }
-        } else {
-            without_data(Some(&cursor), Code::ResultTooLarge, &too_large(limit))
+            Err(code) => without_data(&space, Some(&cursor), *code),
         };
-        charge.resize(text.len());
-        Self { text, response, refusal: None, charge: Some(charge) }
+        let text = if space.resize(text.len()) {
+            text
+        } else {
+            without_data(&space, Some(&cursor), Code::Overloaded)
+        };
+        let charge = Some(space.into_charge(text.len()));
+        Self { text, response: Box::new(Response::default()), refusal: None, charge }
     }
 
     /// Creates the answer to a request that was not run for want of room.
@@ -127,7 +129,11 @@ fn is_cut(response: &Response) -> bool {
 }
 
 /// Returns the JSON of the result of an operation that ran, with an error instead of its data.
-fn without_data(cursor: Option<&Value>, code: Code, text: &str) -> String {
+fn without_data(space: &Space, cursor: Option<&Value>, code: Code) -> String {
+    let text = match code {
+        Code::Overloaded => NO_ROOM.to_owned(),
+        _ => format!("the result has more than {} bytes; ask for less", space.limit()),
+    };
     let errors = json!([{"message": text, "extensions": {"code": code.as_str()}}]);
     json!({"data": null, "errors": errors, "extensions": {"cursor": cursor}}).to_string()
 }
@@ -187,7 +193,7 @@ mod tests {
         let user: Arc<str> = "a".into();
         let response = Response::new(Value::from("x".repeat(length)));
         let response = response.extension("cursor", Value::from("c"));
-        let answer = Answer::encode(response, LIMIT, pool.try_charge(&user, 10).unwrap());
+        let answer = Answer::encode(response, Space::new(pool.try_charge(&user, 10).unwrap(), LIMIT));
         assert_eq!(answer.refusal, None);
         let charge = answer.charge.unwrap();
         assert_eq!(charge.bytes().min(10), answer.text.len().min(10));
@@ -209,6 +215,6 @@ mod tests {
     fn result_without_room_is_left_out() {
         let (refused, charge) = answer(50, &Pool::new("test", 20, 20));
         assert_eq!(refused["errors"][0]["extensions"]["code"], "OVERLOADED");
-        assert_eq!(charge.bytes(), 10);
+        assert_eq!(charge.bytes(), 20, "it grew as far as there was room");
     }
 }

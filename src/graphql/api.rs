@@ -17,6 +17,7 @@ use super::{
     error::publicly,
     event_publisher::EventPublisher,
     plan::{Copied, Operation, Plans},
+    space::Space,
 };
 use crate::audience::Viewer;
 
@@ -135,7 +136,7 @@ impl Planned {
         prepared: &Prepared,
         viewer: &Viewer,
         event_publisher: &EventPublisher,
-        max_bytes: usize,
+        space: &Space,
     ) -> Result<Option<Copied>, Box<Response>> {
         self.validate(prepared).await?;
         let operation = pick(prepared.document.tree(), prepared.request.operation_name.as_deref());
@@ -146,7 +147,7 @@ impl Planned {
             variables: &prepared.request.variables,
             viewer,
             event_publisher,
-            max_bytes,
+            space,
         };
         self.plans.execute(&operation).await.map_err(|error| error.response().into())
     }

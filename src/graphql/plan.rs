@@ -11,7 +11,11 @@ use async_graphql::{
 };
 use async_trait::async_trait;
 
-use super::{error::Error, event_publisher::EventPublisher};
+use super::{
+    error::{Code, Error},
+    event_publisher::EventPublisher,
+    space::Space,
+};
 use crate::{
     audience::{Interests, Viewer},
     event::Payload,
@@ -29,15 +33,15 @@ pub struct Operation<'a> {
     pub viewer: &'a Viewer,
     /// Publisher of the events of mutations.
     pub event_publisher: &'a EventPublisher,
-    /// Most bytes of the data. Copying stops there.
-    pub max_bytes: usize,
+    /// Bytes that are charged for the data. Copying stops there, or charges more.
+    pub space: &'a Space,
 }
 
 /// Result of a query or a mutation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Copied {
-    /// Data as JSON; `None` if it has more bytes than it may.
-    pub data: Option<String>,
+    /// Data as JSON; `RESULT_TOO_LARGE` or `OVERLOADED` if there is no space for it.
+    pub data: Result<String, Code>,
     /// Errors of fields, ready for the client.
     pub errors: Vec<ServerError>,
 }

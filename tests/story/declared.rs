@@ -48,6 +48,37 @@ async fn check_prints_costs_or_every_mistake() {
 }
 
 #[tokio::test]
+async fn check_finds_mistakes_of_mutations_and_tables() {
+    let tutorial = fs::read_to_string(TUTORIAL).unwrap();
+    let broken = tutorial.replace("\"template added\"", "\"for {$data.shareLocationIds} {$data.typo}\"");
+    let path = std::env::temp_dir().join(format!("relay-{}.graphql", uuid::Uuid::now_v7()));
+    fs::write(&path, broken).unwrap();
+    let (code, out, err) = run(&["check", path.to_str().unwrap()], &[]).await;
+    assert_eq!((code, &*out, err.lines().count()), (Some(64), "", 2), "{err}");
+    assert!(err.contains(":62:13: `$data.shareLocationIds` is a list or an object"), "{err}");
+    assert!(err.contains(":62:13: there is no `$data.typo` in `Template`"), "{err}");
+
+    let table = |id: &str| format!(r#"{{"locations": [], "users": [{{"id": "{id}", "type": "A"}}]}}"#);
+    for (id, expected) in [("a", Some(0)), ("a\\u0007", Some(64)), (&*"a".repeat(257), Some(64))] {
+        fs::write(&path, table(id)).unwrap();
+        let (code, out, err) =
+            run(&["check", TUTORIAL], &[("RELAY_DIRECTORY", path.to_str().unwrap())]).await;
+        assert_eq!(code, expected, "{out}{err}");
+        assert_eq!(
+            err.contains("RELAY_DIRECTORY the directory is wrong:\n  `users`, row 1: `id`: at most"),
+            code != Some(0),
+            "{err}"
+        );
+    }
+    fs::remove_file(&path).unwrap();
+    assert_eq!(
+        run(&["check", TUTORIAL], &[]).await.0,
+        Some(0),
+        "rules are checked without their tables, too"
+    );
+}
+
+#[tokio::test]
 async fn check_tries_rules_on_event() {
     let data = r#"{"id": "o-1", "customer": {"id": "ann"}, "status": "PAID", "total": 9, "items": []}"#;
     let structured = format!(

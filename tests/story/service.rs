@@ -208,6 +208,9 @@ async fn feed_with_wrong_clock_reaches_back() {
         assert!(publishes(&first).await);
         let late = service.pod("b").start().await;
         assert!(late.metric("relay_events_received_total").await >= 1.0, "{clock}: {}", late.output());
+        for pod in [&first, &late] {
+            assert!(templates(pod).await.contains(r#""a""#), "{clock}: values age by the topic's clock");
+        }
         assert!(service.state().feeds_of("b") <= 2);
     }
 }

@@ -22,15 +22,8 @@ type Complaint = (String, u8);
 
 /// Returns what the fields of the file cost or, with an event, who receives it.
 pub(crate) fn run(Check { files, trial }: &Check) -> Result<String, Complaint> {
-    let Some(trial) = trial else {
-        let file = files.schema.as_deref().unwrap_or("".as_ref());
-        return domain_factory::check(file).map_err(|found| problems(&found));
-    };
-    let domain = DomainFactory::load(files).map_err(|bad| match bad {
-        BadFile::Schema(found) => problems(&found),
-        BadFile::Directory(problem) => usage("RELAY_DIRECTORY", problem),
-        BadFile::NoDirectory => usage("RELAY_DIRECTORY", "is not set, but the schema names tables"),
-    })?;
+    let Some(trial) = trial else { return domain_factory::check(files).map_err(bad) };
+    let domain = DomainFactory::load(files).map_err(bad)?;
     let event = event(trial)?;
     let claims = Claims::new(object("--viewer", &trial.viewer)?);
     let arguments = trial.arguments.as_deref().map(|text| object("--arguments", text)).transpose()?;
@@ -63,8 +56,12 @@ fn text(flag: &str, value: &str) -> Result<String, Complaint> {
         .map_err(|problem| usage(flag, format!("names a file that cannot be read: {problem}")))
 }
 
-fn problems(found: &[String]) -> Complaint {
-    (format!("{}\n", found.join("\n")), EX_USAGE)
+fn bad(file: BadFile) -> Complaint {
+    match file {
+        BadFile::Schema(found) => (format!("{}\n", found.join("\n")), EX_USAGE),
+        BadFile::Directory(problem) => usage("RELAY_DIRECTORY", problem),
+        BadFile::NoDirectory => usage("RELAY_DIRECTORY", "is not set, but the schema names tables"),
+    }
 }
 
 fn usage(name: &str, problem: impl Display) -> Complaint {

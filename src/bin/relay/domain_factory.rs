@@ -91,9 +91,13 @@ impl DomainFactory {
 }
 
 /// Returns what a schema file's fields cost, or everything that is wrong with the file: one line
-/// each, with its place.
-pub(crate) fn check(path: &Path) -> Result<String, Vec<String>> {
-    checked(path).map(|rules| declared::costs(&rules))
+/// each, with its place. Tables are checked, too, if there are any.
+pub(crate) fn check(files: &DomainFiles) -> Result<String, BadFile> {
+    let rules = match (DomainFactory::load(files), &files.schema) {
+        (Err(BadFile::NoDirectory), Some(path)) => checked(path).map_err(BadFile::Schema)?,
+        (loaded, _) => loaded?.rules,
+    };
+    Ok(declared::costs(&rules))
 }
 
 /// Returns the definitions of the directives of schema files.

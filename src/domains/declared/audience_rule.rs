@@ -7,6 +7,7 @@ use super::{
     directives::Place,
     key_rule::{self, KeyRule},
     problem::Problems,
+    row::{AudienceNumber, RowAudiences},
     types::{TypeId, Types},
 };
 
@@ -19,6 +20,14 @@ pub struct AudienceRule {
     pub excludes_author: bool,
     /// Keys of which a viewer must listen to one.
     pub keys: Vec<KeyRule>,
+}
+
+impl AudienceRule {
+    /// Returns the number of this audience among those of the values of a type.
+    pub fn compile(&self, of: TypeId, types: &Types, audiences: &mut RowAudiences) -> AudienceNumber {
+        let templates = self.keys.iter().filter_map(|key| key_rule::compile(&key.template, of, types));
+        (!self.is_everyone).then(|| audiences.add(of, templates.collect()))
+    }
 }
 
 /// Reads the audience of a field whose values have these types. `None` if there is none, or if a

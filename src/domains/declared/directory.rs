@@ -21,6 +21,9 @@ use super::{
 /// Largest directory, in bytes.
 pub const MAX_BYTES: usize = 16 << 20;
 
+/// Longest id of a user, in bytes. Events carry it as their author.
+const MAX_ID_BYTES: usize = 256;
+
 /// Most problems that are spelled out. The rest is counted.
 const MAX_PROBLEMS: usize = 20;
 
@@ -71,7 +74,7 @@ impl Directory {
             let rows = loader.viewers(&viewer.table);
             let keep = |text: String| text;
             loader.distinct(&viewer.table, &viewer.id, &rows, keep);
-            loader.complete(&viewer.table, &viewer.id, &rows);
+            loader.users(&viewer.table, &viewer.id, &rows);
             if let Some(token) = &viewer.token {
                 loader.distinct(&viewer.table, token, &rows, keep);
             }
@@ -150,13 +153,17 @@ impl<'a> Loader<'a> {
         rows
     }
 
-    /// Reads the rows of viewers, which need no type.
+    /// Reads the rows of viewers, which need no type. A wrong one is null, so that the others keep
+    /// their places.
     fn viewers(&mut self, name: &str) -> Vec<Value> {
         let mut rows = Vec::new();
         for (place, row) in self.table(name).into_iter().enumerate() {
             match serde_json::from_str::<Map<String, Value>>(row.get()) {
                 Ok(row) => rows.push(Value::Object(row)),
-                Err(_) => self.add(format!("`{name}`, row {}: it is no object", place + 1)),
+                Err(_) => {
+                    rows.push(Value::Null);
+                    self.add(format!("`{name}`, row {}: it is no object", place + 1));
+                }
             }
         }
         rows
@@ -172,12 +179,24 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Checks that no row lacks a column.
-    fn complete(&mut self, table: &str, column: &str, rows: &[Value]) {
-        for (place, _) in rows.iter().enumerate().filter(|(_, row)| cell(row, column).is_none()) {
-            self.add(format!("`{table}`, row {}: it has no `{column}`", place + 1));
+    /// Checks that each row has the id of a user in this column.
+    fn users(&mut self, table: &str, column: &str, rows: &[Value]) {
+        for (place, row) in rows.iter().enumerate().filter(|(_, row)| row.is_object()) {
+            let id = cell(row, column);
+            if id.is_none() {
+                self.add(format!("`{table}`, row {}: it has no `{column}`", place + 1));
+            } else if !id.is_some_and(|id| is_user(&id)) {
+                let text = format!("at most {MAX_ID_BYTES} bytes without control characters are expected");
+                self.add(format!("`{table}`, row {}: `{column}`: {text}", place + 1));
+            }
         }
     }
+}
+
+/// Returns whether a text may be the id of a user: a bounded one, without control characters.
+#[must_use]
+pub fn is_user(id: &str) -> bool {
+    (1..=MAX_ID_BYTES).contains(&id.len()) && !id.chars().any(char::is_control)
 }
 
 /// Returns the text of a cell; `None` if it is empty, or neither text nor whole number.

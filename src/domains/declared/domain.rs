@@ -1,11 +1,14 @@
 //! [`Declared`]: the domain of a file, behind the port that every domain implements.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     cells,
     directory::Directory,
-    expansion::{Excess, Keys},
+    expansion::{Excess, Keys, MAX_KEYS},
     key_rule::EVERYONE,
     payload::{Envelope, Node, Payload},
     reader,
@@ -20,9 +23,6 @@ use crate::{
     domain::{Domain, Fact, Identity, NoViewer, Unreadable},
     event::Event,
 };
-
-/// Most keys of an event on one field. An event with more is malformed.
-pub const MAX_KEYS: usize = 1_000;
 
 /// Domain of one file and its directory.
 #[derive(Debug)]
@@ -134,6 +134,10 @@ impl Domain for Declared {
         let data = reader::read(&self.rules.types, rule.payload, &event.data, &envelope)
             .map_err(|breach| Unreadable::Misfit { text: breach.to_string(), path: breach.place })?;
         self.fact(&event.kind, Payload { data: Arc::new(data), envelope })
+    }
+
+    fn hear(&self, published: SystemTime) {
+        self.values.hear(published);
     }
 
     fn apply(&self, event: &Event, fact: &Fact) {

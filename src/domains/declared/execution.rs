@@ -3,7 +3,7 @@
 //! A plan must give the same data as the executor would. It stops where the answer exceeds its
 //! bound.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::Arc};
 
 use async_graphql::{
     PathSegment, Positioned, ServerError,
@@ -14,10 +14,12 @@ use super::{
     coerce,
     domain::Declared,
     mutation_rule::MutationRule,
+    payload::Object,
     publication::Publication,
     query,
     query_rule::QueryRule,
     selection::{Compiler, Copied},
+    trim::{self, Trim},
 };
 use crate::graphql::{
     Error,
@@ -67,15 +69,16 @@ pub async fn run(domain: &Declared, operation: &Operation<'_>) -> Result<Option<
             Some(definition) => {
                 let of = rules.types.id(super::sdl::named(&definition.ty.node)).unwrap_or_default();
                 let copied = compiler.copied(of, &sets)?;
-                (copied, coerce::arguments(rules, &first.node, definition, &variables, &room)?)
+                let arguments = coerce::arguments(rules, &first.node, definition, &variables, &room)?;
+                (copied, trim::trimmed(arguments, rule.trims(), &rules.types))
             }
         };
         steps.push(Step { key, field: first, rule, copied, arguments });
     }
     let mut writer = Writer { domain, operation, data: String::new(), errors: Vec::new() };
-    let is_whole = writer.write(root_name, steps).await.is_ok();
+    let written = writer.write(root_name, steps).await;
     let Writer { data, errors, .. } = writer;
-    Ok(Some(plan::Copied { data: is_whole.then_some(data), errors }))
+    Ok(Some(plan::Copied { data: written.map(|()| data), errors }))
 }
 
 /// Returns whether a field has the same arguments as another one.
@@ -102,6 +105,14 @@ impl Rule<'_> {
             Rule::Mutation(rule) => Some(&rule.definition),
         }
     }
+
+    fn trims(&self) -> &[Trim] {
+        match self {
+            Rule::Typename => &[],
+            Rule::Query(rule) => &rule.trims,
+            Rule::Mutation(rule) => &rule.trims,
+        }
+    }
 }
 
 /// Root field that is ready to run.
@@ -122,13 +133,11 @@ struct Writer<'a> {
     errors: Vec<ServerError>,
 }
 
-/// The data has more bytes than it may.
-struct TooLarge;
-
 /// Why a root field has no value.
 enum Failed {
     Field(Error),
-    TooLarge,
+    /// The answer as a whole has no place for the value.
+    Answer(Code),
 }
 
 impl From<Error> for Failed {
@@ -138,8 +147,8 @@ impl From<Error> for Failed {
 }
 
 impl Writer<'_> {
-    async fn write(&mut self, root: &str, steps: Vec<Step<'_>>) -> Result<(), TooLarge> {
-        let mut is_too_large = false;
+    async fn write(&mut self, root: &str, steps: Vec<Step<'_>>) -> Result<(), Code> {
+        let mut written = Ok(());
         self.data.push('{');
         for (place, step) in steps.into_iter().enumerate() {
             if place > 0 {
@@ -154,18 +163,19 @@ impl Writer<'_> {
                     self.data.push_str(&["\"", root, "\""].concat());
                     Ok(())
                 }
-                Rule::Query(rule) => self.query(rule, &step),
+                Rule::Query(rule) => self.query(rule, &step).await,
                 Rule::Mutation(rule) => self.mutation(rule, &step).await,
             };
             if let Err(failed) = ran {
-                let Failed::Field(error) = failed else {
-                    if root == "Query" {
-                        return Err(TooLarge);
+                let error = match failed {
+                    Failed::Field(error) => error,
+                    Failed::Answer(code) if root == "Query" => return Err(code),
+                    Failed::Answer(code) => {
+                        // The other mutations run nevertheless.
+                        written = Err(code);
+                        self.data.truncate(start);
+                        continue;
                     }
-                    // The other mutations run nevertheless.
-                    is_too_large = true;
-                    self.data.truncate(start);
-                    continue;
                 };
                 let path = vec![PathSegment::Field(step.key.to_owned())];
                 self.errors.push(error.at(Some(step.field.pos), path));
@@ -178,24 +188,25 @@ impl Writer<'_> {
             }
         }
         self.data.push('}');
-        if is_too_large { Err(TooLarge) } else { Ok(()) }
+        written
     }
 
-    fn query(&mut self, rule: &QueryRule, step: &Step<'_>) -> Result<(), Failed> {
-        let (data, most) = (&mut self.data, self.operation.max_bytes);
+    async fn query(&mut self, rule: &QueryRule, step: &Step<'_>) -> Result<(), Failed> {
+        let (data, most) = (&mut self.data, self.operation.space.bytes());
         let (start, mut is_whole) = (data.len(), true);
         if rule.is_list {
             data.push('[');
         }
-        query::run(self.domain, rule, &step.arguments, self.operation.viewer, |value| {
+        let visit = |value: &Arc<Object>| {
             if rule.is_list && !data.ends_with('[') {
                 data.push(',');
             }
             is_whole = step.copied.object(value, data, most);
             if is_whole { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
+        };
+        query::run(self.domain, rule, &step.arguments, self.operation.viewer, visit).await?;
         if !is_whole {
-            return Err(Failed::TooLarge);
+            return Err(Failed::Answer(Code::ResultTooLarge));
         }
         if rule.is_list {
             data.push(']');
@@ -209,16 +220,17 @@ impl Writer<'_> {
     }
 
     async fn mutation(&mut self, rule: &MutationRule, step: &Step<'_>) -> Result<(), Failed> {
-        let Operation { viewer, event_publisher, .. } = *self.operation;
+        let Operation { viewer, event_publisher, space, .. } = *self.operation;
         let publication = Publication::new(self.domain, rule, &step.arguments, viewer, event_publisher)?;
         let answer = publication.publish(event_publisher).await?;
-        let data = &mut self.data;
-        match answer {
-            Some(object) if !step.copied.object(&object, data, self.operation.max_bytes) => {
-                return Err(Failed::TooLarge);
-            }
-            Some(_) => {}
-            None => data.push_str("true"),
+        let Some(object) = answer else {
+            self.data.push_str("true");
+            return Ok(());
+        };
+        let (start, mut most) = (self.data.len(), space.bytes());
+        while !step.copied.object(&object, &mut self.data, most) {
+            self.data.truncate(start);
+            most = space.grow().map_err(Failed::Answer)?;
         }
         Ok(())
     }

@@ -10,6 +10,9 @@ use thiserror::Error;
 use super::template::{Piece, Placeholder, Root, Template};
 use crate::audience::Key;
 
+/// Most keys of an event on one field, or of a row. An event with more is malformed.
+pub const MAX_KEYS: usize = 1_000;
+
 /// Longest key, in bytes. A longer one refuses its event or its viewer.
 pub const MAX_KEY_BYTES: usize = 512;
 

@@ -13,7 +13,8 @@ use super::{
     problem::Problems,
     sdl::named,
     template::Root,
-    types::{Found, Kind, Scalar, TypeId, Types},
+    trim::Trim,
+    types::{Field, Found, Kind, Scalar, TypeId, Types},
 };
 
 /// Most arguments of a field that become part of index keys.
@@ -50,6 +51,19 @@ pub struct Filter {
     pub default: Option<Value>,
     /// Numbers of the fields on the way to the compared one, for each type of payload.
     pub steps: HashMap<TypeId, Box<[usize]>>,
+}
+
+/// Returns the arguments that are trimmed: those whose field has `trim` in each type of payload.
+#[must_use]
+pub fn trims(filters: &[Filter], types: &Types) -> Vec<Trim> {
+    let trim = |filter: &Filter| {
+        let fields = filter.steps.iter().map(|(of, steps)| types.field_at(*of, steps));
+        let fields: Vec<&Field> = fields.collect::<Option<_>>()?;
+        let is_trimmed = fields.iter().all(|field| field.constraint.trims);
+        let field = (*fields.first().filter(|_| is_trimmed)?).clone();
+        Some(Trim { path: [filter.argument.as_str().into()].into(), field })
+    };
+    filters.iter().filter_map(trim).collect()
 }
 
 /// Reads the filters of a root field over these types. `reserved` are names of arguments that the

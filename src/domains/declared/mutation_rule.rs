@@ -2,8 +2,10 @@
 //!
 //! [`super::publication`] runs them.
 
+use std::collections::HashSet;
+
 use async_graphql::{
-    Name, Pos, Positioned, Value,
+    Name, Positioned, Value,
     parser::types::{BaseType, ConstDirective, FieldDefinition},
 };
 
@@ -14,10 +16,13 @@ use super::{
     event_types::EventTypes,
     key_rule::{self, KeyRule},
     problem::Problems,
+    row::{AudienceNumber, RowAudiences},
     sdl::{File, named},
     state::{self, States},
-    template::{Root, Template},
+    template::Root,
+    trim::Trim,
     types::{Field, Kind, Scalar, Source, TypeId, Types},
+    value_check::ValueCheck,
     value_template::ValueTemplate,
 };
 
@@ -46,12 +51,14 @@ pub struct MutationRule {
     pub updates: Option<usize>,
     /// Audience of the value that is updated. The default: everyone.
     pub audience: AudienceRule,
-    /// Templates of the audience.
-    pub keys: Vec<Template<usize>>,
+    /// Number of the audience among those of the values.
+    pub row_audience: AudienceNumber,
     /// Keys that a viewer must listen to before anything is published.
     pub allows: Vec<KeyRule>,
     /// Origin of each field of the data that the input gives.
     pub inputs: Vec<(usize, Input)>,
+    /// Arguments that are trimmed.
+    pub trims: Vec<Trim>,
     /// Answer.
     pub answer: Answer,
 }
@@ -77,12 +84,21 @@ pub enum Answer {
 }
 
 /// Reads the fields of `Mutation`. A field with a mistake may lack a part.
-pub fn mutations(context: &Context<'_>, problems: &mut Problems) -> Vec<MutationRule> {
+pub fn mutations(
+    context: &Context<'_>,
+    audiences: &mut RowAudiences,
+    problems: &mut Problems,
+) -> Vec<MutationRule> {
     let fields = context.file.get("Mutation").into_iter().flat_map(|root| root.fields());
-    fields.filter_map(|field| read(&field.node, context, problems)).collect()
+    fields.filter_map(|field| read(&field.node, context, audiences, problems)).collect()
 }
 
-fn read(field: &FieldDefinition, context: &Context<'_>, problems: &mut Problems) -> Option<MutationRule> {
+fn read(
+    field: &FieldDefinition,
+    context: &Context<'_>,
+    audiences: &mut RowAudiences,
+    problems: &mut Problems,
+) -> Option<MutationRule> {
     let Context { types, .. } = *context;
     let name = &field.name.node;
     let allows = audience_rule::allows(field, types, problems);
@@ -107,18 +123,20 @@ fn read(field: &FieldDefinition, context: &Context<'_>, problems: &mut Problems)
     let audience = audience.unwrap_or_else(|| AudienceRule { is_everyone: true, ..AudienceRule::default() });
     check_data(field, publish, payload, context, problems);
     check_answer(field, publish, payload, context, problems);
-    let templates = audience.keys.iter();
-    let keys = templates.filter_map(|key| key_rule::compile(&key.template, payload, types)).collect();
+    let row_audience = audience.compile(payload, types, audiences);
+    check_places(payload, context, problems);
     let state = context.states.by_type.get(&payload).filter(|_| is_update);
+    let inputs = read_inputs(field, publish, payload, types);
     Some(MutationRule {
         definition: field.clone(),
         kind: kind.into(),
         payload,
         updates: state.map(|state| state.key),
         audience,
-        keys,
+        row_audience,
         allows,
-        inputs: read_inputs(field, publish, payload, types),
+        trims: trims(&inputs, types.fields(payload)),
+        inputs,
         answer: read_answer(field, publish, types)?,
     })
 }
@@ -144,6 +162,51 @@ fn read_inputs(
     types.fields(payload).iter().enumerate().filter_map(input).collect()
 }
 
+/// Returns the arguments that give fields of the data. Only those with `trim` are changed.
+fn trims(inputs: &[(usize, Input)], fields: &[Field]) -> Vec<Trim> {
+    let trim = |(number, input): &(usize, Input)| {
+        let path = match input {
+            Input::Argument(name, inner) => [name.as_str().into()].into_iter().chain(inner.clone()).collect(),
+            Input::Value(ValueTemplate::Text(template)) => {
+                template.only_placeholder().filter(|only| only.root == Root::Document)?.steps.clone()
+            }
+            Input::Value(_) => return None,
+        };
+        Some(Trim { path, field: fields.get(*number)?.clone() })
+    };
+    inputs.iter().filter_map(trim).collect()
+}
+
+/// Checks that the fields of an event are written to places of their own. Else one input would
+/// replace the other.
+fn check_places(payload: TypeId, context: &Context<'_>, problems: &mut Problems) {
+    let Context { file, types, .. } = *context;
+    let (mut waiting, mut seen) = (vec![payload], HashSet::new());
+    while let Some(of) = waiting.pop() {
+        if !seen.insert(of) {
+            continue;
+        }
+        let mut paths: Vec<&[Box<str>]> = Vec::new();
+        for field in types.fields(of) {
+            waiting.extend(types.is_object(field.of).then_some(field.of));
+            let Source::Path(path) = &field.source else { continue };
+            if paths.iter().any(|other| other.starts_with(path) || path.starts_with(other)) {
+                let definition = file.get(&types.get(of).name).and_then(|ty| ty.field(&field.name));
+                let from = definition.and_then(|field| arguments::find(&field.directives, "from"));
+                let at = from.map(|from| arguments::place_of(from, "path"));
+                let at = at.or(definition.map(|field| field.name.pos)).unwrap_or_default();
+                let text = format!(
+                    "a mutation writes `{}` to the place of another field of `{}`; read it from another path",
+                    field.name,
+                    types.get(of).name
+                );
+                problems.add(at, text);
+            }
+            paths.push(path);
+        }
+    }
+}
+
 fn read_answer(field: &FieldDefinition, publish: &ConstDirective, types: &Types) -> Option<Answer> {
     let of = types.id(named(&field.ty.node))?;
     if publish.get_argument("answer").is_none() {
@@ -166,6 +229,8 @@ fn check_data(
     let Context { types, .. } = *context;
     let at = arguments::place_of(publish, "data");
     let data = object(publish, "data");
+    let is_update = arguments::flag(publish, "update");
+    let check = ValueCheck { at, field, payload, is_answer: false, types };
     for (name, value) in &data {
         match types.fields(payload).iter().find(|known| *known.name == **name) {
             None => {
@@ -174,20 +239,15 @@ fn check_data(
             Some(known) if !matches!(known.source, Source::Path(_)) => {
                 problems.add(at, format!("`{name}` is part of the event's envelope; leave it out of `data`"));
             }
-            Some(_) => check_value(at, value, field, context, false, problems),
+            // Null keeps what an update must not clear, and a missing id is made.
+            Some(known) if **value == Value::Null && (is_update || &*known.name == "id") => {}
+            Some(known) => check.check(value, known, payload, problems),
         }
     }
-    let is_update = arguments::flag(publish, "update");
-    let projection = context.states.by_type.get(&payload);
-    let projection = projection.filter(|state| matches!(state.source, state::Source::Projection(_)));
-    if is_update && projection.is_none() {
-        let text = format!(
-            "`{}` has no `@projection`, so that there is no value to update",
-            types.get(payload).name
-        );
-        problems.add(arguments::place_of(publish, "update"), text);
+    if is_update && !check_update(publish, payload, context, problems) {
         return;
     }
+    let projection = context.states.by_type.get(&payload);
     let mut is_ambiguous = false;
     for (number, wanted) in types.fields(payload).iter().enumerate() {
         if !matches!(wanted.source, Source::Path(_)) || data.iter().any(|(name, _)| **name == *wanted.name) {
@@ -209,8 +269,50 @@ fn check_data(
                 let text = format!("two inputs have `{}` of the event; name one in `data`", wanted.name);
                 problems.add(first.0.pos, text);
             }
+            ([(name, inner)], _) => check_input(name, inner.clone(), wanted, field, types, problems),
             _ => {}
         }
+    }
+}
+
+/// Checks that an update has a value to begin with, and that its event changes this value. Returns
+/// whether there is such a value.
+fn check_update(
+    publish: &ConstDirective,
+    payload: TypeId,
+    context: &Context<'_>,
+    problems: &mut Problems,
+) -> bool {
+    let name = &context.types.get(payload).name;
+    let source = context.states.by_type.get(&payload).map(|state| &state.source);
+    let Some(state::Source::Projection(kinds)) = source else {
+        let text = format!("`{name}` has no `@projection`, so that there is no value to update");
+        problems.add(arguments::place_of(publish, "update"), text);
+        return false;
+    };
+    if let Some(kind) = arguments::text(publish, "type")
+        && !kinds.iter().any(|known| **known == *kind)
+    {
+        let text = format!("`@projection` of `{name}` lacks `{kind}`, so that no update shows; add it there");
+        problems.add(arguments::place_of(publish, "type"), text);
+    }
+    true
+}
+
+/// Checks that the values of an input can be those of the field that it gives.
+fn check_input(
+    name: &Positioned<Name>,
+    inner: Option<Box<str>>,
+    wanted: &Field,
+    field: &FieldDefinition,
+    types: &Types,
+    problems: &mut Problems,
+) {
+    let steps: Vec<Box<str>> = [name.node.as_str().into()].into_iter().chain(inner).collect();
+    let found = key_rule::argument(field, &steps, types);
+    if let Some(Err(text)) = found.map(|found| types.may_fill(&found, wanted.of, &wanted.wrapping)) {
+        let text = format!("`{}` never fits the event: {text}; correct its type", steps.join("."));
+        problems.add(name.pos, text);
     }
 }
 
@@ -239,62 +341,6 @@ fn inputs<'f>(
     inputs
 }
 
-/// Checks the templates of a value of `data` or `answer`.
-fn check_value(
-    at: Pos,
-    value: &Value,
-    field: &FieldDefinition,
-    context: &Context<'_>,
-    is_answer: bool,
-    problems: &mut Problems,
-) {
-    match value {
-        Value::List(items) => {
-            for item in items {
-                check_value(at, item, field, context, is_answer, problems);
-            }
-        }
-        Value::Object(fields) => {
-            for item in fields.values() {
-                check_value(at, item, field, context, is_answer, problems);
-            }
-        }
-        Value::String(text) => match Template::parse(text) {
-            Ok(template) => check_text(at, &template, field, context, is_answer, problems),
-            Err(error) => problems.add(at, error.to_string()),
-        },
-        _ => {}
-    }
-}
-
-fn check_text(
-    at: Pos,
-    template: &Template,
-    field: &FieldDefinition,
-    context: &Context<'_>,
-    is_answer: bool,
-    problems: &mut Problems,
-) {
-    let is_longer = template.only_placeholder().is_none();
-    for placeholder in template.placeholders() {
-        match placeholder.root {
-            Root::Viewer | Root::Uuid => {}
-            Root::Data if is_answer && (!is_longer || !placeholder.steps.is_empty()) => {}
-            Root::Document => match key_rule::argument(field, &placeholder.steps, context.types) {
-                None => problems.add(at, format!("there is no argument `{placeholder}`; correct the path")),
-                Some(found) if is_longer && (found.is_list || !context.types.is_leaf(found.of)) => {
-                    let text =
-                        format!("`{placeholder}` is a list or an object, which no longer text can hold");
-                    problems.add(at, text);
-                }
-                Some(_) => {}
-            },
-            _ => problems
-                .add(at, format!("`{{{placeholder}}}` is not known here; use arguments or the viewer")),
-        }
-    }
-}
-
 /// Checks that the answer gives every field that may not be null.
 fn check_answer(
     field: &FieldDefinition,
@@ -321,11 +367,11 @@ fn check_answer(
         return;
     }
     let answer = object(publish, "answer");
+    let check = ValueCheck { at, field, payload, is_answer: true, types };
     for (name, value) in &answer {
-        if types.fields(of).iter().any(|known| *known.name == **name) {
-            check_value(at, value, field, context, true, problems);
-        } else {
-            problems.add(at, format!("`{}` has no field `{name}`; correct it", types.get(of).name));
+        match types.fields(of).iter().find(|known| *known.name == **name) {
+            Some(known) => check.check(value, known, of, problems),
+            None => problems.add(at, format!("`{}` has no field `{name}`; correct it", types.get(of).name)),
         }
     }
     for wanted in types.fields(of) {

@@ -14,6 +14,7 @@ use super::{
     execution,
     payload::Payload,
     selection::{Compiler, Copied},
+    trim,
 };
 use crate::{
     event,
@@ -106,6 +107,7 @@ impl Plans for CopyPlans {
         let variables = coerce::variables(rules, definition, variables)?;
         let arguments =
             coerce::arguments(rules, field, &rule.definition, &variables, &coerce::Room::default())?;
+        let arguments = trim::trimmed(arguments, &rule.trims, &rules.types);
         allow::check(&rule.allows, &arguments, subscription.viewer)?;
         let interests = cells::interests(rule, &arguments, subscription.viewer)?;
         let comparisons = comparison::comparisons(&rule.filters, &arguments);

@@ -30,7 +30,16 @@ pub struct Problems(BTreeSet<Problem>);
 impl Problems {
     /// Adds a problem at this place.
     pub fn add(&mut self, at: Pos, text: impl Into<String>) {
-        self.0.insert(Problem { line: at.line, column: at.column, text: text.into() });
+        // A text of the file may have line breaks.
+        let text = text.into().chars().fold(String::new(), |mut line, character| {
+            if character.is_control() {
+                line.extend(character.escape_default());
+            } else {
+                line.push(character);
+            }
+            line
+        });
+        self.0.insert(Problem { line: at.line, column: at.column, text });
     }
 
     /// Returns the number of problems.

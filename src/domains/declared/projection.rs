@@ -8,12 +8,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     mem,
-    ops::{Bound, ControlFlow},
+    ops::Bound,
     sync::{Arc, RwLock, RwLockReadGuard},
     time::{Duration, SystemTime},
 };
 
-use super::payload::Object;
+use super::row::Row;
 use crate::event::Event;
 
 /// Most bytes that all values of a type take together: room for about 25,000 of a usual size.
@@ -24,7 +24,7 @@ const MAX_BYTES: usize = 16 << 20;
 const OVERHEAD: usize = 512;
 
 /// Time for which a provisional version overrides the topic, if its own event never comes back. It
-/// is longer than the way to the topic and back takes, and than clocks differ.
+/// is longer than the way to the topic and back takes.
 const PROVISIONAL_KEPT: Duration = Duration::from_secs(60);
 
 /// Time for which the id of an event from the feed is remembered. The event's acknowledgement may
@@ -32,7 +32,7 @@ const PROVISIONAL_KEPT: Duration = Duration::from_secs(60);
 /// safe.
 const ARRIVAL_KEPT: Duration = Duration::from_secs(10);
 
-/// Values that are taken out of the state at once, for visits.
+/// Values of a page.
 const PAGE: usize = 256;
 
 /// Most ids that are remembered: enough for that time at 10,000 events a second. Beyond it the
@@ -89,7 +89,7 @@ struct Version {
     time: SystemTime,
     event: Arc<str>,
     author: Author,
-    value: Arc<Object>,
+    row: Arc<Row>,
     bytes: usize,
 }
 
@@ -100,56 +100,45 @@ impl Projection {
         Self { state: RwLock::default(), retention, max_bytes: MAX_BYTES }
     }
 
-    /// Applies an event with its value. One without a published time is this pod's own, not yet
-    /// back from the topic. Neither the order of calls nor repeats change what shows in the end.
-    pub fn apply(&self, event: &Event, key: Arc<str>, value: Arc<Object>, now: SystemTime) {
-        let bytes = OVERHEAD + value.bytes();
+    /// Applies an event with its value, where `now` is the time by the topic's clock. An event
+    /// without a published time is this pod's own, not yet back from the topic. Neither the order
+    /// of calls nor repeats change what shows in the end.
+    pub fn apply(&self, event: &Event, key: Arc<str>, row: Arc<Row>, now: SystemTime) {
+        let bytes = OVERHEAD + row.bytes();
         let (id, author) = (event.identity(), event.author.clone());
         let mut state = crate::lock::write(&self.state);
         match event.published {
             Some(time) => {
                 state.arrivals.insert(id.clone(), now);
-                state.settle(key, Version { time, event: id, author, value, bytes });
+                state.settle(key, Version { time, event: id, author, row, bytes });
             }
             // The event came back before its acknowledgement, so the feed's version stands.
             None if state.arrivals.contains(&id) => {}
-            None => state.anticipate(key, Version { time: event.time, event: id, author, value, bytes }),
+            None => state.anticipate(key, Version { time: now, event: id, author, row, bytes }),
         }
         state.forget(self.oldest(now), self.max_bytes);
     }
 
     /// Returns the value of this key.
     #[must_use]
-    pub fn get(&self, key: &str, now: SystemTime) -> Option<Arc<Object>> {
+    pub fn get(&self, key: &str, now: SystemTime) -> Option<Arc<Row>> {
         self.read().entries.get(key).and_then(|entry| entry.showing(self.oldest(now))).cloned()
     }
 
-    /// Visits the values in the order of their keys' bytes, the same on every pod, until a visit
-    /// breaks. With `after`, they begin behind this key.
-    pub fn each(
-        &self,
-        after: Option<&str>,
-        now: SystemTime,
-        mut visit: impl FnMut(&Arc<Object>) -> ControlFlow<()>,
-    ) {
+    /// Returns some values in the order of their keys' bytes, the same on every pod, and the key
+    /// that the next page begins behind. Events wait only until a page is copied.
+    #[must_use]
+    pub fn page(&self, after: Option<&str>, now: SystemTime) -> (Vec<Arc<Row>>, Option<Arc<str>>) {
         let oldest = self.oldest(now);
-        let mut after: Option<Arc<str>> = after.map(Into::into);
-        loop {
-            let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-            // Events must not wait for the visits.
-            let page: Vec<_> = {
-                let state = self.read();
-                let entries = state.entries.range::<str, _>((from, Bound::Unbounded)).take(PAGE);
-                entries.map(|(key, entry)| (key.clone(), entry.showing(oldest).cloned())).collect()
-            };
-            if page.iter().filter_map(|(_, value)| value.as_ref()).any(|value| visit(value).is_break()) {
-                return;
-            }
-            match page.into_iter().nth(PAGE - 1) {
-                Some((last, _)) => after = Some(last),
-                None => return,
-            }
-        }
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (state, mut last) = (self.read(), None);
+        let entries = state.entries.range::<str, _>((from, Bound::Unbounded)).take(PAGE).enumerate();
+        let rows = entries.filter_map(|(place, (key, entry))| {
+            last = (place + 1 == PAGE).then(|| key.clone());
+            entry.showing(oldest).cloned()
+        });
+        let rows = rows.collect();
+        (rows, last)
     }
 
     /// Returns the time before which a last event is forgotten.
@@ -235,9 +224,9 @@ impl State {
 }
 
 impl Entry {
-    fn showing(&self, oldest: SystemTime) -> Option<&Arc<Object>> {
+    fn showing(&self, oldest: SystemTime) -> Option<&Arc<Row>> {
         let version = self.provisional.as_ref().or(self.settled.as_ref())?;
-        self.last().is_some_and(|last| last.time >= oldest).then_some(&version.value)
+        self.last().is_some_and(|last| last.time >= oldest).then_some(&version.row)
     }
 
     fn last(&self) -> Option<&Version> {

@@ -12,7 +12,6 @@ use super::{
     domain::Declared,
     mutation_rule::{Answer, Input, MutationRule},
     payload::{Envelope, Object, Payload, Value},
-    query::may_see,
     reader::{self, Breach},
     root_arguments::RootArguments,
     template::Root,
@@ -49,7 +48,7 @@ impl Publication {
         event_publisher: &EventPublisher,
     ) -> Result<Self, Error> {
         allow::check(&rule.allows, arguments, viewer)?;
-        let (data, updated) = data(domain, rule, arguments, viewer)?;
+        let data = data(domain, rule, arguments, viewer)?;
         let mut event = event_publisher.event(&rule.kind, viewer.user.clone(), data.into());
         let envelope = Envelope::of(&event);
         let types = &domain.rules().types;
@@ -62,11 +61,6 @@ impl Publication {
         let again = reader::read(types, rule.payload, &event.data, &envelope);
         if again.map_err(|breach| refusal(&breach))? != data {
             return Err(Error::bad_input("two inputs are written to the same place of the event"));
-        }
-        if let Some((field, key)) = updated
-            && data.fields.get(field).and_then(Value::key).as_deref() != Some(&*key)
-        {
-            return Err(Error::bad_input("an update must keep its key"));
         }
         let data = Arc::new(data);
         let answer = answer(domain, rule, &data, arguments, viewer)?;
@@ -86,14 +80,13 @@ impl Publication {
     }
 }
 
-/// Returns the data of the event as JSON, and the key of the value that it updates, with the number
-/// of its field.
+/// Returns the data of the event as JSON.
 fn data(
     domain: &Declared,
     rule: &MutationRule,
     arguments: &RootArguments,
     viewer: &Viewer,
-) -> Result<(String, Option<(usize, String)>), Error> {
+) -> Result<String, Error> {
     let types = &domain.rules().types;
     let fields = types.fields(rule.payload);
     let root = |root| document(root, arguments, viewer);
@@ -102,17 +95,18 @@ fn data(
         Input::Argument(name, None) => arguments.document().get(name.as_str()).cloned(),
         Input::Argument(name, Some(inner)) => arguments.document().get(name.as_str())?.get(&**inner).cloned(),
     };
-    let (mut wire, mut updated) = (Wire::default(), None);
+    let mut wire = Wire::default();
     if let Some(field) = rule.updates {
         let wanted = rule.inputs.iter().find(|(number, _)| *number == field);
         let wanted = wanted.and_then(|(_, input)| value(input)).filter(|key| !key.is_null());
-        let key = wanted.as_ref().map(|key| cells::argument_text(key).into_owned()).unwrap_or_default();
-        let is_seen = |value: &Arc<Object>| rule.audience.is_everyone || may_see(&rule.keys, value, viewer);
-        let current = domain.values().get(rule.payload, &key).filter(is_seen);
+        let key = wanted.as_ref().map(cells::argument_text).unwrap_or_default();
+        // A key that `data` makes is trimmed only when the event is read.
+        let key = if fields[field].constraint.trims { key.trim() } else { &*key };
+        let current = domain.values().get(rule.payload, key);
+        let current = current.filter(|row| row.is_for(rule.row_audience, viewer));
         let name = &types.get(rule.payload).name;
         let current = current.ok_or_else(|| Error::not_found(format!("there is no such {name}")))?;
-        wire = Wire::of(&current, types);
-        updated = Some((field, key));
+        wire = Wire::of(&current.value, types);
     }
     let mut has_id = rule.updates.is_some();
     for (number, input) in &rule.inputs {
@@ -135,7 +129,7 @@ fn data(
     }
     let mut text = String::new();
     wire.write(&mut text);
-    Ok((text, updated))
+    Ok(text)
 }
 
 /// Returns the answer of a mutation. `None`: it is `true`.
@@ -163,8 +157,8 @@ fn answer(
         if template.is_data() && field.of == rule.payload && field.wrapping.element.is_none() {
             return Ok(Value::Object((**data).clone()));
         }
-        reader::read_named(types, of, field, &template.value(&root).to_string())
-            .map_err(|breach| refusal(&breach))
+        let value = template.value(&root).to_string();
+        reader::read_value(types, of, field, &field.wrapping, true, &value).map_err(|breach| refusal(&breach))
     });
     Ok(Some(Arc::new(Object { of, fields: fields.collect::<Result<_, _>>()? })))
 }

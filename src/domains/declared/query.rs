@@ -5,18 +5,13 @@ use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 use super::{
     allow, cells,
     comparison::{self, Comparison},
-    domain::{Declared, MAX_KEYS},
-    expansion::Keys,
-    key_rule::EVERYONE,
-    payload::{Node, Object},
+    domain::Declared,
+    payload::Object,
     query_rule::{AFTER_KEY, FIRST, QueryRule},
     root_arguments::RootArguments,
-    template::{Root, Template},
+    row::Row,
 };
-use crate::{
-    audience::{Audience, Viewer},
-    graphql::Error,
-};
+use crate::{audience::Viewer, graphql::Error};
 
 /// Most values of a page. A larger page is refused.
 pub const MAX_PAGE: u64 = 1_000;
@@ -25,12 +20,12 @@ pub const MAX_PAGE: u64 = 1_000;
 ///
 /// # Errors
 /// `FORBIDDEN`, or an argument out of bounds.
-pub fn run(
+pub async fn run(
     domain: &Declared,
     rule: &QueryRule,
     arguments: &RootArguments,
     viewer: &Viewer,
-    mut visit: impl FnMut(&Arc<Object>) -> ControlFlow<()>,
+    mut visit: impl FnMut(&Arc<Object>) -> ControlFlow<()> + Send,
 ) -> Result<(), Error> {
     allow::check(&rule.allows, arguments, viewer)?;
     let wanted = Wanted::new(rule, arguments, viewer)?;
@@ -39,9 +34,9 @@ pub fn run(
         value.map(cells::argument_text)
     };
     if let Some(key) = rule.key.as_ref() {
-        let value = domain.values().get(rule.of, &text(key).unwrap_or_default());
-        if let Some(value) = value.filter(|value| wanted.has(value)) {
-            let _ = visit(&value);
+        let row = domain.values().get(rule.of, &text(key).unwrap_or_default());
+        if let Some(row) = row.filter(|row| wanted.has(row)) {
+            let _ = visit(&row.value);
         }
         return Ok(());
     }
@@ -61,14 +56,15 @@ pub fn run(
         // As for a key that no row has: pages must not tell one from the other.
         return Ok(());
     }
-    domain.values().each(rule.of, after.as_deref(), |value| {
-        if !wanted.has(value) {
+    let visit = |row: &Row| {
+        if !wanted.has(row) {
             return ControlFlow::Continue(());
         }
         left -= 1;
-        visit(value)?;
+        visit(&row.value)?;
         if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    };
+    domain.values().each(rule.of, after.as_deref(), visit).await;
     Ok(())
 }
 
@@ -94,29 +90,20 @@ impl<'a> Wanted<'a> {
         Ok(Self { rule, equal, comparisons, viewer })
     }
 
-    fn has(&self, value: &Object) -> bool {
+    fn has(&self, row: &Row) -> bool {
+        let value = &*row.value;
         let is_equal = |(steps, wanted): &(&[usize], BTreeSet<String>)| {
             let mut texts = BTreeSet::new();
             cells::object_texts(value, steps, &mut texts);
             texts.iter().any(|text| wanted.contains(&**text))
         };
-        self.equal.iter().all(is_equal)
+        self.is_visible(row)
+            && self.equal.iter().all(is_equal)
             && self.comparisons.iter().all(|comparison| comparison.holds(value))
-            && self.is_visible(value)
     }
 
     /// Returns whether the audience includes the viewer.
-    fn is_visible(&self, value: &Object) -> bool {
-        self.rule.audience.is_everyone || may_see(&self.rule.keys, value, self.viewer)
+    fn is_visible(&self, row: &Row) -> bool {
+        row.is_for(self.rule.row_audience, self.viewer)
     }
-}
-
-/// Returns whether the viewer listens to a key of the value. A value with too many keys has none.
-#[must_use]
-pub fn may_see(templates: &[Template<usize>], value: &Object, viewer: &Viewer) -> bool {
-    let root = |root| (root == Root::Document).then_some(Node::Object(value));
-    let mut keys = Keys::new(MAX_KEYS);
-    let is_whole = templates.iter().all(|template| template.expand(root, &mut keys).is_ok());
-    let keys = keys.into_keys().filter(|key| **key != *EVERYONE);
-    is_whole && Audience::new(keys, None).includes(viewer)
 }

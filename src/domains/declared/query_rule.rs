@@ -10,11 +10,12 @@ use super::{
     audience_rule::{self, AudienceRule},
     directives::Place,
     filter::{self, Filter, Op},
-    key_rule::{self, KeyRule},
+    key_rule::KeyRule,
     problem::Problems,
+    row::{AudienceNumber, RowAudiences},
     sdl::{File, named},
     state::States,
-    template::Template,
+    trim::Trim,
     types::{TypeId, Types},
 };
 
@@ -39,18 +40,26 @@ pub struct QueryRule {
     pub key: Option<Name>,
     /// Audience.
     pub audience: AudienceRule,
-    /// Templates of the audience.
-    pub keys: Vec<Template<usize>>,
+    /// Number of the audience among those of the values.
+    pub row_audience: AudienceNumber,
     /// Keys that a viewer must listen to before the query runs.
     pub allows: Vec<KeyRule>,
     /// Arguments that narrow the result.
     pub filters: Vec<Filter>,
+    /// Arguments that are trimmed.
+    pub trims: Vec<Trim>,
 }
 
 /// Reads the fields of `Query`. A field with a mistake may lack a part.
-pub fn queries(file: &File, types: &Types, states: &States, problems: &mut Problems) -> Vec<QueryRule> {
+pub fn queries(
+    file: &File,
+    types: &Types,
+    states: &States,
+    audiences: &mut RowAudiences,
+    problems: &mut Problems,
+) -> Vec<QueryRule> {
     let fields = file.get("Query").into_iter().flat_map(|root| root.fields());
-    fields.filter_map(|field| read(&field.node, file, types, states, problems)).collect()
+    fields.filter_map(|field| read(&field.node, file, types, states, audiences, problems)).collect()
 }
 
 fn read(
@@ -58,6 +67,7 @@ fn read(
     file: &File,
     types: &Types,
     states: &States,
+    audiences: &mut RowAudiences,
     problems: &mut Problems,
 ) -> Option<QueryRule> {
     let name = &field.name.node;
@@ -101,14 +111,16 @@ fn read(
         }
     }
     let audience = audience.unwrap_or_default();
-    let templates = audience.keys.iter();
-    let keys = templates.filter_map(|key| key_rule::compile(&key.template, id, types)).collect();
+    let row_audience = audience.compile(id, types, audiences);
     let is_list = list.is_some();
-    let mut definition = field.clone();
+    let (mut definition, mut trims) = (field.clone(), filter::trims(&filters, types));
     if is_list {
         definition.arguments.extend(paging());
+        let key = state.and_then(|state| types.fields(id).get(state.key));
+        let key = key.filter(|field| field.constraint.trims).cloned();
+        trims.extend(key.map(|field| Trim { path: [AFTER_KEY.into()].into(), field }));
     }
-    Some(QueryRule { definition, of: id, is_list, key, audience, keys, allows, filters })
+    Some(QueryRule { definition, of: id, is_list, key, audience, row_audience, allows, filters, trims })
 }
 
 /// Returns the arguments that the engine adds to lists.

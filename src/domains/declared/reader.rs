@@ -55,15 +55,22 @@ pub fn read(types: &Types, of: TypeId, data: &[u8], envelope: &Envelope) -> Resu
     Reader { types, envelope, is_named: false }.object(of, &json).map_err(|found| found.breach(of))
 }
 
-/// Reads the value of a field of the type `of`. Objects in it have the names of their types.
+/// Reads the value of a field of the type `of`, or of an element of it, as `wrapping` says. With
+/// `is_named`, objects in it have the names of their types, else those of events.
 ///
 /// # Errors
 /// The first breach of the type.
-pub fn read_named(types: &Types, of: TypeId, field: &Field, json: &str) -> Result<Value, Breach> {
+pub fn read_value(
+    types: &Types,
+    of: TypeId,
+    field: &Field,
+    wrapping: &Wrapping,
+    is_named: bool,
+    json: &str,
+) -> Result<Value, Breach> {
     let json = Json::parse(json.as_bytes()).map_err(Breach::whole)?;
     let envelope = Envelope { author: None, id: "".into(), time: None };
-    let reader = Reader { types, envelope: &envelope, is_named: true };
-    let value = reader.value(field, &field.wrapping, Some(&json));
+    let value = Reader { types, envelope: &envelope, is_named }.value(field, wrapping, Some(&json));
     value.map_err(|found| found.within(field).breach(of))
 }
 

@@ -36,6 +36,11 @@ impl RootArguments {
         &self.0
     }
 
+    /// Returns the arguments, to change their values.
+    pub const fn document_mut(&mut self) -> &mut Json {
+        &mut self.0
+    }
+
     /// Returns the values of an argument: `None` if it is absent or null. A single value stands for
     /// a list of one; nulls in a list are left out.
     #[must_use]

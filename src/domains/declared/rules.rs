@@ -16,6 +16,7 @@ use super::{
     mutation_rule::{self, Context, MutationRule},
     problem::{Problem, Problems},
     query_rule::{self, QueryRule},
+    row::RowAudiences,
     sdl::File,
     state::{Source, State, States},
     subscription_rule::{self, SubscriptionRule},
@@ -45,6 +46,8 @@ pub struct Rules {
     pub queries: Vec<QueryRule>,
     /// Fields of `Mutation`.
     pub mutations: Vec<MutationRule>,
+    /// Audiences of the values that queries and mutations read.
+    pub row_audiences: RowAudiences,
     /// Meaning of each event type.
     pub events: HashMap<Box<str>, EventRule>,
 }
@@ -81,12 +84,13 @@ impl Rules {
         for subscription in &subscriptions {
             keys.extend(subscription.audience.keys.iter().chain(&subscription.allows).cloned());
         }
-        let queries = query_rule::queries(&file, &types, &states, &mut problems);
+        let mut row_audiences = RowAudiences::default();
+        let queries = query_rule::queries(&file, &types, &states, &mut row_audiences, &mut problems);
         for query in &queries {
             keys.extend(query.audience.keys.iter().chain(&query.allows).cloned());
         }
         let context = Context { file: &file, types: &types, states: &states, events: &event_types };
-        let mutations = mutation_rule::mutations(&context, &mut problems);
+        let mutations = mutation_rule::mutations(&context, &mut row_audiences, &mut problems);
         for mutation in &mutations {
             keys.extend(mutation.audience.keys.iter().chain(&mutation.allows).cloned());
         }
@@ -110,6 +114,7 @@ impl Rules {
             subscriptions,
             queries,
             mutations,
+            row_audiences,
             events,
         })
     }

@@ -26,6 +26,7 @@ use super::{
     query,
     query_rule::QueryRule,
     sdl::{Definition, named},
+    trim,
     types::Types,
 };
 use crate::graphql::{document::AFTER, subscription::payloads, take_room, viewer};
@@ -183,12 +184,14 @@ fn query_field(field: &FieldDefinition, domain: &Arc<Declared>) -> Field {
         FieldFuture::new(async move {
             let given = ctx.args.iter().map(|(name, value)| (name.clone(), value.as_value().clone()));
             let arguments = coerce::from_values(domain.rules(), &given.collect(), &rule.definition)?;
+            let arguments = trim::trimmed(arguments, &rule.trims, &domain.rules().types);
             let (mut values, mut room) = (Vec::new(), Ok(()));
-            query::run(&domain, &rule, &arguments, viewer(ctx.ctx)?, |value| {
+            let visit = |value: &Arc<TypedObject>| {
                 room = take_room(ctx.ctx, value.bytes());
                 values.push(FieldValue::value(object_value(value, &domain.rules().types)));
                 if room.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })?;
+            };
+            query::run(&domain, &rule, &arguments, viewer(ctx.ctx)?, visit).await?;
             room?;
             Ok(if rule.is_list { Some(FieldValue::list(values)) } else { values.pop() })
         })

@@ -13,6 +13,7 @@ use super::{
     problem::Problems,
     sdl::{File, named},
     template::Template,
+    trim::Trim,
     types::{TypeId, Types},
 };
 
@@ -41,6 +42,8 @@ pub struct SubscriptionRule {
     pub allows: Vec<KeyRule>,
     /// Arguments that narrow the result.
     pub filters: Vec<Filter>,
+    /// Arguments that are trimmed.
+    pub trims: Vec<Trim>,
 }
 
 /// Reads the fields of `Subscription`. A field with a mistake may lack a part.
@@ -84,7 +87,8 @@ fn read(field: &FieldDefinition, types: &Types, problems: &mut Problems) -> Opti
     });
     let keys = keys.collect();
     let (name, definition) = (name.as_str().into(), field.clone());
-    Some(SubscriptionRule { name, definition, of: of?, events, audience, keys, allows, filters })
+    let trims = filter::trims(&filters, types);
+    Some(SubscriptionRule { name, definition, of: of?, events, audience, keys, allows, filters, trims })
 }
 
 /// Returns the events of a field with the types of their data, and whether all are right.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use super::{
     allow, cells, comparison::comparisons, domain::Declared, payload::Payload, root_arguments::RootArguments,
-    subscription_rule::SubscriptionRule, viewers::Refused,
+    subscription_rule::SubscriptionRule, trim, viewers::Refused,
 };
 use crate::{
     audience::{Key, Viewer},
@@ -36,8 +36,10 @@ pub fn tell(
     let viewer = domain.viewers().viewer(Identity::Claims(claims));
     let mut lines = String::new();
     for rule in &domain.rules().subscriptions {
+        let arguments = RootArguments::from_json(arguments, &rule.definition);
+        let arguments = trim::trimmed(arguments, &rule.trims, &domain.rules().types);
         // Writing to a text cannot fail.
-        let _ = match told_by(rule, &fact, viewer.as_ref(), arguments) {
+        let _ = match told_by(rule, &fact, viewer.as_ref(), &arguments) {
             Ok(key) => writeln!(lines, "{}: told by {key}", rule.name),
             Err(reason) => writeln!(lines, "{}: not told: {reason}", rule.name),
         };
@@ -50,7 +52,7 @@ fn told_by(
     rule: &SubscriptionRule,
     fact: &Fact,
     viewer: Result<&Viewer, &Refused>,
-    arguments: &Map<String, Json>,
+    arguments: &RootArguments,
 ) -> Result<String, String> {
     if !fact.fields.contains(&rule.name) {
         return Err("it does not deliver this type".to_owned());
@@ -60,9 +62,8 @@ fn told_by(
     if audience.excludes(&viewer.user) {
         return Err("the viewer is the author".to_owned());
     }
-    let arguments = RootArguments::from_json(arguments, &rule.definition);
-    allow::check(&rule.allows, &arguments, viewer).map_err(|error| error.to_string())?;
-    let Some(key) = shared(rule, audience.keys(), viewer, &arguments)? else {
+    allow::check(&rule.allows, arguments, viewer).map_err(|error| error.to_string())?;
+    let Some(key) = shared(rule, audience.keys(), viewer, arguments)? else {
         return Err(match shared(rule, audience.keys(), viewer, &RootArguments::default())? {
             Some(_) => "an argument leaves it out".to_owned(),
             None => format!("the viewer listens to none of {}", listed(rule, audience.keys())),
@@ -70,7 +71,7 @@ fn told_by(
     };
     let payload = fact.payload.downcast_ref::<Payload>();
     let holds = |payload: &Payload| {
-        comparisons(&rule.filters, &arguments).iter().all(|comparison| comparison.holds(&payload.data))
+        comparisons(&rule.filters, arguments).iter().all(|comparison| comparison.holds(&payload.data))
     };
     if !payload.is_some_and(holds) {
         return Err("an argument leaves it out".to_owned());

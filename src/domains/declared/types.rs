@@ -129,6 +129,14 @@ pub struct Found {
     pub is_nullable: bool,
 }
 
+impl Found {
+    /// Creates one value of a type, which is never null.
+    #[must_use]
+    pub fn one(of: TypeId) -> Self {
+        Self { steps: Box::default(), of, is_list: false, is_nullable: false }
+    }
+}
+
 impl Types {
     /// Creates a table of the built-in scalars.
     #[must_use]
@@ -228,6 +236,17 @@ impl Types {
             of = fields[at].of;
         }
         Some(Found { steps: steps.into(), of, is_list, is_nullable })
+    }
+
+    /// Returns the field at the end of these steps from a type.
+    #[must_use]
+    pub fn field_at(&self, mut of: TypeId, steps: &[usize]) -> Option<&Field> {
+        let mut last = None;
+        for step in steps {
+            last = self.fields(of).get(*step);
+            of = last?.of;
+        }
+        last
     }
 
     /// Returns what bounds can apply to in values of the type.

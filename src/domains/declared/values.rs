@@ -9,29 +9,41 @@ use std::{
 
 use super::{
     directory::Directory,
-    payload::{Object, Payload},
+    payload::Payload,
     projection::Projection,
+    row::{Row, TypeAudiences},
     rules::Rules,
     state::Source,
+    topic_clock::TopicClock,
     types::TypeId,
 };
 use crate::event::Event;
 
+/// Bytes of rows that a query visits before other tasks run: well below a millisecond.
+pub const TURN_BYTES: usize = 64 << 10;
+
+/// What a visit costs besides the row's bytes, as bytes.
+const ROW_OVERHEAD: usize = 512;
+
 /// Values of all types with `@table` or `@projection`.
 #[derive(Debug)]
-pub struct Values(HashMap<TypeId, Held>);
+pub struct Values {
+    held: HashMap<TypeId, Held>,
+    clock: TopicClock,
+}
 
 /// Values of one type, with the number of the field that tells them apart.
 #[derive(Debug)]
 struct Held {
     key: usize,
+    audiences: TypeAudiences,
     kept: Kept,
 }
 
 #[derive(Debug)]
 enum Kept {
     /// Rows in the order of the file, and the place of each key.
-    Table(Vec<Arc<Object>>, HashMap<Box<str>, usize>),
+    Table(Vec<Arc<Row>>, HashMap<Box<str>, usize>),
     Projection(Projection),
 }
 
@@ -42,6 +54,7 @@ impl Values {
     pub fn new(rules: &Rules, directory: &mut Directory, retention: Duration) -> Self {
         let mut rows = directory.take_typed();
         let held = rules.states.by_type.iter().map(|(of, state)| {
+            let audiences = rules.row_audiences.of(*of);
             let kept = match state.source {
                 Source::Table(_) => {
                     let rows = rows.remove(of).unwrap_or_default();
@@ -50,57 +63,103 @@ impl Values {
                         .enumerate()
                         .filter_map(|(place, row)| Some((row.fields.get(state.key)?.key()?.into(), place)));
                     let places = places.collect();
-                    Kept::Table(rows, places)
+                    Kept::Table(rows.into_iter().map(|row| audiences.row(row)).collect(), places)
                 }
                 Source::Projection(_) => Kept::Projection(Projection::new(retention)),
             };
-            (*of, Held { key: state.key, kept })
+            (*of, Held { key: state.key, audiences, kept })
         });
-        Self(held.collect())
+        Self { held: held.collect(), clock: TopicClock::default() }
+    }
+
+    /// Takes the time at which the topic published a message.
+    pub fn hear(&self, published: SystemTime) {
+        self.clock.hear(published);
     }
 
     /// Applies the data of an event to the projection of its type, if there is one.
     pub fn apply(&self, event: &Event, payload: &Payload) {
+        event.published.into_iter().for_each(|published| self.hear(published));
         let data = &payload.data;
-        let Some(Held { key, kept: Kept::Projection(projection) }) = self.0.get(&data.of) else { return };
+        let Some(Held { key, audiences, kept: Kept::Projection(projection) }) = self.held.get(&data.of)
+        else {
+            return;
+        };
         let Some(key) = data.fields.get(*key).and_then(|value| value.key()) else { return };
-        projection.apply(event, (&*key).into(), data.clone(), SystemTime::now());
+        projection.apply(event, (&*key).into(), audiences.row(data.clone()), self.clock.now());
     }
 
     /// Returns the value of a type with this key.
     #[must_use]
-    pub fn get(&self, of: TypeId, key: &str) -> Option<Arc<Object>> {
-        match &self.0.get(&of)?.kept {
+    pub fn get(&self, of: TypeId, key: &str) -> Option<Arc<Row>> {
+        match &self.held.get(&of)?.kept {
             Kept::Table(rows, places) => rows.get(*places.get(key)?).cloned(),
-            Kept::Projection(projection) => projection.get(key, SystemTime::now()),
+            Kept::Projection(projection) => projection.get(key, self.clock.now()),
         }
     }
 
     /// Returns whether the values of a type are the rows of a table.
     #[must_use]
     pub fn is_table(&self, of: TypeId) -> bool {
-        self.0.get(&of).is_some_and(|held| matches!(held.kept, Kept::Table(..)))
+        self.held.get(&of).is_some_and(|held| matches!(held.kept, Kept::Table(..)))
     }
 
     /// Visits the values of a type until a visit breaks: rows in the order of the file, projected
     /// values in that of their keys. With `after`, they begin behind this key; a table without it
     /// has none behind it.
-    pub fn each(
+    ///
+    /// Other tasks run in between: after each [`TURN_BYTES`] of rows.
+    pub async fn each(
         &self,
         of: TypeId,
         after: Option<&str>,
-        mut visit: impl FnMut(&Arc<Object>) -> ControlFlow<()>,
+        mut visit: impl FnMut(&Row) -> ControlFlow<()> + Send,
     ) {
-        match self.0.get(&of).map(|held| &held.kept) {
+        let mut turn = Turn::default();
+        match self.held.get(&of).map(|held| &held.kept) {
             Some(Kept::Table(rows, places)) => {
                 let from = match after {
                     None => 0,
                     Some(key) => places.get(key).map_or(rows.len(), |place| place + 1),
                 };
-                let _ = rows[from..].iter().try_for_each(visit);
+                turn.visit(&rows[from..], &mut visit).await;
             }
-            Some(Kept::Projection(projection)) => projection.each(after, SystemTime::now(), &mut visit),
+            Some(Kept::Projection(projection)) => {
+                let (mut rows, mut last) = projection.page(after, self.clock.now());
+                while turn.visit(&rows, &mut visit).await
+                    && let Some(key) = last
+                {
+                    (rows, last) = projection.page(Some(&key), self.clock.now());
+                }
+            }
             None => {}
         }
+    }
+}
+
+/// Visits since other tasks last ran.
+#[derive(Default)]
+struct Turn {
+    bytes: usize,
+}
+
+impl Turn {
+    /// Visits the rows. Returns whether no visit broke.
+    async fn visit(
+        &mut self,
+        rows: &[Arc<Row>],
+        visit: &mut (impl FnMut(&Row) -> ControlFlow<()> + Send),
+    ) -> bool {
+        for row in rows {
+            self.bytes += ROW_OVERHEAD + row.bytes();
+            if self.bytes > TURN_BYTES {
+                self.bytes = 0;
+                tokio::task::yield_now().await;
+            }
+            if visit(row).is_break() {
+                return false;
+            }
+        }
+        true
     }
 }

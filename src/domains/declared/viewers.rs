@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::{
-    directory::{Directory, cell},
+    directory::{Directory, cell, is_user},
     expansion::{Excess, Keys},
     interest::{Interest, Rows, ViewerTable},
     key_rule::EVERYONE,
@@ -23,9 +23,6 @@ use crate::{
 
 /// Most keys that a viewer listens to. A viewer with more is refused.
 pub const MAX_INTERESTS: usize = 1_000;
-
-/// Longest id of a user, in bytes. Events carry it as their author.
-const MAX_ID_BYTES: usize = 256;
 
 /// Why a token gives no viewer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -110,7 +107,7 @@ impl Viewers {
     /// [`Refused`] tells why there is none.
     pub fn viewer(&self, identity: Identity<'_>) -> Result<Viewer, Refused> {
         let (user, document) = self.document(identity).ok_or(Refused::Unknown)?;
-        if user.is_empty() || user.len() > MAX_ID_BYTES || user.chars().any(char::is_control) {
+        if !is_user(&user) {
             return Err(Refused::Unknown);
         }
         let mut keys = Keys::new(MAX_INTERESTS);

@@ -139,3 +139,33 @@ proptest! {
         let _ = declared(ORDERS, "{}").read(&event);
     }
 }
+
+const CHAT: &str = include_str!("../../../../examples/chat/schema.graphql");
+
+#[tokio::test(start_paused = true)]
+async fn values_age_by_topics_clock() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const RETENTION: Duration = Duration::from_secs(600);
+    let now = SystemTime::now();
+    for topic in [now - HOUR, now, now + HOUR] {
+        let rules = Arc::new(Rules::parse(CHAT).unwrap());
+        let of = rules.types.id("Message").unwrap();
+        let chat = Declared::new(rules, Directory::default(), RETENTION);
+        let mut posted =
+            event("message.posted.v1", Some("ann"), &json!({"id": "m", "room": "tea", "text": "t"}));
+        let shows = || chat.values().get(of, "m").is_some();
+        let apply = |event: &Event| chat.apply(event, &chat.read(event).unwrap());
+
+        chat.hear(topic);
+        apply(&posted);
+        assert!(shows(), "its author reads it before it comes back");
+        posted.published = Some(topic);
+        apply(&posted);
+        assert!(shows());
+        tokio::time::advance(RETENTION - Duration::from_secs(1)).await;
+        chat.hear(topic);
+        assert!(shows(), "a replay turns no clock back");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(!shows(), "no message is needed to forget it");
+    }
+}

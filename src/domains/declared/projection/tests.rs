@@ -3,7 +3,10 @@
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::domains::declared::payload::Value;
+use crate::domains::declared::{
+    payload::{Object, Value},
+    row::TypeAudiences,
+};
 
 const RETENTION: Duration = Duration::from_secs(600);
 
@@ -20,27 +23,28 @@ fn event(id: &str, published: Option<SystemTime>) -> Event {
 }
 
 /// Returns a value with an id and a name.
-fn value(id: &str, name: &str) -> Arc<Object> {
+fn value(id: &str, name: &str) -> Arc<Row> {
     let leaf = |text: &str| Value::Leaf(format!("\"{text}\"").into());
-    Arc::new(Object { of: 0, fields: [leaf(id), leaf(name)].into() })
+    TypeAudiences::default().row(Arc::new(Object { of: 0, fields: [leaf(id), leaf(name)].into() }))
 }
 
 fn put(values: &Projection, event: &Event, id: &str, name: &str, now: SystemTime) {
     values.apply(event, id.into(), value(id, name), now);
 }
 
-fn name(value: &Object) -> String {
-    let Value::Leaf(text) = &value.fields[1] else { panic!() };
+fn name(row: &Row) -> String {
+    let Value::Leaf(text) = &row.value.fields[1] else { panic!() };
     text.trim_matches('"').to_owned()
 }
 
 fn names(values: &Projection, now: SystemTime) -> Vec<String> {
-    let mut names = Vec::new();
-    values.each(None, now, |value| {
-        names.push(name(value));
-        ControlFlow::Continue(())
-    });
-    names
+    let (mut rows, mut last) = values.page(None, now);
+    while let Some(key) = last {
+        let (more, next) = values.page(Some(&key), now);
+        rows.extend(more);
+        last = next;
+    }
+    rows.iter().map(|row| name(row)).collect()
 }
 
 #[test]
@@ -236,10 +240,14 @@ fn values_begin_behind_key() {
     for id in ["a", "b", "c"] {
         put(&values, &event(id, Some(at(0))), id, id, at(0));
     }
-    let mut seen = Vec::new();
-    values.each(Some("a"), at(0), |value| {
-        seen.push(name(value));
-        ControlFlow::Break(())
-    });
-    assert_eq!(seen, ["b"]);
+    let (rows, last) = values.page(Some("a"), at(0));
+    assert_eq!(rows.iter().map(|row| name(row)).collect::<Vec<_>>(), ["b", "c"]);
+    assert_eq!(last, None);
+    for n in 0..PAGE {
+        let id = format!("d{n:03}");
+        put(&values, &event(&id, Some(at(0))), &id, &id, at(0));
+    }
+    let (first, last) = values.page(None, at(0));
+    assert_eq!((first.len(), last.as_deref()), (PAGE, Some("d252")));
+    assert_eq!(names(&values, at(0)).len(), PAGE + 3);
 }

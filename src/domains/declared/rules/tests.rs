@@ -273,6 +273,16 @@ fn mistakes_in_mutations_are_found() {
         @publish(type: "message.posted.v1") => @publish(type: "message.posted.v1", data: { text: "{txt}" }) => there is no argument `txt`
         @publish(type: "message.posted.v1") => @publish(type: "message.posted.v1") @audience(keys: ["room:{room}"]) => add `update: true`
         (room: ID!, text: String!): Message @allow(key: "room:{room}") => (room: ID!, text: String!): Message @allow(key: "room:{rom}") => there is no argument `rom`
+        (room: ID!, text: String!): Message => (room: ID!, text: Boolean!): Message => `text` never fits the event: `String` is expected
+        (room: ID!, text: String!): Message => (room: ID!, text: [String!]!): Message => `text` never fits the event: `String` is expected
+        author: ID @from(path: "$author") => author: ID @from(path: "$author") title: ID @from(path: "text.title") => a mutation writes `text` to the place of
+        author: ID @from(path: "$author") => author: ID @from(path: "$author") other: ID @from(path: "id") => a mutation writes `other` to the place of
+        author: ID @from(path: "$author") => author: ID @from(path: "$author") to: To } type To { id: ID a: ID @from(path: "id") => a mutation writes `a` to the place of
+        @publish(type: "message.posted.v1") => @publish(type: "message.posted.v1", data: { text: 7 }) => `text` has a value that never fits: a text is expected
+        @publish(type: "message.posted.v1") => @publish(type: "message.posted.v1", data: { text: "" }) => 1 to 1000 characters are expected
+        @publish(type: "message.posted.v1") => @publish(type: "message.posted.v1", data: { text: null }) => a value is expected
+        @publish(type: "message.posted.v1") => @publish(type: "message.posted.v1", data: { text: ["{text}"] }) => `String` is expected
+        @publish(type: "message.posted.v1") => @publish(type: "message.posted.v1", data: { text: "a\n{x}" }) => there is no argument `x`
         "#,
     );
     each_is_one_problem(
@@ -282,10 +292,106 @@ fn mistakes_in_mutations_are_found() {
         message: "template added" => text: "template added" => `CommonResponse` has no field `text`
         message: "template added" => message: "added {$data}" => is not known here
         message: "template added" => message: "for {templateInput.shareLocationIds}" => which no longer text can hold
+        message: "template added" => message: "for {$data.shareLocationIds}" => which no longer text can hold
+        message: "template added" => message: "for {$data.names}" => there is no `$data.names` in `Template`; correct the path
+        message: "template added" => message: "{$data.shareLocationId}" => there is no `$data.shareLocationId`
+        message: "template added" => message: "{$data}" => `message` has a value that never fits: `String` is expected
+        message: "template added" => message: "{$data.shareLocationIds}" => `String` is expected
+        message: "template added" => message: true => a text is expected
+        success: true, message: "template added" => success: "{$data.name}", message: "template added" => `Boolean` is expected
+        success: true, message: "template added" => success: "is {$uuid}", message: "template added" => `Boolean` is expected
+        success: true, message: "template added" => success: null, message: "template added" => a value is expected
         editTemplate(templateInput: EditTemplateInput!) => editTemplate(templateInput: AddTemplateInput!) => nothing gives `id` of the event
         addTemplate(templateInput: AddTemplateInput!) => addTemplate(templateInput: AddTemplateInput!, more: AddTemplateInput) => two inputs have
         "#,
     );
+}
+
+#[test]
+fn values_that_may_fit_are_let_through() {
+    let with = |data: &str| {
+        let to = format!("@publish(type: \"message.posted.v1\", data: {{ {data} }})");
+        edited(CHAT, "@publish(type: \"message.posted.v1\")", &to)
+    };
+    for data in [
+        "id: null",
+        "id: 7",
+        "id: \"{$uuid}\"",
+        "text: \"{room}\"",
+        "room: \"{$viewer.rooms}\"",
+        "text: \"{$viewer.id}: {text}\"",
+    ] {
+        assert_eq!(with(data), Vec::<String>::new(), "{data}");
+    }
+    let answer = |answer: &str| edited(TUTORIAL, "success: true, message: \"template added\"", answer);
+    for text in [
+        "success: true, message: \"{$data.id}\"",
+        "success: true, message: null",
+        "success: true, message: \"{templateInput.name} {$data.name}\"",
+    ] {
+        assert_eq!(answer(text), Vec::<String>::new(), "{text}");
+    }
+    assert_eq!(
+        edited(
+            TUTORIAL,
+            "template: \"{$data}\" })\n  \"Edits",
+            "template: { id: \"{$data.id}\", name: \"n\" } })\n  \"Edits"
+        ),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn update_needs_event_of_its_projection() {
+    let delivered = TUTORIAL.replace(
+        "@event(type: \"template.added.v1\")",
+        "@event(type: \"template.added.v1\") @event(type: \"template.edited.v1\")",
+    );
+    assert_eq!(problems(&delivered), Vec::<String>::new());
+    let found = problems(&delivered.replace(", \"template.edited.v1\"]", "]"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("`@projection` of `Template` lacks `template.edited.v1`"), "{found:?}");
+}
+
+#[test]
+fn problem_is_one_line() {
+    let found = edited(ORDERS, "user:{customerId}", "user:{customer\\nId}");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains(r"there is no `customer\nId` in `Order`"), "{found:?}");
+}
+
+#[test]
+fn overlapping_places_may_be_read() {
+    let read = edited(ORDERS, "customerId: ID!", "customer: Customer  customerId: ID!");
+    assert!(read.iter().all(|problem| problem.contains("no type `Customer`")), "{read:?}");
+    let read = edited(ORDERS, "customerId: ID!", "sameId: ID! @from(path: \"id\")  customerId: ID!");
+    assert_eq!(read, Vec::<String>::new());
+}
+
+#[test]
+fn mistakes_of_mutations_come_in_one_run() {
+    let text = r#"extend schema @interest(key: "user:{sub}")
+type Note @projection(key: "id", events: ["note.set"]) {
+  id: ID!  size: Int  tags: [String!]
+  first: String @from(path: "tags.first")
+}
+type Done { ok: Boolean!  text: String }
+type Mutation {
+  set(id: ID!, tags: [String!], size: Int): Done @allow(key: "user:{id}")
+    @publish(type: "note.set", data: { size: "big" }, answer: { ok: 1, text: "for {$data.tags} {$data.tag}" })
+  move(id: ID!): Note @publish(type: "note.moved", update: true)
+}
+type Subscription { moved: Note @event(type: "note.moved") @audience(keys: ["user:{id}"]) }
+"#;
+    let expected = [
+        "4:29: a mutation writes `first` to the place of another field of `Note`; read it from another path",
+        "9:38: `size` has a value that never fits: a whole number is expected; correct it",
+        "9:63: `$data.tags` is a list or an object, which no longer text can hold",
+        "9:63: `ok` has a value that never fits: true or false is expected; correct it",
+        "9:63: there is no `$data.tag` in `Note`; correct the path",
+        "10:38: `@projection` of `Note` lacks `note.moved`, so that no update shows; add it there",
+    ];
+    assert_eq!(problems(text), expected);
 }
 
 #[test]

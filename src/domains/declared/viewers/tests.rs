@@ -180,7 +180,8 @@ fn wrong_directories_are_refused() {
     );
     let json = r#"{"locations": [{"id": "1", "name": "a", "orgId": "o"}, {"id": 1, "name": "b", "orgId": "o"},
         {"id": "2"}, 7], "users": [{"id": "1", "type": "A"}, {"id": 1, "type": "a", "email": "E@x"},
-        {"email": "e@X"}, []]}"#;
+        {"email": "e@X"}, [], {"id": "a\u0007"}, {"id": "LONG"}]}"#;
+    let json = &json.replace("LONG", &"x".repeat(257));
     let expected = [
         "`locations`, row 2: its key is given twice",
         "`locations`, row 3: `name`: a value is expected",
@@ -189,6 +190,8 @@ fn wrong_directories_are_refused() {
         "`users`, row 3: it has no `id`",
         "`users`, row 3: its `email` is given twice",
         "`users`, row 4: it is no object",
+        "`users`, row 5: `id`: at most 256 bytes without control characters are expected",
+        "`users`, row 6: `id`: at most 256 bytes without control characters are expected",
     ];
     assert_eq!(problems(json), expected);
     assert!(matches!(Directory::parse("{", &rules), Err(DirectoryError::Malformed(_))));
