@@ -1,17 +1,22 @@
 //! The ports to a broker: [`Broker`] connects a pod, [`Publish`] sends events, [`Feed`] receives
 //! them.
 //!
-//! Adapters implement the ports: [`memory`] and, with the feature `pubsub`, `pubsub`. One contract
-//! suite tests them all (`tests/contract.rs`). The guarantee is at least once, in the order of each
-//! author. The reader drops repeats ([`crate::relay`]). Only [`open`] and the program's own
-//! commands may name an adapter; nothing else outside this folder may.
+//! Adapters implement the ports: [`memory`] and, with the features of the same names, `pubsub` and
+//! `postgres`. One contract suite tests them all (`tests/contract.rs`). The guarantee is at least
+//! once, in the order of each author. The reader drops repeats ([`crate::relay`]). Only [`open`]
+//! and the program's own commands may name an adapter; nothing else outside this folder may.
 
 #[doc(hidden)]
 pub mod memory;
 pub mod open;
+#[cfg(feature = "postgres")]
+#[doc(hidden)]
+pub mod postgres;
 #[cfg(feature = "pubsub")]
 #[doc(hidden)]
 pub mod pubsub;
+#[doc(hidden)]
+pub mod server;
 
 use std::{
     error::Error,

@@ -9,4 +9,5 @@ pub mod config;
 pub mod cure;
 pub mod doctor;
 pub mod emulator;
+pub mod postgres;
 pub mod surroundings;

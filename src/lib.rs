@@ -146,6 +146,9 @@ pub mod web;
 
 pub use async_graphql;
 
+#[cfg(feature = "postgres")]
+#[doc(inline)]
+pub use self::broker::postgres::Topic as PostgresTopic;
 #[cfg(feature = "pubsub")]
 #[doc(inline)]
 pub use self::broker::pubsub::Topic as PubSubTopic;

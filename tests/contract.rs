@@ -1,5 +1,5 @@
-//! Contract suite that every broker passes: what a [`Publish`] and a [`Feed`] promise, on `memory:`
-//! and on Google's emulator.
+//! Contract suite that every broker passes: what a [`Publish`] and a [`Feed`] promise, on
+//! `memory:`, on Google's emulator and on PostgreSQL.
 //!
 //! The suite tests what the relay relies on, and no more. No test may ever share a topic with
 //! another.
@@ -14,13 +14,16 @@ use std::{
 
 #[path = "support/emulator.rs"]
 mod emulator;
+#[path = "support/postgres.rs"]
+mod postgres_server;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use pubsub_relay::{
+    broker::postgres as postgresql,
     broker::pubsub::{PubSub, Settings},
     broker::{
-        Feed, FeedState, Publish, PublishError, Received,
+        Feed, FeedState, Order, Publish, PublishError, Received,
         memory::{LIMITS, Topic},
     },
     event::{Event, cloudevent::Undecodable},
@@ -50,6 +53,15 @@ macro_rules! contract {
                 }
             })+
         }
+
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(broker) = super::Broker::postgres(stringify!($case)).await {
+                    super::$case(broker).await;
+                }
+            })+
+        }
     };
 }
 
@@ -66,6 +78,11 @@ contract! {
     feed_hands_out_garbage_and_goes_on,
     deleted_feed_reopens_and_receives_missed_events,
     reopened_feed_has_new_generation_and_misses_nothing,
+    times_grow_with_the_order_of_events,
+    late_commit_is_not_slipped_under,
+    feed_overtaken_by_retention_opens_anew,
+    foreign_publisher_is_heard_at_its_commit,
+    held_lock_fails_publishers_with_its_cure,
 }
 
 async fn published_event_reaches_every_feed_unchanged(broker: Broker) {
@@ -203,8 +220,17 @@ async fn closed_feed_ends_and_leaves_nothing(broker: Broker) {
     receive(&mut *other, 2).await;
     timeout(PATIENCE, other.close()).await.expect("the feed closes");
     timeout(PATIENCE, publisher.flush()).await.expect("nothing is in flight");
-    if let Broker::PubSub(google) = &broker {
-        assert_eq!(google.subscriptions().await, Vec::<String>::new());
+    match &broker {
+        Broker::Memory(_) => {}
+        Broker::PubSub(google) => assert_eq!(google.subscriptions().await, Vec::<String>::new()),
+        Broker::Postgres(postgres) => {
+            drop(publisher);
+            let deadline = Instant::now() + PATIENCE;
+            while postgres.sessions().await > 0 {
+                assert!(Instant::now() < deadline, "sessions stay at the server");
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
     }
 }
 
@@ -234,6 +260,9 @@ async fn wait_for_next_event_can_be_cancelled(broker: Broker) {
 }
 
 async fn feed_hands_out_garbage_and_goes_on(broker: Broker) {
+    if let Broker::Postgres(postgres) = &broker {
+        return feed_of_table_hands_out_garbage(&broker, postgres).await;
+    }
     let Broker::PubSub(google) = &broker else {
         // The in-memory broker takes nothing but events
         return;
@@ -270,7 +299,37 @@ async fn feed_hands_out_garbage_and_goes_on(broker: Broker) {
     assert_eq!(receive(&mut *feed, 1).await[0].id, own.id);
 }
 
+async fn feed_of_table_hands_out_garbage(broker: &Broker, postgres: &Postgres) {
+    let mut feed = broker.open_feed("reader").await;
+    let sql = "insert into relay.events (id, source, type, time, content_type, data) values \
+               ('', '/f', 't', null, null, '{}'), ('1', '/f', 't', 'yesterday', null, '{}'), \
+               ('2', '/f', 't', null, 'text/plain', '{}'), ('3', '/f', 't', null, null, '{}')";
+    postgres.sql(sql).await;
+    let mut causes = Vec::new();
+    for _ in 0..3 {
+        let received = next(&mut *feed).await;
+        assert!(!received.message_id.is_empty(), "the log needs the message id");
+        causes.push(accept(received).unwrap_err().reason());
+    }
+    assert_eq!(causes, ["id", "time", "content_type"]);
+    assert_eq!(&*receive(&mut *feed, 1).await[0].id, "3");
+}
+
 async fn deleted_feed_reopens_and_receives_missed_events(broker: Broker) {
+    if let Broker::Postgres(postgres) = &broker {
+        let mut feed = broker.open_feed("reader").await;
+        let publisher = broker.publisher().await;
+        publisher.publish(&event(Some("1"), "before")).await.unwrap();
+        receive(&mut *feed, 1).await;
+        postgres
+            .sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'relay/reader' \
+                  and datname = current_database()")
+            .await;
+        let between = event(Some("1"), "between");
+        publisher.publish(&between).await.unwrap();
+        while accept(next(&mut *feed).await).unwrap().id != between.id {}
+        return;
+    }
     let Broker::PubSub(google) = &broker else {
         // No other program can delete a feed of the in-memory broker
         return;
@@ -299,19 +358,19 @@ async fn deleted_feed_reopens_and_receives_missed_events(broker: Broker) {
 }
 
 async fn reopened_feed_has_new_generation_and_misses_nothing(broker: Broker) {
-    let Broker::PubSub(google) = &broker else {
+    if let Broker::Memory(_) = &broker {
         // The in-memory broker never loses a feed
         return;
-    };
+    }
     let mut feed = broker.open_feed("reader").await;
     let publisher = broker.publisher().await;
-    let old = google.subscriptions().await;
+    let old = match &broker {
+        Broker::PubSub(google) => google.subscriptions().await,
+        _ => Vec::new(),
+    };
     let mut state = feed.state();
     let FeedState::Open(generation) = state.borrow_and_update().clone() else { panic!("the feed is open") };
-    assert!(
-        generation.starts_with("events.reader."),
-        "{generation}: heartbeats hold the name without the project"
-    );
+    assert!(generation.contains(".reader."), "{generation}: heartbeats hold the name without the project");
     feed.reopen().ask(&generation);
     let between = event(Some("1"), "between");
     publisher.publish(&between).await.unwrap();
@@ -323,11 +382,117 @@ async fn reopened_feed_has_new_generation_and_misses_nothing(broker: Broker) {
     // nothing
     feed.reopen().ask(&generation);
     let deadline = Instant::now() + PATIENCE;
-    while google.subscriptions().await.iter().any(|feed| old.contains(feed)) {
+    while let Broker::PubSub(google) = &broker
+        && google.subscriptions().await.iter().any(|feed| old.contains(feed))
+    {
         assert!(Instant::now() < deadline, "the old feed is still there");
         sleep(Duration::from_millis(20)).await;
     }
     assert!(is_new(&feed.state().borrow()));
+}
+
+async fn times_grow_with_the_order_of_events(broker: Broker) {
+    let mut feed = broker.open_feed("reader").await;
+    let publishers = [broker.publisher().await, broker.publisher().await];
+    let events: Vec<Event> = (0..100).map(|n| event(Some("1"), &n.to_string())).collect();
+    let calls =
+        events.iter().zip(publishers.iter().cycle()).map(|(event, publisher)| publisher.publish(event));
+    let (received, answers) = tokio::join!(receive(&mut *feed, events.len()), join_all(calls));
+    answers.into_iter().for_each(|answer| answer.unwrap());
+    if feed.order() == Order::Total {
+        assert!(received.is_sorted_by(|a, b| a.published < b.published), "{received:?}");
+    }
+}
+
+async fn late_commit_is_not_slipped_under(broker: Broker) {
+    let Broker::Postgres(postgres) = &broker else { return };
+    let (mut one, mut two) = (broker.open_feed("one").await, broker.open_feed("two").await);
+    let publisher = broker.publisher().await;
+    let mut other = postgres.client().await;
+    let open = other.transaction().await.unwrap();
+    open.execute("select relay.publish('late.v1', '{}', id => 'late')", &[]).await.unwrap();
+    for n in 0..20 {
+        // No publisher waits for the open transaction
+        let event = event(Some("1"), &n.to_string());
+        timeout(Duration::from_secs(2), publisher.publish(&event))
+            .await
+            .expect("nothing holds the topic")
+            .unwrap();
+    }
+    assert_eq!(receive(&mut *one, 20).await.len(), 20);
+    let published = async {
+        for n in 20..60 {
+            publisher.publish(&event(Some("1"), &n.to_string())).await.unwrap();
+        }
+    };
+    let (commit, ()) = tokio::join!(open.commit(), published);
+    commit.unwrap();
+    let (one, two) = (receive(&mut *one, 41).await, receive(&mut *two, 61).await);
+    assert_eq!(one, two[20..], "both feeds have one order");
+    assert!(one.iter().any(|event| &*event.id == "late"));
+}
+
+async fn feed_overtaken_by_retention_opens_anew(broker: Broker) {
+    let Broker::Postgres(postgres) = &broker else { return };
+    let mut feed = broker.open_feed("reader").await;
+    let publisher = broker.publisher().await;
+    let mut state = feed.state();
+    let FeedState::Open(generation) = state.borrow_and_update().clone() else { panic!("the feed is open") };
+    // As if events that this feed has not read were deleted
+    postgres.sql("update relay.topic set trimmed_to = relay.tick()").await;
+    let reason = timeout(PATIENCE, state.wait_for(|state| matches!(state, FeedState::Opening(Some(_)))));
+    let FeedState::Opening(Some(reason)) = reason.await.expect("the feed says so").unwrap().clone() else {
+        panic!()
+    };
+    assert!(reason.contains("deleted"), "{reason}");
+    let is_new = |state: &FeedState| matches!(state, FeedState::Open(new) if *new != generation);
+    timeout(PATIENCE, state.wait_for(is_new)).await.expect("the feed opens anew").unwrap();
+    publisher.publish(&event(Some("1"), "after")).await.unwrap();
+    assert_eq!(receive(&mut *feed, 1).await[0].data, "after");
+}
+
+async fn foreign_publisher_is_heard_at_its_commit(broker: Broker) {
+    let Broker::Postgres(postgres) = &broker else { return };
+    let mut feed = broker.open_feed("reader").await;
+    let mut foreign = postgres.client().await;
+    let rolled_back = foreign.transaction().await.unwrap();
+    rolled_back.execute("select relay.publish('never.v1', '{}')", &[]).await.unwrap();
+    rolled_back.rollback().await.unwrap();
+    let committed = foreign.transaction().await.unwrap();
+    let sql = "insert into relay.outbox (id, type, author, data) values ('f', 'foreign.v1', 'zowi', '{}')";
+    committed.execute(sql, &[]).await.unwrap();
+    assert!(timeout(Duration::from_millis(300), feed.next()).await.is_err(), "nothing is committed yet");
+    let began = SystemTime::now();
+    committed.commit().await.unwrap();
+    let [event] = &receive(&mut *feed, 1).await[..] else { panic!() };
+    assert_eq!((&*event.id, &*event.source, event.author.as_deref()), ("f", "/sql", Some("zowi")));
+    let published = event.published.unwrap();
+    assert!(published + Duration::from_millis(1) > began, "the time is that of the commit");
+    assert_eq!(event.time, published);
+    let left = foreign.query_one("select count(*) from relay.outbox", &[]).await.unwrap();
+    assert_eq!(left.get::<_, i64>(0), 0);
+    for bad in ["'', '{}'", "repeat('x', 257), '{}'", "E'a\\u0085', '{}'", "'t', ''"] {
+        let refused =
+            foreign.execute(&format!("insert into relay.outbox (type, data) values ({bad})"), &[]).await;
+        assert!(refused.is_err(), "{bad}: readers would refuse it");
+    }
+}
+
+async fn held_lock_fails_publishers_with_its_cure(broker: Broker) {
+    let Broker::Postgres(postgres) = &broker else { return };
+    let mut feed = broker.open_feed("reader").await;
+    let publisher = broker.publisher().await;
+    let mut holder = postgres.client().await;
+    let direct = holder.transaction().await.unwrap();
+    direct
+        .execute("insert into relay.events (id, source, type, data) values ('d', '/f', 't', '{}')", &[])
+        .await
+        .unwrap();
+    let refused = publisher.publish(&event(Some("1"), "{}")).await.unwrap_err();
+    assert!(refused.to_string().contains("outbox"), "{refused}");
+    direct.commit().await.unwrap();
+    publisher.publish(&event(Some("1"), "{}")).await.unwrap();
+    assert_eq!(receive(&mut *feed, 2).await.len(), 2);
 }
 
 #[tokio::test]
@@ -346,6 +511,7 @@ async fn own_emulator_serves_until_it_is_stopped() {
 enum Broker {
     Memory(Topic),
     PubSub(Google),
+    Postgres(Postgres),
 }
 
 impl Broker {
@@ -361,12 +527,24 @@ impl Broker {
         Some(Self::PubSub(Google { host, project: format!("contract-{}", &id[20..]) }))
     }
 
+    /// Returns a topic in a database of its own. Without PostgreSQL it prints the reason and
+    /// returns `None`.
+    async fn postgres(case: &str) -> Option<Self> {
+        let host = postgres_server::host(case).await?;
+        let database = format!("contract_{}", uuid::Uuid::now_v7().simple());
+        let admin = postgres_server::connect(&host, "postgres").await;
+        admin.batch_execute(&format!("create database {database}")).await.unwrap();
+        let topic = postgresql::Topic::parse(&format!("{host}/{database}")).unwrap();
+        Some(Self::Postgres(Postgres { host, topic }))
+    }
+
     /// Connects a publisher. Tests open a feed first: on the emulator the first feed creates the
     /// topic.
     async fn publisher(&self) -> Arc<dyn Publish> {
         match self {
             Self::Memory(topic) => Arc::new(topic.clone()),
             Self::PubSub(google) => google.connect("publisher").await.publisher(),
+            Self::Postgres(postgres) => Arc::new(postgres.open("publisher").publisher()),
         }
     }
 
@@ -375,11 +553,39 @@ impl Broker {
         let feed: Box<dyn Feed> = match self {
             Self::Memory(topic) => Box::new(topic.open_feed()),
             Self::PubSub(google) => Box::new(google.connect(pod).await.open_feed()),
+            Self::Postgres(postgres) => Box::new(postgres.open(pod).open_feed()),
         };
         let mut state = feed.state();
         let open = timeout(PATIENCE, state.wait_for(is_open)).await;
         open.unwrap_or_else(|_| panic!("still {:?}", feed.state().borrow())).expect("the feed exists");
         feed
+    }
+}
+
+/// Database of its own on a server of PostgreSQL.
+struct Postgres {
+    host: String,
+    topic: postgresql::Topic,
+}
+
+impl Postgres {
+    fn open(&self, pod: &str) -> postgresql::Postgres {
+        self.topic.open(pod, Duration::from_secs(600)).unwrap()
+    }
+
+    async fn client(&self) -> tokio_postgres::Client {
+        postgres_server::connect(&self.host, &self.topic.database).await
+    }
+
+    async fn sql(&self, sql: &str) {
+        self.client().await.batch_execute(sql).await.unwrap();
+    }
+
+    /// Returns the number of sessions that pods have at the server.
+    async fn sessions(&self) -> i64 {
+        let sql = "select count(*) from pg_stat_activity where application_name like 'relay/%' \
+                   and datname = current_database()";
+        self.client().await.query_one(sql, &[]).await.unwrap().get(0)
     }
 }
 

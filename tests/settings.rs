@@ -87,6 +87,10 @@ fn relay_reports_every_bad_setting_at_once() {
         ("RELAY_LISTEN", "localhost"),
         ("RELAY_ADMIN_LISTEN", ":9"),
         ("RELAY_BROKER", "kafka://x"),
+        ("RELAY_BROKER_USER", "me"),
+        ("RELAY_BROKER_PASSWORD", "text"),
+        ("RELAY_BROKER_PASSWORD_FILE", "/does/not/exist"),
+        ("RELAY_BROKER_CA_FILE", "/does/not/exist"),
         ("RELAY_PUBSUB_ENDPOINT", "http://example.com"),
         ("RELAY_POD", "Not A Name"),
         ("RELAY_AUTH", "none"),
@@ -129,6 +133,12 @@ fn relay_never_prints_secrets() {
         vec![("RELAY_JWT_SECRET_FILE", SECRET), ("RELAY_AUTH", "jwt")],
         vec![("RELAY_JWT_JWKS", SECRET), ("RELAY_AUTH", "jwt")],
         vec![("RELAY_AUTH", SECRET)],
+        vec![(
+            "RELAY_BROKER",
+            concat!("postgres://relay:", "never-print-this-secret-of-40-characters", "@db/shop"),
+        )],
+        vec![("RELAY_BROKER", "postgres://localhost/shop"), ("RELAY_BROKER_PASSWORD_FILE", SECRET)],
+        vec![("RELAY_BROKER", "postgres://localhost/"), ("RELAY_BROKER_PASSWORD", SECRET)],
         vec![("RELAY_JWT_SECRET", &SECRET[..31]), ("RELAY_AUTH", "jwt")],
     ];
     for variables in wrong {
@@ -141,6 +151,24 @@ fn relay_never_prints_secrets() {
 fn relay_refuses_demo_users_with_real_project() {
     let lines = refusal(&["--broker", "pubsub://shop-prod/relay"], &[]);
     assert!(matches!(&lines[..], [line] if line.starts_with("relay: RELAY_AUTH (--auth) ")), "{lines:#?}");
+}
+
+#[test]
+fn relay_refuses_demo_users_with_remote_server() {
+    let lines = refusal(&["--broker", "postgres://db.example.com/shop"], &[]);
+    assert!(matches!(&lines[..], [line] if line.starts_with("relay: RELAY_AUTH (--auth) ")), "{lines:#?}");
+}
+
+#[test]
+fn relay_prints_script_of_named_topic() {
+    let script = |variables: &[_]| text(&relay(&["schema", "--postgres"], variables).stdout);
+    assert!(script(&[]).contains("create table if not exists relay.events"));
+    let news = script(&[("RELAY_BROKER", "postgres://db/shop?topic=news")]);
+    assert!(
+        news.contains("create table if not exists news.events") && !news.contains("relay.events"),
+        "{news}"
+    );
+    refusal(&["schema", "--postgres"], &[("RELAY_BROKER", "pubsub://shop-prod/relay")]);
 }
 
 #[test]

@@ -144,8 +144,9 @@ fn architecture_names_existing_files() {
 
 #[test]
 fn foreign_crates_stay_in_their_rooms() {
-    let homes: [(&str, &[&str]); 7] = [
+    let homes: [(&str, &[&str]); 8] = [
         ("google_cloud_", &["broker"]),
+        ("tokio_postgres", &["broker"]),
         ("async_graphql", &["", "graphql", "web", "domains"]),
         ("axum", &["web"]),
         ("hyper", &["web"]),

@@ -6,11 +6,13 @@ use std::{sync::Arc, time::Duration};
 
 use thiserror::Error;
 
+#[cfg(feature = "postgres")]
+use super::postgres;
 #[cfg(feature = "pubsub")]
 use super::pubsub;
-use super::{Broker, Limits, memory};
+use super::{Broker, Limits, memory, server::Server};
 
-/// A broker, chosen by its URL: `memory:` or `pubsub://PROJECT/TOPIC`.
+/// A broker, chosen by its URL: `memory:`, `pubsub://PROJECT/TOPIC` or `postgres://HOST/DATABASE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BrokerUrl {
@@ -19,6 +21,9 @@ pub enum BrokerUrl {
     /// A topic of Cloud Pub/Sub.
     #[cfg(feature = "pubsub")]
     PubSub(pubsub::Topic),
+    /// A topic in a PostgreSQL database.
+    #[cfg(feature = "postgres")]
+    Postgres(postgres::Topic),
 }
 
 /// Why a text is not the URL of a broker. The text completes a sentence that begins with the
@@ -47,7 +52,12 @@ impl BrokerUrl {
         if let Some(topic) = url.strip_prefix("pubsub://") {
             return pubsub(topic).map_err(BrokerUrlError);
         }
-        Err(BrokerUrlError("is not a broker: write memory: or pubsub://PROJECT/TOPIC".to_owned()))
+        if let Some(topic) = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://")) {
+            return postgres(topic).map_err(BrokerUrlError);
+        }
+        Err(BrokerUrlError(
+            "is not a broker: write memory:, pubsub://PROJECT/TOPIC or postgres://HOST/DATABASE".to_owned(),
+        ))
     }
 
     /// Returns the limits of the broker.
@@ -57,6 +67,17 @@ impl BrokerUrl {
             Self::Memory => memory::LIMITS,
             #[cfg(feature = "pubsub")]
             Self::PubSub(_) => pubsub::LIMITS,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => postgres::LIMITS,
+        }
+    }
+
+    /// Returns the server of the broker, which takes a login; `None` for a broker without one.
+    pub const fn server(&mut self) -> Option<&mut Server> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(topic) => Some(&mut topic.server),
+            _ => None,
         }
     }
 
@@ -67,6 +88,8 @@ impl BrokerUrl {
             Self::Memory => Arc::new(memory::Topic::new(retention, bytes)),
             #[cfg(feature = "pubsub")]
             Self::PubSub(topic) => Arc::new(topic),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(topic) => Arc::new(topic),
         }
     }
 }
@@ -79,4 +102,14 @@ fn pubsub(topic: &str) -> Result<BrokerUrl, String> {
 #[cfg(not(feature = "pubsub"))]
 fn pubsub(_topic: &str) -> Result<BrokerUrl, String> {
     Err("names Pub/Sub, which this build lacks: enable the Cargo feature `pubsub`".to_owned())
+}
+
+#[cfg(feature = "postgres")]
+fn postgres(topic: &str) -> Result<BrokerUrl, String> {
+    postgres::Topic::parse(topic).map(BrokerUrl::Postgres)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres(_topic: &str) -> Result<BrokerUrl, String> {
+    Err("names PostgreSQL, which this build lacks: enable the Cargo feature `postgres`".to_owned())
 }

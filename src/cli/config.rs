@@ -64,6 +64,8 @@ pub enum Command {
     Schema(DomainFiles),
     /// Prints the definitions of the directives of schema files.
     Directives,
+    /// Prints the script that makes the tables of this topic in PostgreSQL.
+    Tables(String),
     /// Checks a schema file, and perhaps tries its rules.
     Check(Check),
     /// Checks that the pod of this environment is alive. This is the address of its `/livez`.
@@ -89,7 +91,9 @@ impl Command {
             Self::Serve(settings) | Self::Cluster { settings, .. } | Self::Doctor { settings, .. } => {
                 Some(settings)
             }
-            Self::Schema(_) | Self::Directives | Self::Check(_) | Self::Healthcheck(_) => None,
+            Self::Schema(_) | Self::Directives | Self::Tables(_) | Self::Check(_) | Self::Healthcheck(_) => {
+                None
+            }
         }
     }
 }
@@ -170,6 +174,7 @@ pub fn parse_from(
     let mut reader = Reader::new(flags, environment);
     let command = match name {
         "schema" if flags.get_flag("directives") => Command::Directives,
+        "schema" if flags.get_flag("postgres") => Command::Tables(settings::topic(&mut reader)),
         "schema" => Command::Schema(settings::domain_files(&mut reader)),
         "check" => Command::Check(check(flags, &reader)),
         "healthcheck" => healthcheck(&mut reader),

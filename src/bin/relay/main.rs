@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::Context as _;
 use pubsub_relay::{
-    broker::open::BrokerUrl,
+    broker::{open::BrokerUrl, postgres},
     cli::{
         cluster::{self, ClusterBroker},
         config::{self, Command, Questions, Settings},
@@ -54,6 +54,7 @@ fn main() -> ExitCode {
 fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
     let (mut settings, parts) = match command {
         Command::Schema(_) => return Ok(print(&domains.make(Duration::ZERO).1.sdl())),
+        Command::Tables(topic) => return Ok(print(&postgres::schema::script(&topic))),
         Command::Directives => return Ok(print(domain_factory::directives())),
         Command::Check(check) => {
             return Ok(match check::run(&check) {

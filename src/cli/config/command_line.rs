@@ -46,15 +46,7 @@ pub(super) fn command() -> Command {
                 )
                 .args(flags(Only::Doctor))
                 .after_long_help(settings_help(Some(Only::Doctor))),
-            Command::new("schema")
-                .about("Prints the GraphQL schema that clients see")
-                .arg(Arg::new(SCHEMA).long(SCHEMA).value_name("VALUE").help("The schema file, instead of RELAY_SCHEMA"))
-                .arg(
-                    Arg::new("directives")
-                        .long("directives")
-                        .action(ArgAction::SetTrue)
-                        .help("Prints the directives of schema files instead"),
-                ),
+            schema(),
             Command::new("check")
                 .about("Checks a schema file and prints what its fields cost; exits with 0 or 64")
                 .long_about(
@@ -75,6 +67,31 @@ pub(super) fn command() -> Command {
             Command::new("healthcheck")
                 .about("Checks that the pod of this environment is alive; exits with 0 or 1"),
         ])
+}
+
+/// Returns the `relay schema` command.
+fn schema() -> Command {
+    Command::new("schema")
+        .about("Prints the GraphQL schema that clients see")
+        .arg(
+            Arg::new(SCHEMA)
+                .long(SCHEMA)
+                .value_name("VALUE")
+                .help("The schema file, instead of RELAY_SCHEMA"),
+        )
+        .arg(
+            Arg::new("directives")
+                .long("directives")
+                .action(ArgAction::SetTrue)
+                .help("Prints the directives of schema files instead"),
+        )
+        .arg(
+            Arg::new("postgres")
+                .long("postgres")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("directives")
+                .help("Prints the SQL script of the topic's tables instead; RELAY_BROKER names the topic"),
+        )
 }
 
 /// Returns a flag of `relay check`.

@@ -19,10 +19,13 @@ use super::{
     table::{self as t, SETTINGS},
     value::{self, Mode, Parsed},
 };
-use crate::auth::{
-    self,
-    jwt::{self, Keys},
-    secret::Secret,
+use crate::{
+    auth::{
+        self,
+        jwt::{self, Keys},
+        secret::Secret,
+    },
+    broker::server::Password,
 };
 
 /// Environment of a process: names and values of its variables.
@@ -190,6 +193,21 @@ impl<'a> Reader<'a> {
         }
         let token = self.secret(inline, |raw| Ok(raw.as_encoded_bytes().to_vec()));
         self.secret(file, |path| fs::read(path)).or(token)
+    }
+
+    /// Returns the password at the broker, if there is one.
+    pub(super) fn password(&mut self) -> Option<Password> {
+        let [inline, file] = [&t::BROKER_PASSWORD, &t::BROKER_PASSWORD_FILE];
+        if self.is_given(inline) && self.is_given(file) {
+            self.refuse(file, &format!("cannot be set beside {inline}: unset one of them"));
+        }
+        let (setting, bytes) = match (self.raw(file), self.raw(inline)) {
+            (Some(path), _) => (file, fs::read(path)),
+            (None, Some(text)) => (inline, Ok(text.as_encoded_bytes().to_vec())),
+            (None, None) => return None,
+        };
+        let text = bytes.map_err(|problem| value::unreadable(&problem)).and_then(value::line);
+        text.map_err(|complaint| self.refuse(setting, &complaint)).ok().map(Password::new)
     }
 
     /// Returns a secret, if it is given and long enough. One final newline is not part of it, since

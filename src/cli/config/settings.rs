@@ -12,7 +12,7 @@ use std::{
 use super::{Setting, otel, reader::Reader, table as t, value};
 use crate::{
     auth,
-    broker::open::BrokerUrl,
+    broker::{open::BrokerUrl, postgres},
     budget::{self, memory},
     hub::window::{Bounds, MARGIN},
     pod::{self, Drain},
@@ -97,6 +97,7 @@ pub(super) fn one_pod(reader: &mut Reader<'_>) -> Settings {
     if let BrokerUrl::PubSub(topic) = &mut broker {
         topic.endpoint = endpoint;
     }
+    login(reader, &mut broker);
     let pod = match reader.is_given(&t::POD) {
         true => reader.optional(&t::POD, value::pod),
         false => reader.optional(&t::POD_NAME, value::pod),
@@ -108,6 +109,12 @@ pub(super) fn one_pod(reader: &mut Reader<'_>) -> Settings {
     if let Err(complaint) = settings.pod.broker.check_pod(&settings.pod.name) {
         reader.refuse(&t::BROKER, &complaint);
     }
+    if settings.broker.server().is_some_and(|server| !server.is_loopback()) && reader.is_demo() {
+        reader.refuse(
+            &t::AUTH,
+            "demo accepts every client and is refused with a broker on another machine: set it to jwt",
+        );
+    }
     if let BrokerUrl::PubSub(topic) = &settings.broker {
         settings.telemetry.project = Some(topic.project.clone());
         if topic.emulator.is_none() && !reader.is_given(&t::EMULATOR_HOST) && reader.is_demo() {
@@ -118,6 +125,32 @@ pub(super) fn one_pod(reader: &mut Reader<'_>) -> Settings {
         }
     }
     settings
+}
+
+/// Reads the name of the topic in PostgreSQL, for the script that makes its tables.
+pub(super) fn topic(reader: &mut Reader<'_>) -> String {
+    match reader.optional(&t::BROKER, value::broker) {
+        Some(BrokerUrl::Postgres(topic)) => topic.name,
+        Some(_) => {
+            reader.refuse(&t::BROKER, "is not PostgreSQL: write postgres://HOST/DATABASE, or unset it");
+            String::new()
+        }
+        None => postgres::TOPIC.to_owned(),
+    }
+}
+
+/// Reads the login at the broker, if the broker is a server.
+fn login(reader: &mut Reader<'_>, broker: &mut BrokerUrl) {
+    let all = [&t::BROKER_USER, &t::BROKER_PASSWORD, &t::BROKER_PASSWORD_FILE, &t::BROKER_CA_FILE];
+    let Some(server) = broker.server() else {
+        for setting in all.into_iter().filter(|setting| reader.is_given(setting)).collect::<Vec<_>>() {
+            reader.refuse(setting, "is of no use with this broker: unset it, or correct RELAY_BROKER");
+        }
+        return;
+    };
+    server.login.user = reader.optional(&t::BROKER_USER, value::text);
+    server.login.password = reader.password();
+    server.login.ca_file = reader.optional(&t::BROKER_CA_FILE, value::readable_file);
 }
 
 /// Reads the settings that all commands with pods share. Name and addresses are placeholders.

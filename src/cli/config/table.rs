@@ -46,10 +46,38 @@ pub(super) static POD_NAME: Setting = Setting::new(
 pub(super) static BROKER: Setting = Setting::new(
     "RELAY_BROKER",
     Is("memory:"),
-    Form("memory: or pubsub://PROJECT/TOPIC"),
+    Form("memory:, pubsub://PROJECT/TOPIC or postgres://HOST/DATABASE"),
     "broker that carries the events; memory: stays within the process",
 )
 .flag("broker")
+.only(Only::Serve);
+pub(super) static BROKER_USER: Setting = Setting::new(
+    "RELAY_BROKER_USER",
+    Says("relay"),
+    Form("text"),
+    "user at a broker that is a server, such as PostgreSQL",
+)
+.only(Only::Serve);
+pub(super) static BROKER_PASSWORD: Setting = Setting::new(
+    "RELAY_BROKER_PASSWORD",
+    Says("none"),
+    Form("text"),
+    "password of that user; a file is better",
+)
+.only(Only::Serve);
+pub(super) static BROKER_PASSWORD_FILE: Setting = Setting::new(
+    "RELAY_BROKER_PASSWORD_FILE",
+    Says("none"),
+    Form("file"),
+    "file with the password; one final newline is not part of it",
+)
+.only(Only::Serve);
+pub(super) static BROKER_CA_FILE: Setting = Setting::new(
+    "RELAY_BROKER_CA_FILE",
+    Says("the system's authorities"),
+    Form("PEM file"),
+    "certificate authorities that may sign the server's certificate",
+)
 .only(Only::Serve);
 pub(super) static EMULATOR_HOST: Setting = Setting::new(
     "PUBSUB_EMULATOR_HOST",
@@ -354,7 +382,18 @@ pub(super) static OTEL_DISABLED: Setting = Setting::new(
 /// All settings, in the order of the help and of `docs/CONFIG.md`.
 pub static SETTINGS: &[Concern] = &[
     Concern { title: "Addresses and name", settings: &[&LISTEN, &PORT, &ADMIN_LISTEN, &POD, &POD_NAME] },
-    Concern { title: "Broker", settings: &[&BROKER, &EMULATOR_HOST, &PUBSUB_ENDPOINT] },
+    Concern {
+        title: "Broker",
+        settings: &[
+            &BROKER,
+            &BROKER_USER,
+            &BROKER_PASSWORD,
+            &BROKER_PASSWORD_FILE,
+            &BROKER_CA_FILE,
+            &EMULATOR_HOST,
+            &PUBSUB_ENDPOINT,
+        ],
+    },
     Concern { title: "Cluster", settings: &[&PODS, &FIRST_PORT, &CLOUDSDK_ROOT_DIR, &PATH] },
     Concern {
         title: "Access",

@@ -158,10 +158,21 @@ pub(super) fn unreadable(problem: &std::io::Error) -> String {
     format!("names a file that cannot be read ({problem}): check path and permissions")
 }
 
-pub(super) fn secret(bytes: Vec<u8>) -> Parsed<Secret> {
-    let text = String::from_utf8(bytes)
+/// Returns the text of a secret without one final newline, since editors add one.
+pub(super) fn line(bytes: Vec<u8>) -> Parsed<String> {
+    let mut text = String::from_utf8(bytes)
         .map_err(|_| "is not UTF-8: give a secret of text, such as base64".to_owned())?;
-    let text = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+pub(super) fn secret(bytes: Vec<u8>) -> Parsed<Secret> {
+    let text = line(bytes)?;
     match text.len() >= SECRET_BYTES {
         true => Ok(Secret::new(text)),
         false => Err(format!("is too short a secret: give {SECRET_BYTES} bytes or more")),

@@ -69,7 +69,11 @@ pub(super) async fn examine(
     stop: &CancellationToken,
 ) -> io::Result<()> {
     let Some(topic) = &checks.topic else {
-        return report.add("topic", &verdict::memory(checks.in_kubernetes));
+        let finding = match checks.pod.broker.system() {
+            "memory" => verdict::memory(checks.in_kubernetes),
+            other => Finding::skipped(format!("the broker is {other}; only Pub/Sub is checked")),
+        };
+        return report.add("topic", &finding);
     };
     let verdict = Verdict { topic, orphan_after: checks.pod.orphan_after };
     let checkup = match Checkup::connect(topic.clone()).await {
