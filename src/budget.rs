@@ -81,6 +81,15 @@ const OPERATIONS_OF_USER: usize = 16;
 /// Most distinct operations of one user. Each is charged at least its part of the user's share.
 const MAX_OPERATIONS_OF_USER: usize = 1_000;
 
+/// Part of the memory for what waits for connections, as a divisor.
+const QUEUES: usize = 4;
+
+/// Largest share that one user has of that pool, in send queues.
+const QUEUES_OF_USER: usize = 8;
+
+/// Bytes of the send queue of one connection, by default.
+const QUEUE_BYTES: usize = 256 << 10;
+
 /// Pools of one pod. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Budget {
@@ -90,14 +99,17 @@ pub struct Budget {
     pub answers: Pool,
     /// Pool of the distinct operations that have watchers.
     pub operations: Pool,
+    /// Pool of what waits for connections.
+    pub queues: Pool,
     /// Rates of the events that users publish.
     pub rates: Arc<Rates>,
 }
 
 impl Budget {
-    /// Creates the ledger of a pod, with nothing charged.
+    /// Creates the ledger of a pod, with nothing charged. The send queue of a connection has
+    /// `queue_bytes`.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings, queue_bytes: usize) -> Self {
         let Settings { memory, answer_bytes, user_event_rate, user_event_bytes } = settings;
         let pool = memory / ANSWERS;
         // A user may hold one answer, whatever the memory.
@@ -106,7 +118,8 @@ impl Budget {
         let answers = Pool::new("answers", pool.max(share), share);
         let pool = memory / OPERATIONS;
         let operations = Pool::new("operations", pool, pool / OPERATIONS_OF_USER);
-        Self { answer_bytes, answers, operations, rates }
+        let queues = Pool::new("queues", memory / QUEUES, queue_bytes.saturating_mul(QUEUES_OF_USER));
+        Self { answer_bytes, answers, operations, queues, rates }
     }
 
     /// Registers the metrics of all pools.
@@ -127,7 +140,7 @@ impl Budget {
     }
 
     fn pools(&self) -> Arc<[Pool]> {
-        [self.answers.clone(), self.operations.clone()].into()
+        [self.answers.clone(), self.operations.clone(), self.queues.clone()].into()
     }
 
     /// Charges a distinct operation of this many bytes to the user. Returns `None` if the user's
@@ -141,7 +154,7 @@ impl Budget {
 
 impl Default for Budget {
     fn default() -> Self {
-        Self::new(Settings::default())
+        Self::new(Settings::default(), QUEUE_BYTES)
     }
 }
 
@@ -162,7 +175,8 @@ mod tests {
 
     #[test]
     fn user_holds_one_answer_at_least() {
-        let budget = Budget::new(Settings { memory: 16 << 20, answer_bytes: 8 << 20, ..Settings::default() });
+        let settings = Settings { memory: 16 << 20, answer_bytes: 8 << 20, ..Settings::default() };
+        let budget = Budget::new(settings, 256 << 10);
         assert!(budget.answers.try_charge(&"a".into(), 8 << 20).is_some());
     }
 }

@@ -6,11 +6,13 @@
 //! event is missing or repeated between a replay and the live events after it.
 
 mod delivery_log;
+mod dispatch;
 pub mod index;
 mod relayed;
 pub mod replay;
 pub mod send_queue;
 mod shared;
+mod turns;
 pub mod watcher;
 mod watching;
 pub mod window;
@@ -21,12 +23,14 @@ use std::{
 };
 
 use opentelemetry::{KeyValue, metrics::Meter};
+use smallvec::SmallVec;
 use tokio::{sync::watch, time::Instant};
 
 use self::{
     delivery_log::DeliveryLog,
     index::Index,
     shared::{Counts, FEED_LOST, Shared, State, WINDOW_EXCEEDED},
+    turns::{Sharing, Turns},
     watcher::Watcher,
     window::{Bounds, Window},
 };
@@ -34,12 +38,13 @@ pub use self::{
     delivery_log::{Answer, DeliveryRecord},
     relayed::{Relayed, Render},
     replay::{Replay, Step},
-    send_queue::{Deliveries, Delivery, Rendered, SendQueue},
+    send_queue::{Deliveries, Delivery, Overflow, Rendered, SendQueue},
     watcher::Watch,
     watching::Watching,
 };
 use crate::{
     audience::Viewer,
+    budget::Budget,
     cursor::{BadCursor, ClientCursor, Cursor, Source},
     domain::Fact,
     event::Event,
@@ -68,8 +73,21 @@ impl Hub {
             state,
             caught_up: watch::Sender::new(false),
             counts: Counts::default(),
+            turns: Turns::default(),
+            queues: Budget::default().queues,
             delivery_log: OnceLock::new(),
         }))
+    }
+
+    /// Charges what waits for connections to this ledger, instead of one of its own. Must be called
+    /// before the hub is cloned.
+    ///
+    /// # Panics
+    /// The hub has been cloned.
+    #[must_use]
+    pub fn with_budget(mut self, budget: &Budget) -> Self {
+        Arc::get_mut(&mut self.0).expect("the hub is not shared yet").queues = budget.queues.clone();
+        self
     }
 
     /// Registers the metrics of the window's content, of resumed watchers and of gap notices.
@@ -208,21 +226,24 @@ impl Hub {
     }
 
     /// Keeps the event for replay. If the event is news, puts it once into the send queue of every
-    /// watcher that it is for. Returns the number of these watchers. Calls must not overlap, or the
-    /// order of events would be lost.
+    /// watcher that it is for. Users with many operations receive it later, in turns. Returns the
+    /// number of these watchers. Calls must not overlap, or the order of events would be lost.
     pub async fn dispatch(&self, event: Event, fact: Fact, is_news: bool) -> usize {
         let Some((relayed, mut watchers)) = self.keep_and_match(event, fact, is_news) else { return 0 };
-        for sharing in by_operation(&mut watchers) {
-            let Some(payload) = sharing[0].operation.render(&relayed).await else { continue };
-            let result = Arc::new(Rendered::live(&relayed, payload));
-            for watcher in sharing {
-                watcher.deliver(result.clone());
-            }
-            if let Some(delivery_log) = self.0.delivery_log.get() {
-                delivery_log.dispatched(&relayed, sharing);
+        let matched = watchers.len();
+        let sharing: SmallVec<[Sharing<'_>; 1]> = by_operation(&mut watchers).collect();
+        let waiting = self.0.turns.take(&sharing);
+        for group in &sharing {
+            if waiting.is_empty() {
+                self.0.deliver(&relayed, group).await;
+            } else {
+                let is_now = |watcher: &&Arc<Watcher>| !waiting.contains_key(&watcher.viewer.user);
+                let group: Vec<_> = group.iter().filter(is_now).cloned().collect();
+                self.0.deliver(&relayed, &group).await;
             }
         }
-        watchers.len()
+        self.0.wait(&relayed, waiting);
+        matched
     }
 
     /// Switches the delivery log on, so that [`explain`](Self::explain) has records.
@@ -305,7 +326,7 @@ fn position(event: &Event) -> Cursor {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, sync::LazyLock};
 
     use async_trait::async_trait;
     use bytes::Bytes;
@@ -344,11 +365,12 @@ mod tests {
     }
 
     fn watch(hub: &Hub, id: u64, viewer: &Arc<Viewer>, send_queue: &Arc<SendQueue>) -> Watching {
+        static OPERATION: LazyLock<Arc<Echo>> = LazyLock::new(|| Arc::new(Echo));
         hub.watch(Watch {
             id,
             field: "f".into(),
             viewer: viewer.clone(),
-            operation: Arc::new(Echo),
+            operation: OPERATION.clone(),
             send_queue: send_queue.clone(),
         })
     }

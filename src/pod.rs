@@ -100,13 +100,13 @@ impl Pod {
         let health = Health::new(feed.state(), membership.clone(), stop.unready.clone());
         health.observe(&meter);
         let retention = settings.retention();
-        let hub = Hub::new(&messaging.topic, settings.window, retention.began);
+        let budget = Budget::new(settings.budget, settings.web.queue_bytes);
+        budget.observe(&meter);
+        let hub = Hub::new(&messaging.topic, settings.window, retention.began).with_budget(&budget);
         hub.observe(&meter);
         if settings.web.debug_token.is_some() {
             hub.follow_events();
         }
-        let budget = Budget::new(settings.budget);
-        budget.observe(&meter);
         let relay =
             Relay::new(domain.clone(), hub.clone(), membership.clone(), retention, messaging.clone(), &meter)
                 .with_rates(budget.rates.clone());

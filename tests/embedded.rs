@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::Stream;
+use futures_util::{SinkExt as _, Stream, StreamExt as _};
 use pubsub_relay::{
     Audience, Broker, Domain, Drained, Error, Event, Fact, Identity, Interests, Pod, PodSettings, Unreadable,
     Viewer,
@@ -27,7 +27,12 @@ use pubsub_relay::{
 use serde_json::json;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep, timeout},
+    task::JoinSet,
+    time::{Instant, interval, sleep, timeout},
+};
+use tokio_tungstenite::{
+    connect_async,
+    tungstenite::{Message, client::IntoClientRequest as _},
 };
 
 const LIMITS: Limits = Limits { payload_bytes: 1_000, least_retention: Duration::from_secs(60) };
@@ -249,4 +254,79 @@ async fn start_fails_with_the_brokers_own_words() {
     let settings = PodSettings::local("", ([127, 0, 0, 1], 0).into(), Arc::new(Notebook::default()));
     let error = Pod::start(settings, Arc::new(Letters), api).await.err().unwrap();
     assert_eq!(error.to_string(), "needs pods with names");
+}
+
+/// Subscribes to this many distinct operations on a WebSocket of its own, and reads all that comes.
+async fn crowd(pod: &Pod, user: &str, numbers: std::ops::Range<usize>, readers: &mut JoinSet<()>) {
+    let mut request = format!("ws://{}/graphql", pod.address()).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "graphql-transport-ws".parse().unwrap());
+    let (mut socket, _) = connect_async(request).await.unwrap();
+    let init = json!({ "type": "connection_init", "payload": { "token": user } });
+    socket.send(Message::text(init.to_string())).await.unwrap();
+    for number in numbers {
+        let payload = json!({ "query": format!("subscription {{ x{number}: letterSent }}") });
+        let message = json!({ "id": number.to_string(), "type": "subscribe", "payload": payload });
+        socket.send(Message::text(message.to_string())).await.unwrap();
+    }
+    readers.spawn(async move { while let Some(Ok(_)) = socket.next().await {} });
+}
+
+/// Returns the number of subscriptions that run.
+async fn watchers(pod: &Pod) -> usize {
+    let text = reqwest::get(url(pod, "metrics")).await.unwrap().text().await.unwrap();
+    let series = text.lines().filter(|line| line.starts_with("relay_watchers{"));
+    series.map(|line| line.rsplit_once(' ').unwrap().1.parse::<usize>().unwrap()).sum()
+}
+
+/// Publishes this many letters, 20 each second, however late they arrive. Returns the time that
+/// each took to a reader, sorted.
+async fn latencies(broker: &Notebook, reader: &mut reqwest::Response, count: usize) -> Vec<Duration> {
+    let sent = Mutex::new(Vec::new());
+    let publish = async {
+        let mut ticks = interval(Duration::from_millis(50));
+        for _ in 0..count {
+            ticks.tick().await;
+            let data = bytes::Bytes::from_static(b"\"a\"");
+            let event = Event::new("/test".into(), "letter.sent.v1", Some("bob".into()), data);
+            sent.lock().unwrap().push(Instant::now());
+            broker.publish(&event).await.unwrap();
+        }
+    };
+    let read = async {
+        let (mut text, mut latencies) = (String::new(), Vec::new());
+        while latencies.len() < count {
+            let chunk = timeout(PATIENCE, reader.chunk()).await.expect("a letter in time");
+            text.push_str(std::str::from_utf8(&chunk.unwrap().expect("it goes on")).unwrap());
+            for _ in latencies.len()..text.matches(r#"{"letterSent":"a"}"#).count() {
+                latencies.push(sent.lock().unwrap()[latencies.len()].elapsed());
+            }
+        }
+        latencies
+    };
+    let mut latencies = tokio::join!(publish, read).1;
+    latencies.sort_unstable();
+    latencies
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_user_delays_no_other_user() {
+    let broker = Notebook::default();
+    let pod = start("pod", &broker).await;
+    let mut reader = operation(&pod, "ann", "subscription { letterSent }").await;
+    read_until(&mut reader, ":").await;
+    let alone = latencies(&broker, &mut reader, 20).await;
+    let mut readers = JoinSet::new();
+    for n in 0..8 {
+        crowd(&pod, "carla", n * 62..(n + 1) * 62, &mut readers).await;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while watchers(&pod).await < 8 * 62 + 1 {
+        assert!(Instant::now() < deadline, "{} subscriptions run", watchers(&pod).await);
+        sleep(Duration::from_millis(50)).await;
+    }
+    let beside = latencies(&broker, &mut reader, 160).await;
+    let (before, after) = (alone[10], beside[80]);
+    println!("median {before:?} alone, {after:?} beside a busy user, {:?} at most", beside[159]);
+    // A machine that also compiles delays the pod itself.
+    assert!(after < 3 * before + Duration::from_millis(50), "{before:?} {after:?}");
 }

@@ -105,7 +105,7 @@ impl DeliveryLog {
     pub(super) fn dispatched(&self, relayed: &Relayed, watchers: &[Arc<Watcher>]) {
         let mut records = self.records();
         for watcher in watchers {
-            let answer = if watcher.send_queue.overflowed() { Answer::QueueFull } else { Answer::Told };
+            let answer = watcher.send_queue.overflowed().map_or(Answer::Told, |_| Answer::QueueFull);
             records.add(&relayed.position.event, &watcher.viewer.user, answer);
         }
     }

@@ -28,6 +28,10 @@ use crate::cursor::{ClientCursor, Cursor, Source};
 /// Pause of a replay before it looks again for history that may still come.
 const HISTORY_PAUSE: Duration = Duration::from_millis(250);
 
+/// Longest time that a replay renders without a pause for other tasks. A batch of one replay could
+/// keep a thread for long.
+const SLICE: Duration = Duration::from_millis(2);
+
 /// Replay of one watcher that has not caught up with the feed.
 pub struct Replay {
     shared: Arc<Shared>,
@@ -64,6 +68,7 @@ impl Replay {
     /// Must not be called again after [`Step::Live`].
     pub async fn step(&mut self) -> Step {
         loop {
+            let mut began = Instant::now();
             while let Some(relayed) = self.pending.front() {
                 if let Some(payload) = self.watch.operation.render_again(relayed).await {
                     if let Some(delivery_log) = self.shared.delivery_log.get() {
@@ -73,6 +78,10 @@ impl Replay {
                     self.rendered.push(Delivery { watcher: self.watch.id, result });
                 }
                 self.pending.pop_front();
+                if began.elapsed() >= SLICE {
+                    yield_now().await;
+                    began = Instant::now();
+                }
             }
             if !self.rendered.is_empty() {
                 return Step::Deliveries(mem::take(&mut self.rendered));

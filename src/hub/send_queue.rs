@@ -70,6 +70,15 @@ impl Rendered {
     }
 }
 
+/// Why a send queue accepts nothing more, so that its connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// The connection did not take its deliveries in time.
+    Slow,
+    /// The results for its user take more time than there is.
+    Behind,
+}
+
 /// Send queue of one connection, bounded in bytes.
 #[derive(Debug)]
 pub struct SendQueue {
@@ -84,7 +93,7 @@ struct Queue {
     bytes: usize,
     /// Time since which the queue has been above its limit.
     above_since: Option<Instant>,
-    overflowed: bool,
+    overflow: Option<Overflow>,
     /// Waker of the connection, if it waits. It is woken once: what is pushed while it wakes up
     /// costs no more than its place in the queue.
     waiter: Option<Waker>,
@@ -105,19 +114,32 @@ impl SendQueue {
     /// accepts no further delivery.
     pub fn push(&self, delivery: Delivery) {
         let mut queue = self.queue();
-        if queue.overflowed {
+        if queue.overflow.is_some() {
             return;
         }
         queue.bytes += delivery.result.payload.len() + OVERHEAD;
         // A single delivery always fits: a client that has read everything is not slow, however
         // large the event.
         if queue.bytes > self.limit && !queue.deliveries.is_empty() && queue.is_too_much(self.limit) {
-            queue.overflowed = true;
-            (queue.deliveries, queue.bytes) = (Deliveries::new(), 0);
+            queue.end(Overflow::Slow);
         } else {
             queue.deliveries.push(delivery);
         }
-        let waiter = if queue.overflowed || !queue.only_overflow { queue.waiter.take() } else { None };
+        let is_due = queue.overflow.is_some() || !queue.only_overflow;
+        let waiter = if is_due { queue.waiter.take() } else { None };
+        drop(queue);
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
+    }
+
+    /// Empties the queue and ends its connection for this reason. The first reason counts.
+    pub(super) fn end(&self, overflow: Overflow) {
+        let mut queue = self.queue();
+        if queue.overflow.is_none() {
+            queue.end(overflow);
+        }
+        let waiter = queue.waiter.take();
         drop(queue);
         if let Some(waiter) = waiter {
             waiter.wake();
@@ -140,25 +162,32 @@ impl SendQueue {
     /// Polls for the same as [`changed`](Self::changed), without a future that would need memory.
     pub fn poll_changed(&self, cx: &Context<'_>) -> Poll<()> {
         let mut queue = self.queue();
-        let is_due = !queue.deliveries.is_empty() || queue.overflowed;
+        let is_due = !queue.deliveries.is_empty() || queue.overflow.is_some();
         queue.wait_unless(is_due, false, cx)
     }
 
     /// Waits until the queue has overflowed, while the connection is busy writing. Cancel-safe. It
     /// replaces [`changed`](Self::changed): only one of the two may wait at a time.
-    pub async fn overflow(&self) {
+    pub async fn overflow(&self) -> Overflow {
         poll_fn(|cx| {
             let mut queue = self.queue();
-            let is_due = queue.overflowed;
-            queue.wait_unless(is_due, true, cx)
+            match queue.overflow {
+                Some(overflow) => Poll::Ready(overflow),
+                None => queue.wait_unless(false, true, cx).map(|()| Overflow::Slow),
+            }
         })
-        .await;
+        .await
     }
 
-    /// Returns whether the queue has overflowed: its connection is too slow and must end.
+    /// Returns why the queue has overflowed, if it has: its connection must end.
     #[must_use]
-    pub fn overflowed(&self) -> bool {
-        self.queue().overflowed
+    pub fn overflowed(&self) -> Option<Overflow> {
+        self.queue().overflow
+    }
+
+    /// Returns whether a delivery to the queue may be of use.
+    pub(super) fn is_used(&self) -> bool {
+        self.watchers() > 0 && self.overflowed().is_none()
     }
 
     /// Returns the bytes that wait.
@@ -187,6 +216,12 @@ impl SendQueue {
 }
 
 impl Queue {
+    /// Empties the queue for good.
+    fn end(&mut self, overflow: Overflow) {
+        self.overflow = Some(overflow);
+        (self.deliveries, self.bytes) = (Deliveries::new(), 0);
+    }
+
     /// Returns whether the queue is above `limit` for too long, or by too much.
     fn is_too_much(&mut self, limit: usize) -> bool {
         let now = Instant::now();
@@ -233,7 +268,7 @@ mod tests {
         for _ in 0..9 {
             send_queue.push(delivery(800));
         }
-        assert!(!send_queue.overflowed());
+        assert!(send_queue.overflowed().is_none());
         send_queue.push(delivery(800));
         send_queue.overflow().await;
         send_queue.changed().await;
@@ -247,12 +282,12 @@ mod tests {
         let send_queue = SendQueue::new(1_000);
         for _ in 0..3 {
             send_queue.push(delivery(5_000));
-            assert!(!send_queue.overflowed());
+            assert!(send_queue.overflowed().is_none());
             assert_eq!(send_queue.take().len(), 1);
         }
         send_queue.push(delivery(9_000));
         send_queue.push(delivery(1));
-        assert!(send_queue.overflowed(), "a second delivery overflows it");
+        assert!(send_queue.overflowed().is_some(), "a second delivery overflows it");
     }
 
     #[tokio::test(start_paused = true)]
@@ -271,9 +306,9 @@ mod tests {
             send_queue.push(delivery(800));
         }
         tokio::time::advance(PATIENCE).await;
-        assert!(!send_queue.overflowed());
+        assert!(send_queue.overflowed().is_none());
         send_queue.push(delivery(1));
-        assert!(send_queue.overflowed());
+        assert!(send_queue.overflowed().is_some());
     }
 
     #[tokio::test]

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, atomic::AtomicU64};
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{delivery_log::DeliveryLog, index::Index, window::Window};
-use crate::cursor::Cursor;
+use super::{delivery_log::DeliveryLog, index::Index, turns::Turns, window::Window};
+use crate::{budget::Pool, cursor::Cursor};
 
 /// Reason of a gap: the topic no longer has the events that it took while the feed was away.
 pub(super) const FEED_LOST: &str = "FEED_LOST";
@@ -18,6 +18,9 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     pub(super) caught_up: watch::Sender<bool>,
     pub(super) counts: Counts,
+    pub(super) turns: Turns,
+    /// Pool of what waits for connections.
+    pub(super) queues: Pool,
     /// Delivery log, once [`Hub::follow_events`] has switched it on.
     pub(super) delivery_log: OnceLock<DeliveryLog>,
 }

@@ -2,6 +2,8 @@
 //!
 //! The first reason counts. It must never name a client: reasons become labels of metrics.
 
+use crate::hub::Overflow;
+
 /// Reason for the end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -21,6 +23,8 @@ pub enum End {
     Expired,
     /// The client did not read its deliveries in time. It may reconnect.
     Slow,
+    /// The results of the user's many subscriptions took too long. The client may reconnect.
+    Behind,
     /// The pod had no room for the connection. The client may reconnect.
     Full,
     /// The pod had no room for another connection from this address. The client may reconnect.
@@ -42,6 +46,7 @@ impl End {
             Self::Malformed(_) => "malformed",
             Self::Expired => "expired",
             Self::Slow => "slow",
+            Self::Behind => "behind",
             Self::Full => "full",
             Self::Crowded => "crowded",
             Self::Drained => "drained",
@@ -55,7 +60,17 @@ impl End {
             Self::Crowded => "connections_per_address",
             Self::TooBig => "message",
             Self::Slow => "queue",
+            Self::Behind => "turns",
             _ => return None,
         })
+    }
+}
+
+impl From<Overflow> for End {
+    fn from(overflow: Overflow) -> Self {
+        match overflow {
+            Overflow::Slow => Self::Slow,
+            Overflow::Behind => Self::Behind,
+        }
     }
 }

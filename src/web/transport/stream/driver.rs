@@ -221,7 +221,7 @@ impl Stream {
                     Ready::Lost => return End::Lost,
                 },
                 () = self.send_queue.changed(), if !self.is_due => self.is_due = true,
-                () = self.send_queue.overflow(), if self.is_due => return End::Slow,
+                overflow = self.send_queue.overflow(), if self.is_due => return overflow.into(),
                 progress = poll_fn(|cx| self.running.poll(cx, !is_writing)), if may_finish => {
                     self.on_progress(progress);
                 }
@@ -351,6 +351,9 @@ const fn interruption(end: &End) -> Option<(Code, &'static str)> {
         End::Drained => Some((Code::LimitReached, DRAINING)),
         End::Expired => Some((Code::Unauthenticated, "the token has expired")),
         End::Slow => Some((Code::LimitReached, "the results were not read in time; connect again")),
+        End::Behind => {
+            Some((Code::LimitReached, "too many distinct subscriptions; run fewer and connect again"))
+        }
         _ => None,
     }
 }

@@ -223,8 +223,8 @@ impl Connection {
     /// Writes everything that waits, together.
     async fn deliver(&mut self) -> Result<(), End> {
         let deliveries = self.send_queue.take();
-        if self.send_queue.overflowed() {
-            return Err(End::Slow);
+        if let Some(overflow) = self.send_queue.overflowed() {
+            return Err(overflow.into());
         }
         self.write_deliveries(deliveries).await
     }
@@ -342,7 +342,7 @@ impl Connection {
             // A write that is finished counts, whatever else is due.
             biased;
             flushed = self.socket.flush() => flushed.map_err(|_lost| End::Lost),
-            () = self.send_queue.overflow() => Err(End::Slow),
+            overflow = self.send_queue.overflow() => Err(overflow.into()),
             () = sleep(WRITE_TIMEOUT) => Err(End::Dead),
             () = drained => Err(End::Drained),
         }

@@ -33,6 +33,9 @@ impl Close {
     pub(in crate::web) const DRAINED: Self = Self::new(1012, "service restart");
     /// The client did not read its deliveries in time.
     pub(in crate::web) const SLOW: Self = Self::new(1013, "too slow");
+    /// The results of the user's many subscriptions took too long.
+    pub(in crate::web) const BEHIND: Self =
+        Self::new(1013, "too many distinct subscriptions to keep up with");
     /// The pod has no room for the connection.
     pub(in crate::web) const FULL: Self = Self::new(1013, "too many connections");
     /// The pod has no room for another connection from this address.
@@ -58,6 +61,7 @@ impl Close {
             End::Malformed(code) => Self::new(*code, "malformed frame"),
             End::Expired => Self::EXPIRED,
             End::Slow => Self::SLOW,
+            End::Behind => Self::BEHIND,
             End::Full => Self::FULL,
             End::Crowded => Self::CROWDED,
             End::Drained => Self::DRAINED,

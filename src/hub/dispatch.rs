@@ -1,0 +1,74 @@
+//! Delivery of an event's results to the send queues of watchers, in the relay loop and in turns.
+//!
+//! An operation is executed once for all watchers that it is for here. It must never wait for a
+//! socket.
+
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
+use tokio::{task::yield_now, time::Instant};
+use tracing::Instrument as _;
+
+use super::{
+    relayed::Relayed,
+    send_queue::Rendered,
+    shared::Shared,
+    turns::{Sharing, Turn},
+    watcher::Watcher,
+};
+
+/// How long one turn lasts. The operation that runs at its end is finished.
+const SLICE: Duration = Duration::from_millis(2);
+
+impl Shared {
+    /// Makes the result of an operation for its watchers, and puts it into their send queues.
+    pub(super) async fn deliver(&self, relayed: &Relayed, sharing: Sharing<'_>) {
+        let Some(first) = sharing.first() else { return };
+        let Some(payload) = first.operation.render(relayed).await else { return };
+        let result = Arc::new(Rendered::live(relayed, payload));
+        for watcher in sharing {
+            watcher.deliver(result.clone());
+        }
+        if let Some(delivery_log) = self.delivery_log.get() {
+            delivery_log.dispatched(relayed, sharing);
+        }
+    }
+
+    /// Adds turns for the event. Starts the task that runs them, unless it runs.
+    pub(super) fn wait(
+        self: &Arc<Self>,
+        relayed: &Arc<Relayed>,
+        waiting: HashMap<&Arc<str>, Vec<Arc<Watcher>>>,
+    ) {
+        for (user, watchers) in waiting {
+            self.turns.add(user, Turn::new(relayed, watchers, &self.queues, user));
+        }
+        self.turns.start(|| Box::pin(run(self.clone())));
+    }
+}
+
+/// Runs turns until none is left.
+async fn run(shared: Arc<Shared>) {
+    while let Some((user, mut turn)) = shared.turns.next() {
+        let span = turn.span.clone();
+        let ran = AssertUnwindSafe(run_turn(&shared, &mut turn)).catch_unwind().instrument(span).await;
+        if ran.is_err() {
+            tracing::error!("a result cannot be made; its connections end");
+            turn.end();
+        }
+        shared.turns.put_back(user, turn);
+        yield_now().await;
+    }
+}
+
+/// Makes results until the time of the turn is over.
+async fn run_turn(shared: &Shared, turn: &mut Turn) {
+    let began = Instant::now();
+    while !turn.is_over() && began.elapsed() < SLICE {
+        let sharing = turn.sharing();
+        if sharing.iter().any(|watcher| watcher.send_queue.is_used()) {
+            shared.deliver(&turn.relayed, sharing).await;
+        }
+        turn.advance();
+    }
+}
