@@ -38,7 +38,7 @@ pub struct Prepared {
     pub(super) field: String,
     /// Name of that field in the result: its alias, if there is one.
     pub(super) response_key: String,
-    /// Cursor to resume from: the field's argument [`AFTER`].
+    /// Cursor to resume from: the extension [`AFTER`] of the request, else the field's argument.
     pub(super) after: Option<String>,
 }
 
@@ -131,7 +131,11 @@ impl Documents {
             if taken.as_ref().is_some_and(|taken| taken.is_in_document) {
                 (document, is_kept) = self.parse(&request.query)?;
             }
-            after = taken.map(|taken| taken.cursor);
+            after = match request.extensions.remove(AFTER) {
+                None | Some(Value::Null) => taken.map(|taken| taken.cursor),
+                Some(Value::String(cursor)) => Some(cursor),
+                Some(_) => return refuse(Code::BadRequest, "`extensions.after` must be a cursor, a text"),
+            };
         }
         if !is_kept {
             self.kept.insert(&request.query, &document);
@@ -268,6 +272,25 @@ mod tests {
     fn variable_default_may_hold_cursor() {
         let with = prepared("subscription ($c: String = \"c\") { a(after: $c) { b } }", json!({}));
         assert_eq!(with.after.as_deref(), Some("c"));
+    }
+
+    #[test]
+    fn cursor_in_extensions_wins_over_argument() {
+        let prepare = |document: &str, after: Value| {
+            let mut request = Request::new(document);
+            request.extensions.insert(AFTER.to_owned(), after);
+            Documents::new(true).prepare(request)
+        };
+        let (plain, with_argument) =
+            ("subscription { a { b } }", "subscription { a(after: \"argument\") { b } }");
+        for document in [plain, with_argument] {
+            let prepared = prepare(document, Value::from("c")).ok().unwrap();
+            assert_eq!(prepared.after.as_deref(), Some("c"));
+            assert!(prepared.request.extensions.is_empty());
+        }
+        let without = prepare(with_argument, Value::Null).ok().unwrap();
+        assert_eq!(without.after.as_deref(), Some("argument"));
+        assert!(prepare(plain, Value::from(7)).is_err());
     }
 
     #[test]

@@ -11,8 +11,8 @@ use async_graphql::{
     parser::types::{Field, OperationDefinition},
 };
 
-/// Argument of a subscription's root field that takes a cursor. A field with this argument can be
-/// resumed; its resolver does not see the cursor.
+/// Argument of a subscription's root field that takes a cursor; its resolver does not see the
+/// cursor. A request may carry the cursor in its extension of this name instead.
 pub const AFTER: &str = "after";
 
 /// Text that replaces every cursor.
