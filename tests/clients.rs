@@ -22,13 +22,12 @@ fn relay_serves_stock_clients_as_they_expect() {
         return skip("npm is missing: install Node 20 or later");
     }
     install(&project);
-    let runtime = Runtime::new().unwrap();
-    let started = runtime.block_on(emulator());
+    let emulator = Started::new();
     let mut tests = Command::new("npm");
     tests.args(["test", "--silent"]).current_dir(&project);
     tests.env("RELAY_BINARY", env!("CARGO_BIN_EXE_relay"));
     tests.env("TARGET_TMPDIR", env!("CARGO_TARGET_TMPDIR"));
-    tests.envs(started.as_ref().map(|emulator| ("PUBSUB_EMULATOR_HOST", emulator.host())));
+    tests.envs(emulator.variable());
     if has("python3") {
         let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/requirements.txt");
         tests.env("PUBLISHER_PYTHON", install_python("publisher", &requirements));
@@ -38,17 +37,59 @@ fn relay_serves_stock_clients_as_they_expect() {
     assert!(tests.status().unwrap().success(), "a client was not served as it expects: see above");
 }
 
-/// Starts an emulator, unless the environment names one. `None` also if there is none to start.
-async fn emulator() -> Option<Emulator> {
-    if environment("PUBSUB_EMULATOR_HOST").is_some() {
-        return None;
+#[test]
+fn javascript_package_resumes_on_any_pod() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/js");
+    if !has("npm") {
+        return skip("npm is missing: install Node 20 or later");
     }
-    let search = Search {
-        cloudsdk_root: environment("CLOUDSDK_ROOT_DIR").map(Into::into),
-        path: environment("PATH").map(Into::into),
-    };
-    let started = Emulator::start(&search).await;
-    started.inspect_err(|error| skip(&format!("the examples: {error}"))).ok()
+    install(&project);
+    let emulator = Started::new();
+    for script in ["build", "test"] {
+        let mut npm = Command::new("npm");
+        npm.args(["run", "--silent", script]).current_dir(&project).envs(emulator.variable());
+        npm.env("RELAY_BINARY", env!("CARGO_BIN_EXE_relay"));
+        assert!(npm.status().unwrap().success(), "`npm run {script}` failed: see above");
+    }
+}
+
+#[test]
+fn python_package_resumes_on_any_pod() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python");
+    if !has("python3") {
+        return skip("Python is missing: install Python 3.11 or later");
+    }
+    let python = install_python("package", &project.join("tests/requirements.txt"));
+    let emulator = Started::new();
+    let mut tests = Command::new(python);
+    tests.arg(project.join("tests/test_package.py")).envs(emulator.variable());
+    tests.env("RELAY_BINARY", env!("CARGO_BIN_EXE_relay"));
+    let tests = tests.output().unwrap();
+    assert!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stderr));
+}
+
+/// Emulator that was started for a test; none if the environment names one, or there is none to
+/// start.
+struct Started(Option<Emulator>, Runtime);
+
+impl Started {
+    fn new() -> Self {
+        let runtime = Runtime::new().unwrap();
+        if environment("PUBSUB_EMULATOR_HOST").is_some() {
+            return Self(None, runtime);
+        }
+        let search = Search {
+            cloudsdk_root: environment("CLOUDSDK_ROOT_DIR").map(Into::into),
+            path: environment("PATH").map(Into::into),
+        };
+        let started = runtime.block_on(Emulator::start(&search));
+        Self(started.inspect_err(|error| skip(&format!("tests on the emulator: {error}"))).ok(), runtime)
+    }
+
+    /// Returns the variable that leads pods to the emulator.
+    fn variable(&self) -> Option<(&str, &str)> {
+        self.0.as_ref().map(|emulator| ("PUBSUB_EMULATOR_HOST", emulator.host()))
+    }
 }
 
 /// Installs the packages of the lock file, unless they are installed already.

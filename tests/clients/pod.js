@@ -84,6 +84,7 @@ export class Balancer {
   static async start(pod) {
     const balancer = new Balancer();
     balancer.pod = pod;
+    balancer.sockets = new Set();
     balancer.server = net.createServer((client) => {
       if (!balancer.pod) return client.destroy();
       const server = net.connect(balancer.pod.port, '127.0.0.1');
@@ -91,7 +92,9 @@ export class Balancer {
         [client, server],
         [server, client],
       ]) {
+        balancer.sockets.add(from);
         from.on('error', () => to.destroy());
+        from.on('close', () => balancer.sockets.delete(from) && to.destroy());
         from.pipe(to);
       }
     });
@@ -102,6 +105,17 @@ export class Balancer {
 
   get http() {
     return `http://127.0.0.1:${this.server.address().port}`;
+  }
+
+  /** Cuts all connections. */
+  cut() {
+    this.sockets.forEach((socket) => socket.destroy());
+  }
+
+  /** Makes all connections swallow everything without a word, ends included. New ones work. */
+  swallow() {
+    this.sockets.forEach((socket) => socket.unpipe().resume());
+    this.sockets.clear();
   }
 
   stop() {

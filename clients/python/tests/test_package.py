@@ -1,0 +1,319 @@
+"""The package against real pods: whatever ends a connection, every event comes once.
+
+`cargo test --test clients` runs it with RELAY_BINARY and PUBSUB_EMULATOR_HOST.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import unittest
+import urllib.request
+import uuid
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from pubsub_relay_client import MemoryStore, RelayError, watch  # noqa: E402
+
+PATIENCE = 30
+QUERY = "subscription { templateAdded { name } }"
+SCHEMES = ("ws", "http")
+
+
+async def eventually(what, ask):
+    """Calls `ask` every 20 ms until it returns a true value."""
+    for _ in range(PATIENCE * 50):
+        if ask():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"not in time: {what}")
+
+
+class Pod:
+    """A real pod."""
+
+    def __init__(self, **settings):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        env = {"RELAY_LISTEN": f"127.0.0.1:{self.port}", **settings}
+        self.process = subprocess.Popen([os.environ["RELAY_BINARY"]], env=env, stderr=subprocess.DEVNULL)
+
+    def get(self, path):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as response:
+            return response.read().decode()
+        return None
+
+    def has_watchers(self, count):
+        text = self.get("/metrics") or ""
+        return sum(int(number) for number in re.findall(r"^relay_watchers\S* (\d+)", text, re.M)) == count
+
+    def ask(self, query, user="ZOWI"):
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {user}"}
+        body = json.dumps({"query": query}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/graphql", body, headers)
+        with urllib.request.urlopen(request) as response:
+            return json.load(response)
+
+    def add(self, name):
+        share = f'mutation {{ addTemplate(templateInput: {{ name: "{name}", shareLocationIds: ["3"] }}) {{ success }} }}'
+        assert self.ask(share)["data"]["addTemplate"]["success"]
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+    def drain(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+
+
+class Balancer:
+    """One address in front of the current pod. It can cut connections, or swallow everything."""
+
+    def __init__(self, pod):
+        self.pod = pod
+        self.lines = []
+
+    async def start(self):
+        self.server = await asyncio.start_server(self.lead, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def lead(self, reader, writer):
+        if not self.pod:
+            return writer.transport.abort()
+        try:
+            back = await asyncio.open_connection("127.0.0.1", self.pod.port)
+        except OSError:
+            return writer.transport.abort()
+        line = {"writers": (writer, back[1]), "is_dead": False}
+        self.lines.append(line)
+        await asyncio.gather(self.pipe(line, reader, back[1]), self.pipe(line, back[0], writer))
+
+    async def pipe(self, line, reader, writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if not line["is_dead"]:
+                    writer.write(data)
+        if not line["is_dead"]:
+            writer.transport.abort()
+
+    def cut(self):
+        for line in self.lines:
+            for writer in line["writers"]:
+                writer.transport.abort()
+        self.lines.clear()
+
+    def stop(self):
+        self.cut()
+        self.server.close()
+
+    def swallow(self):
+        for line in self.lines:
+            line["is_dead"] = True
+
+
+class Watcher:
+    """One running subscription, and what it receives."""
+
+    def __init__(self, scheme, port, **options):
+        self.names = []
+        options = {"token": lambda: "ZOLO", "retry_wait": lambda _: 0.1, **options}
+        self.results = watch(f"{scheme}://127.0.0.1:{port}/graphql", QUERY, **options)
+        self.task = asyncio.create_task(self.run())
+
+    async def run(self):
+        async for result in self.results:
+            self.names.append(result.data["templateAdded"]["name"])
+
+    async def stop(self):
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, RelayError):
+            await self.task
+        await self.results.aclose()
+
+
+class Package(unittest.IsolatedAsyncioTestCase):
+    async def asyncSetUp(self):
+        # The debug mode of unittest prints each slow step.
+        asyncio.get_running_loop().set_debug(False)
+
+    async def pods(self, count=2, **settings):
+        if settings.get("RELAY_BROKER") != "memory:":
+            settings["PUBSUB_EMULATOR_HOST"] = os.environ["PUBSUB_EMULATOR_HOST"]
+            settings["RELAY_BROKER"] = f"pubsub://python-{str(uuid.uuid4())[:13]}/events"
+        pods = [Pod(**settings, RELAY_POD=f"pod-{n}", RELAY_DRAIN_DELAY="0s", RELAY_DRAIN_SPREAD="500ms") for n in range(count)]
+        for pod in pods:
+            self.addCleanup(pod.stop)
+            await eventually("the pod is ready", lambda: pod.get("/readyz"))
+        balancer = Balancer(pods[0])
+        await balancer.start()
+        self.addCleanup(balancer.stop)
+        return pods, balancer
+
+    def watch(self, scheme, balancer, **options):
+        watcher = Watcher(scheme, balancer.port, **options)
+        self.addAsyncCleanup(watcher.stop)
+        return watcher
+
+    async def failed(self, scheme, port, **options):
+        """Returns the error that ends a subscription."""
+        watcher = Watcher(scheme, port, **options)
+        self.addAsyncCleanup(watcher.stop)
+        with self.assertRaises(RelayError) as failure:
+            await asyncio.wait_for(watcher.task, PATIENCE)
+        return failure.exception
+
+    async def test_goes_on_on_another_pod(self):
+        for end in ("cut", "drain", "crash"):
+            pods, balancer = await self.pods()
+            watchers = {scheme: self.watch(scheme, balancer) for scheme in SCHEMES}
+            await eventually("both watch", lambda: pods[0].has_watchers(2))
+            balancer.pod = None
+            {"cut": balancer.cut, "drain": pods[0].drain, "crash": pods[0].stop}[end]()
+            if end == "cut":
+                await eventually("none watches", lambda: pods[0].has_watchers(0))
+            pods[1].add("away")
+            balancer.pod = pods[1]
+            await eventually("both are back", lambda: pods[1].has_watchers(2))
+            pods[1].add("live")
+            for scheme, watcher in watchers.items():
+                with self.subTest(end, scheme=scheme):
+                    await eventually(f"live: {watcher.names}", lambda: "live" in watcher.names)
+                    self.assertEqual(watcher.names, ["away", "live"])
+
+    async def test_goes_on_after_a_network_that_swallows_everything(self):
+        pods, balancer = await self.pods(1)
+        watchers = [self.watch(scheme, balancer, patience=3) for scheme in SCHEMES]
+        await eventually("both watch", lambda: pods[0].has_watchers(2))
+        pods[0].add("before")
+        await eventually("both have it", lambda: all(watcher.names for watcher in watchers))
+        balancer.swallow()
+        pods[0].add("during")
+        for watcher in watchers:
+            await eventually(f"during: {watcher.names}", lambda: "during" in watcher.names)
+            self.assertEqual(watcher.names, ["before", "during"])
+
+    async def test_goes_on_from_a_stored_cursor(self):
+        pods, balancer = await self.pods(1)
+        for scheme in SCHEMES:
+            store = MemoryStore()
+            first = self.watch(scheme, balancer, store=store)
+            await eventually("it watches", lambda: pods[0].has_watchers(1))
+            pods[0].add(f"{scheme} seen")
+            await eventually("it has it", lambda: first.names)
+            await first.stop()
+            await eventually("none watches", lambda: pods[0].has_watchers(0))
+            pods[0].add(f"{scheme} missed")
+            second = self.watch(scheme, balancer, store=store)
+            await eventually("it has what it missed", lambda: f"{scheme} missed" in second.names)
+            await second.stop()
+            await eventually("none watches", lambda: pods[0].has_watchers(0))
+
+    async def test_reports_a_gap(self):
+        (pod,), balancer = await self.pods(1, RELAY_BROKER="memory:")
+        gaps = []
+        watchers = [self.watch(scheme, balancer, on_gap=gaps.append) for scheme in SCHEMES]
+        await eventually("both watch", lambda: pod.has_watchers(2))
+        pod.add("before")
+        await eventually("both have it", lambda: all(watcher.names for watcher in watchers))
+        pod.stop()
+        (balancer.pod,), _ = await self.pods(1, RELAY_BROKER="memory:")
+        await eventually("both have a gap", lambda: len(gaps) == 2)
+        self.assertTrue(all(gap["reason"] for gap in gaps))
+        balancer.pod.add("after")
+        for watcher in watchers:
+            await eventually("it goes on", lambda: watcher.names == ["before", "after"])
+
+    async def test_ends_with_a_typed_error(self):
+        _, balancer = await self.pods(1)
+        (foreign,), _ = await self.pods(1)
+        cursor = foreign.ask("{ __typename }")["extensions"]["cursor"]
+        for scheme in SCHEMES:
+            with self.subTest(scheme):
+                asked = []
+                refused = await self.failed(scheme, balancer.port, token=lambda: asked.append(1) or "NO_USER")
+                self.assertEqual((refused.code, len(asked)), ("UNAUTHENTICATED", 1))
+
+                def failing():
+                    raise ValueError("signed out")
+
+                thrown = await self.failed(scheme, balancer.port, token=failing)
+                self.assertEqual(thrown.code, "TOKEN_FAILED")
+                self.assertIn("signed out", str(thrown))
+
+                store = MemoryStore()
+                store.load = lambda key: None if key in removed else cursor
+                removed = []
+                store.remove = removed.append
+                old = await self.failed(scheme, balancer.port, store=store)
+                self.assertEqual((old.code, len(removed)), ("BAD_CURSOR", 1))
+        self.assertEqual((await self.failed("http", await plain_server(self))).code, "NOT_A_RELAY")
+
+    async def test_goes_on_when_its_store_fails(self):
+        pods, balancer = await self.pods(1)
+
+        class Full(MemoryStore):
+            def save(self, key, cursor):
+                raise OSError("no space left on device")
+
+        for scheme in SCHEMES:
+            warnings = []
+            watcher = self.watch(scheme, balancer, store=Full(), on_warning=warnings.append)
+            await eventually("it watches", lambda: pods[0].has_watchers(1))
+            pods[0].add("one")
+            pods[0].add("two")
+            await eventually("it has both", lambda: watcher.names == ["one", "two"])
+            await watcher.stop()
+            await eventually("none watches", lambda: pods[0].has_watchers(0))
+            self.assertEqual([warning.code for warning in warnings], ["STORAGE_FAILED"])
+
+    async def test_built_package_runs_the_example_of_its_readme(self):
+        (pod,), balancer = await self.pods(1)
+        example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            quiet = {"check": True, "stdout": subprocess.DEVNULL}
+            subprocess.run([sys.executable, "-m", "build", "--outdir", folder / "dist", ROOT], **quiet)
+            subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+            python = folder / "venv/bin/python"
+            (wheel,) = (folder / "dist").glob("*.whl")
+            subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel], check=True)
+            (folder / "app.py").write_text(example)
+            env = {"RELAY_URL": f"ws://127.0.0.1:{balancer.port}/graphql", "PYTHONUNBUFFERED": "1"}
+            app = await asyncio.create_subprocess_exec(python, folder / "app.py", env=env, stdout=subprocess.PIPE)
+            try:
+                await eventually("the example watches", lambda: pod.has_watchers(1))
+                pod.add("by the example")
+                line = await asyncio.wait_for(app.stdout.readline(), PATIENCE)
+            finally:
+                app.kill()
+                await app.wait()
+        self.assertEqual(line.decode().strip(), "by the example")
+
+
+async def plain_server(test):
+    """Starts a server of GraphQL that knows no cursors. Returns its port."""
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        body = b'{"data":{"__typename":"Query"}}'
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    test.addCleanup(server.close)
+    return server.sockets[0].getsockname()[1]
+
+
+if __name__ == "__main__":
+    unittest.main()
