@@ -70,25 +70,30 @@ fn python_package_resumes_on_any_pod() {
 
 /// Emulator that was started for a test; none if the environment names one, or there is none to
 /// start.
-struct Started(Option<Emulator>, Runtime);
+struct Started {
+    emulator: Option<Emulator>,
+    // The emulator's tasks run on it.
+    _runtime: Runtime,
+}
 
 impl Started {
     fn new() -> Self {
         let runtime = Runtime::new().unwrap();
         if environment("PUBSUB_EMULATOR_HOST").is_some() {
-            return Self(None, runtime);
+            return Self { emulator: None, _runtime: runtime };
         }
         let search = Search {
             cloudsdk_root: environment("CLOUDSDK_ROOT_DIR").map(Into::into),
             path: environment("PATH").map(Into::into),
         };
         let started = runtime.block_on(Emulator::start(&search));
-        Self(started.inspect_err(|error| skip(&format!("tests on the emulator: {error}"))).ok(), runtime)
+        let started = started.inspect_err(|error| skip(&format!("tests on the emulator: {error}")));
+        Self { emulator: started.ok(), _runtime: runtime }
     }
 
     /// Returns the variable that leads pods to the emulator.
     fn variable(&self) -> Option<(&str, &str)> {
-        self.0.as_ref().map(|emulator| ("PUBSUB_EMULATOR_HOST", emulator.host()))
+        self.emulator.as_ref().map(|emulator| ("PUBSUB_EMULATOR_HOST", emulator.host()))
     }
 }
 
