@@ -406,11 +406,16 @@ async fn doctor_calls_no_feed_orphan_unheard() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_measures_clock_by_own_heartbeat() {
-    let service = Service::start().await;
-    service.state().clock = -3_700;
-    let report = report_on(&service).await;
-    let line = report.only_wrong("clock");
-    assert!(line.contains("1h") && line.contains("ahead of Pub/Sub's"), "{line}");
+    for (clock, how) in [(-3_700, "ahead of"), (3_700, "behind")] {
+        let service = Service::start().await;
+        service.state().clock = clock;
+        let _pods = join_all(["a", "b"].map(|name| service.pod(name).start())).await;
+        sleep(Duration::from_secs(3)).await;
+        let report = report_on(&service).await;
+        let line = report.only_wrong("clock");
+        assert!(line.contains("1h") && line.contains(how), "{line}");
+        assert!(report.line("orphans").ends_with("none among 2 feeds"), "{}", report.text);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

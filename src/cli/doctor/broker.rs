@@ -135,13 +135,17 @@ async fn feeds(
     let trial = checkup.trial();
     let opened = checkup.create_trial(&trial, now.checked_sub(REACH).unwrap_or(now)).await;
     let feed = opened.is_ok().then_some(&*trial);
-    let facts = stop.run_until_cancelled(gather(checks, checkup, &trial, opened.is_ok(), now)).await;
+    let facts = stop.run_until_cancelled(gather(checks, checkup, &trial, opened.is_ok())).await;
     let closed = match &opened {
         // Without a topic there is no feed.
         Err(AdminError::NoTopic(_)) => Ok(()),
         _ => checkup.close(&trial).await,
     };
     let Some(Facts { missing, inventory, published, heard }) = facts else { return Ok(()) };
+    let inventory = inventory.map(|mut inventory| {
+        inventory.feeds.retain(|feed| feed.name != trial);
+        inventory
+    });
     // Events carry the times of Pub/Sub's clock. Its answers show it also if no event comes back.
     let answered = date(verdict.topic).await;
     let dates = match (heard.own, answered) {
@@ -157,12 +161,14 @@ async fn feeds(
     report.add("receive", &verdict.receive(feed.is_some(), &published, &heard))?;
     report.add("clock", &verdict.clock(dates))?;
     report.add("quota", &verdict.quota(inventory.as_ref(), feed.is_some()))?;
-    report
-        .add("orphans", &verdict.orphans(inventory.as_ref(), heard.is_open.then_some(&heard.live_pods), now))
+    let live_pods = heard.is_open.then(|| heard.live_pods(checks.pod.orphan_after));
+    // The ages of feeds count by the topic's clock, if that is known.
+    let now = heard.own.map_or(now, |(theirs, _)| theirs);
+    report.add("orphans", &verdict.orphans(inventory.as_ref(), live_pods.as_ref(), now))
 }
 
 /// Gathers the facts. If the trial feed is not open, it receives no heartbeats.
-async fn gather(checks: &Checks, checkup: &Checkup, trial: &str, is_open: bool, now: SystemTime) -> Facts {
+async fn gather(checks: &Checks, checkup: &Checkup, trial: &str, is_open: bool) -> Facts {
     let missing = missing_permissions(checkup, is_open.then_some(trial)).await;
     let inventory = checkup.inventory().await;
     let own = Heartbeat::probe(POD.into(), trial.rsplit('/').next().unwrap_or(trial).into()).event();
@@ -174,7 +180,7 @@ async fn gather(checks: &Checks, checkup: &Checkup, trial: &str, is_open: bool, 
     if is_open {
         let feeds = inventory.as_ref().map_or(&[][..], |inventory| &inventory.feeds);
         let awaits_own = published.is_ok();
-        listen(checks, checkup, trial, feeds, now, (&own.id, sent, awaits_own), &mut heard).await;
+        listen(checks, checkup, trial, feeds, (&own.id, sent, awaits_own), &mut heard).await;
         if awaits_own && heard.own.is_none() {
             heard.refusal = checkup.refusal(trial).await;
         }
@@ -196,20 +202,19 @@ async fn missing_permissions(
 }
 
 /// Receives heartbeats. It waits for the doctor's own, if the topic took it, and for every pod that
-/// has a feed old enough for an orphan. It waits a little longer than a heartbeat may take, at
+/// has a feed. It waits a little longer than a heartbeat may take, at
 /// most.
 async fn listen(
     checks: &Checks,
     checkup: &Checkup,
     trial: &str,
     feeds: &[FoundFeed],
-    now: SystemTime,
     (own, sent, awaits_own): (&str, SystemTime, bool),
     heard: &mut Heard,
 ) {
     let after = checks.pod.orphan_after;
-    let old = feeds.iter().filter(|feed| verdict::is_old(feed, now, after));
-    let awaited: HashSet<&str> = old.map(|feed| &*feed.pod).collect();
+    // Whatever the age of their feeds, which is not known before the topic's time is.
+    let awaited: HashSet<&str> = feeds.iter().map(|feed| &*feed.pod).filter(|pod| *pod != POD).collect();
     if awaited.is_empty() && !awaits_own {
         return;
     }
@@ -218,13 +223,11 @@ async fn listen(
         if *event.id == *own {
             heard.own = event.published.map(|published| (published, sent));
         }
-        // A retained heartbeat may be the last one of a dead pod. A janitor waits as long as this.
-        let is_stale = |heartbeat: &Heartbeat| {
-            event.published.is_some_and(|at| at + after.max(heartbeat.interval() * 3) < now)
-        };
-        let is_member = |heartbeat: &Heartbeat| !heartbeat.probe && !is_stale(heartbeat);
-        heard.live_pods.extend(Heartbeat::read(event).filter(is_member).map(|heartbeat| heartbeat.pod));
-        awaited.iter().all(|pod| heard.live_pods.contains(*pod)) && (heard.own.is_some() || !awaits_own)
+        if let (Some(heartbeat), Some(published)) = (Heartbeat::read(event), event.published) {
+            heard.hear(heartbeat, published);
+        }
+        let live_pods = heard.live_pods(after);
+        awaited.iter().all(|pod| live_pods.contains(*pod)) && (heard.own.is_some() || !awaits_own)
     };
     checkup.listen(trial, checks.pod.heartbeat_interval.mul_f64(1.25) + SLACK, is_enough).await;
 }

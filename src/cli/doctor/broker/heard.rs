@@ -1,14 +1,21 @@
 //! [`Heard`]: what the doctor received through its trial feed.
 
-use std::{collections::HashSet, sync::Arc, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use crate::broker::pubsub::cause::Cause;
+use crate::{broker::pubsub::cause::Cause, membership::Heartbeat};
 
 /// What came through the trial feed.
 #[derive(Default)]
 pub(super) struct Heard {
-    /// Pods that send heartbeats.
-    pub(super) live_pods: HashSet<Arc<str>>,
+    /// Last heartbeat of each pod: its time of publishing, and the longest time to the next one.
+    last: HashMap<Arc<str>, (SystemTime, Duration)>,
+    /// Time of publishing of the newest heartbeat. It stands for the present time, since this
+    /// machine's clock may be wrong.
+    newest: Option<SystemTime>,
     /// Whether any heartbeat came.
     pub(super) is_open: bool,
     /// Times at which the doctor's own heartbeat was published, on Pub/Sub's clock and on this
@@ -16,4 +23,27 @@ pub(super) struct Heard {
     pub(super) own: Option<(SystemTime, SystemTime)>,
     /// Why Pub/Sub refuses to send.
     pub(super) refusal: Option<Cause>,
+}
+
+impl Heard {
+    /// Records a heartbeat of this time, the doctor's own included.
+    pub(super) fn hear(&mut self, heartbeat: Heartbeat, published: SystemTime) {
+        self.newest = self.newest.max(Some(published));
+        if !heartbeat.probe {
+            let interval = heartbeat.interval();
+            let last = self.last.entry(heartbeat.pod).or_insert((published, interval));
+            if last.0 <= published {
+                *last = (published, interval);
+            }
+        }
+    }
+
+    /// Returns the pods that send heartbeats. A retained heartbeat may be the last one of a dead
+    /// pod: a janitor waits for `after`, and three intervals, as well.
+    pub(super) fn live_pods(&self, after: Duration) -> HashSet<Arc<str>> {
+        let is_live = |(published, interval): &(SystemTime, Duration)| {
+            self.newest.is_some_and(|newest| *published + after.max(*interval * 3) >= newest)
+        };
+        self.last.iter().filter(|(_, last)| is_live(last)).map(|(pod, _)| pod.clone()).collect()
+    }
 }
