@@ -1,9 +1,9 @@
 //! Readiness (should this pod get traffic) and liveness (should its process keep running).
 //!
 //! A pod is ready when its feed brings its own heartbeats back, it can publish, and it is not
-//! draining. A pod is
-//! live as long as it answers at all: liveness must never depend on the broker, since no restart
-//! cures an outage of the broker.
+//! draining. A feed that is late for all pods leaves them ready, and degraded: if all were unready,
+//! a load balancer would have none to choose. A pod is live as long as it answers at all: liveness
+//! must never depend on the broker, since no restart cures an outage of the broker.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -34,7 +34,9 @@ pub struct Health {
 pub struct Readiness {
     /// Whether all gates are open.
     pub ready: bool,
-    /// One line for each closed gate.
+    /// Whether the pod is ready although its feed is late, as for all members.
+    pub degraded: bool,
+    /// One line for each closed gate, and one for a late feed.
     pub reasons: Vec<String>,
     /// Live pods and their connections. This pod is among them once its heartbeats come back.
     pub membership: Size,
@@ -64,6 +66,12 @@ impl Health {
             .build();
         let health = self.clone();
         meter
+            .u64_observable_gauge("relay.degraded")
+            .with_description("1 while the pod is ready although its feed is late, else 0.")
+            .with_callback(move |gauge| gauge.observe(health.readiness().degraded.into(), &[]))
+            .build();
+        let health = self.clone();
+        meter
             .u64_observable_gauge("relay.feed.state")
             .with_description("1 for the state that the feed is in, 0 for the others.")
             .with_callback(move |gauge| {
@@ -87,14 +95,15 @@ impl Health {
     /// Checks every gate.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        let mut reasons = Vec::new();
+        let (mut reasons, late) = (Vec::new(), self.membership.late());
         match &*self.feed.borrow() {
+            FeedState::Closed => reasons.push("feed: closed".to_owned()),
+            _ if late.is_some() => {}
             FeedState::Open(_) => {
-                reasons.extend(self.membership.awaits().map(|what| format!("feed: {what}")))
+                reasons.extend(self.membership.awaits().map(|what| format!("feed: {what}")));
             }
             FeedState::Opening(None) => reasons.push("feed: opening".to_owned()),
             FeedState::Opening(Some(why)) => reasons.push(format!("feed: {why}")),
-            FeedState::Closed => reasons.push("feed: closed".to_owned()),
         }
         if let FeedState::Open(_) = &*self.feed.borrow()
             && self.membership.awaits().is_none()
@@ -105,7 +114,10 @@ impl Health {
             reasons.push("draining".to_owned());
         }
         let lag = self.membership.lag().map(|lag| lag.as_secs_f64());
-        Readiness { ready: reasons.is_empty(), reasons, membership: self.membership.size(), lag }
+        let ready = reasons.is_empty();
+        let degraded = ready && late.is_some();
+        reasons.extend(late.map(|how| format!("feed: {how}")));
+        Readiness { ready, degraded, reasons, membership: self.membership.size(), lag }
     }
 }
 

@@ -55,6 +55,10 @@ use crate::{
 /// windows. So they can resume each other's clients.
 pub const HEAD_START: Duration = Duration::from_secs(1);
 
+/// How much older than the newest event an event may be that was published after it: the servers of
+/// a topic have clocks of their own.
+const DISORDER: Duration = Duration::from_secs(1);
+
 /// Watchers and replay window of one pod. Clones share the same hub.
 #[derive(Clone)]
 pub struct Hub(Arc<Shared>);
@@ -151,6 +155,14 @@ impl Hub {
         self.0.state().window.start_at(published);
     }
 
+    /// Sets the start of the pod, which the first cursors show until the feed has caught up.
+    pub fn hold_at(&self, began: SystemTime) {
+        let mut state = self.0.state();
+        if let Some(held) = &mut state.held {
+            *held = Cursor { published: began + HEAD_START, event: Arc::default() };
+        }
+    }
+
     /// Lets replays wait until this moment for history that may still come, before they give a gap
     /// notice.
     pub fn expect_history(&self, until: Instant) {
@@ -213,9 +225,14 @@ impl Hub {
 
     /// Adds a watcher. Every event dispatched from now on that is for its viewer reaches its send
     /// queue. Dropping the returned guard removes the watcher.
+    ///
+    /// What the feed brings late, of a time before the watcher, is not for it.
     #[must_use = "the watcher leaves when the guard is dropped"]
     pub fn watch(&self, watch: Watch) -> Watching {
-        Watching::enter(&self.0, &mut self.0.state(), watch, None)
+        let mut state = self.0.state();
+        let start = state.window.head().published.checked_sub(DISORDER);
+        let start = start.map(|published| Cursor { published, event: Arc::default() }.into());
+        Watching::enter(&self.0, &mut state, watch, start)
     }
 
     /// Starts a replay for a watcher: the watcher first receives what it missed since the cursor.

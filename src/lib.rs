@@ -117,6 +117,7 @@ pub mod budget;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+mod clock;
 #[doc(hidden)]
 pub mod cursor;
 #[doc(hidden)]

@@ -37,6 +37,7 @@ use self::{
 };
 use crate::{
     broker::{FeedState, Order, Publish, Reopen},
+    clock::TopicClock,
     event::{Event, HEARTBEAT},
     telemetry::{self, Seldom},
 };
@@ -52,6 +53,14 @@ const MAX_CLOCK: f64 = 4.0;
 
 /// Most generations of this pod's feed that are remembered.
 const MAX_OWN_FEEDS: usize = 8;
+
+/// Time that nothing older than a pod's own first heartbeat must come from which on a broker is one
+/// whose replay may come late.
+pub const LATE_REPLAY: Duration = Duration::from_secs(1);
+
+/// Time after the start of a pod for which history may still come, where it may come late. No gap
+/// is reported before.
+pub const HISTORY: Duration = Duration::from_secs(30);
 
 /// Outcomes of publishing a heartbeat, as labels of metrics.
 const ACKNOWLEDGED: &str = "acknowledged";
@@ -81,6 +90,7 @@ pub struct Membership(Arc<Shared>);
 
 struct Shared {
     settings: Settings,
+    clock: TopicClock,
     state: Mutex<State>,
     /// Present generation of the feed, while it is open.
     generation: watch::Sender<Option<Arc<str>>>,
@@ -116,10 +126,15 @@ impl Membership {
     /// Creates a membership in which no pod is known yet, and registers its metrics.
     #[must_use]
     pub fn new(settings: Settings, meter: &Meter) -> Self {
+        let mut feed = FeedHealth::new(settings.interval, settings.settle, settings.order);
+        if settings.settle >= LATE_REPLAY {
+            feed.catch_up.be_patient(Instant::now() + HISTORY);
+        }
         let membership = Self(Arc::new(Shared {
+            clock: TopicClock::default(),
             state: Mutex::new(State {
                 members: Members::new(),
-                feed: FeedHealth::new(settings.interval, settings.settle, settings.order),
+                feed,
                 own_feeds: VecDeque::new(),
                 first_own: None,
                 announced: settings.interval,
@@ -159,7 +174,7 @@ impl Membership {
             .with_unit("s")
             .with_description("How much this pod's clock is ahead of the topic's; negative: behind.")
             .with_callback(move |gauge| {
-                if let Some(clock) = membership.clock() {
+                if let Some(clock) = membership.skew() {
                     gauge.observe(clock, &[]);
                 }
             })
@@ -179,12 +194,25 @@ impl Membership {
 
     /// Returns how much this pod's clock is ahead of the topic's, in seconds; `None` before this
     /// pod's first heartbeat has come back.
-    fn clock(&self) -> Option<f64> {
+    fn skew(&self) -> Option<f64> {
         self.state().feed.clock()
     }
 
-    /// Warns if this pod's clock is wrong.
-    fn watch_clock(&self, Skew { seconds, error }: Skew) {
+    /// Returns the topic's clock, as this pod's heartbeats set it.
+    #[must_use]
+    pub fn clock(&self) -> &TopicClock {
+        &self.0.clock
+    }
+
+    /// Returns whether a heartbeat of this pod has come back, so that the topic's time is known.
+    #[must_use]
+    pub fn knows_time(&self) -> bool {
+        self.skew().is_some()
+    }
+
+    /// Sets the topic's clock, and warns if this pod's is wrong.
+    fn watch_clock(&self, Skew { now, seconds, error }: Skew) {
+        self.0.clock.set(now);
         if seconds.abs() > MAX_CLOCK + error && self.0.wrong_clocks.count("").is_some() {
             let (pod, seconds) = (&*self.0.settings.pod, seconds.round());
             tracing::warn!(
@@ -247,6 +275,15 @@ impl Membership {
     pub fn cannot_publish(&self) -> Option<String> {
         let state = self.state();
         state.feed.cannot_publish(self.judged_interval(&state), Instant::now())
+    }
+
+    /// Returns how late the feed is, in words for `/readyz`; `None` if it is not, or if the pod
+    /// cannot serve with it. Then heartbeats of all members come late, and a new feed cures
+    /// nothing.
+    #[must_use]
+    pub fn late(&self) -> Option<String> {
+        let state = self.state();
+        state.feed.late(self.judged_interval(&state), Instant::now())
     }
 
     /// Returns whether a feed that the pod `pod` created at this time belongs to no live pod any
@@ -375,6 +412,7 @@ impl Membership {
             if self.silent_at().is_some_and(|silent| silent <= Instant::now()) {
                 tracing::warn!(feed = &*generation, "feed is silent");
                 self.0.silences.add(1, &[]);
+                self.give_up();
                 reopen.ask(&generation);
                 // An error means that the pod is gone.
                 let _ = generations.changed().await;
@@ -393,6 +431,12 @@ impl Membership {
     /// pod announced last if that is longer.
     fn judged_interval(&self, state: &State) -> Duration {
         state.members.interval(self.0.settings.interval).max(state.announced)
+    }
+
+    fn give_up(&self) {
+        let mut state = self.state();
+        let interval = self.judged_interval(&state);
+        state.feed.give_up(interval, Instant::now());
     }
 
     /// Returns when the feed counts as silent, if nothing comes before.

@@ -122,7 +122,8 @@ impl Pod {
                 .with_budget(budget),
             auth,
             hub: hub.clone(),
-            connections: Connections::new(limits, stop.connections.clone(), stop.drain.spread, &meter),
+            connections: Connections::new(limits, stop.connections.clone(), stop.drain.spread, &meter)
+                .with_clock(membership.clock().clone()),
             health: health.clone(),
             metrics,
             settings: settings.web,

@@ -31,7 +31,7 @@ use crate::{
     domain::{Domain, Unreadable},
     event::{Event, PODS},
     hub::{HEAD_START, Hub},
-    membership::{Heard, History, Membership},
+    membership::{HISTORY, Heard, History, Membership},
     telemetry::{self, traces::Messaging},
 };
 
@@ -44,9 +44,6 @@ const RATE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Largest disorder of the times that a topic gives: each of its servers has a clock of its own.
 const CLOCK_MARGIN: Duration = Duration::from_secs(30);
-
-/// Time after the start of a pod for which history may still come, where it may come late.
-const HISTORY: Duration = Duration::from_secs(30);
 
 /// Reasons of rejected events in metrics. A message that cannot be decoded has reasons of its own.
 const UNKNOWN_TYPE: &str = "unknown_type";
@@ -66,8 +63,11 @@ pub struct Relay {
     started: Instant,
     /// Events published before this time are no news. Either no watcher of this pod existed then,
     /// or the event may have arrived before and its id be forgotten. The time is by the pod's clock
-    /// until the feed has caught up, and then by the topic's. The two clocks may differ.
+    /// until the pod's first heartbeat has come back, and then by the topic's. The two clocks may
+    /// differ.
     news_since: SystemTime,
+    /// Whether the start of the pod by the topic's clock is known.
+    is_timed: bool,
     /// Begin of the history that has come so far, and the time until which more may come.
     history: Option<(SystemTime, Instant)>,
     /// Time of publishing of the newest heartbeat; `None` while the feed catches up.
@@ -113,6 +113,7 @@ impl Relay {
             retention,
             started: Instant::now(),
             news_since: retention.began,
+            is_timed: false,
             history: None,
             newest: None,
             own,
@@ -133,7 +134,7 @@ impl Relay {
     /// What this pod publishes was taken before. A late event is of a time that does not count any
     /// more.
     fn drain_rate(&self, event: &Event) {
-        let age = event.published.and_then(|published| published.elapsed().ok()).unwrap_or_default();
+        let age = event.published.map(|published| self.membership.clock().age(published)).unwrap_or_default();
         if let Some(author) = &event.author
             && event.source.starts_with(PODS)
             && *event.source != *self.own
@@ -221,9 +222,23 @@ impl Relay {
         tracing::info!("feed caught up");
     }
 
+    /// Corrects the start of the pod by the topic's clock, once that is known. Until then this
+    /// pod's clock counted, which may be wrong.
+    fn start(&mut self) {
+        let elapsed = self.started.elapsed();
+        let now = self.membership.clock().now();
+        let before = |span| now.checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH);
+        self.hub.hold_at(before(elapsed));
+        self.news_since = before(elapsed + CLOCK_MARGIN);
+    }
+
     async fn receive(&mut self, event: Event, message_id: &str) {
         match self.membership.hear(&event) {
             Heard::Heartbeat => {
+                if !self.is_timed && self.membership.knows_time() {
+                    self.is_timed = true;
+                    self.start();
+                }
                 self.newest = self.newest.map(|newest| event.published.map_or(newest, |at| newest.max(at)));
                 event.published.into_iter().for_each(|published| self.domain.hear(published));
                 self.hub.advance(&event);

@@ -50,6 +50,10 @@ pub(super) struct CatchUp {
     /// Newest heartbeat of any pod, or newest event where all events have one order: its time of
     /// publishing and its id.
     newest: Option<(SystemTime, Arc<str>)>,
+    /// Time at which the newest heartbeat came first.
+    renewed: Option<Instant>,
+    /// Time before which a missing heartbeat does not count as lost.
+    patient_until: Option<Instant>,
     /// Time of publishing of the oldest event, of any kind.
     oldest: Option<SystemTime>,
     has_caught_up_before: bool,
@@ -104,10 +108,17 @@ impl CatchUp {
             settle,
             order,
             newest: None,
+            renewed: None,
+            patient_until: None,
             oldest: None,
             has_caught_up_before: false,
             generation: None,
         }
+    }
+
+    /// Counts no heartbeat as lost before this time.
+    pub(super) const fn be_patient(&mut self, until: Instant) {
+        self.patient_until = Some(until);
     }
 
     /// Begins a new generation of the feed.
@@ -129,6 +140,7 @@ impl CatchUp {
         let may_be_awaited = feed.is_some() || self.order == Order::Total;
         if may_be_awaited && self.newest.as_ref().is_none_or(|(newest, _)| *newest < published) {
             self.newest = Some((published, event.id.clone()));
+            self.renewed = Some(now);
         }
         let settle = self.settle;
         let Some(generation) = &mut self.generation else { return };
@@ -149,7 +161,10 @@ impl CatchUp {
         let barrier = generation.barrier.as_ref()?;
         Some(match generation.awaited {
             None => barrier.settles,
-            Some(_) => barrier.settles.max(barrier.came + self.grace),
+            Some(_) => {
+                let late = barrier.settles.max(barrier.came + self.grace);
+                self.patient_until.map_or(late, |until| late.max(until))
+            }
         })
     }
 
@@ -168,6 +183,16 @@ impl CatchUp {
             (None, Some(since), Some(own)) if is_first => History::First { since, own, came: barrier.came },
             _ => History::Whole,
         })
+    }
+
+    /// Returns the name of the present generation.
+    pub(super) fn feed(&self) -> Option<&Arc<str>> {
+        self.generation.as_ref().map(|generation| &generation.feed)
+    }
+
+    /// Returns when a heartbeat last came that is newer than all before.
+    pub(super) const fn renewed(&self) -> Option<Instant> {
+        self.renewed
     }
 
     /// Returns since when the feed has been caught up without a break.

@@ -1,8 +1,8 @@
 //! [`FeedHealth`]: the state of this pod's feed, as the heartbeats show it that the pod sends and
 //! receives.
 //!
-//! It decides whether the feed has caught up, how far it lags, when it counts as silent, and
-//! whether the pod can publish. It is pure: its caller passes the time. It must never depend on
+//! It decides whether the feed has caught up, how far it lags, when it counts as late or silent,
+//! and whether the pod can publish. It is pure: its caller passes the time. It must never depend on
 //! which pods are alive.
 
 use std::{
@@ -22,6 +22,9 @@ use crate::{
 /// Least time that a new feed has to bring its first heartbeat, however short the interval. A
 /// broker that all pods keep busy at once is slow, not dead.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Number of intervals beyond which heartbeats count as late: one may be missed by accident.
+const LATE: u32 = 2;
 
 /// Number of heartbeats in a row that the topic must not take, so that the pod counts as unable to
 /// publish. A single failure may be an accident.
@@ -46,6 +49,9 @@ pub(super) struct FeedHealth {
     resumed: Option<Instant>,
     /// Why an earlier generation of the feed has ended; `None` once the feed has caught up.
     obstacle: Option<String>,
+    /// Last generation that was given up because nothing came through it, although it had caught
+    /// up; `None` once the feed has caught up, or has ended for another reason.
+    given_up: Option<Arc<str>>,
 }
 
 /// Heartbeat of this pod that has not come back.
@@ -54,6 +60,8 @@ struct InFlight {
     since: Instant,
     /// Time of sending, by the pod's clock.
     sent: SystemTime,
+    /// Time at which the topic acknowledged it.
+    taken: Option<Instant>,
     /// Time since which the heartbeat should be back. It begins when the topic takes the heartbeat.
     /// It begins anew with each event that comes and was published before the heartbeat.
     awaited: Option<Instant>,
@@ -62,6 +70,8 @@ struct InFlight {
 /// Difference between this pod's clock and the topic's, as an own heartbeat measured it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Skew {
+    /// Present time of the topic.
+    pub(super) now: SystemTime,
     /// How much this pod's clock is ahead, in seconds; negative if behind.
     pub(super) seconds: f64,
     /// Largest error of the measurement, in seconds.
@@ -79,6 +89,7 @@ impl FeedHealth {
             failures: 0,
             resumed: None,
             obstacle: None,
+            given_up: None,
         }
     }
 
@@ -107,12 +118,41 @@ impl FeedHealth {
 
     /// Follows the feed to another generation, or to none.
     pub(super) fn follow(&mut self, generation: Option<&Arc<str>>, now: Instant) {
+        if self.catch_up.feed().is_some_and(|ended| Some(ended) != self.given_up.as_ref()) {
+            self.given_up = None;
+        }
         match generation {
             Some(generation) => self.catch_up.begin(generation.clone(), now),
             None => self.catch_up.end(),
         }
         // Heartbeats in flight to the last generation are no measure for this one.
         self.in_flight.clear();
+    }
+
+    /// Records that the generation is given up for silence. If nothing at all came through it, the
+    /// pod goes on: the delivery may be late for all pods.
+    pub(super) fn give_up(&mut self, interval: Duration, now: Instant) {
+        let is_silent = self.catch_up.heard().is_some_and(|(heard, _)| now - heard >= interval * PATIENCE);
+        let has_served = self.catch_up.caught_up().is_some() || self.given_up.is_some();
+        self.given_up = self.catch_up.feed().filter(|_| is_silent && has_served).cloned();
+    }
+
+    /// Returns how late the feed is, in words for `/readyz`; `None` if it is not, or if the pod
+    /// cannot serve with it.
+    ///
+    /// A feed that has caught up is late if heartbeats take more than two intervals. A feed that is
+    /// opened anew for silence is late, not deaf, as long as new heartbeats come: the last one at
+    /// most six intervals ago, or [`FIRST_PATIENCE`] if that is longer.
+    pub(super) fn late(&self, interval: Duration, now: Instant) -> Option<String> {
+        if self.catch_up.caught_up().is_some() {
+            let lag = self.lag(now).filter(|lag| *lag > interval * LATE)?;
+            return Some(format!("what comes through it is {} s late", lag.as_secs()));
+        }
+        self.given_up.as_ref().filter(|_| self.failure.is_none())?;
+        let silence = now - self.catch_up.renewed()?;
+        let patience = (interval * PATIENCE * 2).max(FIRST_PATIENCE);
+        let text = format!("the last heartbeat came {} s ago, and it is opened anew", silence.as_secs());
+        (silence < patience).then_some(text)
     }
 
     /// Processes an event that the feed has brought, repeats included. `feed` is the feed that a
@@ -141,7 +181,7 @@ impl FeedHealth {
     /// events before.
     pub(super) fn settle(&mut self, now: Instant) -> Option<super::History> {
         let history = self.catch_up.settle(now)?;
-        self.obstacle = None;
+        (self.obstacle, self.given_up) = (None, None);
         Some(history)
     }
 
@@ -150,7 +190,7 @@ impl FeedHealth {
         if self.in_flight.len() == MAX_IN_FLIGHT {
             self.in_flight.pop_back();
         }
-        self.in_flight.push_back(InFlight { id, since: now, sent, awaited: None });
+        self.in_flight.push_back(InFlight { id, since: now, sent, taken: None, awaited: None });
     }
 
     /// Records whether the topic took the own heartbeat of this id.
@@ -162,7 +202,7 @@ impl FeedHealth {
                     self.resumed = Some(now);
                 }
                 if let Some(own) = self.in_flight.iter_mut().find(|own| *own.id == *id) {
-                    own.awaited = Some(now);
+                    (own.taken, own.awaited) = (Some(now), Some(now));
                 }
                 return;
             }
@@ -218,14 +258,15 @@ impl FeedHealth {
 
 impl InFlight {
     /// Measures the clock by this heartbeat, which came back now. The topic took it about half-way
-    /// between its sending and its return.
+    /// between its sending and its acknowledgement, however late it comes back.
     fn skew(&self, published: SystemTime, now: Instant) -> Skew {
-        let error = (now - self.since).as_secs_f64() / 2.0;
+        let half = (self.taken.unwrap_or(now) - self.since) / 2;
+        let (error, elapsed) = (half.as_secs_f64(), now - self.since - half);
         let seconds = match self.sent.duration_since(published) {
             Ok(ahead) => ahead.as_secs_f64(),
             Err(behind) => -behind.duration().as_secs_f64(),
         };
-        Skew { seconds: seconds + error, error }
+        Skew { now: published + elapsed, seconds: seconds + error, error }
     }
 }
 
@@ -234,3 +275,6 @@ fn shift(time: SystemTime, seconds: f64) -> Option<SystemTime> {
     let by = Duration::try_from_secs_f64(seconds.abs()).ok()?;
     if seconds < 0.0 { time.checked_sub(by) } else { time.checked_add(by) }
 }
+
+#[cfg(test)]
+mod tests;

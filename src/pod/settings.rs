@@ -152,7 +152,7 @@ impl Settings {
     /// Returns how far back a pod that begins now reaches.
     pub(super) fn retention(&self) -> Retention {
         let least = self.broker.limits().least_retention;
-        let may_come_late = self.broker.settle() >= Duration::from_secs(1);
+        let may_come_late = self.broker.settle() >= membership::LATE_REPLAY;
         Retention { began: SystemTime::now(), window: self.window.span, may_come_late, least }
     }
 }

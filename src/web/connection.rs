@@ -29,7 +29,10 @@ use tokio_util::{
 pub use self::{end::End, registry::Entry, transport::Transport};
 use self::{instruments::Instruments, registry::Registry};
 use super::server::Peer;
-use crate::hub::{Delivery, SendQueue};
+use crate::{
+    clock::TopicClock,
+    hub::{Delivery, SendQueue},
+};
 
 /// Open connections of one pod.
 pub struct Connections {
@@ -38,6 +41,7 @@ pub struct Connections {
     tasks: TaskTracker,
     instruments: Arc<Instruments>,
     registry: Arc<Registry>,
+    clock: TopicClock,
 }
 
 /// Limits on the connections of one pod, per address as well; [`Connections::enter`] enforces them.
@@ -128,7 +132,15 @@ impl Connections {
         });
         let registry = Arc::new(Registry::new(limits.keeps_cursors));
         registry.observe(meter);
-        Self { count, drain, tasks: TaskTracker::new(), instruments: Arc::new(instruments), registry }
+        let (instruments, clock) = (Arc::new(instruments), TopicClock::default());
+        Self { count, drain, tasks: TaskTracker::new(), instruments, registry, clock }
+    }
+
+    /// Measures latencies by the topic's clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: TopicClock) -> Self {
+        self.clock = clock;
+        self
     }
 
     /// Counts a new connection in, or returns the end that it meets at once. `peer` is the peer of
@@ -166,6 +178,7 @@ impl Connections {
             place: None,
             instruments: self.instruments.clone(),
             registry: self.registry.clone(),
+            clock: self.clock.clone(),
             slot: None,
             transport,
             end: End::Lost,
@@ -245,6 +258,7 @@ pub struct Guard {
     place: Option<Place>,
     instruments: Arc<Instruments>,
     registry: Arc<Registry>,
+    clock: TopicClock,
     slot: Option<usize>,
     transport: Transport,
     end: End,
@@ -297,7 +311,7 @@ impl Guard {
     /// tenth of its write.
     pub fn delivered(&self, deliveries: &[Delivery]) {
         let published = deliveries.iter().find_map(|delivery| delivery.result.published);
-        let latency = published.map(|published| published.elapsed().unwrap_or_default());
+        let latency = published.map(|published| self.clock.age(published));
         let bytes = deliveries.iter().map(|delivery| delivery.result.payload.len()).sum();
         self.instruments.record_write(self.transport, deliveries.len(), bytes, latency);
         self.deliveries.fetch_add(deliveries.len() as u64, Ordering::Relaxed);

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
-use crate::support::{Fault, Metadata, Relay, Service, eventually};
+use crate::support::{Client, Dialect, Fault, Metadata, Relay, Service, eventually};
 
 /// Time in which a pod must work again once the cause of a failure is gone.
 const RECOVERY: Duration = Duration::from_secs(20);
@@ -181,7 +182,7 @@ async fn restarted_pod_is_no_namesake() {
     let mut pod = service.pod("same").start().await;
     pod.kill();
     let pod = service.pod("same").start().await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    sleep(Duration::from_secs(3)).await;
     assert!(!pod.output().contains("another pod"), "{}", pod.output());
 }
 
@@ -223,4 +224,106 @@ async fn ready_pod_has_history_that_came_late() {
     service.state().replay_delay = Duration::from_millis(1_200);
     let late = service.pod("b").start().await;
     assert!(templates(&late).await.contains(r#""a""#), "{}", late.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_delivery_leaves_pods_ready() {
+    let service = Service::start().await;
+    let pods = join_all(["a", "b"].map(|name| service.pod(name).start())).await;
+    // A new feed does not count as silent within ten seconds, others after three intervals.
+    sleep(Duration::from_secs(8)).await;
+    service.state().delivery_delay = Duration::from_secs(6);
+    let (end, mut degraded) = (Instant::now() + Duration::from_secs(16), 0);
+    while Instant::now() < end {
+        for pod in &pods {
+            let answer = pod.http.get("/readyz").await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            degraded += usize::from(answer.json()["degraded"] == true);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(degraded > 0);
+    let readiness = pods[0].http.get("/readyz").await.json();
+    assert!(readiness["reasons"].to_string().contains(" s late"), "{readiness}");
+    assert_eq!((pods[0].metric("relay_degraded").await, pods[0].metric("relay_ready").await), (1.0, 1.0));
+    service.state().delivery_delay = Duration::ZERO;
+    for pod in &pods {
+        pod.until_metric("relay_degraded", 0.0).await;
+        assert!(publishes(pod).await);
+        assert!(service.state().most_feeds <= 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deaf_pod_is_unready() {
+    let service = Service::start().await;
+    let mut pods = [service.pod("a").start().await, service.pod("b").start().await];
+    service.state().deaf = Some(".a.");
+    let reasons = until_unready(&pods[0], "feed: ").await;
+    assert_eq!(pods[1].http.get("/readyz").await.status, 200, "{reasons}");
+    eventually("it is not ready", RECOVERY, async || {
+        (pods[0].http.get("/readyz").await.status == 503).then_some(())
+    })
+    .await;
+    service.state().deaf = None;
+    pods[0].until_ready(RECOVERY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_clock_changes_no_latency() {
+    join_all([-3_600, 3_600].map(async |clock| {
+        let service = Service::start().await;
+        service.state().clock = clock;
+        let pod = service.pod("p").start().await;
+        let mut client = Client::connect(pod.port(), Dialect::Transport, &Service::token("4")).await;
+        client.watch().await;
+        pod.until_metric("relay_watchers", 1.0).await;
+        assert!(publishes(&pod).await);
+        assert_eq!(client.next().await, "a");
+        pod.until_metric("relay_delivery_latency_seconds_count", 1.0).await;
+        let seconds = pod.metric("relay_delivery_latency_seconds_sum").await;
+        assert!(seconds > 0.0 && seconds < 2.0, "{clock}: {seconds}");
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_cursor_is_by_topics_clock() {
+    let service = Service::start().await;
+    // The pod's clock is an hour ahead.
+    service.state().clock = -3_600;
+    let other = service.pod("a").start().await;
+    let mut pod = service.pod("b").launch();
+    eventually("its heartbeat is back", RECOVERY, async || {
+        pod.http.try_get("/metrics").await?.text.contains("relay_clock_skew_seconds").then_some(())
+    })
+    .await;
+    let token = Service::token("4");
+    let cursor = Client::cursor_at_start(pod.port(), &token).await;
+    assert_eq!(pod.http.get("/readyz").await.status, 503, "the cursor is of the time before");
+    assert!(publishes(&other).await);
+    pod.until_ready(RECOVERY).await;
+    let mut client = Client::connect(pod.port(), Dialect::Transport, &token).await;
+    client.watch_after(&cursor).await;
+    assert_eq!(client.next().await, "a");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_history_is_no_news() {
+    let service = Service::start().await;
+    let first = service.pod("a").start().await;
+    assert!(publishes(&first).await);
+    sleep(Duration::from_secs(2)).await;
+    service.state().replay_delay = Duration::from_secs(10);
+    let late = service.pod("b").start().await;
+    let mut client = Client::connect(late.port(), Dialect::Transport, &Service::token("4")).await;
+    client.watch().await;
+    assert_eq!(templates(&late).await, "[]", "history is to come");
+    eventually("history has come", RECOVERY, async || {
+        templates(&late).await.contains(r#""a""#).then_some(())
+    })
+    .await;
+    let answer = first.http.add_template(&Service::token("3"), "new", Some(&["3"])).await;
+    assert_eq!(answer.json()["data"]["addTemplate"]["success"], true);
+    assert_eq!(client.next().await, "new");
 }

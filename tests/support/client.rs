@@ -197,6 +197,8 @@ pub(crate) struct Client {
     pub(crate) socket: Socket,
     pub(crate) user: String,
     dialect: Dialect,
+    /// Cursor of the connection's start; `None` in the legacy dialect.
+    cursor: Option<String>,
 }
 
 impl Client {
@@ -209,13 +211,29 @@ impl Client {
             .await;
         let ack = socket.receive().await.unwrap();
         assert_eq!(ack["type"], "connection_ack", "{ack}");
-        Self { socket, user: user.to_owned(), dialect }
+        let cursor = ack["payload"]["cursor"].as_str().map(str::to_owned);
+        Self { socket, user: user.to_owned(), dialect, cursor }
+    }
+
+    /// Connects and leaves again. Returns the cursor of the connection's start.
+    pub(crate) async fn cursor_at_start(port: u16, user: &str) -> String {
+        Self::connect(port, Dialect::Transport, user).await.cursor.unwrap()
     }
 
     /// Sends the subscription. The pod answers nothing yet; its `relay_watchers` shows when it
     /// watches.
     pub(crate) async fn watch(&mut self) {
         self.start(ID, WATCH).await;
+    }
+
+    /// Subscribes to what came after this cursor.
+    pub(crate) async fn watch_after(&mut self, cursor: &str) {
+        let cursor = Value::from(cursor);
+        self.start(
+            ID,
+            &format!("subscription {{ templateAdded(after: {cursor}) {{ id name shareLocationIds }} }}"),
+        )
+        .await;
     }
 
     pub(crate) async fn start(&mut self, id: &str, query: &str) {

@@ -42,6 +42,10 @@ const QUEUE: usize = 1_024;
 /// in order.
 const MARGIN: Duration = Duration::from_secs(30);
 
+/// How far ahead this pod's clock may be, if the first generation brought no heartbeat: then the
+/// next one begins earlier by this much. It brings more only if the topic retains more.
+const CLOCK_RESERVE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Time after which a message that was on its way when its stream broke comes again. It is the
 /// least that Pub/Sub accepts, since clients' cursors go on while the message is missing
 /// ([`REPEAT`](crate::hub::window::REPEAT)).
@@ -139,7 +143,7 @@ struct Keeper {
     stop: CancellationToken,
     /// Newest heartbeat that came through.
     seen: watch::Sender<Seen>,
-    /// Whether the first generation began too late, because this pod's clock is ahead.
+    /// Whether the first generation began too late, or may have, because this pod's clock is ahead.
     began_late: bool,
     /// Feeds still to be deleted: those of ended generations, and those that may or may not have
     /// been created.
@@ -161,6 +165,8 @@ impl Keeper {
                     tracing::info!(feed = name, "feed open");
                     let mut why = self.run_generation(&name, second, since).await;
                     if why == SILENT {
+                        // The seek may have led to a time to come.
+                        self.began_late |= self.seen.borrow().is_none();
                         why = self.explain(why, &name).await;
                     }
                     self.add_leftover(name);
@@ -291,7 +297,10 @@ impl Keeper {
     fn since(&self) -> SystemTime {
         let window = self.clients.admin.replay_window();
         let before = |time: SystemTime, span| time.checked_sub(span).unwrap_or(SystemTime::UNIX_EPOCH);
-        let Some((seen, came)) = *self.seen.borrow() else { return before(SystemTime::now(), window) };
+        let Some((seen, came)) = *self.seen.borrow() else {
+            let reserve = if self.began_late { CLOCK_RESERVE } else { Duration::ZERO };
+            return before(SystemTime::now(), window + reserve);
+        };
         let reach = before(seen + came.elapsed(), window);
         if self.began_late { reach } else { reach.max(before(seen, MARGIN)) }
     }

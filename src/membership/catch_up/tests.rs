@@ -137,3 +137,15 @@ fn repeated_tail_behind_last_heartbeat_proves_no_loss() {
     catch_up.hear(&topic.heartbeat("new"), Some("new"), topic.after(1_100));
     assert_eq!(catch_up.settle(topic.after(1_300)), Some(History::Whole));
 }
+
+#[test]
+fn patient_feed_reports_no_loss_early() {
+    let mut topic = Topic::new();
+    let (mut catch_up, last) = settled(&mut topic, Order::Lanes);
+    catch_up.be_patient(topic.after(30_000));
+    catch_up.begin("new".into(), topic.after(1_000));
+    catch_up.hear(&topic.heartbeat("new"), Some("new"), topic.after(1_100));
+    assert_eq!(catch_up.settle(topic.after(29_900)), None, "the replay may be late");
+    catch_up.hear(&last, Some("old"), topic.after(29_900));
+    assert_eq!(catch_up.settle(topic.after(30_200)), Some(History::Whole));
+}
