@@ -75,7 +75,7 @@ impl Scene {
         self.ledger.revive(&self.topic, &[&self.crowd]).await;
         self.traffic.stop().await;
         let refused = self.ledger.assert_refused_in_time();
-        self.ledger.each_adds_on_each(&self.deployment.pods).await;
+        self.ledger.each_adds_on_each(&self.deployment.pods, &self.deployment.ports).await;
         let verdict = self.ledger.settle(&self.topic, &[&self.crowd]).await;
         println!("{what}: {}, {refused} mutations refused", verdict.summary());
         verdict.assert_flawless();

@@ -27,6 +27,7 @@ mod hops;
 mod oracle;
 mod pods;
 mod repeats;
+mod service;
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -18,11 +18,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     resuming::{Crowd, Ports, Record},
-    support::{EVERYWHERE, Message, Relay, Topic, USERS, eventually, locations},
+    support::{EVERYWHERE, Message, Relay, Service, Topic, USERS, eventually, locations},
 };
 
 /// Timeout of a mutation: longer than a pod's timeout of a publish.
@@ -41,6 +40,24 @@ const ADD: &str = "mutation Add($input: AddTemplateInput!) {
 
 /// Locations that the templates are shared with, in turn.
 const SHARED: [&[&str]; 7] = [&["3"], &["1"], &["4"], &["2"], &["1", "3"], &["99"], &["3", "4"]];
+
+/// Topic that a foreign program publishes to, past all pods.
+pub(crate) trait Foreign {
+    /// Returns once the topic took the message.
+    async fn take(&self, message: Message);
+}
+
+impl Foreign for Topic {
+    async fn take(&self, message: Message) {
+        self.publish([message]).await;
+    }
+}
+
+impl Foreign for Service {
+    async fn take(&self, message: Message) {
+        self.state().take_foreign(&message);
+    }
+}
 
 /// One published template.
 struct Entry {
@@ -89,14 +106,14 @@ impl Ledger {
     /// proxies.
     pub(crate) async fn publish(
         &self,
-        topic: &Topic,
+        topic: &impl Foreign,
         count: usize,
         shared: &'static [&'static str],
         write: impl Fn(Message) -> Message,
     ) {
         for _ in 0..count {
             let number = self.begin(None, shared);
-            topic.publish([write(Message::template(&number.to_string(), shared))]).await;
+            topic.take(write(Message::template(&number.to_string(), shared))).await;
             self.entries()[number].taken = true;
         }
     }
@@ -122,8 +139,8 @@ impl Ledger {
 
     /// Adds a template by every author on every pod. It fails if an earlier fault left an author's
     /// publishing closed.
-    pub(crate) async fn each_adds_on_each(&self, pods: &[Relay]) {
-        for author in authors(self, &Ports::default()) {
+    pub(crate) async fn each_adds_on_each(&self, pods: &[Relay], ports: &Ports) {
+        for author in authors(self, ports) {
             for pod in pods {
                 let answer = author.add(pod.port(), SHARED[0]).await;
                 assert!(answer.is_ok(), "{} on {}: {answer:?}", author.name, pod.name());
@@ -144,7 +161,7 @@ impl Ledger {
     /// Waits until these clients have all their events and proves that they have no others. For the
     /// proof it publishes a last template that matches every client and arrives after all earlier
     /// ones.
-    pub(crate) async fn settle(&self, topic: &Topic, crowds: &[&Crowd]) -> Verdict {
+    pub(crate) async fn settle(&self, topic: &impl Foreign, crowds: &[&Crowd]) -> Verdict {
         self.publish(topic, 1, &EVERYWHERE, |message| message).await;
         let deadline = Instant::now() + SETTLED;
         loop {
@@ -158,7 +175,7 @@ impl Ledger {
 
     /// Waits until each of these clients has received a template published from now on: then the
     /// fault is over for each.
-    pub(crate) async fn revive(&self, topic: &Topic, crowds: &[&Crowd]) {
+    pub(crate) async fn revive(&self, topic: &impl Foreign, crowds: &[&Crowd]) {
         let first = self.len();
         eventually("every client receives events again", SETTLED, async || {
             self.publish(topic, 1, &EVERYWHERE, |message| message).await;
@@ -209,7 +226,7 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    fn client(&mut self, entries: &[Entry], record: &Record, ids: &mut HashMap<usize, Uuid>) {
+    fn client(&mut self, entries: &[Entry], record: &Record, ids: &mut HashMap<usize, String>) {
         let client = format!("{} {}", record.user, self.gaps.len());
         let mut had = BTreeSet::new();
         let mut on_connection = BTreeSet::new();
@@ -220,7 +237,8 @@ impl Verdict {
                 self.foreign.push(what);
                 continue;
             };
-            let is_known = *ids.entry(received.number).or_insert(received.event) == received.event;
+            let is_known =
+                ids.entry(received.number).or_insert_with(|| received.event.clone()) == &received.event;
             if !on_connection.insert((received.connection, received.number)) || !is_known {
                 self.duplicates.push(what.clone());
             }
@@ -362,7 +380,9 @@ impl Author {
         let body = json!({ "query": ADD, "variables": { "input": input } });
         let request = self.client.post(format!("http://127.0.0.1:{port}/graphql"));
         let request = request.header("content-type", "application/json");
-        let request = request.header("authorization", format!("Bearer {}", self.name)).body(body.to_string());
+        let request = request
+            .header("authorization", format!("Bearer {}", self.ports.token(self.name)))
+            .body(body.to_string());
         serde_json::from_str(&request.send().await.ok()?.text().await.ok()?).ok()
     }
 }

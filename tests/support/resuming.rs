@@ -24,7 +24,6 @@ use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Message, client::IntoClientRequest as _, http::HeaderValue},
 };
-use uuid::Uuid;
 
 use crate::support::{PATIENCE, eventually};
 
@@ -45,19 +44,33 @@ const RETRIED: [u16; 6] = [1001, 1006, 1012, 1013, 4403, 4408];
 
 /// Ports of the pods that a balancer would use. Clones share one list.
 #[derive(Clone, Default)]
-pub(crate) struct Ports(Arc<Mutex<Vec<u16>>>);
+pub(crate) struct Ports {
+    ports: Arc<Mutex<Vec<u16>>>,
+    /// Token of a demo user for these pods, if they want one.
+    token: Option<fn(&str) -> String>,
+}
 
 impl Ports {
+    /// Creates the list of pods that want tokens instead of the names of demo users.
+    pub(crate) fn with_tokens(token: fn(&str) -> String) -> Self {
+        Self { token: Some(token), ..Self::default() }
+    }
+
+    /// Returns what this user presents.
+    pub(crate) fn token(&self, user: &str) -> String {
+        self.token.map_or_else(|| user.to_owned(), |token| token(user))
+    }
+
     pub(crate) fn add(&self, port: u16) {
-        self.0.lock().unwrap().push(port);
+        self.ports.lock().unwrap().push(port);
     }
 
     pub(crate) fn remove(&self, port: u16) {
-        self.0.lock().unwrap().retain(|other| *other != port);
+        self.ports.lock().unwrap().retain(|other| *other != port);
     }
 
     pub(crate) fn any(&self) -> Option<u16> {
-        self.0.lock().unwrap().choose(&mut rand::rng()).copied()
+        self.ports.lock().unwrap().choose(&mut rand::rng()).copied()
     }
 }
 
@@ -73,13 +86,13 @@ pub(crate) enum Behaviour {
 }
 
 /// One received event.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Received {
     /// Number of the client's connection, from 1.
     pub(crate) connection: u32,
     /// Number in the template's name.
     pub(crate) number: usize,
-    pub(crate) event: Uuid,
+    pub(crate) event: String,
     pub(crate) at: Instant,
 }
 
@@ -234,7 +247,7 @@ impl Client {
         let protocol = HeaderValue::from_static("graphql-transport-ws");
         request.headers_mut().insert("sec-websocket-protocol", protocol);
         let (mut socket, _) = client_async(request, tcp).await.ok()?;
-        let token = format!("Bearer {}", self.record.lock().unwrap().user);
+        let token = format!("Bearer {}", self.ports.token(self.record.lock().unwrap().user));
         send(&mut socket, &json!({ "type": "connection_init", "payload": { "token": token } })).await?;
         let Some(Ok(Message::Text(text))) = socket.next().await else { return None };
         let frame: Frame<'_> = serde_json::from_str(&text).ok()?;
@@ -290,7 +303,7 @@ impl Client {
             (None, Some(_)) => record.gaps += 1,
             (Some(template), None) => {
                 let number = template.name.parse().ok()?;
-                let event = next.extensions.event_id?.parse().ok()?;
+                let event = next.extensions.event_id?.to_owned();
                 let connection = record.connections;
                 record.received.push(Received { connection, number, event, at: Instant::now() });
             }

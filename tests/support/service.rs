@@ -1,13 +1,15 @@
 //! [`Service`]: a fake of Google's Pub/Sub and of a metadata server, with faults on demand.
 //!
 //! The emulator never refuses, never runs out of a quota and asks for no credentials. The fake does
-//! all that, as far as pods notice it. It seeks ordered feeds and gives a new feed nothing without
-//! a seek, as the real service does. It must never be easier to serve from than the real one.
+//! all that, as far as pods notice it. It speaks TLS, seeks ordered feeds and gives a new feed
+//! nothing without a seek, as the real service does. It must never be easier to serve from than the
+//! real one.
 
 use std::{
     collections::{BTreeMap, HashMap},
     convert::Infallible,
     future::poll_fn,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
     task::Poll,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -20,12 +22,20 @@ use hyper_util::rt::TokioIo;
 use prost::Message as _;
 use serde_json::{Value, json};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
+    select,
+    sync::watch,
     task::JoinSet,
     time::{Instant, sleep},
 };
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{self, pki_types::PrivateKeyDer},
+};
+use uuid::Uuid;
 
-use super::Setup;
+use super::{Message, Setup};
 
 /// Topic that exists from the start.
 const TOPIC: &str = "projects/p-1/topics/events";
@@ -98,6 +108,8 @@ pub(crate) struct State {
     pub(crate) feeds: BTreeMap<String, Feed>,
     /// Largest number of subscriptions at a time.
     pub(crate) most_feeds: usize,
+    /// Largest number of subscriptions of one pod at a time.
+    pub(crate) most_of_one_pod: usize,
     /// Number of subscriptions that may exist.
     pub(crate) quota: Option<usize>,
     pub(crate) metadata: Metadata,
@@ -114,6 +126,8 @@ pub(crate) struct State {
     /// Retention of the topic; ten minutes if it is not set.
     pub(crate) retention: Option<&'static str>,
     log: Vec<(Instant, PubsubMessage)>,
+    /// Number of times that the service sent all its clients away.
+    goaways: watch::Sender<u32>,
 }
 
 /// Subscription: indices of the messages that it has not delivered, with the time from which each
@@ -167,6 +181,23 @@ impl State {
         Some(due.into_iter().map(|(_, n)| self.log[n].1.clone()).collect())
     }
 
+    /// Publishes a message of a foreign program.
+    pub(crate) fn take_foreign(&mut self, message: &Message) {
+        let (attributes, data) = message.parts();
+        let ordering_key = "foreign".to_owned();
+        self.publish(PubsubMessage { data, attributes, ordering_key, ..PubsubMessage::default() });
+    }
+
+    /// Deletes all feeds, as an operator may by mistake.
+    pub(crate) fn delete_feeds(&mut self) {
+        self.feeds.clear();
+    }
+
+    /// Asks all clients to leave their connections, and ends their streams.
+    pub(crate) fn send_away(&self) {
+        self.goaways.send_modify(|goaways| *goaways += 1);
+    }
+
     /// Returns the number of feeds of this pod.
     pub(crate) fn feeds_of(&self, pod: &str) -> usize {
         self.feeds.keys().filter(|name| name.contains(&format!(".{pod}."))).count()
@@ -176,6 +207,8 @@ impl State {
 /// Running fake. It ends when it is dropped.
 pub(crate) struct Service {
     port: u16,
+    /// File with the certificate that signs the service's own.
+    authority: PathBuf,
     state: Arc<Mutex<State>>,
     _tasks: JoinSet<()>,
 }
@@ -185,9 +218,19 @@ impl Service {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(Mutex::new(State::default()));
+        let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let authority = std::env::temp_dir().join(format!("service-{}.pem", Uuid::now_v7().simple()));
+        std::fs::write(&authority, certificate.cert.pem()).unwrap();
+        let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ServerConfig::builder_with_provider(provider);
+        let tls = tls.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let mut tls = tls.with_single_cert(vec![certificate.cert.der().clone()], key).unwrap();
+        // Clients of REST offer both, those of gRPC the second only.
+        tls.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, state.clone()));
-        Self { port, state, _tasks: tasks }
+        tasks.spawn(accept(listener, TlsAcceptor::from(Arc::new(tls)), state.clone()));
+        Self { port, authority, state, _tasks: tasks }
     }
 
     /// Returns the state. It must not be held across an `await`.
@@ -204,7 +247,8 @@ impl Service {
     pub(crate) fn at(&self, setup: Setup) -> Setup {
         setup
             .set("RELAY_BROKER", "pubsub://p-1/events")
-            .set("RELAY_PUBSUB_ENDPOINT", format!("http://127.0.0.1:{}", self.port))
+            .set("RELAY_PUBSUB_ENDPOINT", format!("https://localhost:{}", self.port))
+            .set("SSL_CERT_FILE", self.authority.to_str().unwrap())
             .set("GCE_METADATA_HOST", format!("127.0.0.1:{}", self.port))
             .set("HOME", "/nonexistent")
             .set("RELAY_AUTH", "jwt")
@@ -221,21 +265,36 @@ impl Service {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<Mutex<State>>) {
+impl Drop for Service {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.authority).ok();
+    }
+}
+
+async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<Mutex<State>>) {
     let mut connections = JoinSet::new();
     while let Ok((socket, _)) = listener.accept().await {
-        connections.spawn(serve(socket, state.clone()));
+        connections.spawn(serve(socket, tls.clone(), state.clone()));
         while connections.try_join_next().is_some() {}
     }
 }
 
-/// Serves gRPC or REST, as the first bytes show.
-async fn serve(socket: TcpStream, state: Arc<Mutex<State>>) {
-    let mut head = [0; 3];
-    let Ok(3) = socket.peek(&mut head).await else { return };
-    if head == *b"PRI" {
-        return serve_grpc(socket, state).await;
+/// Serves gRPC or REST over TLS, or the metadata server without, as the first byte shows.
+async fn serve(socket: TcpStream, tls: TlsAcceptor, state: Arc<Mutex<State>>) {
+    const HANDSHAKE: u8 = 22;
+    let mut head = [0];
+    let Ok(1) = socket.peek(&mut head).await else { return };
+    if head != [HANDSHAKE] {
+        return serve_rest(socket, state).await;
     }
+    let Ok(socket) = tls.accept(socket).await else { return };
+    match socket.get_ref().1.alpn_protocol() {
+        Some(b"h2") => serve_grpc(socket, state).await,
+        _ => serve_rest(socket, state).await,
+    }
+}
+
+async fn serve_rest(socket: impl AsyncRead + AsyncWrite + Unpin, state: Arc<Mutex<State>>) {
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let state = state.clone();
         async move { Ok::<_, Infallible>(rest(request.map(Body::new), &state).await) }
@@ -322,6 +381,9 @@ fn administer(state: &mut State, method: &Method, path: &str, body: &Value) -> R
             }
             state.feeds.insert(name.to_owned(), Feed::default());
             state.most_feeds = state.most_feeds.max(state.feeds.len());
+            let of_pod = name.rsplit_once('.').map_or(name, |(pod, _)| pod);
+            let count = state.feeds.keys().filter(|feed| feed.starts_with(&format!("{of_pod}."))).count();
+            state.most_of_one_pod = state.most_of_one_pod.max(count);
             let mut body = body.clone();
             body["name"] = json!(name);
             body["topicMessageRetentionDuration"] = json!(retention);
@@ -350,10 +412,19 @@ fn administer(state: &mut State, method: &Method, path: &str, body: &Value) -> R
 
 // gRPC: publishing and streams.
 
-async fn serve_grpc(socket: TcpStream, state: Arc<Mutex<State>>) {
+async fn serve_grpc(socket: impl AsyncRead + AsyncWrite + Unpin, state: Arc<Mutex<State>>) {
     let Ok(mut connection) = h2::server::handshake(socket).await else { return };
+    let mut goaways = state.lock().unwrap().goaways.subscribe();
     let mut calls = JoinSet::new();
-    while let Some(Ok((request, respond))) = connection.accept().await {
+    loop {
+        let accepted = select! {
+            accepted = connection.accept() => accepted,
+            Ok(()) = goaways.changed() => {
+                connection.graceful_shutdown();
+                continue;
+            }
+        };
+        let Some(Ok((request, respond))) = accepted else { return };
         let state = state.clone();
         calls.spawn(async move {
             call(request, respond, &state).await;
@@ -411,8 +482,11 @@ async fn call(
 
 /// Sends the messages of a feed until it is deleted or the connection has gone.
 async fn pull(name: &str, stream: &mut h2::SendStream<Bytes>, state: &Mutex<State>) -> Option<()> {
-    let mut number = 0;
+    let (mut number, goaways) = (0, state.lock().unwrap().goaways.subscribe());
     loop {
+        if goaways.has_changed().unwrap_or(true) {
+            return end(stream, 14, "The service was unable to fulfill your request.");
+        }
         let taken = state.lock().unwrap().take(name);
         let Some(messages) = taken else { return end(stream, 5, "Resource not found.") };
         if !messages.is_empty() {

@@ -3,7 +3,7 @@
 //!
 //! Each test has a project of its own. No test may ever share a topic with another.
 
-use std::thread;
+use std::{collections::HashMap, thread};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use pubsub_relay::cli::emulator::Emulator;
@@ -42,6 +42,11 @@ impl Message {
             "content-type": "application/json",
         });
         Self { attributes, data: data.to_string().into_bytes() }
+    }
+
+    /// Returns its attributes and its data.
+    pub(crate) fn parts(&self) -> (HashMap<String, String>, Vec<u8>) {
+        (serde_json::from_value(self.attributes.clone()).unwrap(), self.data.clone())
     }
 
     pub(crate) fn with(mut self, attribute: &str, value: &str) -> Self {
