@@ -31,7 +31,7 @@ use self::{
     index::Index,
     shared::{Counts, FEED_LOST, Shared, State, WINDOW_EXCEEDED},
     turns::{Sharing, Turns},
-    watcher::Watcher,
+    watcher::{Start, Watcher},
     window::{Bounds, Window},
 };
 pub use self::{
@@ -231,8 +231,7 @@ impl Hub {
     pub fn watch(&self, watch: Watch) -> Watching {
         let mut state = self.0.state();
         let start = state.window.head().published.checked_sub(DISORDER);
-        let start = start.map(|published| Cursor { published, event: Arc::default() }.into());
-        Watching::enter(&self.0, &mut state, watch, start)
+        Watching::enter(&self.0, &mut state, watch, start.map_or(Start::Unknown, Start::Time))
     }
 
     /// Starts a replay for a watcher: the watcher first receives what it missed since the cursor.

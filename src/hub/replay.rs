@@ -19,11 +19,11 @@ use super::{
     relayed::Relayed,
     send_queue::{Delivery, Rendered},
     shared::{Shared, State, WINDOW_EXCEEDED},
-    watcher::Watch,
+    watcher::{Start, Watch},
     watching::Watching,
     window::Progress,
 };
-use crate::cursor::{ClientCursor, Cursor, Source};
+use crate::cursor::{ClientCursor, Source};
 
 /// Pause of a replay before it looks again for history that may still come.
 const HISTORY_PAUSE: Duration = Duration::from_millis(250);
@@ -125,7 +125,7 @@ impl Replay {
         }
     }
 
-    fn gap(shared: &Arc<Shared>, state: &mut State, watch: &Watch, start: Option<Box<Cursor>>) -> Step {
+    fn gap(shared: &Arc<Shared>, state: &mut State, watch: &Watch, start: Start) -> Step {
         shared.counts.window_exceeded.fetch_add(1, Ordering::Relaxed);
         let cursor: Arc<str> = state.place().encode(&shared.topic).into();
         let payload = watch.operation.gap(WINDOW_EXCEEDED, &cursor);
@@ -135,6 +135,6 @@ impl Replay {
 }
 
 /// Returns the position at which the client began, if it resumes from there.
-fn start(after: &ClientCursor) -> Option<Box<Cursor>> {
-    (after.source == Source::Start).then(|| after.cursor.clone().into())
+fn start(after: &ClientCursor) -> Start {
+    if after.source == Source::Start { Start::Behind(after.cursor.clone().into()) } else { Start::Unknown }
 }

@@ -2,7 +2,7 @@
 //!
 //! The hub needs no more of a connection than its send queue. A watcher never waits for a socket.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use super::{
     relayed::Render,
@@ -25,6 +25,17 @@ pub struct Watch {
     pub send_queue: Arc<SendQueue>,
 }
 
+/// Start of a watcher's client. Events from before it are not for the client, however late they
+/// arrive.
+pub(super) enum Start {
+    /// There is none: the watcher receives every event.
+    Unknown,
+    /// Time of publishing. Most watchers have one, so it must be small.
+    Time(SystemTime),
+    /// Position; the event there is from before the client.
+    Behind(Box<Cursor>),
+}
+
 /// Watcher in the index.
 pub struct Watcher {
     id: u64,
@@ -32,20 +43,22 @@ pub struct Watcher {
     pub(super) viewer: Arc<Viewer>,
     pub(super) operation: Arc<dyn Render>,
     pub(super) send_queue: Arc<SendQueue>,
-    /// Start of its client. Events up to this position are from before the client, however late
-    /// they arrive. `None`: it receives every event.
-    start: Option<Box<Cursor>>,
+    start: Start,
 }
 
 impl Watcher {
-    pub(super) fn new(watch: Watch, start: Option<Box<Cursor>>) -> Self {
+    pub(super) fn new(watch: Watch, start: Start) -> Self {
         let Watch { id, field, viewer, operation, send_queue } = watch;
         Self { id, field, viewer, operation, send_queue, start }
     }
 
     /// Returns whether an event at this position may be for the watcher.
     pub(super) fn is_after_start(&self, position: &Cursor) -> bool {
-        self.start.as_ref().is_none_or(|start| **start < *position)
+        match &self.start {
+            Start::Unknown => true,
+            Start::Time(start) => *start <= position.published,
+            Start::Behind(start) => **start < *position,
+        }
     }
 
     /// Returns a pointer that is equal for watchers that share an operation, and distinct from

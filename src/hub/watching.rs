@@ -4,9 +4,8 @@ use std::{fmt, sync::Arc};
 
 use super::{
     shared::{Shared, State},
-    watcher::{Watch, Watcher},
+    watcher::{Start, Watch, Watcher},
 };
-use crate::cursor::Cursor;
 
 /// Guard of a watcher in the hub: dropping it removes the watcher.
 pub struct Watching {
@@ -15,14 +14,9 @@ pub struct Watching {
 }
 
 impl Watching {
-    /// Adds the watcher to the index. `state` is that of `shared`, locked. Events up to `start` are
-    /// not for the watcher.
-    pub(super) fn enter(
-        shared: &Arc<Shared>,
-        state: &mut State,
-        watch: Watch,
-        start: Option<Box<Cursor>>,
-    ) -> Self {
+    /// Adds the watcher to the index. `state` is that of `shared`, locked. Events from
+    /// before `start` are not for the watcher.
+    pub(super) fn enter(shared: &Arc<Shared>, state: &mut State, watch: Watch, start: Start) -> Self {
         Self { shared: shared.clone(), slot: state.index.insert(Watcher::new(watch, start)) }
     }
 }
