@@ -27,7 +27,8 @@ export class Terminal {
     terminal.port = await freePort();
     terminal.pod = Object.assign(new Pod(), { port: terminal.port });
     const listen = { RELAY_LISTEN: `127.0.0.1:${terminal.port}` };
-    const env = { PATH: `${terminal.folder}/.bin:${PATH}`, HOME: terminal.folder, ...listen, ...environment };
+    const env = { HOME: terminal.folder, ...listen, ...environment };
+    env.PATH = `${terminal.folder}/.bin:${environment.PATH ?? PATH}`;
     terminal.options = { cwd: terminal.folder, env };
     return terminal;
   }
@@ -38,12 +39,12 @@ export class Terminal {
     return stdout;
   }
 
-  /** Starts a block that runs until the terminal is closed. `output` has what it prints. */
-  start(block) {
+  /** Starts a block that runs until the terminal is closed. Calls `print` with what it prints. */
+  start(block, print = (text) => (this.output += text)) {
     const options = { ...this.options, detached: true, stdio: ['ignore', 'pipe', 'pipe'] };
     const shell = spawn('bash', ['--norc', '-ec', this.local(block)], options);
     this.groups.push(shell);
-    for (const stream of [shell.stdout, shell.stderr]) stream.on('data', (data) => (this.output += data));
+    for (const stream of [shell.stdout, shell.stderr]) stream.on('data', (data) => print(data));
   }
 
   /** Starts a pod by a block, and waits until it is ready. */
