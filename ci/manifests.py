@@ -63,7 +63,8 @@ promise(deadline + AFTER_DEADLINE <= grace, f"drain: deadline {deadline} + {AFTE
 known = set(re.findall(r"`(RELAY_[A-Z_]+|PUBSUB_EMULATOR_HOST)`", (ROOT / "docs/CONFIG.md").read_text()))
 for name in settings:
     promise(name in known or name.startswith("OTEL_"), f"settings: {name} is no setting of docs/CONFIG.md")
-promise(re.fullmatch(r"pubsub://[a-z][^/]{2,}/[A-Za-z][^/]{2,}", settings.get("RELAY_BROKER", "")), "settings: RELAY_BROKER names no topic")
+topic = r"pubsub://[a-z][^/]{2,}/[A-Za-z][^/]{2,}|postgres://[^/]+/[A-Za-z][^/]+"
+promise(re.fullmatch(topic, settings.get("RELAY_BROKER", "")), "settings: RELAY_BROKER names no topic")
 promise(settings.get("RELAY_AUTH") == "jwt" or "PUBSUB_EMULATOR_HOST" in settings, "settings: the real Pub/Sub needs RELAY_AUTH=jwt")
 keys = [n for n in ("RELAY_JWT_JWKS", "RELAY_JWT_SECRET", "RELAY_JWT_SECRET_FILE") if settings.get(n)]
 promise(len(keys) == (settings.get("RELAY_AUTH") == "jwt"), f"settings: {keys or 'nothing'} to check tokens with")
@@ -81,6 +82,21 @@ for name, url in settings.items():
         promise({"matchLabels": {"kubernetes.io/metadata.name": namespace}} in to, f"settings: no policy lets the pods out to {name}")
 for port, name in (("http", "RELAY_LISTEN"), ("admin", "RELAY_ADMIN_LISTEN")):
     promise(settings[name] == f"0.0.0.0:{ports.get(port)}", f"{name} is {settings[name]}, the container's port {port} {ports.get(port)}")
+
+# The database's proxy: the pod finds it, it finds the database, and nothing is a placeholder.
+if settings.get("RELAY_BROKER", "").startswith("postgres://127.0.0.1/"):
+    proxies = [c for c in pod.get("initContainers", []) if c.get("restartPolicy") == "Always" and "--port=5432" in c["args"]]
+    promise(len(proxies) == 1, f"database: {len(proxies)} proxies beside the pod, not 1")
+    for proxy in proxies:
+        promise(re.fullmatch(r"[^:]+:[^:]+:[^:]+", proxy["args"][0]), f"database: {proxy['args'][0]} is no PROJECT:REGION:INSTANCE")
+        promise(not {"startupProbe"} - proxy.keys() and "livenessProbe" not in proxy, "database: the proxy needs a startup probe, and an outage must not restart it")
+    account = one("ServiceAccount")["metadata"].get("annotations", {}).get("iam.gke.io/gcp-service-account", "")
+    promise(account == f"{settings.get('RELAY_BROKER_USER')}.gserviceaccount.com", f"database: the pods act as {account}, and log in as {settings.get('RELAY_BROKER_USER')}")
+    promise(any({"port": 3307} in rule["ports"] for rule in leaves), "database: no policy lets the pods out to Cloud SQL")
+    ranges = [t["ipBlock"]["cidr"] for rule in leaves if {"port": 3307} in rule["ports"] for t in rule["to"]]
+    variables = ROOT / "terraform/variables.tf"
+    if variables.exists():
+        promise(all(f'"{cidr}"' in variables.read_text() for cidr in ranges), f"database: terraform has another range than {ranges}")
 
 # The pod.
 promise(not relay["image"].endswith((":unset", ":latest")), f"image: {relay['image']} says nothing")

@@ -55,3 +55,12 @@ output "dns_records" {
   description = "DNS records that the domain needs. With dns_zone they exist already."
   value       = local.dns_records
 }
+
+output "postgres" {
+  description = "Values for k8s/overlays/gke-postgres/postgres.env. Null without the variable postgres."
+  value = var.postgres == null ? null : {
+    INSTANCE = google_sql_database_instance.postgres[0].connection_name
+    USER     = google_sql_user.postgres[0].name
+    ACCOUNT  = google_service_account.postgres[0].email
+  }
+}

@@ -12,6 +12,7 @@ locals {
     var.cmek_enabled ? ["cloudkms.googleapis.com"] : [],
     var.domain == null ? [] : ["certificatemanager.googleapis.com"],
     var.dns_zone == null ? [] : ["dns.googleapis.com"],
+    var.postgres == null ? [] : ["servicenetworking.googleapis.com", "sqladmin.googleapis.com"],
     var.budget == null ? [] : ["billingbudgets.googleapis.com"],
   )
 }

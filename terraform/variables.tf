@@ -221,3 +221,23 @@ variable "budget" {
     error_message = "The amount is a whole number above 0."
   }
 }
+
+variable "postgres" {
+  description = "Cloud SQL for PostgreSQL as the broker: machine type, most connections (six for each pod at the most), and the range of its private address. Without it there is none."
+  type = object({
+    tier            = optional(string, "db-custom-2-7680")
+    max_connections = optional(number, 300)
+    range           = optional(string, "10.30.0.0/24")
+  })
+  default = null
+
+  validation {
+    condition     = var.postgres == null || try(cidrnetmask(var.postgres.range) != "" && tonumber(split("/", var.postgres.range)[1]) <= 24, false)
+    error_message = "The range is an IPv4 network of 256 addresses or more, such as 10.30.0.0/24."
+  }
+
+  validation {
+    condition     = try(var.postgres.max_connections >= 50 && var.postgres.max_connections == floor(var.postgres.max_connections), var.postgres == null)
+    error_message = "max_connections is a whole number of 50 or more."
+  }
+}

@@ -17,8 +17,10 @@ run "default_has_no_optional_part" {
       google_certificate_manager_dns_authorization.gateway,
       google_billing_budget.pubsub,
       google_kms_key_ring.this,
+      google_sql_database_instance.postgres,
+      google_service_account.postgres,
     )) == 0
-    error_message = "by default there must be no certificate, no budget and no key"
+    error_message = "by default there must be no certificate, no budget, no key and no database"
   }
 
   assert {
