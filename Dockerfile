@@ -48,8 +48,8 @@ COPY --from=build /src/target/release/relay /usr/local/bin/relay
 # A number, because `runAsNonRoot` cannot check a name. It is the user `nonroot` of the base image.
 USER 65532:65532
 # Loopback cannot be reached from outside the container.
-ENV RELAY_LISTEN=0.0.0.0:8080 \
-    RELAY_ADMIN_LISTEN=0.0.0.0:9090
+ENV RELAY_LISTEN=[::]:8080 \
+    RELAY_ADMIN_LISTEN=[::]:9090
 EXPOSE 8080 9090
 STOPSIGNAL SIGTERM
 # For engines without their own probes. Kubernetes ignores it. It checks that the pod is alive, not

@@ -81,7 +81,7 @@ for name, url in settings.items():
         to = [t.get("namespaceSelector", {}) for rule in leaves if {"port": int(port)} in rule["ports"] for t in rule.get("to", [])]
         promise({"matchLabels": {"kubernetes.io/metadata.name": namespace}} in to, f"settings: no policy lets the pods out to {name}")
 for port, name in (("http", "RELAY_LISTEN"), ("admin", "RELAY_ADMIN_LISTEN")):
-    promise(settings[name] == f"0.0.0.0:{ports.get(port)}", f"{name} is {settings[name]}, the container's port {port} {ports.get(port)}")
+    promise(settings[name] == f"[::]:{ports.get(port)}", f"{name} is {settings[name]}, the container's port {port} {ports.get(port)}")
 
 # The database's proxy: the pod finds it, it finds the database, and nothing is a placeholder.
 if settings.get("RELAY_BROKER", "").startswith("postgres://127.0.0.1/"):

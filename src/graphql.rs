@@ -15,7 +15,14 @@ mod space;
 pub mod subscription;
 mod viewer;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_graphql::{Request, Response, Value, parser::types::OperationType};
 use futures_util::FutureExt as _;
@@ -66,6 +73,7 @@ pub struct Engine {
     hub: Hub,
     refusals: Refusals,
     budget: Budget,
+    mutations: AtomicU64,
 }
 
 impl Engine {
@@ -84,7 +92,8 @@ impl Engine {
         let documents = Documents::new(introspection);
         let operations = Operations::new(api.clone(), nulls.clone());
         let (event_publisher, budget) = (Arc::new(event_publisher), Budget::default());
-        Self { api, nulls, event_publisher, documents, operations, hub, refusals, budget }
+        let mutations = AtomicU64::default();
+        Self { api, nulls, event_publisher, documents, operations, hub, refusals, budget, mutations }
     }
 
     /// Charges answers and operations to this ledger, instead of one of its own.
@@ -93,6 +102,12 @@ impl Engine {
         self.operations.set_budget(budget.clone());
         self.budget = budget;
         self
+    }
+
+    /// Returns how many mutations have begun since the pod's start.
+    #[must_use]
+    pub fn mutations(&self) -> u64 {
+        self.mutations.load(Ordering::Relaxed)
     }
 
     /// Counts the limit that a refused request exceeded, if the response names one.
@@ -158,6 +173,10 @@ impl Engine {
 
     /// Runs a query or a mutation by plan if the schema has one, else by the executor.
     async fn run(&self, prepared: Prepared, viewer: Arc<Viewer>, space: &Space) -> Outcome {
+        if prepared.kind == OperationType::Mutation {
+            self.mutations.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!("mutation began");
+        }
         if let Some(planned) = self.api.planned() {
             match planned.execute(&prepared, &viewer, &self.event_publisher, space).await {
                 Ok(Some(copied)) => return Outcome::Copied(copied),

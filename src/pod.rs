@@ -3,6 +3,7 @@
 //! It is the one place that sees all modules, so that they need not see one another. It must decide
 //! nothing that a module can decide.
 
+mod beginnings;
 pub mod drain;
 mod error;
 mod janitor;
@@ -132,6 +133,7 @@ impl Pod {
             tasks.spawn(keep(upkeep, membership.clone(), settings.orphan_after, meter, stop.feed.clone()));
         }
         tasks.spawn(send_heartbeats(membership, publisher.clone(), reopen, app.clone(), stop.feed.clone()));
+        tasks.spawn(log_beginnings(settings.name.clone(), app.clone(), stop.feed.clone()));
         let Listeners { address, clients, admin } = listeners;
         let router = web::router(app.clone(), admin.is_none());
         tasks.spawn(serve(clients, router, stop.connections.clone()));
@@ -194,6 +196,10 @@ async fn send_heartbeats(
 ) {
     let connections = || app.connections.count();
     stop.run_until_cancelled(membership.run(publisher.as_ref(), &reopen, connections)).await;
+}
+
+async fn log_beginnings(pod: String, app: Arc<AppState>, stop: CancellationToken) {
+    beginnings::log(&pod, &app, &stop).await;
 }
 
 async fn keep(

@@ -47,6 +47,8 @@ pub struct Settings {
     /// Google Cloud project of the traces that log lines refer to; `None`: lines have the bare
     /// trace id.
     pub project: Option<String>,
+    /// Whether each line names its thread. In a cluster that is the name of its pod.
+    pub names_threads: bool,
     /// Whether spans are exported by OTLP. OpenTelemetry's library reads the endpoint and its
     /// options from the standard `OTEL_*` variables.
     pub export_traces: bool,
@@ -60,10 +62,12 @@ pub struct Settings {
 pub fn init(settings: &Settings) -> Result<Traces, TelemetryError> {
     let filter = EnvFilter::try_new(&settings.log)?;
     let lines = fmt::layer().with_writer(logs::writer()).with_ansi(io::stderr().is_terminal());
+    let lines = lines.with_thread_names(settings.names_threads);
     let lines = match settings.log_format {
         LogFormat::Text => lines.with_target(false).with_filter(filter).boxed(),
         LogFormat::Json => {
-            lines.event_format(logs::CloudLogging::new(settings.project.clone())).with_filter(filter).boxed()
+            let format = logs::CloudLogging::new(settings.project.clone(), settings.names_threads);
+            lines.event_format(format).with_filter(filter).boxed()
         }
     };
     let traces = if settings.export_traces { Traces::export()? } else { Traces::off() };
@@ -77,8 +81,18 @@ pub fn init(settings: &Settings) -> Result<Traces, TelemetryError> {
 #[doc(hidden)]
 pub async fn flush(limit: Duration, metrics: &Metrics, traces: &Traces) {
     let both = async { tokio::join!(metrics.flush(), traces.flush()) };
-    let flushed = timeout(limit, both).await;
-    if !matches!(flushed, Ok((Ok(Ok(())), Ok(Ok(()))))) {
-        tracing::warn!(?flushed, "telemetry not flushed");
+    let failure = match timeout(limit, both).await {
+        Ok((metrics, traces)) => {
+            let of = |signal: &str, flushed| match flushed {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(format!("{signal}: {error}")),
+                Err(_) => Some(format!("{signal}: the flush failed")),
+            };
+            of("metrics", metrics).or_else(|| of("traces", traces))
+        }
+        Err(_) => Some("the collector did not answer in time".to_owned()),
+    };
+    if let Some(error) = failure {
+        tracing::warn!(error, "telemetry not flushed");
     }
 }

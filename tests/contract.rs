@@ -603,6 +603,7 @@ impl Google {
             pod: pod.to_owned(),
             emulator: Some(self.host.clone()),
             endpoint: None,
+            proxy: None,
             replay_window: Duration::from_secs(600),
         };
         PubSub::connect(settings).await.unwrap()

@@ -42,6 +42,9 @@ pub struct Topic {
     pub emulator: Option<String>,
     /// URL of another endpoint of Google's service, such as a region's; `None`: the global one.
     pub endpoint: Option<String>,
+    /// The `host:port` of the HTTP proxy through which this process asks the endpoint, for the
+    /// texts of errors. Only administrative calls pass through it.
+    pub proxy: Option<String>,
 }
 
 impl Topic {
@@ -67,14 +70,15 @@ impl Topic {
                     .to_owned(),
             );
         }
-        Ok(Self { project: project.to_owned(), id: topic.to_owned(), emulator: None, endpoint: None })
+        let (project, id) = (project.to_owned(), topic.to_owned());
+        Ok(Self { project, id, emulator: None, endpoint: None, proxy: None })
     }
 
     /// Returns the settings of one pod on this topic.
     #[must_use]
     pub fn settings(&self, pod: &str, replay_window: Duration) -> Settings {
-        let Self { project, id, emulator, endpoint } = self.clone();
-        Settings { project, topic: id, pod: pod.to_owned(), emulator, endpoint, replay_window }
+        let Self { project, id, emulator, endpoint, proxy } = self.clone();
+        Settings { project, topic: id, pod: pod.to_owned(), emulator, endpoint, proxy, replay_window }
     }
 }
 

@@ -6,17 +6,21 @@
 use std::{
     io::{self, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    panic::resume_unwind,
     sync::Arc,
     time::Duration,
 };
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::{Instant, sleep},
+};
 
 use crate::{
     broker::{Broker, memory, pubsub},
     cli::emulator::{Emulator, EmulatorError, Search},
-    pod::{Drained, Pod},
+    pod::{Drained, Pod, StartError},
 };
 
 /// Project of the topic that all pods share, if the broker is an emulator.
@@ -60,7 +64,8 @@ impl ClusterBroker {
             Self::Started(emulator) => emulator.host(),
         };
         let (project, id) = (PROJECT.to_owned(), TOPIC.to_owned());
-        Arc::new(pubsub::Topic { project, id, emulator: Some(host.to_owned()), endpoint: None })
+        let emulator = Some(host.to_owned());
+        Arc::new(pubsub::Topic { project, id, emulator, endpoint: None, proxy: None })
     }
 
     /// Returns the words for the broker in the welcome.
@@ -80,6 +85,58 @@ impl ClusterBroker {
     }
 }
 
+/// Threads of each pod. A laptop has few cores, and all pods share them.
+const THREADS: usize = 2;
+
+/// Pod of a cluster, on threads that bear its name. So each of its log lines can name it, also
+/// those of libraries.
+pub struct NamedPod {
+    pod: Pod,
+    name: String,
+    threads: Threads,
+}
+
+/// Runtime that may be dropped inside another one.
+struct Threads(Option<Runtime>);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Threads {
+    /// Runs the future on these threads.
+    async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        let runtime = self.0.as_ref().expect("only a drop takes it");
+        runtime.spawn(future).await.unwrap_or_else(|error| resume_unwind(error.into_panic()))
+    }
+}
+
+impl NamedPod {
+    /// Runs `start` on threads of this name. If the future is dropped, it leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`io::Error`] if there are no threads, or the pod's own error.
+    pub async fn start(
+        name: String,
+        start: impl Future<Output = Result<Pod, StartError>> + Send + 'static,
+    ) -> io::Result<Result<Self, StartError>> {
+        let runtime =
+            Builder::new_multi_thread().worker_threads(THREADS).thread_name(&name).enable_all().build()?;
+        let threads = Threads(Some(runtime));
+        let pod = threads.run(start).await;
+        Ok(pod.map(|pod| Self { pod, name, threads }))
+    }
+
+    async fn drain(self) -> Drained {
+        let Self { pod, threads, .. } = self;
+        threads.run(pod.drain()).await
+    }
+}
+
 /// Returns the loopback addresses of `pods` pods, on the ports from `first_port` on. The caller
 /// ensures that they end below 65536.
 pub fn addresses(first_port: u16, pods: u16) -> impl Iterator<Item = SocketAddr> {
@@ -87,13 +144,13 @@ pub fn addresses(first_port: u16, pods: u16) -> impl Iterator<Item = SocketAddr>
 }
 
 /// Waits until every pod is ready. After 15 seconds it logs each pod that is not, and returns.
-pub async fn wait_until_ready(pods: &[Pod]) {
+pub async fn wait_until_ready(pods: &[NamedPod]) {
     let deadline = Instant::now() + READY_TIMEOUT;
-    for pod in pods {
+    for NamedPod { pod, name, .. } in pods {
         while !pod.health().readiness().ready {
             if Instant::now() > deadline {
-                let reasons = pod.health().readiness().reasons;
-                tracing::warn!(address = %pod.address(), ?reasons, "pod is not ready yet");
+                let reasons = pod.health().readiness().reasons.join("; ");
+                tracing::warn!(pod = name, address = %pod.address(), reasons, "pod is not ready yet");
                 break;
             }
             sleep(Duration::from_millis(20)).await;
@@ -105,13 +162,13 @@ pub async fn wait_until_ready(pods: &[Pod]) {
 ///
 /// # Errors
 /// If `out` cannot be written.
-pub fn welcome(out: &mut impl Write, broker: &ClusterBroker, pods: &[Pod]) -> io::Result<()> {
+pub fn welcome(out: &mut impl Write, broker: &ClusterBroker, pods: &[NamedPod]) -> io::Result<()> {
     writeln!(out, "pubsub-relay: {} pods on {}\n", pods.len(), broker.describe())?;
-    for (n, pod) in pods.iter().enumerate() {
-        writeln!(out, "  pod-{}  http://{}/graphql", n + 1, pod.address())?;
+    for NamedPod { pod, name, .. } in pods {
+        writeln!(out, "  {name}  http://{}/graphql", pod.address())?;
     }
     let [Some(first), Some(second)] =
-        [pods.first(), pods.get(1).or(pods.first())].map(|pod| pod.map(Pod::address))
+        [pods.first(), pods.get(1).or(pods.first())].map(|pod| pod.map(|pod| pod.pod.address()))
     else {
         return Ok(());
     };
@@ -132,7 +189,7 @@ ZOLO and ZEWI receive the event; ZOWI (the author) and ZELO (location 1) do not.
 }
 
 /// Drains all pods at the same time. Returns [`Drained::CutOff`] if any of them was cut off.
-pub async fn drain(pods: Vec<Pod>) -> Drained {
-    let ends = join_all(pods.into_iter().map(Pod::drain)).await;
+pub async fn drain(pods: Vec<NamedPod>) -> Drained {
+    let ends = join_all(pods.into_iter().map(NamedPod::drain)).await;
     if ends.contains(&Drained::CutOff) { Drained::CutOff } else { Drained::Cleanly }
 }

@@ -16,7 +16,7 @@ mod value;
 
 use std::{
     ffi::{OsStr, OsString},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -225,10 +225,9 @@ fn check(flags: &ArgMatches, reader: &Reader<'_>) -> Check {
 fn healthcheck(reader: &mut Reader<'_>) -> Command {
     let (listen, admin_listen) = settings::addresses(reader);
     let mut address = admin_listen.unwrap_or(listen);
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
+    if address.ip().is_unspecified() {
+        // `[::]` is IPv4 as well, and on some machines nothing else.
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
     }
     Command::Healthcheck(address)
 }
@@ -258,8 +257,10 @@ fn cluster(reader: &mut Reader<'_>) -> Command {
     if first_port.checked_add(pods - 1).is_none() {
         reader.refuse(&t::FIRST_PORT, "leaves too few ports below 65536 for all the pods: give a lower one");
     }
+    let mut settings = settings::shared(reader, BrokerUrl::Memory, &settings::CLUSTER_WAITS);
+    settings.telemetry.names_threads = true;
     Command::Cluster {
-        settings: settings::shared(reader, BrokerUrl::Memory, &settings::CLUSTER_WAITS),
+        settings,
         pods,
         first_port,
         cloudsdk_root: reader.raw(&t::CLOUDSDK_ROOT_DIR).map(PathBuf::from),

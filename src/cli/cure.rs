@@ -30,7 +30,8 @@ pub fn cure(error: StartError) -> anyhow::Error {
             "correct RELAY_JWT_JWKS"
         }
         StartError::Telemetry(_) => "check RELAY_LOG and the variables that begin with OTEL_EXPORTER_OTLP_",
-        StartError::Broker(_) => "correct RELAY_BROKER",
+        // Its text states what to change.
+        StartError::Broker(_) => return anyhow::anyhow!("{error}"),
     };
     let text = format!("{error}: {setting}");
     match std::error::Error::source(&error) {

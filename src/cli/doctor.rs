@@ -137,7 +137,7 @@ fn addresses(checks: &Checks) -> Finding {
     match unreachable {
         Some((name, address)) => Finding::wrong(
             format!("{name} is {address}, which cannot be reached from outside the pod"),
-            format!("{name}=0.0.0.0:{}", address.port()),
+            format!("{name}=[::]:{}", address.port()),
         ),
         None => Finding::ok(format!("clients can reach {clients}")),
     }

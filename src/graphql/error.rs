@@ -261,7 +261,12 @@ pub fn internal() -> Response {
 const INTERNAL_TEXT: &str = "internal error";
 
 fn mask(error: &mut ServerError) {
-    tracing::error!(error = %error.message, path = ?error.path, "a resolver failed");
+    let path = error.path.iter().map(|segment| match segment {
+        PathSegment::Field(name) => name.clone(),
+        PathSegment::Index(index) => index.to_string(),
+    });
+    let path = path.collect::<Vec<_>>().join(".");
+    tracing::error!(error = %error.message, path, "a resolver failed");
     error.message = INTERNAL_TEXT.to_owned();
     error.source = None;
     mark(error, Code::Internal);

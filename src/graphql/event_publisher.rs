@@ -121,6 +121,7 @@ impl EventPublisher {
             }
             Error::new(Code::PublishFailed, "the event could not be published; try again")
         })?;
+        tracing::debug!(event = &*event.id, kind = &*event.kind, "event published");
         match read(&event) {
             Ok(fact) => self.domain.apply(&event, &fact),
             Err(error) => {

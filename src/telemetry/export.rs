@@ -53,15 +53,15 @@ impl TelemetryError {
 pub(super) struct Outage(AtomicBool);
 
 impl Outage {
-    /// Notes the outcome of one export of this signal.
-    pub(super) fn note(&self, signal: &str, exported: &OTelSdkResult) {
+    /// Notes the outcome of one export of this signal. `pod` is set if it is of one pod only.
+    pub(super) fn note(&self, signal: &str, pod: Option<&str>, exported: &OTelSdkResult) {
         let was_out = self.0.swap(exported.is_err(), Ordering::Relaxed);
         match exported {
             Err(error) if !was_out => {
                 let cure = "check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL";
-                tracing::warn!(signal, %error, cure, "telemetry not exported; repeats are not logged");
+                tracing::warn!(pod, signal, %error, cure, "telemetry not exported; repeats are not logged");
             }
-            Ok(()) if was_out => tracing::info!(signal, "telemetry exported again"),
+            Ok(()) if was_out => tracing::info!(pod, signal, "telemetry exported again"),
             _ => {}
         }
     }
@@ -70,13 +70,14 @@ impl Outage {
 /// Exporter of metrics whose outages are logged.
 pub(super) struct Watched {
     pub(super) inner: MetricExporter,
+    pub(super) pod: String,
     pub(super) outage: Outage,
 }
 
 impl PushMetricExporter for Watched {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         let exported = self.inner.export(metrics).await;
-        self.outage.note("metrics", &exported);
+        self.outage.note("metrics", Some(&self.pod), &exported);
         exported
     }
 

@@ -86,11 +86,12 @@ pub enum LogFormat {
 /// Formatter for [`LogFormat::Json`].
 pub(super) struct CloudLogging {
     project: Option<String>,
+    names_threads: bool,
 }
 
 impl CloudLogging {
-    pub(super) const fn new(project: Option<String>) -> Self {
-        Self { project }
+    pub(super) const fn new(project: Option<String>, names_threads: bool) -> Self {
+        Self { project, names_threads }
     }
 
     /// Adds the current trace to the line, if there is one.
@@ -129,6 +130,9 @@ where
         line.insert("severity".to_owned(), severity(*metadata.level()).into());
         line.insert("time".to_owned(), rfc3339::write(SystemTime::now()).into());
         line.insert("logging.googleapis.com/labels".to_owned(), json!({ "target": metadata.target() }));
+        if let Some(pod) = thread::current().name().filter(|_| self.names_threads) {
+            line.entry("pod").or_insert_with(|| pod.into());
+        }
         self.trace(&mut line);
         writeln!(writer, "{}", Value::Object(line))
     }
@@ -215,7 +219,7 @@ mod tests {
         let writer = lines.clone();
         let layer = fmt::layer()
             .with_writer(move || writer.clone())
-            .event_format(CloudLogging::new(Some("p".to_owned())));
+            .event_format(CloudLogging::new(Some("p".to_owned()), false));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), write);
         let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert_eq!(lines.matches('\n').count(), 1, "one line: {lines}");

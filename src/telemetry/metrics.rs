@@ -93,7 +93,7 @@ impl Metrics {
             SdkMeterProvider::builder().with_resource(resource(Some(pod))).with_reader(exporter);
         if export {
             let inner = MetricExporter::builder().build()?;
-            let exporter = Watched { inner, outage: Outage::default() };
+            let exporter = Watched { inner, pod: pod.to_owned(), outage: Outage::default() };
             provider = provider.with_reader(PeriodicReader::builder(exporter).build());
         }
         let metrics = Self { provider: provider.build(), registry };

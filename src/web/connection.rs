@@ -76,6 +76,8 @@ struct Count {
 #[derive(Default)]
 struct Open {
     all: usize,
+    /// Connections that have begun since the pod's start.
+    begun: u64,
     /// Kept only if the number per address is limited. An address without connections has no entry.
     by_address: HashMap<IpAddr, usize>,
 }
@@ -94,6 +96,7 @@ impl Count {
             return Err(End::Crowded);
         }
         open.all += 1;
+        open.begun += 1;
         open.by_address.extend(address.map(|address| (address, same + 1)));
         Ok(address)
     }
@@ -167,6 +170,7 @@ impl Connections {
         };
         let address = entered.inspect_err(|end| self.instruments.end(transport, end))?;
         self.instruments.connections.add(1, &[transport.label()]);
+        tracing::debug!(transport = transport.name(), "connection began");
         Ok(Place { count: self.count.clone(), address, instruments: self.instruments.clone(), transport })
     }
 
@@ -200,6 +204,12 @@ impl Connections {
     #[must_use]
     pub fn count(&self) -> usize {
         crate::lock::lock(&self.count.open).all
+    }
+
+    /// Returns how many connections have begun since the pod's start.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        crate::lock::lock(&self.count.open).begun
     }
 
     /// Counts a limit that was reached in another way than by the end of a connection.

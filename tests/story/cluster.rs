@@ -43,6 +43,46 @@ async fn cluster_serves_story_and_leaves_nothing() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_log_lines_name_their_pods() {
+    for format in ["text", "json"] {
+        let setup = Setup::cluster().set("JAVA_HOME", "/nowhere").set("RELAY_LOG", "debug");
+        let mut cluster = setup.set("RELAY_LOG_FORMAT", format).start().await;
+        eventually("the cluster is up", PATIENCE, async || {
+            cluster.output().contains("Watch as ZOLO").then_some(())
+        })
+        .await;
+        let mut client = Client::connect(cluster.port() + 1, Dialect::Transport, "ZOLO").await;
+        client.watch().await;
+        cluster.add_template("ZOWI", "story", Some(&["3"])).await;
+        assert_eq!(client.next().await, "story");
+        drop(client);
+        let ended = |line: &&str| line.contains("connection ended") && line.contains("pod-2");
+        eventually("the connection's end is logged", PATIENCE, async || {
+            cluster.output().lines().find(ended).map(drop)
+        })
+        .await;
+        cluster.signal("INT");
+        assert_eq!(cluster.ended().await.code(), Some(0), "{}", cluster.output());
+        let log = cluster.output();
+        let names = ["pod-1", "pod-2", "pod-3", "pod-4"];
+        for text in ["pod started", "feed caught up", "event dispatched", "pod drained"] {
+            let lines: Vec<&str> = log.lines().filter(|line| line.contains(text)).collect();
+            for name in names {
+                let of_pod = lines.iter().filter(|line| line.contains(name)).count();
+                assert!(of_pod > 0, "{text}, {name}: {lines:#?}");
+            }
+        }
+        let levels = ["INFO", "WARN", "DEBUG"];
+        for line in log.lines().filter(|line| levels.iter().any(|level| line.contains(level))) {
+            // What the process does before its pods start is of no pod.
+            let is_of_all =
+                [" main ", "emulator-output", "\"pod\":\"main\""].iter().any(|text| line.contains(text));
+            assert!(is_of_all || names.iter().any(|name| line.contains(name)), "{line}");
+        }
+    }
+}
+
 async fn run_story(cluster: &Relay) {
     let mut clients = Vec::new();
     for (port, user) in (cluster.port()..).zip(["ZOWI", "ZOLO", "ZEWI", "ZELO"]) {

@@ -221,7 +221,7 @@ async fn doctor_finds_drain_longer_than_grace() {
 #[tokio::test]
 async fn doctor_finds_settings_unfit_for_kubernetes() {
     let report = Report::of(doctor(&[]).set("POD_NAME", "relay-7d4f")).await;
-    assert!(report.line("addresses").contains("Cure: RELAY_LISTEN=0.0.0.0:"), "{}", report.text);
+    assert!(report.line("addresses").contains("Cure: RELAY_LISTEN=[::]:"), "{}", report.text);
     assert!(report.line("topic").contains("Cure: RELAY_BROKER=pubsub://"), "{}", report.text);
     assert_eq!(report.code, Some(1));
 }

@@ -3,9 +3,11 @@
 //! Logs are kept longer and read more widely than the data. They must never hold payloads,
 //! tokens or addresses.
 
+use std::time::Duration;
+
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::sleep};
 
 use crate::support::{
     Dialect, EVENTS, PATIENCE, Relay, Setup, Streamed, Topic, USERS, eventually, post, request, watchers_on,
@@ -92,6 +94,49 @@ async fn log_has_no_payload_token_or_client_address() {
             assert!(ends.iter().all(|line| line["seconds"].is_f64()), "{ends:?}");
         }
     }
+}
+
+/// Returns the sum of this field over the lines that count what began, and the number of lines.
+fn began(log: &str, field: &str) -> (u64, usize) {
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines: Vec<_> = lines.filter(|line| line["message"] == "connections and mutations began").collect();
+    (lines.iter().map(|line| line[field].as_u64().unwrap()).sum(), lines.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_counts_each_second_what_began() {
+    let pod = Setup::new("pod").set("RELAY_LOG_FORMAT", "json").start().await;
+    let _clients = watchers_on(&pod, Dialect::Transport, &USERS).await;
+    for _ in 0..20 {
+        pod.add_template("ZOWI", "one of many", None).await;
+    }
+    let log = eventually("all that began is counted", PATIENCE, async || {
+        let log = pod.output();
+        (began(&log, "connections").0 == 4 && began(&log, "mutations").0 == 20).then_some(log)
+    })
+    .await;
+    let (_, lines) = began(&log, "mutations");
+    assert!(lines <= 8, "{lines} lines: {log}");
+    sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(began(&pod.output(), "mutations").1, lines, "a quiet second has no line");
+    for line in ["connection began", "mutation began", "event published"] {
+        assert!(!log.contains(line), "{line}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debug_log_has_each_beginning() {
+    let pod = Setup::new("pod").set("RELAY_LOG", "debug").set("RELAY_LOG_FORMAT", "json").start().await;
+    let _clients = watchers_on(&pod, Dialect::Transport, &USERS).await;
+    for _ in 0..3 {
+        pod.add_template("ZOWI", "one of many", None).await;
+    }
+    eventually("each beginning is logged", PATIENCE, async || {
+        let log = pod.output();
+        let of = |text: &str| log.matches(&format!("\"message\":\"{text}\"")).count();
+        (of("connection began") == 4 && of("mutation began") == 3 && of("event published") == 3).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,20 @@
 //! A pod must recover by itself once the cause is gone, name the cause until then, and leave
 //! nothing behind.
 
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
 use futures_util::future::join_all;
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::AsyncWriteExt as _,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
-use crate::support::{Client, Dialect, Fault, Metadata, Relay, Service, eventually};
+use crate::{
+    doctor::{head, server},
+    support::{Client, Dialect, Fault, Metadata, Relay, Service, Setup, eventually, free_ports},
+};
 
 /// Time in which a pod must work again once the cause of a failure is gone.
 const RECOVERY: Duration = Duration::from_secs(20);
@@ -124,6 +131,25 @@ async fn quota_full_of_own_feeds_is_freed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn slow_listing_of_many_pages_ends() {
+    let service = Service::start().await;
+    {
+        let mut state = service.state();
+        // Six pages take twelve seconds; one call may take eight.
+        state.page_delay = Duration::from_secs(2);
+        for n in 0..50 {
+            // Those of this pod are on the last page.
+            let pod = if n < 48 { "a" } else { "p" };
+            let name = format!("projects/p-1/subscriptions/events.{pod}.1{n:x}-1");
+            state.feeds.insert(name, Default::default());
+        }
+    }
+    let _pod = service.pod("p").start().await;
+    let limit = Duration::from_secs(30);
+    eventually("one feed remains", limit, async || (service.state().feeds_of("p") == 1).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refused_stream_is_named() {
     let service = Service::start().await;
     service.state().faults.insert("stream", Fault::exhausted());
@@ -133,6 +159,55 @@ async fn refused_stream_is_named() {
     service.state().faults.clear();
     pod.until_ready(RECOVERY).await;
     assert!(service.state().most_feeds <= 2, "{} feeds", service.state().most_feeds);
+}
+
+/// Starts a proxy that answers each request with `answer`, or with nothing.
+async fn proxy(answer: Option<&'static str>) -> (String, JoinSet<()>) {
+    server(move |mut socket| async move {
+        head(&mut socket).await;
+        match answer {
+            Some(answer) => drop(socket.write_all(answer.as_bytes()).await),
+            None => pending().await,
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxy_before_service_is_named() {
+    let nowhere = format!("127.0.0.1:{}", free_ports(1));
+    let (refusing, _refuses) = proxy(Some("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")).await;
+    let (silent, _swallows) = proxy(None).await;
+    join_all([nowhere, refusing, silent].map(async |address| {
+        let service = Service::start().await;
+        let behind = |setup: Setup| {
+            let setup = service.at(setup).set("RELAY_PUBSUB_ENDPOINT", "pubsub.invalid");
+            setup.set("HTTPS_PROXY", format!("http://user:password@{address}"))
+        };
+        let pod = behind(Setup::new("p")).launch();
+        eventually("the pod is up", RECOVERY, async || pod.http.try_get("/livez").await).await;
+        let reasons = until_unready(&pod, "proxy").await;
+        for words in [&*format!("the proxy at {address}"), "pubsub.invalid", "NO_PROXY", "cure: "] {
+            assert!(reasons.contains(words), "{words}: {reasons}");
+        }
+        let doctor = behind(Setup::new("doctor").command_line(&["doctor"])).run().await;
+        let report = String::from_utf8(doctor.stdout).unwrap();
+        let line = report.lines().find(|line| line.contains(" topic ")).unwrap();
+        assert!(line.starts_with("WRONG") && line.contains(&format!("the proxy at {address}")), "{report}");
+        for text in [&*pod.output(), &report, &reasons] {
+            assert!(!text.contains("password") && !text.contains("Some("), "{text}");
+        }
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_server_is_never_asked_by_proxy() {
+    let service = Service::start().await;
+    let nowhere = format!("http://127.0.0.1:{}", free_ports(1));
+    let pod = service.pod("p").set("GCE_METADATA_HOST", service.host().replace("127.0.0.1", "127.0.0.2"));
+    let pod = pod.set("HTTP_PROXY", nowhere).start().await;
+    assert!(publishes(&pod).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

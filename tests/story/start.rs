@@ -61,6 +61,37 @@ async fn port_in_use_gives_one_clear_line() {
 }
 
 #[tokio::test]
+async fn pod_on_all_addresses_serves_both_families() {
+    let port = free_ports(1);
+    let mut pod = Setup::new("pod").at(port).set("RELAY_LISTEN", format!("[::]:{port}")).launch();
+    pod.until_ready(PATIENCE).await;
+    if TcpListener::bind("[::1]:0").await.is_ok() {
+        let answer = reqwest::get(format!("http://[::1]:{port}/livez")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+    let check = Setup::new("check").set("RELAY_LISTEN", format!("[::]:{port}"));
+    let output = check.command_line(&["healthcheck"]).run().await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[tokio::test]
+async fn unreadable_credentials_give_one_clear_line() {
+    let setup = Setup::new("pod").set("RELAY_BROKER", "pubsub://p-1/events").set("RELAY_LOG", "error");
+    let setup = setup.set("RELAY_AUTH", "jwt").set("RELAY_JWT_SECRET", "thirty-two bytes are just enough");
+    let setup = setup.set("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/key.json");
+    let output = setup.run().await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let lines = lines(&output);
+    let [line] = &lines[..] else { panic!("{lines:#?}") };
+    for words in ["the credentials for Google cannot be used", "GOOGLE_APPLICATION_CREDENTIALS", "cure: "] {
+        assert!(line.contains(words), "{words}: {line}");
+    }
+    for words in ["Pub/Sub client", "RELAY_BROKER", "Some(", "Error"] {
+        assert!(!line.contains(words), "{words}: {line}");
+    }
+}
+
+#[tokio::test]
 async fn pod_reports_fault_in_directory() {
     let user = |id: &str, location: &str| {
         format!(

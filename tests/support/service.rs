@@ -43,6 +43,9 @@ const TOPIC: &str = "projects/p-1/topics/events";
 /// How often an idle stream looks for messages.
 const TICK: Duration = Duration::from_millis(20);
 
+/// Most subscriptions of one page of a listing.
+const PAGE: usize = 10;
+
 /// Secret of the pods' tokens.
 const SECRET: &str = "a-secret-of-the-tests-that-is-long-enough";
 
@@ -123,6 +126,8 @@ pub(crate) struct State {
     pub(crate) delivery_delay: Duration,
     /// Part of the names of feeds whose streams bring nothing.
     pub(crate) deaf: Option<&'static str>,
+    /// Time that each page of a listing takes.
+    pub(crate) page_delay: Duration,
     /// Retention of the topic; ten minutes if it is not set.
     pub(crate) retention: Option<&'static str>,
     log: Vec<(Instant, PubsubMessage)>,
@@ -215,10 +220,12 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // On all addresses, since only 127.0.0.1 is always exempt from proxies.
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(Mutex::new(State::default()));
-        let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate =
+            rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         let authority = std::env::temp_dir().join(format!("service-{}.pem", Uuid::now_v7().simple()));
         std::fs::write(&authority, certificate.cert.pem()).unwrap();
         let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
@@ -231,6 +238,11 @@ impl Service {
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, TlsAcceptor::from(Arc::new(tls)), state.clone()));
         Self { port, authority, state, _tasks: tasks }
+    }
+
+    /// Returns its address, as `host:port`.
+    pub(crate) fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// Returns the state. It must not be held across an `await`.
@@ -324,6 +336,10 @@ async fn rest(request: Request<Body>, state: &Mutex<State>) -> Response<Body> {
     let has_token = parts.headers.contains_key("authorization");
     let body = to_bytes(body, 1 << 20).await.unwrap_or_default();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if parts.method == Method::GET && path.ends_with("/subscriptions") {
+        let delay = state.lock().unwrap().page_delay;
+        sleep(delay).await;
+    }
     let mut state = state.lock().unwrap();
     if !has_token {
         return answer(
@@ -331,7 +347,9 @@ async fn rest(request: Request<Body>, state: &Mutex<State>) -> Response<Body> {
             &json!({ "error": { "code": 401, "message": "no token", "status": "UNAUTHENTICATED" } }),
         );
     }
-    administer(&mut state, &parts.method, path, &body)
+    let query = parts.uri.query().unwrap_or_default();
+    let page = query.split('&').find_map(|pair| pair.strip_prefix("pageToken="));
+    administer(&mut state, &parts.method, path, page, &body)
 }
 
 async fn metadata(path: &str, state: &Mutex<State>) -> Response<Body> {
@@ -350,7 +368,13 @@ async fn metadata(path: &str, state: &Mutex<State>) -> Response<Body> {
     }
 }
 
-fn administer(state: &mut State, method: &Method, path: &str, body: &Value) -> Response<Body> {
+fn administer(
+    state: &mut State,
+    method: &Method,
+    path: &str,
+    page: Option<&str>,
+    body: &Value,
+) -> Response<Body> {
     let name = path.trim_start_matches("/v1/");
     let (name, verb) = name.split_once(':').unwrap_or((name, ""));
     let kind = name.split('/').nth(2).unwrap_or_default();
@@ -362,9 +386,7 @@ fn administer(state: &mut State, method: &Method, path: &str, body: &Value) -> R
         ("DELETE", "subscriptions", "") => "delete",
         ("GET", "subscriptions", "") if !is_one => "list",
         ("GET", "topics", "") => "get",
-        ("POST", _, "testIamPermissions") => {
-            return answer(200, &json!({ "permissions": body["permissions"] }));
-        }
+        ("POST", _, "testIamPermissions") => "permissions",
         _ => return refuse(&missing),
     };
     if let Some(fault) = state.hit(call, name) {
@@ -372,6 +394,7 @@ fn administer(state: &mut State, method: &Method, path: &str, body: &Value) -> R
     }
     let retention = state.retention.unwrap_or("600s");
     match call {
+        "permissions" => answer(200, &json!({ "permissions": body["permissions"] })),
         "get" if name == TOPIC => {
             answer(200, &json!({ "name": name, "messageRetentionDuration": retention }))
         }
@@ -404,7 +427,11 @@ fn administer(state: &mut State, method: &Method, path: &str, body: &Value) -> R
         },
         "list" => {
             let labelled = |name| json!({ "name": name, "labels": { "app": "pubsub-relay" } });
-            answer(200, &json!({ "subscriptions": state.feeds.keys().map(labelled).collect::<Vec<_>>() }))
+            let begin = page.and_then(|page| page.parse().ok()).unwrap_or(0);
+            let names: Vec<_> = state.feeds.keys().skip(begin).take(PAGE).map(labelled).collect();
+            let next = begin + names.len();
+            let next = if next < state.feeds.len() { next.to_string() } else { String::new() };
+            answer(200, &json!({ "subscriptions": names, "nextPageToken": next }))
         }
         _ => refuse(&missing),
     }

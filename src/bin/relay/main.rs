@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use pubsub_relay::{
     broker::{open::BrokerUrl, postgres},
     cli::{
-        cluster::{self, ClusterBroker},
+        cluster::{self, ClusterBroker, NamedPod},
         config::{self, Command, Questions, Settings},
         cure::{cure, cure_in_cluster},
         doctor,
@@ -28,7 +28,7 @@ use pubsub_relay::{
         surroundings::{connections_within, exempt_loopback_from_proxies, raise_open_files},
     },
     health,
-    pod::{Drained, Pod, Settings as PodSettings},
+    pod::{Drain, Drained, Pod, Settings as PodSettings},
     shutdown::Signals,
     telemetry,
     web::{AllowedOrigin, Origins},
@@ -86,8 +86,12 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
         tracing::warn!(name, "no such setting; see relay --help");
     }
     if settings.pod.drain.is_cut_short() {
+        let Drain { delay, spread, deadline } = settings.pod.drain;
+        let [delay, spread, deadline] = [delay, spread, deadline].map(|span| span.as_secs_f64());
         tracing::warn!(
-            drain = ?settings.pod.drain,
+            delay,
+            spread,
+            deadline,
             "the drain's deadline cuts connections off: it is not longer than delay and spread together"
         );
     }
@@ -165,7 +169,9 @@ async fn run_cluster(
             let (domain, api) = domains.make(window.span);
             let mut settings = settings.pod.clone();
             (settings.name, settings.listen, settings.broker) = (format!("pod-{n}"), listen, broker.broker());
-            pods.push(Pod::start(settings, domain, api).await.map_err(cure_in_cluster)?);
+            let name = settings.name.clone();
+            let pod = NamedPod::start(name, Pod::start(settings, domain, api)).await?;
+            pods.push(pod.map_err(cure_in_cluster)?);
         }
         cluster::wait_until_ready(&pods).await;
         cluster::welcome(&mut io::stdout(), &broker, &pods)?;

@@ -315,6 +315,7 @@ impl Admin {
             Ok(Err(error)) => Cause::of(call, &self.settings, &error),
             Err(_) => Cause::silent(&self.settings),
         };
+        let cause = cause.through_proxy(&self.settings);
         Err(match cause.reached {
             Reached::Service(Code::PermissionDenied) => AdminError::Denied { call, cause },
             _ => AdminError::Failed(cause),

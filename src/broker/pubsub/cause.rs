@@ -63,6 +63,17 @@ impl Cause {
         }
     }
 
+    /// Adds the proxy through which an administrative call went, unless the service itself refused
+    /// it. Publishing and streams use no proxy.
+    pub(super) fn through_proxy(mut self, settings: &Settings) -> Self {
+        if let Some(proxy) = &settings.proxy
+            && matches!(self.reached, Reached::NoConnection | Reached::Unknown)
+        {
+            self.what = format!("{}, asked through the proxy at {proxy} (HTTPS_PROXY)", self.what);
+        }
+        self
+    }
+
     /// Returns the cause of a call that found no connection.
     pub(super) fn unconnected(settings: &Settings, why: &str) -> Self {
         let what = format!("no connection to {}: {why}", settings.endpoint_name());
@@ -73,6 +84,15 @@ impl Cause {
     pub(super) fn silent(settings: &Settings) -> Self {
         let what = format!("Pub/Sub at {} does not answer", settings.endpoint_name());
         Self { what, cure: reach(settings), reached: Reached::Unknown }
+    }
+
+    /// Returns why there is no client: its credentials cannot be read.
+    pub(super) fn no_client(error: &(dyn std::error::Error + 'static)) -> Self {
+        let why = successors(Some(error), |&cause| cause.source()).last().unwrap_or(error);
+        let what = format!("the credentials for Google cannot be used: {why}");
+        let cure = "correct the file that GOOGLE_APPLICATION_CREDENTIALS names, or unset it and give the pod an identity \
+                    (Workload Identity)";
+        Self { what, cure: cure.to_owned(), reached: Reached::Nothing }
     }
 
     /// Returns the cause of a call that was not made, for lack of credentials.
@@ -118,9 +138,14 @@ impl std::error::Error for Cause {}
 
 /// Returns the cure if there is no way to Pub/Sub.
 fn reach(settings: &Settings) -> String {
-    match &settings.emulator {
-        Some(host) => format!("start the emulator at {host}, or correct PUBSUB_EMULATOR_HOST"),
-        None => format!("allow traffic of the pods to {} (networkpolicy.yaml)", settings.endpoint_name()),
+    let endpoint = settings.endpoint_name();
+    match (&settings.emulator, &settings.proxy) {
+        (Some(host), _) => format!("start the emulator at {host}, or correct PUBSUB_EMULATOR_HOST"),
+        (None, Some(_)) => format!(
+            "allow direct traffic of the pods to {endpoint} and name it in NO_PROXY: publishing and streams (gRPC) use \
+             no proxy"
+        ),
+        (None, None) => format!("allow traffic of the pods to {endpoint} (networkpolicy.yaml)"),
     }
 }
 
@@ -140,6 +165,7 @@ mod tests {
             pod: "pod".to_owned(),
             emulator: None,
             endpoint: None,
+            proxy: None,
             replay_window: Duration::from_secs(600),
         };
         let sentence = |error: &Error| Cause::of("receive", &settings, error).to_string();

@@ -17,18 +17,18 @@ use super::{
 
 /// Why there is no client. The network is not the cause: no connection is made yet.
 #[derive(Debug, Error)]
-#[error("cannot set up the Pub/Sub client: are there application default credentials?")]
-pub struct ConnectError(#[source] Box<dyn std::error::Error + Send + Sync>);
+#[error("{0}")]
+pub struct ConnectError(pub Cause);
 
 impl From<client_builder::Error> for ConnectError {
     fn from(error: client_builder::Error) -> Self {
-        Self(error.into())
+        Self(Cause::no_client(&error))
     }
 }
 
 impl From<build_errors::Error> for ConnectError {
     fn from(error: build_errors::Error) -> Self {
-        Self(error.into())
+        Self(Cause::no_client(&error))
     }
 }
 

@@ -28,7 +28,12 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Application default credentials that are made anew after each failure.
 #[derive(Debug)]
-pub(super) struct Renewing(Mutex<Current>);
+pub(super) struct Renewing {
+    current: Mutex<Current>,
+    /// The `host:port` of the proxy through which servers of tokens are asked. The metadata server
+    /// is asked directly.
+    proxy: Option<String>,
+}
 
 #[derive(Clone, Debug)]
 struct Current {
@@ -45,13 +50,13 @@ impl Renewing {
     ///
     /// # Errors
     /// If the file of the credentials cannot be used.
-    pub(super) fn credentials() -> Result<Credentials, build_errors::Error> {
-        Ok(Self(Mutex::new(Current::new()?)).into())
+    pub(super) fn credentials(proxy: Option<String>) -> Result<Credentials, build_errors::Error> {
+        Ok(Self { current: Mutex::new(Current::new()?), proxy }.into())
     }
 
     /// Replaces these credentials, unless that happened meanwhile or a moment ago.
     fn renew(&self, failed: &Current) {
-        let mut current = lock(&self.0);
+        let mut current = lock(&self.current);
         if current.made == failed.made
             && failed.made.elapsed() >= RENEWAL_PAUSE
             && let Ok(new) = Current::new()
@@ -72,11 +77,16 @@ impl CredentialsProvider for Renewing {
         &self,
         extensions: Extensions,
     ) -> Result<CacheableResource<HeaderMap>, CredentialsError> {
-        let current = lock(&self.0).clone();
+        let current = lock(&self.current).clone();
         let why = match timeout(TOKEN_TIMEOUT, current.credentials.headers(extensions)).await {
             Ok(Ok(headers)) => return Ok(headers),
-            Ok(Err(error)) => why(&error),
-            Err(_) => "the metadata server does not answer".to_owned(),
+            Ok(Err(error)) => why(&error, self.proxy.as_deref()),
+            Err(_) => match &self.proxy {
+                None => "the metadata server does not answer".to_owned(),
+                Some(proxy) => format!(
+                    "neither the metadata server nor, with a key file, Google behind the proxy at {proxy} answers"
+                ),
+            },
         };
         self.renew(&current);
         // "Permanent" shows the error at once. Otherwise a stream hides it and retries for ever.
@@ -84,13 +94,13 @@ impl CredentialsProvider for Renewing {
     }
 
     async fn universe_domain(&self) -> Option<String> {
-        let credentials = lock(&self.0).credentials.clone();
+        let credentials = lock(&self.current).credentials.clone();
         timeout(DOMAIN_TIMEOUT, credentials.universe_domain()).await.ok().flatten()
     }
 }
 
 /// Returns what the server of the tokens answered, without the words that wrap it.
-fn why(error: &CredentialsError) -> String {
+fn why(error: &CredentialsError, proxy: Option<&str>) -> String {
     let causes = std::iter::successors(Some(error as &dyn Error), |&cause| cause.source());
     let mut last = String::new();
     for cause in causes {
@@ -105,7 +115,11 @@ fn why(error: &CredentialsError) -> String {
                 return format!("{host} answers with HTTP status {}", status.as_u16());
             }
             if http.is_connect() || http.is_timeout() {
-                return format!("{host} cannot be reached");
+                let is_tls = http.url().is_some_and(|url| url.scheme() == "https");
+                return match proxy.filter(|_| is_tls) {
+                    Some(proxy) => format!("{host} cannot be reached through the proxy at {proxy}"),
+                    None => format!("{host} cannot be reached"),
+                };
             }
         }
         last = cause.to_string();

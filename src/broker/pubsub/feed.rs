@@ -446,7 +446,7 @@ mod tests {
         let emulator = Some(listener.local_addr().unwrap().to_string());
         let (project, topic, pod) = ("p-1".to_owned(), "events".to_owned(), "pod".to_owned());
         let replay_window = Duration::from_secs(600);
-        let settings = Settings { project, topic, pod, emulator, endpoint: None, replay_window };
+        let settings = Settings { project, topic, pod, emulator, endpoint: None, proxy: None, replay_window };
         let access = settings.access().unwrap();
         let status = Arc::new(AtomicU16::new(503));
         let mut server = JoinSet::new();

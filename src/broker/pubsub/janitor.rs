@@ -111,6 +111,7 @@ mod tests {
             pod: "pod".to_owned(),
             emulator: Some("127.0.0.1:1".to_owned()),
             endpoint: None,
+            proxy: None,
             replay_window: Duration::from_secs(600),
         };
         let access = settings.access().unwrap();

@@ -97,7 +97,7 @@ impl Publisher {
                     *current = Current { number: current.number + 1, client, is_broken: false };
                 }
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "publisher not renewed")
+                    tracing::warn!(%error, "publisher not renewed");
                 }
             }
         }
@@ -227,6 +227,7 @@ mod tests {
             pod: "pod".to_owned(),
             emulator: Some(emulator),
             endpoint: None,
+            proxy: None,
             replay_window: Duration::from_secs(600),
         };
         let access = settings.access().unwrap();

@@ -36,6 +36,9 @@ pub struct Settings {
     pub emulator: Option<String>,
     /// URL of another endpoint of Google's service, such as a region's; `None`: the global one.
     pub endpoint: Option<String>,
+    /// The `host:port` of the HTTP proxy through which this process asks the endpoint, for the
+    /// texts of errors.
+    pub proxy: Option<String>,
     /// Time back to which a new feed reaches.
     pub replay_window: Duration,
 }
@@ -63,7 +66,9 @@ impl Settings {
             Some(host) => {
                 Access { url: Some(format!("http://{host}")), credentials: anonymous::Builder::new().build() }
             }
-            None => Access { url: self.endpoint.clone(), credentials: Renewing::credentials()? },
+            None => {
+                Access { url: self.endpoint.clone(), credentials: Renewing::credentials(self.proxy.clone())? }
+            }
         })
     }
 

@@ -65,6 +65,11 @@ impl<'a> Reader<'a> {
         self.problems.extend(check(self.environment));
     }
 
+    /// Returns the environment, for variables that libraries read.
+    pub(super) const fn environment(&self) -> &'a Environment {
+        self.environment
+    }
+
     /// Returns the value as it was given, flag before variable. An empty value counts as not given.
     pub(super) fn raw(&self, setting: &Setting) -> Option<&'a OsStr> {
         // clap returns an error for a flag that the command does not have. Here it is just absent.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Setting, otel, reader::Reader, table as t, value};
+use super::{Setting, otel, proxy, reader::Reader, table as t, value};
 use crate::{
     auth,
     broker::{open::BrokerUrl, postgres},
@@ -96,6 +96,10 @@ pub(super) fn one_pod(reader: &mut Reader<'_>) -> Settings {
     let endpoint = reader.optional(&t::PUBSUB_ENDPOINT, value::endpoint);
     if let BrokerUrl::PubSub(topic) = &mut broker {
         topic.endpoint = endpoint;
+        if topic.emulator.is_none() {
+            let url = topic.settings("", Duration::ZERO).endpoint_url();
+            topic.proxy = proxy::before(reader.environment(), &url);
+        }
     }
     login(reader, &mut broker);
     let pod = match reader.is_given(&t::POD) {
@@ -196,6 +200,7 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
             log: reader.required(&t::LOG, value::log_filter),
             log_format: reader.required(&t::LOG_FORMAT, value::log_format),
             project: None,
+            names_threads: false,
             export_traces: export.traces,
         },
         unknown: reader.unknown(),

@@ -149,6 +149,7 @@ fn broker_is_memory_or_legal_topic() {
             id: topic.to_owned(),
             emulator: Some("[::1]:8085".to_owned()),
             endpoint: None,
+            proxy: None,
         });
         assert_eq!(settings("", &[("RELAY_BROKER", &broker), emulator]).broker, expected);
     }
@@ -376,7 +377,7 @@ fn health_check_asks_admin_address() {
     };
     assert_eq!(address(&[]), "127.0.0.1:3000");
     assert_eq!(address(&[("PORT", "80")]), "127.0.0.1:80");
-    assert_eq!(address(&[("RELAY_LISTEN", "[::]:80")]), "[::1]:80");
+    assert_eq!(address(&[("RELAY_LISTEN", "[::]:80")]), "127.0.0.1:80");
     let both = [("RELAY_LISTEN", "0.0.0.0:8080"), ("RELAY_ADMIN_LISTEN", "10.0.0.7:9090")];
     assert_eq!(address(&both), "10.0.0.7:9090");
 }

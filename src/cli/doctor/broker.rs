@@ -78,7 +78,7 @@ pub(super) async fn examine(
     let verdict = Verdict { topic, orphan_after: checks.pod.orphan_after };
     let checkup = match Checkup::connect(topic.clone()).await {
         Ok(checkup) => checkup,
-        Err(error) => return report.add("topic", &verdict.no_identity(&error)),
+        Err(error) => return report.add("topic", &Verdict::no_identity(error)),
     };
     let topic = async {
         let retention = checkup.retention().await;

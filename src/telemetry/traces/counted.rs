@@ -48,7 +48,7 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len() as u64;
         let exported = self.inner.export(batch).await;
-        self.counts.outage.note("traces", &exported);
+        self.counts.outage.note("traces", None, &exported);
         let count = if exported.is_ok() { &self.counts.exported } else { &self.counts.failed };
         count.fetch_add(spans, Ordering::Relaxed);
         exported

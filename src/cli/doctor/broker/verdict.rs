@@ -74,8 +74,8 @@ fn denied(error: &AdminError) -> Option<&'static str> {
 
 impl Verdict<'_> {
     /// Judges that there are no clients, for lack of credentials.
-    pub(super) fn no_identity(&self, error: &ConnectError) -> Finding {
-        Finding::wrong(brief(error), self.reach())
+    pub(super) fn no_identity(ConnectError(cause): ConnectError) -> Finding {
+        Finding::wrong(cause.what, cause.cure)
     }
 
     /// Judges whether the topic exists.
