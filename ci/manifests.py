@@ -67,6 +67,8 @@ topic = r"pubsub://[a-z][^/]{2,}/[A-Za-z][^/]{2,}|postgres://[^/]+/[A-Za-z][^/]+
 promise(re.fullmatch(topic, settings.get("RELAY_BROKER", "")), "settings: RELAY_BROKER names no topic")
 promise(settings.get("RELAY_AUTH") == "jwt" or "PUBSUB_EMULATOR_HOST" in settings, "settings: the real Pub/Sub needs RELAY_AUTH=jwt")
 keys = [n for n in ("RELAY_JWT_JWKS", "RELAY_JWT_SECRET", "RELAY_JWT_SECRET_FILE") if settings.get(n)]
+# Without these, the keys of the issuer are discovered.
+keys = keys or [n for n in ("RELAY_JWT_ISSUER",) if settings.get(n)]
 promise(len(keys) == (settings.get("RELAY_AUTH") == "jwt"), f"settings: {keys or 'nothing'} to check tokens with")
 secrets = {v["name"]: v.get("secret", {}).get("secretName") for v in pod.get("volumes", [])}
 mounts = {m["mountPath"]: secrets.get(m["name"]) for m in relay.get("volumeMounts", [])}

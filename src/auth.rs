@@ -21,7 +21,7 @@ pub use self::{error::AuthError, session::Session};
 pub use self::{
     error::{LoadError, SetupError},
     jwks::JwksSource,
-    jwt::{Keys, Settings as JwtSettings},
+    jwt::{Keys, Settings as JwtSettings, TrustedIssuer},
     secret::Secret,
 };
 use crate::{
@@ -65,7 +65,7 @@ enum Scheme {
 
 impl Authenticator {
     /// Checks the settings and loads the keys. A JWKS address that does not answer only delays the
-    /// call, by up to [`jwks::FETCH_TIMEOUT`]. It is asked again when a token arrives.
+    /// call, by up to [`jwks::FETCH_TIMEOUT`]. It is asked again until it answers.
     ///
     /// # Errors
     /// [`SetupError`], if the settings cannot work.
@@ -85,6 +85,15 @@ impl Authenticator {
             Scheme::Jwt(_) => Arc::default(),
         };
         Ok(Self { scheme: Arc::new(scheme), domain, names, failures })
+    }
+
+    /// Returns why no token can be checked, or those of one issuer; `None` if all can.
+    #[must_use]
+    pub fn lack(&self) -> Option<String> {
+        match &*self.scheme {
+            Scheme::Demo => None,
+            Scheme::Jwt(verifier) => verifier.lack(),
+        }
     }
 
     /// Authenticates the user of this authorization: `Bearer <token>`, in any case, or the bare

@@ -1,13 +1,15 @@
 //! Readiness (should this pod get traffic) and liveness (should its process keep running).
 //!
-//! A pod is ready when its feed brings its own heartbeats back, it can publish, and it is not
-//! draining. A feed that is late for all pods leaves them ready, and degraded: if all were unready,
-//! a load balancer would have none to choose. A pod is live as long as it answers at all: liveness
-//! must never depend on the broker, since no restart cures an outage of the broker.
+//! A pod is ready when its feed brings its own heartbeats back, it can publish, it has the keys of
+//! tokens, and it is not draining. A feed that is late for all pods leaves them ready, and
+//! degraded: if all were unready, a load balancer would have none to choose. A pod is live as long
+//! as it answers at all: liveness must never depend on the broker or an issuer, since no restart
+//! cures their outages.
 
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
@@ -27,7 +29,11 @@ pub struct Health {
     feed: watch::Receiver<FeedState>,
     membership: Membership,
     drain: CancellationToken,
+    keys: Option<Gate>,
 }
+
+/// Gate of another module: why it is closed, or `None`.
+type Gate = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// Readiness of the pod and what prevents it, as `/readyz` returns it.
 #[derive(Debug, PartialEq, Serialize)]
@@ -53,7 +59,14 @@ impl Health {
         membership: Membership,
         drain: CancellationToken,
     ) -> Self {
-        Self { feed, membership, drain }
+        Self { feed, membership, drain, keys: None }
+    }
+
+    /// Adds the gate of the keys of tokens: the pod is not ready while `lack` returns a cause.
+    #[must_use]
+    pub fn with_keys(mut self, lack: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        self.keys = Some(Arc::new(lack));
+        self
     }
 
     /// Registers the metrics of readiness and of the feed's state.
@@ -110,6 +123,7 @@ impl Health {
         {
             reasons.extend(self.membership.cannot_publish().map(|why| format!("publisher: {why}")));
         }
+        reasons.extend(self.keys.as_ref().and_then(|lack| lack()).map(|why| format!("tokens: {why}")));
         if self.drain.is_cancelled() {
             reasons.push("draining".to_owned());
         }

@@ -98,7 +98,9 @@ impl Pod {
         let Connected { publisher, feed, upkeep } = connected;
         let messaging = settings.messaging();
         let membership = Membership::new(settings.membership(feed.order()), &meter);
-        let health = Health::new(feed.state(), membership.clone(), stop.unready.clone());
+        let tokens = auth.clone();
+        let health = Health::new(feed.state(), membership.clone(), stop.unready.clone())
+            .with_keys(move || tokens.lack());
         health.observe(&meter);
         let retention = settings.retention();
         let budget = Budget::new(settings.budget, settings.web.queue_bytes);

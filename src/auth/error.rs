@@ -25,6 +25,18 @@ pub enum LoadError {
     /// More than 1 MiB.
     #[error("the key set is larger than 1 MiB")]
     TooLarge,
+    /// The address does not answer in time.
+    #[error("no answer in time")]
+    TooSlow,
+    /// The issuer's configuration is of another issuer.
+    #[error("its openid-configuration is that of another issuer, {0:?}")]
+    OtherIssuer(String),
+    /// The issuer's configuration has no safe `jwks_uri`.
+    #[error("its openid-configuration has no jwks_uri that begins with https://")]
+    JwksUri,
+    /// Not an issuer's configuration.
+    #[error("its openid-configuration is no JSON object with issuer and jwks_uri")]
+    Configuration(#[source] serde_json::Error),
     /// Not a JSON object with `keys`.
     #[error("not a JSON object with a list of keys")]
     Syntax(#[from] serde_json::Error),
@@ -54,6 +66,12 @@ pub enum SetupError {
     /// error.
     #[error("the JWKS address is not a URL that starts with http:// or https://")]
     JwksUrl,
+    /// The issuer is not a URL that can be asked for its configuration.
+    #[error("the issuer to discover is not a URL that starts with https:// (http:// on this machine only)")]
+    Discovery,
+    /// Several issuers without names, or with the same one.
+    #[error("of several issuers each must have a name of its own")]
+    Issuers,
     /// No HTTP client: the system's root certificates cannot be read.
     #[error("cannot set up HTTPS for the JWKS address: are the system's CA certificates installed?")]
     HttpClient(#[source] reqwest::Error),

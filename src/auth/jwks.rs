@@ -3,10 +3,14 @@
 //! | | keys are old after | for an unknown key | before the first success |
 //! |---|---|---|---|
 //! | file | 10 s | at most every second | (does not open) |
-//! | address | 10 min, whatever its `Cache-Control` | at most every 30 s | at most every 5 s |
+//! | address | 10 min, whatever its `Cache-Control` | at most every 30 s | every 5 s |
+//!
+//! An issuer that is discovered names the address in its `/.well-known/openid-configuration`, which
+//! is loaded each time as well.
 //!
 //! Issuers change their keys while pods run, and may be unreachable when a pod starts. Keys are
-//! loaded only when a token arrives, by one load at a time. While the source fails, the last keys
+//! loaded when a token arrives, by one load at a time. Without any key they are loaded without a
+//! token, because the pod is not ready. While the source fails, the last keys
 //! stay in use up to their greatest age. A token with an unknown key is refused for good only by a
 //! load that began after the token came. Tokens of clients must never cause more loads than the
 //! table allows.
@@ -15,16 +19,23 @@ mod key;
 
 use std::{
     error::Error,
+    fmt,
     fs::File,
     io::{self, Read as _},
+    iter::successors,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
 };
 
 use jsonwebtoken::Algorithm;
 use reqwest::{Client, Url, redirect};
-use tokio::{sync::OwnedMutexGuard, task::spawn_blocking, time::Instant};
+use serde::Deserialize;
+use tokio::{
+    sync::OwnedMutexGuard,
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::task::TaskTracker;
 
 use self::key::Key;
@@ -37,6 +48,62 @@ pub enum JwksSource {
     File(PathBuf),
     /// An `http://` or `https://` address.
     Url(String),
+    /// The `https://` URL of an issuer of OpenID Connect, whose configuration names the address;
+    /// `http://` on this machine only.
+    Discovery(String),
+}
+
+impl fmt::Display for JwksSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Url(url) | Self::Discovery(url) => f.write_str(url),
+        }
+    }
+}
+
+/// Path of an issuer's configuration (OpenID Connect Discovery 1.0, section 4).
+const CONFIGURATION: &str = "/.well-known/openid-configuration";
+
+/// Why a source gives no keys, and what cures it.
+#[derive(Clone, Debug)]
+pub struct NoKeys {
+    /// What happened, with the name of the source.
+    pub what: String,
+    /// What the operator can do about it.
+    pub cure: String,
+}
+
+impl NoKeys {
+    fn of(source: &JwksSource, error: &LoadError) -> Self {
+        let why = match successors(error.source(), |&cause| cause.source()).last() {
+            Some(root) => format!("{error}: {root}"),
+            None => error.to_string(),
+        };
+        let cure = match source {
+            _ if matches!(error, LoadError::OtherIssuer(_)) => {
+                "correct the issuer's URL, to the letter".to_owned()
+            }
+            JwksSource::File(_) => "a readable JSON file {\"keys\": [...]}".to_owned(),
+            JwksSource::Url(url) => {
+                format!("correct the URL, or let traffic reach it; it must work: curl --fail {url}")
+            }
+            JwksSource::Discovery(issuer) => {
+                let issuer = issuer.trim_end_matches('/');
+                format!(
+                    "correct the issuer, or let traffic reach it and its jwks_uri; it must work: curl --fail \
+                     {issuer}{CONFIGURATION}"
+                )
+            }
+        };
+        Self { what: format!("the keys of {source} cannot be loaded: {why}"), cure }
+    }
+}
+
+impl fmt::Display for NoKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; cure: {}", self.what, self.cure)
+    }
 }
 
 /// Longest time of a fetch, from connecting to the last byte. At the limit the load fails.
@@ -53,6 +120,7 @@ const MAX_REDIRECTS: usize = 3;
 
 /// A key set that is loaded again when a token needs it.
 pub(super) struct Jwks {
+    name: JwksSource,
     source: Source,
     schedule: Schedule,
     state: Mutex<State>,
@@ -67,14 +135,15 @@ pub(super) struct Jwks {
 ///
 /// # Errors
 /// The reason why the key set could authenticate no user.
-pub async fn probe(source: JwksSource) -> Result<usize, Box<dyn Error + Send + Sync>> {
-    let source = match source {
-        JwksSource::File(path) => Source::File(path),
-        JwksSource::Url(url) => Source::open_url(&url)?,
+pub async fn probe(source: &JwksSource) -> Result<usize, NoKeys> {
+    let no_client = |error: SetupError| NoKeys {
+        what: format!("the keys of {source} cannot be loaded: {error}"),
+        cure: "correct it".to_owned(),
     };
-    match source.load().await?.len() {
-        0 => Err(LoadError::NoKeys.into()),
-        keys => Ok(keys),
+    match Source::open(source).map_err(no_client)?.load().await {
+        Ok(keys) if keys.is_empty() => Err(NoKeys::of(source, &LoadError::NoKeys)),
+        Ok(keys) => Ok(keys.len()),
+        Err(error) => Err(NoKeys::of(source, &error)),
     }
 }
 
@@ -85,6 +154,7 @@ pub async fn probe(source: JwksSource) -> Result<usize, Box<dyn Error + Send + S
 pub fn check(source: &JwksSource) -> Result<(), SetupError> {
     let path = match source {
         JwksSource::Url(url) => return parse_url(url).map(drop),
+        JwksSource::Discovery(issuer) => return configuration(issuer).map(drop),
         JwksSource::File(path) => path,
     };
     let problem = match read(path).and_then(|bytes| Ok(key::parse(&bytes)?)) {
@@ -98,6 +168,15 @@ pub fn check(source: &JwksSource) -> Result<(), SetupError> {
 enum Source {
     File(PathBuf),
     Url(Client, Url),
+    /// The issuer, and the address of its configuration.
+    Discovery(Client, String, Url),
+}
+
+/// The part of an issuer's configuration that leads to its keys.
+#[derive(Deserialize)]
+struct Configuration {
+    issuer: String,
+    jwks_uri: String,
 }
 
 struct Schedule {
@@ -120,23 +199,27 @@ struct State {
     loaded: Instant,
     /// Whether the last load failed.
     is_failing: bool,
+    /// Why the last loads failed, and how many did in a row.
+    failure: Option<(NoKeys, u32)>,
 }
 
 impl Jwks {
-    pub(super) async fn open(source: JwksSource, max_age: Duration) -> Result<Self, SetupError> {
-        let (source, schedule) = match source {
-            JwksSource::File(path) => (
-                Source::File(path),
-                Schedule { refresh: Duration::from_secs(10), pause: Duration::from_secs(1), max_age },
-            ),
-            JwksSource::Url(url) => (
-                Source::open_url(&url)?,
-                Schedule { refresh: Duration::from_secs(10 * 60), pause: Duration::from_secs(30), max_age },
-            ),
+    /// Opens a source. An address that does not answer is asked again until there are keys.
+    pub(super) async fn open(name: JwksSource, max_age: Duration) -> Result<Arc<Self>, SetupError> {
+        let source = Source::open(&name)?;
+        let schedule = match name {
+            JwksSource::File(_) => {
+                Schedule { refresh: Duration::from_secs(10), pause: Duration::from_secs(1), max_age }
+            }
+            JwksSource::Url(_) | JwksSource::Discovery(_) => {
+                Schedule { refresh: Duration::from_secs(10 * 60), pause: Duration::from_secs(30), max_age }
+            }
         };
         let now = Instant::now();
-        let state = State { keys: None, began: now, tried: now, loaded: now, is_failing: true };
+        let state =
+            State { keys: None, began: now, tried: now, loaded: now, is_failing: true, failure: None };
         let jwks = Self {
+            name,
             source,
             schedule,
             state: Mutex::new(state),
@@ -150,9 +233,36 @@ impl Jwks {
             }
             (_, loaded) => {
                 jwks.store(loaded, now);
+                let jwks = Arc::new(jwks);
+                jwks.loads.spawn(Self::keep_trying(Arc::downgrade(&jwks)));
                 Ok(jwks)
             }
         }
+    }
+
+    /// Loads the keys whenever there is none to use, until the key set is dropped. A pod without
+    /// keys is not ready, so that no token arrives.
+    async fn keep_trying(jwks: Weak<Self>) {
+        loop {
+            sleep(PAUSE_WITHOUT_KEYS).await;
+            let Some(jwks) = jwks.upgrade() else { return };
+            if jwks.lack().is_some()
+                && let Ok(guard) = Arc::clone(&jwks.load_lock).try_lock_owned()
+            {
+                jwks.load(guard).await;
+            }
+        }
+    }
+
+    /// Returns why there is no key to use, and how often it was tried; `None` if there is one.
+    pub(super) fn lack(&self) -> Option<String> {
+        let state = self.state();
+        if state.keys.is_some() && !self.is_expired(&state) {
+            return None;
+        }
+        let (cause, tries) = state.failure.as_ref()?;
+        let times = if *tries > 1 { format!(" (tried {tries} times)") } else { String::new() };
+        Some(format!("{cause}{times}"))
     }
 
     /// Returns the one key that can have signed a token with this header.
@@ -248,18 +358,28 @@ impl Jwks {
                 // An issuer that publishes an empty set has withdrawn its keys, so the old ones are
                 // dropped.
                 if keys.is_empty() {
-                    tracing::warn!("the jwks holds no usable key");
+                    tracing::warn!(source = %self.name, "the jwks holds no usable key");
                 }
-                tracing::debug!(keys = keys.len(), "jwks loaded");
+                match state.failure.take() {
+                    Some((_, tries)) => {
+                        tracing::info!(source = %self.name, keys = keys.len(), tries, "jwks loaded again");
+                    }
+                    None => tracing::debug!(source = %self.name, keys = keys.len(), "jwks loaded"),
+                }
                 // The source may withdraw a key while the load runs.
                 state.loaded = began;
                 state.keys = Some(keys);
             }
-            Err(error) => tracing::warn!(
-                error = &error as &(dyn Error + 'static),
-                has_keys = state.keys.is_some(),
-                "cannot load the jwks"
-            ),
+            Err(error) => {
+                let cause = NoKeys::of(&self.name, &error);
+                let tries = state.failure.as_ref().map_or(1, |(_, tries)| tries + 1);
+                // Repeats are logged ever less often.
+                if tries.is_power_of_two() {
+                    let has_keys = state.keys.is_some();
+                    tracing::warn!(error = %cause, has_keys, tries, "cannot load the jwks");
+                }
+                state.failure = Some((cause, tries));
+            }
         }
     }
 
@@ -269,8 +389,21 @@ impl Jwks {
 }
 
 impl Source {
-    fn open_url(url: &str) -> Result<Self, SetupError> {
-        let url = parse_url(url)?;
+    fn open(source: &JwksSource) -> Result<Self, SetupError> {
+        Ok(match source {
+            JwksSource::File(path) => Self::File(path.clone()),
+            JwksSource::Url(url) => {
+                let url = parse_url(url)?;
+                Self::Url(Self::client(&url)?, url)
+            }
+            JwksSource::Discovery(issuer) => {
+                let url = configuration(issuer)?;
+                Self::Discovery(Self::client(&url)?, issuer.clone(), url)
+            }
+        })
+    }
+
+    fn client(url: &Url) -> Result<Client, SetupError> {
         // A redirect from https to http would let any machine on the way replace the keys.
         let scheme = url.scheme().to_owned();
         let redirects = redirect::Policy::custom(move |attempt| {
@@ -282,10 +415,10 @@ impl Source {
         let mut client = Client::builder().timeout(FETCH_TIMEOUT).redirect(redirects);
         // The client honours `HTTPS_PROXY` and the like, but a proxy cannot reach this machine's
         // localhost.
-        if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
+        if is_local(url) {
             client = client.no_proxy();
         }
-        Ok(Self::Url(client.build().map_err(SetupError::HttpClient)?, url))
+        client.build().map_err(SetupError::HttpClient)
     }
 
     async fn load(&self) -> Result<Vec<Arc<Key>>, LoadError> {
@@ -295,6 +428,10 @@ impl Source {
                 spawn_blocking(move || read(&path)).await.map_err(io::Error::other)??
             }
             Self::Url(client, url) => fetch(client, url.clone()).await?,
+            Self::Discovery(client, issuer, url) => {
+                let discovered = timeout(FETCH_TIMEOUT, discover(client, issuer, url)).await;
+                discovered.map_err(|_| LoadError::TooSlow)??
+            }
         };
         Ok(key::parse(&bytes)?)
     }
@@ -303,6 +440,39 @@ impl Source {
 fn parse_url(url: &str) -> Result<Url, SetupError> {
     let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     url.ok_or(SetupError::JwksUrl)
+}
+
+/// Returns whether the URL is on this machine.
+fn is_local(url: &Url) -> bool {
+    matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
+}
+
+/// Returns whether nothing on the way can change what the URL answers.
+fn is_safe(url: &Url) -> bool {
+    url.scheme() == "https" || (url.scheme() == "http" && is_local(url))
+}
+
+/// Returns the address of an issuer's configuration.
+fn configuration(issuer: &str) -> Result<Url, SetupError> {
+    // Errors name the issuer, and would name a password in it.
+    let is_open = |url: &Url| url.username().is_empty() && url.password().is_none();
+    let is_issuer =
+        |url: &Url| is_safe(url) && is_open(url) && url.query().is_none() && url.fragment().is_none();
+    Url::parse(issuer).ok().filter(is_issuer).ok_or(SetupError::Discovery)?;
+    Url::parse(&format!("{}{CONFIGURATION}", issuer.trim_end_matches('/'))).map_err(|_| SetupError::Discovery)
+}
+
+/// Fetches the key set that the issuer's configuration names.
+async fn discover(client: &Client, issuer: &str, url: &Url) -> Result<Vec<u8>, LoadError> {
+    let document = fetch(client, url.clone()).await?;
+    let found: Configuration = serde_json::from_slice(&document).map_err(LoadError::Configuration)?;
+    if found.issuer != issuer {
+        return Err(LoadError::OtherIssuer(found.issuer.chars().take(200).collect()));
+    }
+    // An issuer elsewhere must not lead to this machine.
+    let is_allowed = |keys: &Url| is_safe(keys) && (!is_local(keys) || is_local(url));
+    let keys = Url::parse(&found.jwks_uri).ok().filter(is_allowed).ok_or(LoadError::JwksUri)?;
+    fetch(client, keys).await
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
@@ -372,15 +542,32 @@ mod tests {
                 answers.set.clone().map(|set| set.to_string())
             };
             let large = set(keys).to_string() + &" ".repeat(MAX_BYTES);
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let origin = format!("http://{}", listener.local_addr().unwrap());
+            let document = |issuer: &str, keys: &str| {
+                let (issuer, keys) = (format!("{origin}{issuer}"), keys.to_owned());
+                get(move || async move { json!({ "issuer": issuer, "jwks_uri": keys }).to_string() })
+            };
+            let own = format!("{origin}/jwks");
+            let big = get(|| async { " ".repeat(MAX_BYTES + 1) });
             let routes = Router::new()
                 .route("/jwks", get(answer))
                 .route("/moved", get(|| async { Redirect::temporary("/jwks") }))
                 .route("/away", get(|| async { Redirect::temporary("https://127.0.0.1:9/jwks") }))
                 .route("/round", get(|| async { Redirect::temporary("/round") }))
                 .route("/silent", get(pending::<()>))
-                .route("/large", get(|| async { large }));
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let origin = format!("http://{}", listener.local_addr().unwrap());
+                .route("/large", get(|| async { large }))
+                .route(CONFIGURATION, document("", &own))
+                .route("/slash/.well-known/openid-configuration", document("/slash/", &own))
+                .route("/other/.well-known/openid-configuration", document("", &own))
+                .route(
+                    "/plain/.well-known/openid-configuration",
+                    document("/plain", "http://issuer.example/jwks"),
+                )
+                .route("/file/.well-known/openid-configuration", document("/file", "file:///etc/passwd"))
+                .route("/empty/.well-known/openid-configuration", get(|| async { "{}" }))
+                .route("/big/.well-known/openid-configuration", big)
+                .route("/mute/.well-known/openid-configuration", get(pending::<()>));
             let mut tasks = JoinSet::new();
             tasks.spawn(async move { axum::serve(listener, routes).await.unwrap() });
             Self { origin, shared, _tasks: tasks }
@@ -402,6 +589,91 @@ mod tests {
             let source = JwksSource::Url(format!("{}{path}", self.origin));
             authenticator(source).await.expect("an address is never fatal")
         }
+    }
+
+    /// Discovers the keys of the issuer at this path.
+    async fn discovered(server: &Server, path: &str) -> Authenticator {
+        let source = JwksSource::Discovery(format!("{}{path}", server.origin));
+        authenticator(source).await.expect("an issuer that does not answer is never fatal")
+    }
+
+    #[tokio::test]
+    async fn issuer_names_address_of_its_keys() {
+        let (old, new) = (Issuer::ec("old"), Issuer::ec("new"));
+        let server = Server::start(&[&old]).await;
+        for path in ["", "/slash/"] {
+            let authenticator = discovered(&server, path).await;
+            assert_eq!((authenticate(&authenticator, &old).await, authenticator.lack()), (Ok(()), None));
+        }
+        let authenticator = discovered(&server, "").await;
+        server.publish(&[&new]);
+        advance(Duration::from_secs(601)).await;
+        assert_eq!(authenticate(&authenticator, &new).await, Ok(()), "loaded again like a JWKS");
+    }
+
+    #[tokio::test]
+    async fn unfit_configuration_gives_no_keys() {
+        let issuer = Issuer::ec("1");
+        let server = Server::start(&[&issuer]).await;
+        for (path, cause) in [
+            ("/other", "another issuer"),
+            ("/slash", "another issuer"),
+            ("/plain", "https://"),
+            ("/file", "https://"),
+            ("/empty", "issuer and jwks_uri"),
+            ("/big", "larger than 1 MiB"),
+            ("/absent", "404"),
+        ] {
+            let authenticator = discovered(&server, path).await;
+            assert_eq!(authenticate(&authenticator, &issuer).await, UNAVAILABLE, "{path}");
+            let lack = authenticator.lack().unwrap();
+            let name = format!("{}{path} cannot be loaded", server.origin);
+            for part in [cause, &name, "cure: "] {
+                assert!(lack.contains(part), "{path}: {lack}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn silent_issuer_costs_five_seconds_at_most() {
+        let server = Server::start(&[]).await;
+        time::pause();
+        let begin = Instant::now();
+        let authenticator = discovered(&server, "/mute").await;
+        assert!(begin.elapsed() <= FETCH_TIMEOUT + Duration::from_millis(10));
+        assert!(authenticator.lack().is_some());
+    }
+
+    #[tokio::test]
+    async fn unsafe_issuer_does_not_open() {
+        for url in [
+            "http://issuer.example",
+            "https://issuer.example?a=b",
+            "issuer.example",
+            "https://user:password@issuer.example",
+            "ftp://127.0.0.1",
+        ] {
+            let error = authenticator(JwksSource::Discovery(url.into())).await.err();
+            assert!(matches!(error, Some(SetupError::Discovery)), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn missing_keys_are_loaded_without_token() {
+        let issuer = Issuer::ec("1");
+        let server = Server::start(&[&issuer]).await;
+        server.fail();
+        let authenticator = discovered(&server, "").await;
+        assert!(authenticator.lack().unwrap().contains("status 503"), "{:?}", authenticator.lack());
+        server.publish(&[&issuer]);
+        let loaded = async {
+            while authenticator.lack().is_some() {
+                advance(Duration::from_secs(1)).await;
+                time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        time::timeout(Duration::from_secs(60), loaded).await.expect("no token is needed");
+        assert_eq!(authenticate(&authenticator, &issuer).await, Ok(()));
     }
 
     fn set(issuers: &[&Issuer]) -> Value {
@@ -563,7 +835,7 @@ mod tests {
         let server = Server::start(&[&issuer]).await;
         assert_eq!(authenticate(&server.authenticator("/moved").await, &issuer).await, Ok(()));
         for path in ["/away", "/round"] {
-            let source = Source::open_url(&format!("{}{path}", server.origin)).unwrap();
+            let source = Source::open(&JwksSource::Url(format!("{}{path}", server.origin))).unwrap();
             let error = source.load().await.err();
             assert!(
                 matches!(&error, Some(LoadError::Fetch(error)) if error.is_redirect()),

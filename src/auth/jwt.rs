@@ -1,13 +1,17 @@
 //! JWTs: checks the signature and the claims, and asks the domain for the user that they name.
 //!
 //! The key decides the algorithm, so a token cannot choose a weaker one. The token's header only
-//! helps to find the key. No claim may ever be read before the signature has been checked.
+//! helps to find the key. Before the signature has been checked, no claim may ever be used, except
+//! `iss` to pick the issuer whose keys are tried.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD as URL_SAFE_NO_PAD};
+use futures_util::future::try_join_all;
 use jsonwebtoken::{
     Algorithm, DecodingKey, Validation, decode, decode_header,
     errors::{Error, ErrorKind},
@@ -27,10 +31,6 @@ use crate::{
     domain::{Claims, Domain, Identity, NoViewer},
 };
 
-/// Largest difference between the clocks of issuer and pod. A token is accepted for this time after
-/// its `exp` and before its `nbf`.
-pub const LEEWAY: Duration = Duration::from_secs(5);
-
 /// Longest time by which a connection may outlast the `exp` of its token.
 const MAX_JITTER: Duration = Duration::from_secs(15);
 
@@ -45,26 +45,47 @@ const LAST_EXPIRY: f64 = 253_402_300_799.0;
 /// Key and claims that a token must have.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Keys that verify the signature.
-    pub keys: Keys,
-    /// Required `iss`; `None`: any, or none.
-    pub issuer: Option<String>,
+    /// Issuers whose tokens are accepted, one at least. A key of one never verifies a token of
+    /// another.
+    pub issuers: Vec<TrustedIssuer>,
     /// Required `aud`, or a member of it. `None`: a token with an `aud` is refused, because it was
     /// made for another service (RFC 7519, 4.1.3).
     pub audience: Option<String>,
     /// Age from which the keys of a JWKS are not used any more, if its source has failed since.
     /// Default: 24 h.
     pub max_key_age: Duration,
+    /// Largest difference between the clocks of issuers and pod, in whole seconds. A token is
+    /// accepted for this time after its `exp` and before its `nbf`. Default: 5 s.
+    pub leeway: Duration,
+}
+
+/// Issuer of tokens, and its keys.
+#[derive(Clone, Debug)]
+pub struct TrustedIssuer {
+    /// Required `iss`; `None`: any, or none. It must be set if there are several issuers.
+    pub name: Option<String>,
+    /// Keys that verify the signature.
+    pub keys: Keys,
 }
 
 impl Settings {
+    /// Default of the largest difference between clocks.
+    pub const DEFAULT_LEEWAY: Duration = Duration::from_secs(5);
+
     /// Default of the greatest age of keys.
     pub const DEFAULT_MAX_KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
     /// Creates the settings for these keys, for tokens of any issuer and without an audience.
     #[must_use]
-    pub const fn of(keys: Keys) -> Self {
-        Self { keys, issuer: None, audience: None, max_key_age: Self::DEFAULT_MAX_KEY_AGE }
+    pub fn of(keys: Keys) -> Self {
+        Self::of_issuers(vec![TrustedIssuer { name: None, keys }])
+    }
+
+    /// Creates the settings for tokens of these issuers without an audience.
+    #[must_use]
+    pub const fn of_issuers(issuers: Vec<TrustedIssuer>) -> Self {
+        let (max_key_age, leeway) = (Self::DEFAULT_MAX_KEY_AGE, Self::DEFAULT_LEEWAY);
+        Self { issuers, audience: None, max_key_age, leeway }
     }
 }
 
@@ -78,7 +99,12 @@ pub enum Keys {
 }
 
 /// Verifier of tokens.
-pub(super) struct Verifier {
+pub(super) struct Verifier(Vec<Issuer>);
+
+/// Verifier of the tokens of one issuer.
+struct Issuer {
+    /// `None`: any, or none.
+    name: Option<String>,
     keyring: Keyring,
     /// All rules except the algorithm, which the key decides.
     rules: Validation,
@@ -109,33 +135,84 @@ impl From<Token> for Claims {
     }
 }
 
+/// The claim that picks the issuer.
+#[derive(Deserialize)]
+struct Named {
+    iss: Option<String>,
+}
+
 impl Verifier {
     pub(super) async fn open(settings: Settings) -> Result<Self, SetupError> {
-        let keyring = match settings.keys {
+        let names: HashSet<_> = settings.issuers.iter().map(|issuer| issuer.name.as_ref()).collect();
+        let is_clear = names.len() == settings.issuers.len() && (names.len() == 1 || !names.contains(&None));
+        if !is_clear || names.is_empty() {
+            return Err(SetupError::Issuers);
+        }
+        let Settings { issuers, audience, max_key_age, leeway } = settings;
+        let opened =
+            issuers.into_iter().map(|issuer| Issuer::open(issuer, audience.clone(), max_key_age, leeway));
+        Ok(Self(try_join_all(opened).await?))
+    }
+
+    /// Returns why the keys of an issuer are missing; `None` if there are keys of all issuers.
+    pub(super) fn lack(&self) -> Option<String> {
+        self.0.iter().find_map(|issuer| match &issuer.keyring {
+            Keyring::Secret(_) => None,
+            Keyring::Jwks(jwks) => jwks.lack(),
+        })
+    }
+
+    pub(super) async fn verify(&self, token: &str, domain: &dyn Domain) -> Result<Session, AuthError> {
+        let claims = self.issuer(token)?.verify(token).await?;
+        let expires = Some(expiry(claims.exp)?);
+        Ok(Session { viewer: Arc::new(viewer(&claims.into(), domain)?), expires })
+    }
+
+    /// Returns the issuer that the token names. The issuer's rules check the name again, once the
+    /// signature is right.
+    fn issuer(&self, token: &str) -> Result<&Issuer, AuthError> {
+        if let [only] = &self.0[..] {
+            return Ok(only);
+        }
+        let payload = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+        let named = payload.and_then(|payload| serde_json::from_slice::<Named>(&payload).ok());
+        let Named { iss } = named.ok_or(AuthError::Malformed)?;
+        self.0.iter().find(|issuer| issuer.name == iss).ok_or(AuthError::WrongIssuer)
+    }
+}
+
+impl Issuer {
+    async fn open(
+        TrustedIssuer { name, keys }: TrustedIssuer,
+        audience: Option<String>,
+        max_key_age: Duration,
+        leeway: Duration,
+    ) -> Result<Self, SetupError> {
+        let keyring = match keys {
             Keys::Secret(secret) if secret.as_bytes().len() < MIN_SECRET => {
                 return Err(SetupError::ShortSecret(secret.as_bytes().len()));
             }
             Keys::Secret(secret) => Keyring::Secret(DecodingKey::from_secret(secret.as_bytes())),
-            Keys::Jwks(source) => Keyring::Jwks(Arc::new(Jwks::open(source, settings.max_key_age).await?)),
+            Keys::Jwks(source) => Keyring::Jwks(Jwks::open(source, max_key_age).await?),
         };
-        let mut rules = Validation { leeway: LEEWAY.as_secs(), validate_nbf: true, ..Validation::default() };
+        let mut rules = Validation { leeway: leeway.as_secs(), validate_nbf: true, ..Validation::default() };
         // The library does not compare an absent claim, so each configured claim is also required.
         let mut required = vec!["exp"];
-        if let Some(issuer) = settings.issuer {
-            rules.set_issuer(&[issuer]);
+        if let Some(name) = &name {
+            rules.set_issuer(&[name]);
             required.push("iss");
         }
-        if let Some(audience) = settings.audience {
+        if let Some(audience) = audience {
             rules.set_audience(&[audience]);
             required.push("aud");
         }
         rules.set_required_spec_claims(&required);
-        Ok(Self { keyring, rules })
+        Ok(Self { name, keyring, rules })
     }
 
-    pub(super) async fn verify(&self, token: &str, domain: &dyn Domain) -> Result<Session, AuthError> {
-        let claims = match &self.keyring {
-            Keyring::Secret(key) => self.claims(token, key, Algorithm::HS256)?,
+    async fn verify(&self, token: &str) -> Result<Token, AuthError> {
+        match &self.keyring {
+            Keyring::Secret(key) => self.claims(token, key, Algorithm::HS256),
             Keyring::Jwks(jwks) => {
                 let header = decode_header(token).map_err(refusal)?;
                 // No key set can hold a key for another algorithm, so such a token must not cause a
@@ -153,14 +230,12 @@ impl Verifier {
                         self.claims(token, &key.decoding, key.algorithm).map_err(|error| match error {
                             AuthError::BadSignature if !is_current => AuthError::KeysUnavailable,
                             error => error,
-                        })?
+                        })
                     }
-                    claims => claims?,
+                    claims => claims,
                 }
             }
-        };
-        let expires = Some(expiry(claims.exp)?);
-        Ok(Session { viewer: Arc::new(viewer(&claims.into(), domain)?), expires })
+        }
     }
 
     fn claims(&self, token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Token, AuthError> {
@@ -237,8 +312,9 @@ mod tests {
     }
 
     async fn authenticator(keys: Keys, issuer: Option<&str>, audience: Option<&str>) -> Authenticator {
-        let (issuer, audience) = (issuer.map(Into::into), audience.map(Into::into));
-        open(auth::Settings::Jwt(Settings { issuer, audience, ..Settings::of(keys) })).await.unwrap()
+        let (name, audience) = (issuer.map(Into::into), audience.map(Into::into));
+        let settings = Settings::of_issuers(vec![TrustedIssuer { name, keys }]);
+        open(auth::Settings::Jwt(Settings { audience, ..settings })).await.unwrap()
     }
 
     fn secret() -> Keys {
@@ -272,6 +348,61 @@ mod tests {
 
     fn now() -> u64 {
         get_current_timestamp()
+    }
+
+    /// Writes a key set to a file that stays until the test ends the process.
+    fn key_set(issuer: &Issuer) -> Keys {
+        let path = std::env::temp_dir().join(format!("jwks-{}.json", uuid::Uuid::now_v7()));
+        std::fs::write(&path, json!({ "keys": [issuer.jwk()] }).to_string()).unwrap();
+        Keys::Jwks(JwksSource::File(path))
+    }
+
+    #[tokio::test]
+    async fn issuer_of_token_picks_its_keys() {
+        // The same key id, as issuers do not know of each other.
+        let (one, two) = (Issuer::ec("key-1"), Issuer::ec("key-1"));
+        let of = |name: &str, issuer| TrustedIssuer { name: Some(name.to_owned()), keys: key_set(issuer) };
+        let settings = Settings::of_issuers(vec![of("https://one", &one), of("https://two", &two)]);
+        let authenticator = open(auth::Settings::Jwt(settings)).await.unwrap();
+        let claims = |iss: Value| json!({ "sub": "1", "exp": now() + 60, "iss": iss });
+        for (signer, iss, expected) in [
+            (&one, json!("https://one"), Ok("1")),
+            (&two, json!("https://two"), Ok("1")),
+            (&one, json!("https://two"), Err(AuthError::BadSignature)),
+            (&two, json!("https://one"), Err(AuthError::BadSignature)),
+            (&one, json!("https://one/"), Err(AuthError::WrongIssuer)),
+            (&one, json!(null), Err(AuthError::WrongIssuer)),
+            (&one, json!(["https://one"]), Err(AuthError::Malformed)),
+        ] {
+            let found = user(&authenticator, &signer.sign(&claims(iss.clone()))).await;
+            assert_eq!(found.as_deref(), expected.as_deref(), "{iss}");
+        }
+        for token in ["x", "a.b", "..", "a.b.c", "e30.e30.e30", "é.é.é"] {
+            let refused = user(&authenticator, token).await.unwrap_err();
+            assert!(matches!(refused, AuthError::Malformed | AuthError::WrongIssuer), "{token}");
+        }
+    }
+
+    #[tokio::test]
+    async fn several_issuers_need_different_names() {
+        let key = Issuer::ec("1");
+        for names in [vec![], vec![None, Some("a")], vec![Some("a"), Some("a")], vec![None, None]] {
+            let issuers =
+                names.iter().map(|name| TrustedIssuer { name: name.map(str::to_owned), keys: key_set(&key) });
+            let opened = open(auth::Settings::Jwt(Settings::of_issuers(issuers.collect()))).await;
+            assert!(matches!(opened.err(), Some(SetupError::Issuers)), "{names:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn leeway_is_setting() {
+        for (leeway, age, accepted) in [(0, 2, false), (60, 50, true), (60, 70, false)] {
+            let leeway = Duration::from_secs(leeway);
+            let settings = Settings { leeway, ..Settings::of(secret()) };
+            let authenticator = open(auth::Settings::Jwt(settings)).await.unwrap();
+            let found = user_with(&authenticator, json!({ "exp": now() - age })).await;
+            assert_eq!(found.is_ok(), accepted, "{leeway:?} {age}: {found:?}");
+        }
     }
 
     #[tokio::test]

@@ -29,6 +29,7 @@ pub fn cure(error: StartError) -> anyhow::Error {
         StartError::Auth(SetupError::JwksFile { .. } | SetupError::JwksUrl | SetupError::HttpClient(_)) => {
             "correct RELAY_JWT_JWKS"
         }
+        StartError::Auth(SetupError::Discovery | SetupError::Issuers) => "correct RELAY_JWT_ISSUER",
         StartError::Telemetry(_) => "check RELAY_LOG and the variables that begin with OTEL_EXPORTER_OTLP_",
         // Its text states what to change.
         StartError::Broker(_) => return anyhow::anyhow!("{error}"),

@@ -21,12 +21,12 @@ use humantime::format_duration as span;
 use tokio_util::sync::CancellationToken;
 
 pub use self::checks::{Checks, POD, Visit};
-use self::report::{Finding, Report, brief};
+use self::report::{Finding, Report};
 use crate::{
     auth::{
         self,
-        jwks::{self, JwksSource},
-        jwt::{self, Keys},
+        jwks::{self, JwksSource, NoKeys},
+        jwt::{Keys, TrustedIssuer},
     },
     pod::{Drain, drain::AFTER_DEADLINE},
 };
@@ -63,29 +63,31 @@ pub async fn run(
     Ok(wrong == 0 && !stop.is_cancelled())
 }
 
-/// Checks that there are usable keys for tokens.
+/// Checks that there are usable keys for the tokens of each issuer.
 async fn keys(auth: &auth::Settings) -> Finding {
-    let source = match auth {
-        auth::Settings::Demo => return Finding::skipped("RELAY_AUTH is demo: tokens are names"),
-        auth::Settings::Jwt(jwt::Settings { keys: Keys::Secret(_), .. }) => {
-            return Finding::ok("the secret is long enough");
-        }
-        auth::Settings::Jwt(jwt::Settings { keys: Keys::Jwks(source), .. }) => source,
+    let auth::Settings::Jwt(settings) = auth else {
+        return Finding::skipped("RELAY_AUTH is demo: tokens are names");
     };
-    let (name, cure) = match source {
-        JwksSource::File(path) => {
-            (path.display().to_string(), "set RELAY_JWT_JWKS to a JSON file {\"keys\": [...]}".to_owned())
-        }
-        JwksSource::Url(url) => (
-            url.clone(),
-            format!(
-                "correct RELAY_JWT_JWKS, or allow the pods' traffic to it; it must work: curl --fail {url}"
-            ),
-        ),
-    };
-    match jwks::probe(source.clone()).await {
-        Ok(keys) => Finding::ok(format!("{name}: usable keys: {keys}")),
-        Err(error) => Finding::wrong(format!("{name} cannot be used: {}", brief(&*error)), cure),
+    let mut found = Vec::new();
+    for TrustedIssuer { keys, .. } in &settings.issuers {
+        found.push(match keys {
+            Keys::Secret(_) => "the secret is long enough".to_owned(),
+            Keys::Jwks(source) => match jwks::probe(source).await {
+                Ok(keys) => format!("{source}: usable keys: {keys}"),
+                Err(NoKeys { what, cure }) => {
+                    return Finding::wrong(what, format!("{cure} ({})", setting(source)));
+                }
+            },
+        });
+    }
+    Finding::ok(found.join("; "))
+}
+
+/// Returns the setting that names the source.
+const fn setting(source: &JwksSource) -> &'static str {
+    match source {
+        JwksSource::Discovery(_) => "RELAY_JWT_ISSUER",
+        JwksSource::File(_) | JwksSource::Url(_) => "RELAY_JWT_JWKS",
     }
 }
 

@@ -2,13 +2,19 @@
 //!
 //! A connection lasts as long as its token. An expired token must never keep a connection open.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp, jwk::Jwk};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{io::AsyncWriteExt as _, task::JoinSet, time::Instant};
 
-use crate::support::{Client, Dialect, Relay, Setup, Socket};
+use crate::{
+    doctor::{head, server},
+    support::{Client, Dialect, PATIENCE, Relay, Setup, Socket, eventually},
+};
 
 const SECRET: &str = "thirty-two bytes are just enough";
 
@@ -68,4 +74,124 @@ async fn expired_token_gets_no_ack() {
     socket.send(json!({ "type": "connection_init", "payload": payload })).await;
     let (messages, end) = socket.receive_to_end().await;
     assert_eq!((messages, end.code), (vec![], 4403));
+}
+
+/// Issuer of OpenID Connect, with a server of its own.
+struct Issuer {
+    url: String,
+    key: EncodingKey,
+    /// `issuer` of its configuration; `None`: the server answers with 503.
+    named: Arc<Mutex<Option<String>>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Issuer {
+    async fn start() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let key = EncodingKey::from_ec_der(key.serialized_der());
+        let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
+        jwk.common.key_id = Some("key-1".to_owned());
+        let keys = json!({ "keys": [jwk] }).to_string();
+        let named = Arc::new(Mutex::new(None::<String>));
+        let answers = named.clone();
+        let (address, tasks) = server(move |mut socket| {
+            let (answers, keys) = (answers.clone(), keys.clone());
+            async move {
+                let head = head(&mut socket).await;
+                let named = answers.lock().unwrap().clone();
+                let address = socket.local_addr().unwrap();
+                let (status, body) = match named {
+                    None => ("503 Service Unavailable", String::new()),
+                    Some(_) if head.starts_with(b"GET /keys ") => ("200 OK", keys),
+                    Some(issuer) => {
+                        let keys = format!("http://{address}/keys");
+                        ("200 OK", json!({ "issuer": issuer, "jwks_uri": keys }).to_string())
+                    }
+                };
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                );
+                socket.write_all(answer.as_bytes()).await.ok();
+            }
+        })
+        .await;
+        let issuer = Self { url: format!("http://{address}"), key, named, _tasks: tasks };
+        issuer.name(Some(&issuer.url));
+        issuer
+    }
+
+    fn name(&self, named: Option<&str>) {
+        *self.named.lock().unwrap() = named.map(str::to_owned);
+    }
+
+    /// Returns a token of user 3 by this issuer that names this issuer.
+    fn token(&self, issuer: &str) -> String {
+        let header = Header { kid: Some("key-1".to_owned()), ..Header::new(Algorithm::ES256) };
+        let claims = json!({ "sub": "3", "exp": get_current_timestamp() + 60, "iss": issuer });
+        encode(&header, &claims, &self.key).unwrap()
+    }
+}
+
+fn discovering(issuers: &[&Issuer]) -> Setup {
+    let names = issuers.iter().map(|issuer| &*issuer.url).collect::<Vec<_>>().join(",");
+    Setup::new("pod").set("RELAY_AUTH", "jwt").set("RELAY_JWT_ISSUER", names)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_discovers_keys_of_two_issuers() {
+    let (one, two) = (Issuer::start().await, Issuer::start().await);
+    let pod = discovering(&[&one, &two]).start().await;
+    for (signer, named, expected) in
+        [(&one, &one, 200), (&two, &two, 200), (&one, &two, 401), (&two, &one, 401)]
+    {
+        assert_eq!(status(&pod, &signer.token(&named.url)).await, expected);
+    }
+    assert_eq!(status(&pod, &one.token("https://elsewhere.example")).await, 401);
+    let report = discovering(&[&one, &two]).command_line(&["doctor"]).run().await;
+    let report = String::from_utf8(report.stdout).unwrap();
+    let line = report.lines().find(|line| line.contains(" keys ")).unwrap();
+    assert!(line.starts_with("ok") && line.contains(&one.url) && line.contains(&two.url), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_without_keys_is_unready_and_names_issuer() {
+    let (sound, away) = (Issuer::start().await, Issuer::start().await);
+    away.name(None);
+    let mut pod = discovering(&[&sound, &away]).launch();
+    let reasons = async |pod: &Relay, word: &str| {
+        eventually(&format!("a reason names {word}"), PATIENCE, async || {
+            let answer = pod.http.try_get("/readyz").await?;
+            let reasons = answer.json()["reasons"].to_string();
+            (answer.status == 503 && reasons.contains(word)).then_some(reasons)
+        })
+        .await
+    };
+    let named = reasons(&pod, "status 503").await;
+    for words in [&*format!("tokens: the keys of {}", away.url), "cure: ", "curl --fail"] {
+        assert!(named.contains(words), "{words}: {named}");
+    }
+    let doctor = discovering(&[&sound, &away]).command_line(&["doctor"]).run().await;
+    let report = String::from_utf8(doctor.stdout).unwrap();
+    let line = report.lines().find(|line| line.contains(" keys ")).unwrap();
+    assert!(line.starts_with("WRONG") && line.contains(&format!("the keys of {}", away.url)), "{report}");
+    away.name(Some(&sound.url));
+    reasons(&pod, "another issuer").await;
+    away.name(Some(&away.url));
+    pod.until_ready(PATIENCE).await;
+    assert_eq!(status(&pod, &away.token(&away.url)).await, 200);
+    assert!(!pod.output().contains("Some(") && !pod.output().contains("error.sources"), "{}", pod.output());
+    // An issuer that fails later takes nothing away.
+    away.name(None);
+    assert_eq!(status(&pod, &away.token(&away.url)).await, 200);
+    assert_eq!(pod.http.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn leeway_of_setting_holds() {
+    let pod = Setup::new("pod").set("RELAY_AUTH", "jwt").set("RELAY_JWT_SECRET", SECRET);
+    let pod = pod.set("RELAY_JWT_LEEWAY", "1m").start().await;
+    let now = get_current_timestamp();
+    assert_eq!(status(&pod, &token("3", now - 40, SECRET)).await, 200);
+    assert_eq!(status(&pod, &token("3", now - 70, SECRET)).await, 401);
 }

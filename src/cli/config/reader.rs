@@ -22,7 +22,8 @@ use super::{
 use crate::{
     auth::{
         self,
-        jwt::{self, Keys},
+        jwks::{self, JwksSource},
+        jwt::{self, Keys, TrustedIssuer},
         secret::Secret,
     },
     broker::server::Password,
@@ -141,32 +142,78 @@ impl<'a> Reader<'a> {
                 &t::JWT_JWKS_MAX_AGE,
                 &t::JWT_ISSUER,
                 &t::JWT_AUDIENCE,
+                &t::JWT_LEEWAY,
             ] {
                 if self.is_given(setting) {
                     self.refuse(setting, "is of no use with demo tokens: set RELAY_AUTH=jwt, or unset it");
                 }
             }
         }
-        let keys = self.keys(mode == Some(Mode::Jwt));
-        let issuer = self.optional(&t::JWT_ISSUER, value::text);
+        let names = self.optional(&t::JWT_ISSUER, value::issuers);
+        // A list that cannot be read has its complaint, and names an issuer all the same.
+        let is_needed = mode == Some(Mode::Jwt) && (names.is_some() || !self.is_given(&t::JWT_ISSUER));
+        let issuers = self.issuers(is_needed, names.unwrap_or_default());
         let audience = self.optional(&t::JWT_AUDIENCE, value::text);
-        match keys {
-            Some(keys) if mode == Some(Mode::Jwt) => {
-                let max_key_age = self.duration(&t::JWT_JWKS_MAX_AGE);
-                auth::Settings::Jwt(jwt::Settings { keys, issuer, audience, max_key_age })
+        match issuers {
+            Some(issuers) if mode == Some(Mode::Jwt) => {
+                let (max_key_age, leeway) =
+                    (self.duration(&t::JWT_JWKS_MAX_AGE), self.duration(&t::JWT_LEEWAY));
+                auth::Settings::Jwt(jwt::Settings { issuers, audience, max_key_age, leeway })
             }
             _ => auth::Settings::Demo,
         }
     }
 
-    /// Reads the source of keys. Returns it if exactly one is given and it is valid.
-    fn keys(&mut self, is_needed: bool) -> Option<Keys> {
+    /// Reads the keys of these issuers. Returns them if exactly one kind of source is given and
+    /// valid.
+    fn issuers(&mut self, is_needed: bool, mut names: Vec<String>) -> Option<Vec<TrustedIssuer>> {
+        let is_discovered = is_needed
+            && !names.is_empty()
+            && [&t::JWT_SECRET, &t::JWT_SECRET_FILE, &t::JWT_JWKS]
+                .iter()
+                .all(|setting| !self.is_given(setting));
+        let keys = if is_discovered { self.discovered(&names)? } else { self.keys(is_needed)? };
+        match (names.len(), &keys[..]) {
+            (0, [_]) => return keys.into_iter().next().map(|keys| vec![TrustedIssuer { name: None, keys }]),
+            (2.., [Keys::Secret(_)]) => {
+                self.refuse(&t::JWT_ISSUER, "names several issuers, which cannot share a secret: name one");
+            }
+            (named, sources) if named != sources.len() => {
+                self.refuse(
+                    &t::JWT_JWKS,
+                    "must give one source for each issuer of RELAY_JWT_ISSUER, in the same order",
+                );
+            }
+            _ => {}
+        }
+        let named = names.drain(..).map(Some).zip(keys);
+        Some(named.map(|(name, keys)| TrustedIssuer { name, keys }).collect())
+    }
+
+    /// Returns the discovery of each issuer's keys, if each can be discovered.
+    fn discovered(&mut self, names: &[String]) -> Option<Vec<Keys>> {
+        let sources: Vec<_> = names.iter().cloned().map(JwksSource::Discovery).collect();
+        if sources.iter().any(|source| jwks::check(source).is_err()) {
+            self.refuse(
+                &t::JWT_ISSUER,
+                "is no https:// URL, so that its keys cannot be discovered: set RELAY_JWT_JWKS or a secret",
+            );
+            return None;
+        }
+        Some(sources.into_iter().map(Keys::Jwks).collect())
+    }
+
+    /// Reads the sources of keys. Returns them if exactly one kind is given and valid.
+    fn keys(&mut self, is_needed: bool) -> Option<Vec<Keys>> {
         let [secret, file, jwks] = [&t::JWT_SECRET, &t::JWT_SECRET_FILE, &t::JWT_JWKS];
         let given: Vec<_> =
             [secret, file, jwks].into_iter().filter(|setting| self.is_given(setting)).collect();
         match given[..] {
             [] if is_needed => {
-                let complaint = format!("is jwt, which needs keys: set one of {file}, {secret} and {jwks}");
+                let complaint = format!(
+                    "is jwt, which needs keys: set one of {file}, {secret} and {jwks}, or {} to discover them",
+                    t::JWT_ISSUER
+                );
                 self.refuse(&t::AUTH, &complaint);
             }
             [first, ref others @ ..] => {
@@ -178,8 +225,9 @@ impl<'a> Reader<'a> {
         }
         let inline = self.secret(secret, |raw| Ok(raw.as_encoded_bytes().to_vec()));
         let from_file = self.secret(file, |path| fs::read(path));
-        let jwks = self.optional(jwks, value::jwks);
-        inline.or(from_file).map(Keys::Secret).or(jwks.map(Keys::Jwks))
+        let jwks = self.optional(jwks, value::jwks_list);
+        let secret = inline.or(from_file).map(|secret| vec![Keys::Secret(secret)]);
+        secret.or(jwks.map(|sources| sources.into_iter().map(Keys::Jwks).collect()))
     }
 
     /// Reads the token for operators, if there is one. It needs an address without clients.

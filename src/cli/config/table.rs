@@ -141,8 +141,8 @@ pub(super) static JWT_SECRET_FILE: Setting = Setting::new(
 pub(super) static JWT_JWKS: Setting = Setting::new(
     "RELAY_JWT_JWKS",
     Says("unset"),
-    Form("file, or http(s) URL"),
-    "JSON Web Key Set of RS256 and ES256 tokens",
+    Form("file or http(s) URL,..."),
+    "JSON Web Key Set of RS256 and ES256 tokens, one for each issuer",
 );
 pub(super) static JWT_JWKS_MAX_AGE: Setting = Setting::new(
     "RELAY_JWT_JWKS_MAX_AGE",
@@ -150,8 +150,18 @@ pub(super) static JWT_JWKS_MAX_AGE: Setting = Setting::new(
     Between(Unit::Duration, "10m", "30d"),
     "age from which keys let no token in, if the JWKS could not be loaded since",
 );
-pub(super) static JWT_ISSUER: Setting =
-    Setting::new("RELAY_JWT_ISSUER", Says("any or none"), Form("text"), "iss claim that tokens must have");
+pub(super) static JWT_ISSUER: Setting = Setting::new(
+    "RELAY_JWT_ISSUER",
+    Says("any or none"),
+    Form("text,..."),
+    "iss claim that tokens must have; without other keys, those of each issuer are discovered",
+);
+pub(super) static JWT_LEEWAY: Setting = Setting::new(
+    "RELAY_JWT_LEEWAY",
+    Is("5s"),
+    Between(Unit::Duration, "0s", "5m"),
+    "time for which a token is accepted after its exp and before its nbf, in whole seconds",
+);
 pub(super) static JWT_AUDIENCE: Setting = Setting::new(
     "RELAY_JWT_AUDIENCE",
     Says("none"),
@@ -405,6 +415,7 @@ pub static SETTINGS: &[Concern] = &[
             &JWT_JWKS_MAX_AGE,
             &JWT_ISSUER,
             &JWT_AUDIENCE,
+            &JWT_LEEWAY,
             &ALLOWED_ORIGINS,
             &ALLOWED_HEADERS,
             &COOKIE,

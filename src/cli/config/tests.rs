@@ -222,6 +222,48 @@ fn demo_tokens_are_refused_only_with_real_project() {
     assert_refused(&[broker, ("RELAY_AUTH", "jwtt")], "relay: RELAY_AUTH (--auth) is not ");
 }
 
+/// Returns the names of the issuers and the sources of their keys.
+fn sources(auth: &auth::jwt::Settings) -> Vec<(Option<String>, String)> {
+    let source = |keys: &auth::jwt::Keys| match keys {
+        auth::jwt::Keys::Secret(_) => "secret".to_owned(),
+        auth::jwt::Keys::Jwks(source) => source.to_string(),
+    };
+    auth.issuers.iter().map(|issuer| (issuer.name.clone(), source(&issuer.keys))).collect()
+}
+
+#[test]
+fn each_issuer_has_its_own_keys() {
+    let jwt = ("RELAY_AUTH", "jwt");
+    let read = |variables: &[_]| match settings("", variables).pod.auth {
+        auth::Settings::Jwt(auth) => sources(&auth),
+        other => panic!("{other:?}"),
+    };
+    let issuers = ("RELAY_JWT_ISSUER", "https://a.example/, b");
+    let jwks = ("RELAY_JWT_JWKS", "https://a.example/keys, https://b.example/keys");
+    let named = |name: &str, source: &str| (Some(name.to_owned()), source.to_owned());
+    let [a, b] = ["https://a.example/keys", "https://b.example/keys"];
+    assert_eq!(read(&[jwt, issuers, jwks]), [named("https://a.example/", a), named("b", b)]);
+    let urls = ("RELAY_JWT_ISSUER", "https://a.example/,http://localhost:1");
+    let discovered = ["https://a.example/", "http://localhost:1"].map(|issuer| named(issuer, issuer));
+    assert_eq!(read(&[jwt, urls]), discovered);
+    assert_eq!(read(&[jwt, ("RELAY_JWT_SECRET", SECRET), ("RELAY_JWT_ISSUER", "a")]), [named("a", "secret")]);
+
+    let issuer = "relay: RELAY_JWT_ISSUER ";
+    assert_refused(&[jwt, issuers], &format!("{issuer}is no https:// URL"));
+    assert_refused(&[jwt, ("RELAY_JWT_ISSUER", "http://a.example")], &format!("{issuer}is no https:// URL"));
+    assert_refused(&[jwt, ("RELAY_JWT_SECRET", SECRET), issuers], &format!("{issuer}names several issuers"));
+    let count = "relay: RELAY_JWT_JWKS must give one source for each issuer";
+    assert_refused(&[jwt, issuers, ("RELAY_JWT_JWKS", a)], count);
+    assert_refused(&[jwt, jwks], count);
+    for list in ["a,a", "a,,b", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17"] {
+        assert_refused(&[jwt, ("RELAY_JWT_ISSUER", list)], &format!("{issuer}is no list of issuers"));
+    }
+    assert_refused(
+        &[jwt, ("RELAY_JWT_SECRET", SECRET), ("RELAY_JWT_LEEWAY", "6m")],
+        "relay: RELAY_JWT_LEEWAY is not between 0s and 5m",
+    );
+}
+
 #[test]
 fn jwt_needs_exactly_one_source_of_keys() {
     let jwt = ("RELAY_AUTH", "jwt");
@@ -229,8 +271,8 @@ fn jwt_needs_exactly_one_source_of_keys() {
     let jwks = ("RELAY_JWT_JWKS", "https://id.example.com/keys");
     let auth = settings("", &[jwt, jwks, ("RELAY_JWT_ISSUER", "https://id.example.com")]).pod.auth;
     let auth::Settings::Jwt(auth) = auth else { panic!("{auth:?}") };
-    assert!(matches!(auth.keys, auth::jwt::Keys::Jwks(auth::jwks::JwksSource::Url(url)) if url == jwks.1));
-    assert_eq!((auth.issuer.as_deref(), auth.audience), (Some("https://id.example.com"), None));
+    assert_eq!(sources(&auth), [(Some("https://id.example.com".to_owned()), jwks.1.to_owned())]);
+    assert_eq!(auth.audience, None);
 
     assert_refused(&[jwt], "relay: RELAY_AUTH (--auth) is jwt, which needs keys");
     assert_refused(&[jwt, secret, jwks], "relay: RELAY_JWT_JWKS cannot be set beside RELAY_JWT_SECRET");

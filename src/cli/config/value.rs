@@ -4,6 +4,7 @@
 //! must never repeat the text of the setting, which may be a secret in the wrong variable.
 
 use std::{
+    collections::HashSet,
     fs::File,
     net::{SocketAddr, ToSocketAddrs as _},
     path::PathBuf,
@@ -28,6 +29,9 @@ use crate::{
 /// Least size of an HS256 secret, in bytes: that of the hash (RFC 7518, 3.2). A shorter secret is
 /// refused.
 const SECRET_BYTES: usize = 32;
+
+/// Most issuers of tokens: each costs a fetch in ten minutes.
+const MAX_ISSUERS: usize = 16;
 
 /// Value, or the complaint about the text.
 pub(super) type Parsed<T> = Result<T, String>;
@@ -179,7 +183,27 @@ pub(super) fn secret(bytes: Vec<u8>) -> Parsed<Secret> {
     }
 }
 
-pub(super) fn jwks(text: &str) -> Parsed<JwksSource> {
+/// Parses sources of keys, between commas.
+pub(super) fn jwks_list(text: &str) -> Parsed<Vec<JwksSource>> {
+    text.split(',').map(|source| jwks(source.trim())).collect()
+}
+
+/// Parses different issuers, between commas.
+pub(super) fn issuers(text: &str) -> Parsed<Vec<String>> {
+    let issuers: Vec<String> = text.split(',').map(|issuer| issuer.trim().to_owned()).collect();
+    let distinct: HashSet<_> = issuers.iter().collect();
+    match distinct.len() == issuers.len()
+        && issuers.len() <= MAX_ISSUERS
+        && !distinct.contains(&String::new())
+    {
+        true => Ok(issuers),
+        false => Err(format!(
+            "is no list of issuers: write 1 to {MAX_ISSUERS} different ones, with commas between"
+        )),
+    }
+}
+
+fn jwks(text: &str) -> Parsed<JwksSource> {
     let source = jwks_source(text)?;
     match jwks::check(&source) {
         Ok(()) => Ok(source),
