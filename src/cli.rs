@@ -1,5 +1,5 @@
 //! Parts that only the program `relay` needs: settings, checks of a deployment, several pods on a
-//! laptop.
+//! laptop, clients of a terminal.
 //!
 //! They are behind the feature `cli`, so that a program that embeds a pod does not depend on them.
 //! Nothing else in the library may import this module.
@@ -11,3 +11,5 @@ pub mod doctor;
 pub mod emulator;
 pub mod postgres;
 pub mod surroundings;
+pub mod terminal;
+mod websocket;

@@ -19,7 +19,10 @@ use tokio::{
 
 use crate::{
     broker::{Broker, memory, pubsub},
-    cli::emulator::{Emulator, EmulatorError, Search},
+    cli::{
+        emulator::{Emulator, EmulatorError, Search},
+        surroundings,
+    },
     pod::{Drained, Pod, StartError},
 };
 
@@ -158,7 +161,7 @@ pub async fn wait_until_ready(pods: &[NamedPod]) {
     }
 }
 
-/// Prints the broker, the address of each pod, and commands to try.
+/// Prints the broker, the address of each pod, and commands of this program to try.
 ///
 /// # Errors
 /// If `out` cannot be written.
@@ -167,6 +170,7 @@ pub fn welcome(out: &mut impl Write, broker: &ClusterBroker, pods: &[NamedPod]) 
     for NamedPod { pod, name, .. } in pods {
         writeln!(out, "  {name}  http://{}/graphql", pod.address())?;
     }
+    let program = surroundings::program();
     let [Some(first), Some(second)] =
         [pods.first(), pods.get(1).or(pods.first())].map(|pod| pod.map(|pod| pod.pod.address()))
     else {
@@ -175,13 +179,10 @@ pub fn welcome(out: &mut impl Write, broker: &ClusterBroker, pods: &[NamedPod]) 
     writeln!(
         out,
         "
-Watch as ZOLO (location 3) on one pod:
-  npx wscat -s graphql-transport-ws -c ws://{second}/graphql -w 600 \\
-    -x '{{\"type\":\"connection_init\",\"payload\":{{\"token\":\"Bearer ZOLO\"}}}}' \\
-    -x '{{\"type\":\"subscribe\",\"id\":\"1\",\"payload\":{{\"query\":\"subscription {{ templateAdded {{ id name }} }}\"}}}}'
+Watch as ZOLO (location 3) on one pod, in a second terminal:
+  {program} watch --as ZOLO --url {second}
 Add a template as ZOWI on another:
-  curl http://{first}/graphql -H 'authorization: Bearer ZOWI' -H 'content-type: application/json' \\
-    -d '{{\"query\":\"mutation {{ addTemplate(templateInput: {{name: \\\"Hello\\\", shareLocationIds: [3]}}) {{ success }} }}\"}}'
+  {program} publish --as ZOWI Hello --share 3 --url {first}
 
 ZOLO and ZEWI receive the event; ZOWI (the author) and ZELO (location 1) do not. Ctrl-C stops everything."
     )?;

@@ -31,6 +31,7 @@ pub use self::{
 use clap::ArgMatches;
 
 use self::{reader::Reader, table as t};
+use super::terminal::Identity;
 use crate::broker::open::BrokerUrl;
 
 /// Command to run, with its settings.
@@ -70,6 +71,29 @@ pub enum Command {
     Check(Check),
     /// Checks that the pod of this environment is alive. This is the address of its `/livez`.
     Healthcheck(SocketAddr),
+    /// Subscribes to a pod.
+    Watch(Client, Option<u64>),
+    /// Runs a mutation on a pod.
+    Publish(Client),
+    /// Prints a text, such as completions.
+    Print(String),
+}
+
+/// Arguments of commands that are clients of a pod.
+#[derive(Debug)]
+pub struct Client {
+    /// `--url`: the pod.
+    pub url: String,
+    /// `--as` or `--token-file`: the user.
+    pub identity: Identity,
+    /// `--document`: file with a GraphQL document; `None`: the tutorial's.
+    pub document: Option<PathBuf>,
+    /// `--variables`: JSON that begins with `{`, or a file.
+    pub variables: Option<String>,
+    /// Name of a template to add, and `--share`: the locations to share it with.
+    pub template: Option<(String, Option<String>)>,
+    /// Whether `NO_COLOR` is set.
+    pub no_colour: bool,
 }
 
 impl Command {
@@ -91,9 +115,14 @@ impl Command {
             Self::Serve(settings) | Self::Cluster { settings, .. } | Self::Doctor { settings, .. } => {
                 Some(settings)
             }
-            Self::Schema(_) | Self::Directives | Self::Tables(_) | Self::Check(_) | Self::Healthcheck(_) => {
-                None
-            }
+            Self::Schema(_)
+            | Self::Directives
+            | Self::Tables(_)
+            | Self::Check(_)
+            | Self::Healthcheck(_)
+            | Self::Watch(..)
+            | Self::Publish(_)
+            | Self::Print(_) => None,
         }
     }
 }
@@ -178,6 +207,13 @@ pub fn parse_from(
         "schema" => Command::Schema(settings::domain_files(&mut reader)),
         "check" => Command::Check(check(flags, &reader)),
         "healthcheck" => healthcheck(&mut reader),
+        "watch" => Command::Watch(client(flags, environment), count(flags)?),
+        "publish" => Command::Publish(client(flags, environment)),
+        "completions" => {
+            let shell = flags.get_one("SHELL").copied().expect("it is required");
+            Command::Print(command_line::completions(shell))
+        }
+        "version" => Command::Print(format!("relay {}\n", env!("CARGO_PKG_VERSION"))),
         "cluster" => cluster(&mut reader),
         "doctor" => {
             Command::Doctor { settings: settings::one_pod(&mut reader), questions: questions(&mut reader) }
@@ -218,6 +254,35 @@ fn check(flags: &ArgMatches, reader: &Reader<'_>) -> Check {
     let directory = reader.raw(&t::DIRECTORY).map(PathBuf::from);
     let schema = text("FILE").map(PathBuf::from);
     Check { files: DomainFiles { schema, directory }, trial }
+}
+
+/// Returns the arguments of a command that is a client of a pod.
+fn client(flags: &ArgMatches, environment: &Environment) -> Client {
+    let text = |name| flags.try_get_one::<String>(name).ok().flatten().cloned();
+    let identity = match text("token-file") {
+        Some(file) => Identity::File(file.into()),
+        None => Identity::Demo(text("as").unwrap_or_default()),
+    };
+    Client {
+        url: text("url").unwrap_or_default(),
+        identity,
+        document: text("document").map(PathBuf::from),
+        variables: text("variables"),
+        template: text("NAME").map(|name| (name, text("share"))),
+        no_colour: environment.get(OsStr::new("NO_COLOR")).is_some_and(|value| !value.is_empty()),
+    }
+}
+
+/// Returns the number of results after which `relay watch` ends.
+fn count(flags: &ArgMatches) -> Result<Option<u64>, EarlyExit> {
+    let Some(text) = flags.get_one::<String>("count") else { return Ok(None) };
+    match text.parse() {
+        Ok(count @ 1..) => Ok(Some(count)),
+        _ => {
+            let text = "relay: --count is no number of results: write it like 1\n".to_owned();
+            Err(EarlyExit { text, code: EX_USAGE, to_stdout: false })
+        }
+    }
 }
 
 /// Returns the command that checks the pod of this environment. A pod that listens on all addresses

@@ -18,6 +18,13 @@ pub fn raise_open_files() -> io::Result<u64> {
     rlimit::increase_nofile_limit(u64::MAX)
 }
 
+/// Returns how to call this program in a shell.
+#[must_use]
+pub fn program() -> String {
+    let path = env::current_exe().ok();
+    path.map_or_else(|| "relay".to_owned(), |path| path.display().to_string())
+}
+
 /// Returns how many connections fit into this many open files.
 #[must_use]
 pub fn connections_within(open_files: u64) -> usize {

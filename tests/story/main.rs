@@ -39,6 +39,7 @@ mod service;
 mod sse;
 mod start;
 mod surroundings;
+mod terminal;
 mod tokens;
 mod traces;
 mod truth;

@@ -5,6 +5,7 @@
 
 mod check;
 mod domain_factory;
+mod terminal;
 
 use std::{
     ffi::OsString,
@@ -26,6 +27,7 @@ use pubsub_relay::{
         doctor,
         emulator::Search,
         surroundings::{connections_within, exempt_loopback_from_proxies, raise_open_files},
+        terminal::Failure,
     },
     health,
     pod::{Drain, Drained, Pod, Settings as PodSettings},
@@ -67,6 +69,9 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Command::Doctor { settings, questions } => return examine(settings, questions),
+        Command::Watch(client, count) => return Ok(ended(terminal::watch(client, count))),
+        Command::Publish(client) => return Ok(ended(terminal::publish(client))),
+        Command::Print(text) => return Ok(print(&text)),
         Command::Serve(settings) => (settings, None),
         Command::Cluster { settings, pods, first_port, cloudsdk_root, path, emulator_host } => {
             let addresses = cluster::addresses(first_port, pods).collect();
@@ -225,6 +230,14 @@ async fn drain(drain: impl Future<Output = Drained>, mut signals: Signals) -> Dr
             tracing::warn!(signal, "drain given up");
             Drained::CutOff
         }
+    }
+}
+
+/// Prints why a client ended without success. Returns its exit code.
+fn ended(ended: Result<(), Failure>) -> ExitCode {
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => complain(&format!("relay: {failure}\n"), failure.code().into()),
     }
 }
 

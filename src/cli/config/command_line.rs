@@ -21,7 +21,6 @@ pub(super) fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about(env!("CARGO_PKG_DESCRIPTION"))
         .args_conflicts_with_subcommands(true)
-        .disable_help_subcommand(true)
         .args(flags(Only::Serve))
         .after_long_help(settings_help(None))
         .after_help("All settings: relay --help")
@@ -47,26 +46,11 @@ pub(super) fn command() -> Command {
                 .args(flags(Only::Doctor))
                 .after_long_help(settings_help(Some(Only::Doctor))),
             schema(),
-            Command::new("check")
-                .about("Checks a schema file and prints what its fields cost; exits with 0 or 64")
-                .long_about(
-                    "Checks a schema file and prints what its fields cost. With --event it prints for each\n\
-                     subscription field whether the viewer receives the event, and by which key. JSON is a\n\
-                     file, or text that begins with {. Tables come from RELAY_DIRECTORY. Exits with 0, with 64\n\
-                     if a file is wrong, or with 1 if the event does not fit.",
-                )
-                .arg(Arg::new("FILE").required(true).help("The schema file"))
-                .args([
-                    trial("event", "The event's data, or without --type a CloudEvent in structured mode")
-                        .requires("viewer"),
-                    trial("type", "The type of the event").requires("event"),
-                    trial("author", "The id of the author of the data").requires("type"),
-                    trial("viewer", "The claims of the viewer's token").requires("event"),
-                    trial("arguments", "The arguments of the subscription").requires("event"),
-                ]),
+            check(),
             Command::new("healthcheck")
                 .about("Checks that the pod of this environment is alive; exits with 0 or 1"),
         ])
+        .subcommands(clients())
 }
 
 /// Returns the `relay schema` command.
@@ -92,6 +76,90 @@ fn schema() -> Command {
                 .conflicts_with("directives")
                 .help("Prints the SQL script of the topic's tables instead; RELAY_BROKER names the topic"),
         )
+}
+
+/// Returns a flag with a value.
+fn value(name: &'static str, of: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(of).help(help)
+}
+
+/// Returns the flags of commands that are clients of a pod.
+fn client() -> [Arg; 5] {
+    [
+        value("as", "USER", "A demo user, or the claims of one as JSON")
+            .required_unless_present("token-file"),
+        value("token-file", "FILE", "A file with the user's token").conflicts_with("as"),
+        value("url", "URL", "The pod, such as localhost:3000 or wss://relay.example.com/graphql")
+            .default_value("localhost:3000"),
+        value("document", "FILE", "A file with the GraphQL document"),
+        value("variables", "JSON", "The document's variables: JSON that begins with {, or a file"),
+    ]
+}
+
+/// Returns the completions of this shell.
+pub(super) fn completions(shell: clap_complete::Shell) -> String {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut command(), "relay", &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Returns the command that checks a schema file.
+fn check() -> Command {
+    Command::new("check")
+        .about("Checks a schema file and prints what its fields cost; exits with 0 or 64")
+        .long_about(
+            "Checks a schema file and prints what its fields cost. With --event it prints for each\n\
+             subscription field whether the viewer receives the event, and by which key. JSON is a\n\
+             file, or text that begins with {. Tables come from RELAY_DIRECTORY. Exits with 0, with 64\n\
+             if a file is wrong, or with 1 if the event does not fit.",
+        )
+        .arg(Arg::new("FILE").required(true).help("The schema file"))
+        .args([
+            trial("event", "The event's data, or without --type a CloudEvent in structured mode")
+                .requires("viewer"),
+            trial("type", "The type of the event").requires("event"),
+            trial("author", "The id of the author of the data").requires("type"),
+            trial("viewer", "The claims of the viewer's token").requires("event"),
+            trial("arguments", "The arguments of the subscription").requires("event"),
+        ])
+}
+
+/// Returns the commands that need no settings: clients of a pod, and help at the terminal.
+fn clients() -> [Command; 4] {
+    [
+        Command::new("watch")
+            .about("Subscribes to a pod and prints each result; resumes after a cut")
+            .long_about(
+                "Subscribes to a pod over graphql-transport-ws and prints the data of each result as one line of\n\
+                 JSON. After a cut it connects again, and resumes if the document has $after. Without\n\
+                 --document it watches the templates of the tutorial. Exits with 0, with 1 if the pod refuses,\n\
+                 with 64 if an argument is wrong, or with 69 if no pod answers.",
+            )
+            .args(client())
+            .arg(value("count", "N", "Ends after N results")),
+        Command::new("publish")
+            .about("Runs a mutation on a pod and prints its result")
+            .long_about(
+                "Runs a mutation on a pod over HTTP and prints its data as one line of JSON. With NAME it adds a\n\
+                 template of the tutorial; any other mutation comes with --document. Exits with 0, with 1 if\n\
+                 the pod refuses, with 64 if an argument is wrong, or with 69 if no pod answers.",
+            )
+            .args(client())
+            .arg(Arg::new("NAME").required_unless_present("document").conflicts_with("document").help("The name of a new template"))
+            .arg(
+                value("share", "ID,...", "The locations that the template is shared with")
+                    .requires("NAME"),
+            ),
+        Command::new("completions")
+            .about("Prints completions for a shell")
+            .arg(
+                Arg::new("SHELL")
+                    .required(true)
+                    .value_parser(clap::value_parser!(clap_complete::Shell))
+                    .help("The shell"),
+            ),
+        Command::new("version").about("Prints the version"),
+    ]
 }
 
 /// Returns a flag of `relay check`.

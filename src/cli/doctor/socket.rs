@@ -5,7 +5,6 @@
 
 use std::{error::Error, iter::successors, time::Duration};
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::{SinkExt as _, StreamExt as _};
 use humantime::format_duration as span;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Upgraded, Url, header, redirect};
@@ -23,15 +22,13 @@ use super::{
     checks::Visit,
     report::{Finding, brief},
 };
+use crate::cli::websocket::{self, SUBPROTOCOL};
 
 /// Longest time from the first packet to the answer of a pod. At the limit the check is wrong.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest time that closing the WebSocket may take. At the limit it is dropped.
 const CLOSE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Subprotocol that the check offers and expects.
-const SUBPROTOCOL: &str = "graphql-transport-ws";
 
 type Socket = WebSocketStream<Upgraded>;
 
@@ -90,14 +87,7 @@ fn request(visit: &Visit) -> Result<RequestBuilder, Finding> {
         client = client.no_proxy();
     }
     let client = client.build().map_err(|error| refuse(&error))?;
-    let key = BASE64_STANDARD.encode(rand::random::<[u8; 16]>());
-    let request = client
-        .get(url)
-        .header(header::CONNECTION, "Upgrade")
-        .header(header::UPGRADE, "websocket")
-        .header(header::SEC_WEBSOCKET_VERSION, "13")
-        .header(header::SEC_WEBSOCKET_KEY, key)
-        .header(header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+    let request = websocket::request(&client, url);
     Ok(match &visit.origin {
         Some(origin) => request.header(header::ORIGIN, origin),
         None => request,

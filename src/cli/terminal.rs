@@ -1,0 +1,18 @@
+//! Commands that are clients of a pod: `relay watch` and `relay publish`.
+//!
+//! Results go to standard output, one line each, and all other words to standard error. So a script
+//! reads only results. They must never print a token, nor colour what a terminal does not show.
+
+mod failure;
+mod paint;
+mod publish;
+mod target;
+mod watch;
+
+pub use self::{
+    failure::Failure,
+    paint::Paint,
+    publish::{Publish, publish},
+    target::{Identity, Target},
+    watch::{Watch, watch},
+};
