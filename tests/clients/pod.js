@@ -65,7 +65,7 @@ export class Pod {
       body: JSON.stringify({ query, variables: { name } }),
     });
     const { data, errors } = await response.json();
-    if (!data?.addTemplate.success) throw new Error(JSON.stringify(errors));
+    if (!data?.addTemplate?.success) throw new Error(JSON.stringify(errors));
   }
 
   /** Stops the pod as Kubernetes does, and waits until it is gone. */

@@ -29,10 +29,11 @@ export function createRelaySseClient(options: SseOptions): RelaySseClient {
     }
     return response;
   };
+  const watched = watchful(send, patience);
   const client = createClient({
     url,
     headers: headers as never,
-    fetchFn: watchful(send, patience),
+    fetchFn: watched,
     retryAttempts: Infinity,
     retry: async (retries) => {
       if (failure) throw failure;
@@ -44,7 +45,7 @@ export function createRelaySseClient(options: SseOptions): RelaySseClient {
   /** Returns the position before a subscription begins: that of a query. */
   const position = async (): Promise<string> => {
     const init = { method: 'POST', headers: { ...(await headers()), 'content-type': 'application/json' } };
-    const response = await send(url, { ...init, body: '{"query":"{ __typename }"}' });
+    const response = await watched(url, { ...init, body: '{"query":"{ __typename }"}' });
     const cursor = (await response.json().catch(() => undefined))?.extensions?.cursor;
     if (failure) throw failure;
     if (cursor) return cursor;

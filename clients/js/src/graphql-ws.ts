@@ -33,6 +33,7 @@ export function createRelayClient(options: WebSocketOptions): RelayClient {
     !failure && (event?.code !== 4403 || /^token expired$|at the moment/.test(event.reason));
   const client = createClient({
     ...rest,
+    ...(rest.webSocketImpl ? { webSocketImpl: listened(rest.webSocketImpl as typeof WebSocket) } : {}),
     ...(token && { connectionParams }),
     retryAttempts: Infinity,
     retryWait: options.retryWait ?? retryWait,
@@ -70,5 +71,24 @@ export function createRelayClient(options: WebSocketOptions): RelayClient {
       complete: () => subscription.complete(),
     });
   };
-  return { ...client, subscribe, iterate: (request) => iterate((sink) => subscribe(request, sink)) };
+  return {
+    ...client,
+    subscribe,
+    iterate: (request) => iterate((sink) => subscribe(request, sink)),
+    // It waits for a connection that is not open yet. That this fails is no error any more.
+    dispose: async () => client.dispose()?.catch(() => {}),
+  };
+}
+
+/**
+ * Returns the class of sockets, each with a listener for errors. graphql-ws takes its own away when it
+ * terminates a socket that is not open yet; the error of `ws` would then end the process.
+ */
+function listened(Socket: typeof WebSocket): typeof WebSocket {
+  return class extends Socket {
+    constructor(url: string | URL, protocols?: string | string[]) {
+      super(url, protocols);
+      this.addEventListener('error', () => {});
+    }
+  };
 }

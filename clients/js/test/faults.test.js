@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import net from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -81,6 +82,23 @@ describe('a client of the package', { timeout: 60_000 }, () => {
       assert.deepEqual(errors.map(({ code }) => code), ['NOT_A_RELAY']);
     });
   }
+
+  it('tries again, over every transport, when a server never answers', async () => {
+    for (const name of Object.keys(transports)) {
+      let connections = 0;
+      const server = net.createServer((socket) => {
+        connections += 1;
+        socket.on('error', () => {});
+      });
+      server.listen(0, '127.0.0.1');
+      await once(server, 'listening');
+      const { errors, end } = start(name, { url: `http://127.0.0.1:${server.address().port}/graphql`, patience: 200 });
+      await eventually(`${name} has tried three times`, () => connections >= 3);
+      end();
+      server.close();
+      assert.deepEqual(errors, [], name);
+    }
+  });
 
   it('passes the notice of a gap on when no function takes it', async () => {
     const { Subscription } = await import('../dist/subscription.js');

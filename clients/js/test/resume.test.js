@@ -103,14 +103,14 @@ describe('a subscription of the package', { skip, timeout: 240_000 }, () => {
     });
   }
 
-  it('goes on after a network that swallows everything', async () => {
+  it('goes on after a network that swallows everything, also before its first result', async () => {
     const pods = await start();
     const received = await pods.watch({ patience: 4_000 });
-    await pods.all[0].addTemplate('before');
-    await expectAll(received, ['before']);
-    pods.balancer.swallow();
-    await pods.all[0].addTemplate('during');
-    await expectAll(received, ['before', 'during']);
+    for (const names of [['first'], ['first', 'second']]) {
+      pods.balancer.swallow();
+      await pods.all[0].addTemplate(names.at(-1));
+      await expectAll(received, names);
+    }
   });
 
   it('gets a fresh token when the old one has expired', async () => {
@@ -186,6 +186,22 @@ describe('a subscription of the package', { skip, timeout: 240_000 }, () => {
       assert.equal(error.code, 'UNAUTHENTICATED', `${name}: ${error}`);
     }
     assert.equal(tokens, Object.keys(transports).length, 'none tries again');
+  });
+
+  it('ends with an error when a later token is refused', async () => {
+    const pods = await start();
+    let token = 'ZOLO';
+    const errors = {};
+    await pods.watch((name) => ({
+      token: () => token,
+      onError: (error) => (errors[name] ??= []).push(error.networkError ?? error),
+    }));
+    token = 'NO_USER';
+    pods.balancer.cut();
+    const codes = () => Object.values(errors).map((list) => list.map(({ code }) => code).join());
+    await eventually(`each has an error: ${Object.keys(errors)}`, () => codes().length === Object.keys(transports).length);
+    await sleep(500);
+    assert.deepEqual(codes(), codes().map(() => 'UNAUTHENTICATED'));
   });
 
   it('ends with an error when its cursor is of another topic', async () => {

@@ -4,7 +4,10 @@
 """
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import hmac
 import json
 import os
 import pathlib
@@ -14,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import urllib.request
 import uuid
@@ -26,6 +30,15 @@ from pubsub_relay_client import MemoryStore, RelayError, watch  # noqa: E402
 PATIENCE = 30
 QUERY = "subscription { templateAdded { name } }"
 SCHEMES = ("ws", "http")
+SECRET = "a secret of thirty-two bytes for tests"
+
+
+def signed(user, seconds):
+    """Returns a token of the user that expires in this time."""
+    parts = ({"alg": "HS256", "typ": "JWT"}, {"sub": user, "exp": int(time.time()) + seconds})
+    encode = lambda data: base64.urlsafe_b64encode(data).rstrip(b"=")
+    text = b".".join(encode(json.dumps(part).encode()) for part in parts)
+    return (text + b"." + encode(hmac.digest(SECRET.encode(), text, hashlib.sha256))).decode()
 
 
 async def eventually(what, ask):
@@ -63,9 +76,9 @@ class Pod:
         with urllib.request.urlopen(request) as response:
             return json.load(response)
 
-    def add(self, name):
+    def add(self, name, user="ZOWI"):
         share = f'mutation {{ addTemplate(templateInput: {{ name: "{name}", shareLocationIds: ["3"] }}) {{ success }} }}'
-        assert self.ask(share)["data"]["addTemplate"]["success"]
+        assert self.ask(share, user)["data"]["addTemplate"]["success"]
 
     def stop(self):
         self.process.kill()
@@ -194,13 +207,28 @@ class Package(unittest.IsolatedAsyncioTestCase):
         pods, balancer = await self.pods(1)
         watchers = [self.watch(scheme, balancer, patience=3) for scheme in SCHEMES]
         await eventually("both watch", lambda: pods[0].has_watchers(2))
-        pods[0].add("before")
-        await eventually("both have it", lambda: all(watcher.names for watcher in watchers))
-        balancer.swallow()
-        pods[0].add("during")
-        for watcher in watchers:
-            await eventually(f"during: {watcher.names}", lambda: "during" in watcher.names)
-            self.assertEqual(watcher.names, ["before", "during"])
+        for names in (["first"], ["first", "second"]):
+            balancer.swallow()
+            pods[0].add(names[-1])
+            for watcher in watchers:
+                await eventually(f"{names}: {watcher.names}", lambda: names[-1] in watcher.names)
+                self.assertEqual(watcher.names, names)
+
+    async def test_gets_a_fresh_token_when_the_old_one_has_expired(self):
+        (pod,), balancer = await self.pods(1, RELAY_AUTH="jwt", RELAY_JWT_SECRET=SECRET)
+        for scheme in SCHEMES:
+            # The pod grants an expired token a few seconds for clocks that differ.
+            lifetimes = iter([-3])
+            asked = []
+            token = lambda: asked.append(1) or signed("4", next(lifetimes, 600))
+            watcher = self.watch(scheme, balancer, token=token)
+            await eventually("it asks for another token", lambda: len(asked) == 2 or watcher.task.done())
+            await eventually("it is back", lambda: pod.has_watchers(1) or watcher.task.done())
+            pod.add(scheme, signed("3", 600))
+            await eventually("it goes on", lambda: scheme in watcher.names or watcher.task.done())
+            await watcher.stop()
+            await eventually("none watches", lambda: pod.has_watchers(0))
+            self.assertEqual((watcher.names.count(scheme), len(asked)), (1, 2))
 
     async def test_goes_on_from_a_stored_cursor(self):
         pods, balancer = await self.pods(1)
