@@ -2,36 +2,15 @@
 
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
-import http from 'node:http';
-import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
-import { build } from 'esbuild';
-import { chromium } from 'playwright-core';
-
 import { Balancer, Pod, eventually } from '../../../tests/clients/pod.js';
+import { launch, servePage, skipped } from './browser.js';
 
 const { PUBSUB_EMULATOR_HOST } = process.env;
-const BROWSERS = ['chromium', 'google-chrome', 'chromium-browser'];
-
 const browser = await launch();
-const skip =
-  (!browser && `no browser: install one of ${BROWSERS.join(', ')}`) ||
-  (!PUBSUB_EMULATOR_HOST && 'no emulator: PUBSUB_EMULATOR_HOST is not set');
-if (skip && process.env.CI === 'true') throw new Error(skip);
-
-/** Starts the first installed browser. It can reach no host but this one. */
-async function launch() {
-  const args = ['--no-sandbox', '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'];
-  for (const name of BROWSERS) {
-    for (const folder of (process.env.PATH ?? '').split(path.delimiter)) {
-      const found = await chromium.launch({ executablePath: path.join(folder, name), args }).catch(() => null);
-      if (found) return found;
-    }
-  }
-}
+const skip = skipped(browser);
 
 describe('useRelaySubscription', { skip, timeout: 120_000 }, () => {
   let balancer;
@@ -39,21 +18,7 @@ describe('useRelaySubscription', { skip, timeout: 120_000 }, () => {
   let pods;
   let server;
   before(async () => {
-    const { outputFiles } = await build({
-      entryPoints: [fileURLToPath(new URL('page.jsx', import.meta.url))],
-      bundle: true,
-      format: 'esm',
-      jsx: 'automatic',
-      define: { 'process.env.NODE_ENV': '"development"' },
-      write: false,
-    });
-    server = http.createServer((request, response) => {
-      const isScript = request.url === '/page.js';
-      response.setHeader('content-type', isScript ? 'text/javascript' : 'text/html; charset=utf-8');
-      response.end(isScript ? outputFiles[0].text : '<!doctype html><script type="module" src="/page.js"></script>');
-    });
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
+    server = await servePage({ entryPoints: [fileURLToPath(new URL('page.jsx', import.meta.url))] });
     const origin = `http://127.0.0.1:${server.address().port}`;
     const settings = {
       PUBSUB_EMULATOR_HOST,

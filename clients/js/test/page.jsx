@@ -43,7 +43,7 @@ function Templates() {
   );
 }
 
-createRoot(document.body.appendChild(document.createElement('main'))).render(
+createRoot(document.querySelector('main')).render(
   <StrictMode>
     <Templates />
   </StrictMode>,
