@@ -12,13 +12,18 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use pubsub_relay::web::{
-    server::serve,
-    transport::ws::{
-        frame::{self, Message},
-        handshake::Handshake,
-        protocol::Close,
-        socket::{ReadError, Socket},
+use opentelemetry::global;
+use pubsub_relay::{
+    budget::Budget,
+    telemetry::Refusals,
+    web::{
+        server::{Bounds, serve},
+        transport::ws::{
+            frame::{self, Message},
+            handshake::Handshake,
+            protocol::Close,
+            socket::{ReadError, Socket},
+        },
     },
 };
 use tokio::net::TcpListener;
@@ -33,7 +38,9 @@ async fn main() -> std::io::Result<()> {
     println!("{}", listener.local_addr()?);
     let tasks = TaskTracker::new();
     let router = Router::new().fallback(get(move |request| handshake(request, tasks)));
-    serve(listener, router, CancellationToken::new()).await;
+    let bounds =
+        Bounds { requests: Budget::default().requests, refusals: Refusals::new(&global::meter("echo")) };
+    serve(listener, router, CancellationToken::new(), bounds).await;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ pub mod memory;
 mod pool;
 mod rate;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use opentelemetry::{KeyValue, metrics::Meter};
 
@@ -66,6 +66,16 @@ impl Settings {
     }
 }
 
+/// Part of the memory for requests, as a divisor: heads, bodies, unfinished messages, and tokens
+/// held before `connection_init`.
+const REQUESTS: usize = 8;
+
+/// Largest share that one user or address has of the pool of requests, as a divisor.
+const REQUESTS_OF_USER: usize = 16;
+
+/// Bytes of the largest request. One user may hold one, whatever the memory.
+const LARGEST_REQUEST: usize = 4 << 20;
+
 /// Part of the memory for answers, as a divisor: those being made, and those not yet written.
 const ANSWERS: usize = 4;
 
@@ -95,6 +105,8 @@ const QUEUE_BYTES: usize = 256 << 10;
 pub struct Budget {
     /// Bytes of the largest answer.
     pub answer_bytes: usize,
+    /// Pool of the requests that have not run: heads, bodies, unfinished messages, tokens.
+    pub requests: Pool,
     /// Pool of the answers that are being made or are not yet written.
     pub answers: Pool,
     /// Pool of the distinct operations that have watchers.
@@ -111,6 +123,9 @@ impl Budget {
     #[must_use]
     pub fn new(settings: Settings, queue_bytes: usize) -> Self {
         let Settings { memory, answer_bytes, user_event_rate, user_event_bytes } = settings;
+        let pool = memory / REQUESTS;
+        let share = (pool / REQUESTS_OF_USER).max(LARGEST_REQUEST);
+        let requests = Pool::new("requests", pool.max(share), share);
         let pool = memory / ANSWERS;
         // A user may hold one answer, whatever the memory.
         let share = (pool / ANSWERS_OF_USER).max(answer_bytes);
@@ -119,7 +134,7 @@ impl Budget {
         let pool = memory / OPERATIONS;
         let operations = Pool::new("operations", pool, pool / OPERATIONS_OF_USER);
         let queues = Pool::new("queues", memory / QUEUES, queue_bytes.saturating_mul(QUEUES_OF_USER));
-        Self { answer_bytes, answers, operations, queues, rates }
+        Self { answer_bytes, requests, answers, operations, queues, rates }
     }
 
     /// Registers the metrics of all pools.
@@ -140,7 +155,7 @@ impl Budget {
     }
 
     fn pools(&self) -> Arc<[Pool]> {
-        [self.answers.clone(), self.operations.clone(), self.queues.clone()].into()
+        [&self.requests, &self.answers, &self.operations, &self.queues].map(Clone::clone).into()
     }
 
     /// Charges a distinct operation of this many bytes to the user. Returns `None` if the user's
@@ -150,6 +165,12 @@ impl Budget {
         let least = self.operations.share() / MAX_OPERATIONS_OF_USER;
         self.operations.try_charge(user, bytes.max(least))
     }
+}
+
+/// Returns the account of an anonymous peer, which no user's name can equal.
+#[must_use]
+pub fn account_of(address: IpAddr) -> Arc<str> {
+    format!("\0{address}").into()
 }
 
 impl Default for Budget {
@@ -178,5 +199,6 @@ mod tests {
         let settings = Settings { memory: 16 << 20, answer_bytes: 8 << 20, ..Settings::default() };
         let budget = Budget::new(settings, 256 << 10);
         assert!(budget.answers.try_charge(&"a".into(), 8 << 20).is_some());
+        assert!(budget.requests.try_charge(&"a".into(), LARGEST_REQUEST).is_some());
     }
 }

@@ -39,7 +39,10 @@ use crate::{
     membership::Membership,
     relay::Relay,
     telemetry::{Metrics, Refusals, Traces},
-    web::{self, AppState, Connections, server::serve},
+    web::{
+        self, AppState, Connections,
+        server::{Bounds, serve},
+    },
 };
 
 /// A running pod. If it is dropped, it stops without a drain.
@@ -118,11 +121,13 @@ impl Pod {
         let event_publisher = EventPublisher::new(publisher.clone(), domain, messaging, &meter)
             .with_rates(budget.rates.clone());
         let (introspection, refusals) = (settings.introspection, Refusals::new(&meter));
+        let bounds = Bounds { requests: budget.requests.clone(), refusals: refusals.clone() };
         let limits = settings.web.connection_limits();
         let app = Arc::new(AppState {
             port: listeners.address.port(),
             engine: Engine::new(api, event_publisher, hub.clone(), introspection, refusals)
-                .with_budget(budget),
+                .with_budget(budget.clone()),
+            budget,
             auth,
             hub: hub.clone(),
             connections: Connections::new(limits, stop.connections.clone(), stop.drain.spread, &meter)
@@ -138,10 +143,10 @@ impl Pod {
         tasks.spawn(log_beginnings(settings.name.clone(), app.clone(), stop.feed.clone()));
         let Listeners { address, clients, admin } = listeners;
         let router = web::router(app.clone(), admin.is_none());
-        tasks.spawn(serve(clients, router, stop.connections.clone()));
+        tasks.spawn(serve(clients, router, stop.connections.clone(), bounds.clone()));
         if let Some(admin) = admin {
             // The admin address answers until the very end, so that a drain can be watched.
-            tasks.spawn(serve(admin, web::admin(app.clone()), stop.feed.clone()));
+            tasks.spawn(serve(admin, web::admin(app.clone()), stop.feed.clone(), bounds));
         }
         let _abandoned = [stop.connections.clone().drop_guard(), stop.feed.clone().drop_guard()];
         let (name, traces) = (settings.name, settings.traces);

@@ -17,7 +17,6 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
     http::{
         HeaderName, Method, StatusCode,
         header::{AUTHORIZATION, CONTENT_TYPE},
@@ -43,7 +42,7 @@ pub use self::{
     page::Tab,
     state::{AppState, Settings},
 };
-use self::{endpoint::Endpoint, http::request::MAX_REQUEST_BYTES, transport::sse::reservation};
+use self::{endpoint::Endpoint, transport::sse::reservation};
 
 /// The smallest answer that is compressed, in bytes. A smaller one fits into one packet anyway.
 const MIN_COMPRESSED_BYTES: u16 = 1_400;
@@ -94,11 +93,7 @@ pub fn router(app: Arc<AppState>, with_admin: bool) -> Router {
     let streams = NotForContentType::SSE.and(NotForContentType::const_new("multipart/mixed"));
     let compression =
         CompressionLayer::new().compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES.into()).and(streams));
-    let clients = Router::new()
-        .route("/graphql", any(endpoint::graphql))
-        .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
-        .layer(compression)
-        .layer(cors);
+    let clients = Router::new().route("/graphql", any(endpoint::graphql)).layer(compression).layer(cors);
     // Outside the layers: the page is for this origin only, and its files are compressed already.
     let page = app.settings.page.as_deref().map_or_else(Router::new, page::routes);
     let clients = clients.with_state(Endpoint::new(app.clone())).merge(page);

@@ -115,14 +115,16 @@ async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Resul
     let after = stream::last_event_id(request.headers()).map(str::to_owned);
     let peer = Peer::of(request.extensions()).cloned();
     let heartbeat = sse::heartbeat(request.uri())?;
-    let prepared = match app.engine.prepare(request::read(request).await?) {
+    let user = &session.viewer.user;
+    let (request, held) = request::read(request, &app.budget.requests, user).await?;
+    let prepared = match app.engine.prepare(request) {
         Ok(prepared) => prepared,
         Err(response) => return Ok(result(form, Answer::refused(response))),
     };
     match prepared.kind {
         OperationType::Subscription => {
             let format = accept.stream().and_then(format).ok_or_else(|| Refusal::bad(TRANSPORTS))?;
-            stream::subscribe(app, format, prepared, Caller { session, after, peer, heartbeat }).await
+            stream::subscribe(app, format, prepared, Caller { session, after, peer, heartbeat, held }).await
         }
         OperationType::Mutation if !may_change => {
             let text = "send mutations by POST";
@@ -131,6 +133,7 @@ async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Resul
         }
         _ => {
             let answer = app.engine.answer(prepared, session.viewer).await;
+            drop(held);
             match answer.refusal {
                 Some(Code::Overloaded) => Err(Refusal::overloaded()),
                 _ => Ok(result(form, answer)),

@@ -20,6 +20,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::state::AppState;
 use crate::{
     audience::Viewer,
+    budget::Charge,
     graphql::{Answer, Prepared, Watched},
     hub::{Delivery, Replay, SendQueue, Step, Watching},
 };
@@ -97,6 +98,8 @@ pub(super) struct Start {
     pub(super) viewer: Arc<Viewer>,
     /// The cursor to resume from; `None`: the cursor of the document, if it has one.
     pub(super) after: Option<String>,
+    /// Charge of the request, held until a query or mutation has run.
+    pub(super) held: Option<Charge>,
 }
 
 impl<L> Running<L> {
@@ -138,11 +141,15 @@ impl<L> Running<L> {
         send_queue: Arc<SendQueue>,
         label: L,
     ) -> Result<Option<&mut L>, (L, Box<Response>)> {
-        let Start { prepared, viewer, after } = start;
+        let Start { prepared, viewer, after, held } = start;
         let number = self.next_number;
         if prepared.kind != OperationType::Subscription {
             let app = app.clone();
-            let job = async move { (number, Box::new(app.engine.answer(prepared, viewer).await)) };
+            let job = async move {
+                let answer = Box::new(app.engine.answer(prepared, viewer).await);
+                drop(held);
+                (number, answer)
+            };
             let job = self.jobs.get_or_insert_with(JoinSet::new).spawn(job);
             self.add(label, Work::Job(job));
             return Ok(None);

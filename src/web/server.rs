@@ -6,6 +6,8 @@
 //! pending sockets are taken.
 
 mod body;
+mod bounds;
+mod full;
 mod handoff;
 mod head;
 mod peer;
@@ -27,6 +29,7 @@ use axum::{
     response::Response,
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -40,10 +43,10 @@ use tower_service::Service as _;
 pub(super) use self::head::encode_head;
 use self::{body::TrackedBody, handoff::PendingHandoff, pending::PendingSockets, tracked::TrackedSocket};
 pub use self::{
+    bounds::Bounds,
     handoff::{HandoffRequest, SocketHandoff},
     peer::Peer,
 };
-
 /// The largest head of a request, in bytes. The largest token and a document in the URL fit into it
 /// three times. A larger head is refused with 431.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -74,16 +77,22 @@ const KEEPALIVE: TcpKeepalive =
 /// answered.
 ///
 /// It does not wait for the sockets of connections: the tasks of the connections own them.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    serve_with_places(listener, router, stop, MAX_PENDING_SOCKETS).await;
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, bounds: Bounds) {
+    serve_with_places(listener, router, stop, bounds, MAX_PENDING_SOCKETS).await;
 }
 
-async fn serve_with_places(listener: TcpListener, router: Router, stop: CancellationToken, places: usize) {
-    let (sockets, pending) = (TaskTracker::new(), PendingSockets::new(places));
+async fn serve_with_places(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    bounds: Bounds,
+    places: usize,
+) {
+    let (sockets, pending) = (TaskTracker::new(), PendingSockets::new(places, bounds));
     let accept = async {
         loop {
             let Some((stream, address)) = accept(&listener).await else { continue };
-            let peer = Peer::new(address, pending.enter().await);
+            let peer = Peer::new(address, pending.enter(address).await);
             sockets.spawn(drive(stream, peer, router.clone(), stop.clone()));
         }
     };
@@ -118,6 +127,7 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
     // The values are boxed, since a channel allocates room for many at once.
     let (sender, mut handoffs) = mpsc::channel(1);
     let activity = peer.place().activity.clone();
+    let _place = peer.clone();
     let service = service_fn(move |request| answer(request, peer.clone(), router.clone(), sender.clone()));
     let mut http = http1::Builder::new();
     // hyper's header timeout would also count keep-alive idle time. It is off; `PendingSockets`
@@ -125,7 +135,8 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
     http.header_read_timeout(None).max_buf_size(MAX_HEAD_BYTES);
     // A client that will send no more still waits for its answer (RFC 9112, section 9.6).
     http.half_close(true);
-    let mut served = http.serve_connection(TrackedSocket::new(stream, activity.clone()), service);
+    let io = TokioIo::new(TrackedSocket::new(stream, activity.clone()));
+    let mut served = http.serve_connection(io, service);
     let mut deadline = pin!(async {
         stop.cancelled().await;
         sleep(LAST_REQUEST).await;
@@ -138,7 +149,7 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
                 // hyper's buffer is lost. It can hold an earlier answer, to a client that pipelines
                 // requests and does not read.
                 let parts = served.into_parts();
-                handoff.complete(parts.io.into_inner(), parts.read_buf);
+                handoff.complete(parts.io.into_inner().into_inner(), parts.read_buf);
                 return;
             }
             () = stop.cancelled(), if !is_last => {
@@ -154,6 +165,10 @@ async fn drive(stream: TcpStream, peer: Peer, router: Router, stop: Cancellation
             () = &mut deadline => return,
         }
     };
+    if activity.is_refused() {
+        let socket = served.into_parts().io.into_inner().into_inner();
+        return Box::pin(full::refuse(socket)).await;
+    }
     if let Err(error) = result {
         tracing::trace!(%error, "socket ended");
     }
@@ -205,12 +220,15 @@ fn is_peer_fault(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
+    use opentelemetry::metrics::MeterProvider as _;
+    use opentelemetry_sdk::metrics::SdkMeterProvider;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         time::{Instant, timeout},
     };
 
     use super::*;
+    use crate::{budget::Budget, telemetry::Refusals};
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
@@ -221,7 +239,9 @@ mod tests {
         let router = Router::new()
             .route("/", get(async || "answer").post(async |body: String| body))
             .route("/slow", get(async || sleep(Duration::from_secs(60)).await));
-        TaskTracker::new().spawn(serve_with_places(listener, router, CancellationToken::new(), places));
+        let (stop, meter) = (CancellationToken::new(), SdkMeterProvider::default().meter("test"));
+        let bounds = Bounds { requests: Budget::default().requests, refusals: Refusals::new(&meter) };
+        TaskTracker::new().spawn(serve_with_places(listener, router, stop, bounds, places));
         async move || TcpStream::connect(address).await.unwrap()
     }
 

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     auth::{Authenticator, secret::Secret},
+    budget::Budget,
     graphql::Engine,
     health::Health,
     hub::Hub,
@@ -58,6 +59,8 @@ pub struct AppState {
     pub port: u16,
     /// Runs operations.
     pub engine: Engine,
+    /// Ledger of what the pod holds for clients.
+    pub budget: Budget,
     /// Turns tokens into viewers.
     pub auth: Authenticator,
     /// Watchers and the replay window.

@@ -11,5 +11,8 @@
 mod support;
 
 mod answers;
+mod liveness;
 mod operations;
 mod rates;
+mod raw;
+mod requests;

@@ -122,6 +122,13 @@ impl Socket {
         self.stream.send(Message::Frame(frame)).await.unwrap();
     }
 
+    /// Sends one frame unchecked, and ignores errors: the pod may have closed the connection.
+    pub(crate) async fn try_send_frame(&mut self, opcode: OpCode, payload: &[u8], is_final: bool) {
+        let header = FrameHeader { opcode, is_final, ..FrameHeader::default() };
+        let frame = Frame::from_payload(header, payload.to_vec().into());
+        self.stream.send(Message::Frame(frame)).await.ok();
+    }
+
     /// Returns the payload of the next pong. Any other message fails the test.
     pub(crate) async fn receive_pong(&mut self) -> Vec<u8> {
         match timeout(PATIENCE, self.stream.next()).await.expect("a pong in time") {

@@ -29,6 +29,10 @@ pub enum End {
     Full,
     /// The pod had no room for another connection from this address. The client may reconnect.
     Crowded,
+    /// The pod had no room for what the client sends. The client may reconnect.
+    Overloaded,
+    /// A message came too slowly. The client may reconnect.
+    Late,
     /// The pod drains. The client may reconnect, to another pod.
     Drained,
 }
@@ -49,6 +53,8 @@ impl End {
             Self::Behind => "behind",
             Self::Full => "full",
             Self::Crowded => "crowded",
+            Self::Overloaded => "overloaded",
+            Self::Late => "late",
             Self::Drained => "drained",
         }
     }
@@ -61,6 +67,8 @@ impl End {
             Self::TooBig => "message",
             Self::Slow => "queue",
             Self::Behind => "turns",
+            Self::Overloaded => "requests",
+            Self::Late => "message_time",
             _ => return None,
         })
     }

@@ -54,7 +54,16 @@ impl Instruments {
         for transport in Transport::ALL {
             let transport = transport.label();
             self.connections.add(0, std::slice::from_ref(&transport));
-            for end in [End::Lost, End::Dead, End::Slow, End::Behind, End::Full, End::Crowded] {
+            for end in [
+                End::Lost,
+                End::Dead,
+                End::Slow,
+                End::Behind,
+                End::Full,
+                End::Crowded,
+                End::Overloaded,
+                End::Late,
+            ] {
                 self.ends.add(0, &[transport.clone(), KeyValue::new("reason", end.reason())]);
             }
         }

@@ -33,12 +33,14 @@ pub struct Refusal {
     status: StatusCode,
     header: Option<Box<(HeaderName, HeaderValue)>>,
     error: Error,
+    /// Limit that was reached, if the status does not name it.
+    limit: Option<&'static str>,
 }
 
 impl Refusal {
     /// Creates a refusal with this status, code and public text.
     pub fn new(status: StatusCode, code: Code, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, header: None, error: Error::new(code, text) }
+        Self { status, header: None, error: Error::new(code, text), limit: None }
     }
 
     /// Creates a refusal with 400: the request cannot be understood.
@@ -52,6 +54,9 @@ impl Refusal {
         Self::busy(match end {
             End::Drained => DRAINING,
             End::Crowded => "this address has as many connections as it may; end one first",
+            End::Overloaded => {
+                "too many requests of this address or this pod are under way; connect again later"
+            }
             _ => "this pod has as many connections as it may; connect again later",
         })
     }
@@ -68,11 +73,20 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded, text).with(RETRY_AFTER, RETRY_SECONDS)
     }
 
+    /// Creates a refusal with 503: there is no room for the request at present.
+    #[must_use]
+    pub fn no_room() -> Self {
+        let text = "too many requests of this user or this pod are under way; try again later";
+        let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded, text);
+        Self { limit: Some("requests"), ..refusal.with(RETRY_AFTER, RETRY_SECONDS) }
+    }
+
     /// Returns the limit that was reached, if it was one. Limits on connections are counted with
     /// the ends of connections.
     #[must_use]
     pub const fn limit(&self) -> Option<&'static str> {
         match self.status {
+            _ if self.limit.is_some() => self.limit,
             StatusCode::PAYLOAD_TOO_LARGE => Some("body"),
             StatusCode::REQUEST_TIMEOUT => Some("body_time"),
             StatusCode::TOO_MANY_REQUESTS => Some("watchers"),

@@ -1,22 +1,23 @@
 //! Reads a GraphQL request from an HTTP request: from the parameters in its URL or in its body.
 //!
-//! It checks the types of the parameters and refuses all others. It must never look into the
-//! document.
+//! It checks the types of the parameters and refuses all others. What it holds is charged to the
+//! user, and a body keeps a minimum rate. It must never look into the document.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_graphql::{Request, Value as ConstValue, Variables};
 use axum::{
-    RequestExt as _,
-    body::Bytes,
-    extract::{FromRequest as _, Query, Request as HttpRequest},
+    body::Body,
+    extract::{Query, Request as HttpRequest},
     http::{HeaderName, Method, StatusCode, Uri, header::CONTENT_ENCODING},
 };
+use futures_util::StreamExt as _;
 use serde_json::{Map, Value};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::{negotiate, refusal::Refusal};
 use crate::{
+    budget::{Charge, Pool},
     graphql::{PERSISTED_QUERY, error::Code},
     telemetry::traces::TRACEPARENT,
 };
@@ -26,9 +27,43 @@ use crate::{
 /// ids is under 100 KiB.
 pub const MAX_REQUEST_BYTES: usize = 1 << 20;
 
+/// Most JSON values in a request, on every transport. More are refused as a larger request is: as
+/// values, a text takes many times its bytes.
+const MAX_VALUES: usize = 16_384;
+
+/// What one JSON value takes as it is read, in bytes.
+const VALUE_BYTES: usize = 128;
+
 /// How long a body may take to arrive: enough for a megabyte over a poor mobile connection. A
 /// slower one is refused with 408.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a body, or a message of a WebSocket, may come as slowly as it likes.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Least rate of a body, or a message of a WebSocket, behind that time: 1 KiB each second.
+const LEAST_RATE: usize = 1 << 10;
+
+/// Returns when more than `bytes` must have come of what began at `began`.
+pub(in crate::web) fn due(began: Instant, bytes: usize) -> Instant {
+    let earned = Duration::from_secs_f64(bytes as f64 / LEAST_RATE as f64);
+    began + (GRACE + earned).min(BODY_TIMEOUT)
+}
+
+/// Returns the bytes that a request takes as text and as values. `None` if it has too many values.
+pub(in crate::web) fn weight(text: &[u8]) -> Option<usize> {
+    let (mut values, mut is_string, mut is_escaped) = (1, false, false);
+    for byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_string,
+            b'"' => is_string = !is_string,
+            b',' | b':' | b'[' | b'{' if !is_string => values += 1,
+            _ => {}
+        }
+    }
+    (values <= MAX_VALUES).then(|| text.len() + values * VALUE_BYTES)
+}
 
 /// Request headers that pages of allowed origins may send (CORS).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,25 +88,40 @@ impl AllowedHeaders {
 const PARAMETERS: [&str; 4] = ["query", "operationName", "variables", "extensions"];
 
 /// Reads the request from the body of a POST, else from the URL, and adds the client's trace
-/// context.
+/// context. What is read is charged to the user.
 ///
 /// # Errors
 /// Those of [`from_url`] and [`from_body`].
-pub async fn read(request: HttpRequest) -> Result<Request, Refusal> {
+pub async fn read(request: HttpRequest, pool: &Pool, user: &Arc<str>) -> Result<(Request, Charge), Refusal> {
     let trace = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(Into::into);
+    let mut charge = pool.try_charge(user, 0).ok_or_else(Refusal::no_room)?;
     let mut request = match *request.method() {
-        Method::POST => from_body(request).await?,
-        _ => from_url(request.uri())?,
+        Method::POST => from_body(request, &mut charge).await?,
+        _ => from_url(request.uri(), &mut charge)?,
     };
     request.extensions.extend(trace.map(|trace| (TRACEPARENT.to_owned(), trace)));
-    Ok(request)
+    Ok((request, charge))
+}
+
+/// Changes the charge to what this text takes as values.
+fn charge_values(charge: &mut Charge, text: &[u8]) -> Result<(), Refusal> {
+    let weight = weight(text).ok_or_else(|| too_large("the request has too many values"))?;
+    match charge.resize(weight) {
+        true => Ok(()),
+        false => Err(Refusal::no_room()),
+    }
+}
+
+fn too_large(text: &'static str) -> Refusal {
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Code::BadRequest, text)
 }
 
 /// Reads the request from the URL's query.
 ///
 /// # Errors
-/// 400 if the query holds no request.
-pub fn from_url(uri: &Uri) -> Result<Request, Refusal> {
+/// 400 if the query holds no request, 413 if it has too many values, 503 if there is no room.
+fn from_url(uri: &Uri, charge: &mut Charge) -> Result<Request, Refusal> {
+    charge_values(charge, uri.query().unwrap_or_default().as_bytes())?;
     let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
         return Err(Refusal::bad("the URL's query cannot be read"));
     };
@@ -81,8 +131,15 @@ pub fn from_url(uri: &Uri) -> Result<Request, Refusal> {
         let value = match name {
             // An empty text is the same as none.
             _ if text.is_empty() => Value::Null,
-            "variables" | "extensions" => serde_json::from_str(&text)
-                .map_err(|_| Refusal::bad(format!("`{name}` in the URL must be JSON")))?,
+            "variables" | "extensions" => {
+                let values =
+                    weight(text.as_bytes()).ok_or_else(|| too_large("the URL has too many values"))?;
+                if !charge.resize(charge.bytes() + values) {
+                    return Err(Refusal::no_room());
+                }
+                serde_json::from_str(&text)
+                    .map_err(|_| Refusal::bad(format!("`{name}` in the URL must be JSON")))?
+            }
             _ => Value::String(text),
         };
         if parameters.insert(name.to_owned(), value).is_some() {
@@ -96,8 +153,8 @@ pub fn from_url(uri: &Uri) -> Result<Request, Refusal> {
 ///
 /// # Errors
 /// 415 if the body is compressed or not JSON, 413 if it is too large. 408 if it arrives too slowly,
-/// 400 if it holds no request.
-pub async fn from_body(request: HttpRequest) -> Result<Request, Refusal> {
+/// 503 if there is no room, 400 if it holds no request.
+async fn from_body(request: HttpRequest, charge: &mut Charge) -> Result<Request, Refusal> {
     let unsupported = |text| Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::BadRequest, text);
     if !negotiate::is_json(request.headers()) {
         return Err(unsupported("send the request as `application/json` in UTF-8"));
@@ -105,24 +162,39 @@ pub async fn from_body(request: HttpRequest) -> Result<Request, Refusal> {
     if request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(unsupported("send the request uncompressed"));
     }
-    let body = match timeout(BODY_TIMEOUT, Bytes::from_request(request.with_limited_body(), &())).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            let text = "the request is too large";
-            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Code::BadRequest, text));
-        }
-        Ok(Err(_)) => return Err(Refusal::bad("the body cannot be read")),
-        Err(_) => {
-            let text = "the body came too slowly";
-            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, Code::BadRequest, text));
-        }
-    };
+    let body = collect(request.into_body(), charge).await?;
+    charge_values(charge, &body)?;
     let text = std::str::from_utf8(&body).map_err(|_| Refusal::bad("the body is not UTF-8"))?;
     match serde_json::from_str(text) {
         Ok(Value::Object(parameters)) => from_parameters(parameters),
         Ok(Value::Array(_)) => Err(Refusal::bad("send one operation at a time, not a batch")),
         Ok(_) => Err(Refusal::bad("the body must be a JSON object")),
         Err(_) => Err(Refusal::bad("the body is not JSON")),
+    }
+}
+
+/// Reads a body to its end. Its room is charged before it is taken.
+async fn collect(body: Body, charge: &mut Charge) -> Result<Vec<u8>, Refusal> {
+    let (began, mut parts, mut text) = (Instant::now(), body.into_data_stream(), Vec::new());
+    loop {
+        let Ok(part) = timeout_at(due(began, text.len()), parts.next()).await else {
+            let text = "the body came too slowly";
+            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, Code::BadRequest, text));
+        };
+        let Some(part) = part else { return Ok(text) };
+        let part = part.map_err(|_| Refusal::bad("the body cannot be read"))?;
+        let length = text.len() + part.len();
+        if length > MAX_REQUEST_BYTES {
+            return Err(too_large("the request is too large"));
+        }
+        if length > text.capacity() {
+            let room = (2 * text.len()).clamp(length, MAX_REQUEST_BYTES);
+            if !charge.resize(room) {
+                return Err(Refusal::no_room());
+            }
+            text.reserve_exact(room - text.len());
+        }
+        text.extend_from_slice(&part);
     }
 }
 
@@ -172,10 +244,11 @@ pub fn build(
 mod tests {
     use std::io;
 
-    use axum::body::Body;
+    use axum::body::Bytes;
     use futures_util::stream;
 
     use super::*;
+    use crate::budget::Budget;
 
     #[test]
     fn operation_with_empty_name_keeps_its_extensions() {
@@ -189,7 +262,20 @@ mod tests {
     async fn body_that_does_not_arrive_times_out() {
         let body = Body::from_stream(stream::pending::<io::Result<Bytes>>());
         let request = HttpRequest::post("/graphql").header("content-type", "application/json");
-        let refusal = from_body(request.body(body).unwrap()).await.unwrap_err();
+        let (pool, began) = (Budget::default().requests, Instant::now());
+        let refusal = read(request.body(body).unwrap(), &pool, &"a".into()).await.unwrap_err();
         assert_eq!(refusal.answer(None).status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(began.elapsed(), GRACE);
+        assert_eq!(pool.used(), 0);
+    }
+
+    #[test]
+    fn weight_counts_values_outside_texts() {
+        let of = |text: &str| weight(text.as_bytes());
+        assert_eq!(of("7"), Some(1 + VALUE_BYTES));
+        assert_eq!(of(r#"{"a\",[":[1,2]}"#), Some(15 + 5 * VALUE_BYTES));
+        assert_eq!(of(&"[".repeat(MAX_VALUES)), None);
+        let text = format!("\"{}\"", ",".repeat(MAX_REQUEST_BYTES));
+        assert!(of(&text).is_some());
     }
 }

@@ -8,6 +8,7 @@ use std::{net::IpAddr, sync::Arc};
 use axum::http::Extensions;
 
 use super::pending::Place;
+use crate::budget::account_of;
 
 /// The other end of a socket, with the socket's place among the pending ones.
 #[derive(Clone, Debug)]
@@ -32,6 +33,12 @@ impl Peer {
     #[must_use]
     pub const fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// Returns the account of what the peer holds before a user is known.
+    #[must_use]
+    pub fn account(&self) -> Arc<str> {
+        account_of(self.address)
     }
 
     pub(super) fn place(&self) -> &Place {

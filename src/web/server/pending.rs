@@ -9,7 +9,11 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard},
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,6 +23,9 @@ use tokio::{
     time::{Instant, interval, timeout},
 };
 
+use super::bounds::Bounds;
+use crate::budget::{Charge, account_of};
+
 /// How long the head of a request may take, from its first byte. For the first request of a socket
 /// it counts from the accept. Then the socket is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +33,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a socket may be idle between two requests before it is closed. Google's load balancers
 /// keep one for 600 s and must be the first to close it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(620);
+
+/// Bytes that a head may have without a charge: its place stands for them. Few heads have more.
+const FREE_HEAD_BYTES: usize = 4 << 10;
 
 /// Time between two checks of all sockets.
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
@@ -48,28 +58,74 @@ enum State {
     Closing,
 }
 
+/// Head of a request: its bytes, and their charge once they are more than every head may have.
+#[derive(Debug, Default)]
+struct Head {
+    bytes: usize,
+    charge: Option<Charge>,
+}
+
 /// Activity on one socket: its state, updated by its reads, writes and answers.
 #[derive(Debug)]
 pub(super) struct Activity {
     state: Mutex<State>,
     close: Notify,
+    bounds: Bounds,
+    account: Arc<str>,
+    /// The head that is being read, or that waits for its answer.
+    head: Mutex<Head>,
+    is_refused: AtomicBool,
 }
 
 impl Activity {
-    fn new() -> Self {
-        Self { state: Mutex::new(State::ReadingHead(Instant::now())), close: Notify::new() }
+    fn new(bounds: Bounds, address: IpAddr) -> Self {
+        Self {
+            state: Mutex::new(State::ReadingHead(Instant::now())),
+            close: Notify::new(),
+            bounds,
+            account: account_of(address),
+            head: Mutex::default(),
+            is_refused: AtomicBool::new(false),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         crate::lock::lock(&self.state)
     }
 
-    /// Records that something was read. On an idle socket it is the beginning of a head.
-    pub(super) fn on_read(&self) {
+    /// Records that bytes were read. On an idle socket they are the beginning of a head. Those of a
+    /// head are charged. Returns `false` if there is no room for them: the request is refused.
+    pub(super) fn on_read(&self, bytes: usize) -> bool {
         let mut state = self.state();
         if matches!(*state, State::Idle(_) | State::Closing) {
             *state = State::ReadingHead(Instant::now());
         }
+        if !matches!(*state, State::ReadingHead(_)) {
+            return true;
+        }
+        drop(state);
+        let mut head = crate::lock::lock(&self.head);
+        head.bytes += bytes;
+        let charged = head.bytes;
+        let has_room = match &mut head.charge {
+            _ if charged <= FREE_HEAD_BYTES => true,
+            Some(charge) => charge.resize(charged),
+            None => {
+                head.charge = self.bounds.requests.try_charge(&self.account, charged);
+                head.charge.is_some()
+            }
+        };
+        if !has_room {
+            self.bounds.refusals.count("requests");
+            self.is_refused.store(true, Ordering::Relaxed);
+            *head = Head::default();
+        }
+        has_room
+    }
+
+    /// Reports whether a head was refused for want of room.
+    pub(super) fn is_refused(&self) -> bool {
+        self.is_refused.load(Ordering::Relaxed)
     }
 
     /// Records that a head is complete.
@@ -102,6 +158,7 @@ impl Activity {
     /// Records that the answer is known.
     pub(super) fn on_answer(&self) {
         *self.state() = State::Idle(Instant::now());
+        *crate::lock::lock(&self.head) = Head::default();
     }
 
     /// Records that a part of an answer was written. The socket is idle from now on. What was read
@@ -146,25 +203,26 @@ impl Activity {
 /// Pending sockets of one listener: accepted, but no connection yet.
 pub(super) struct PendingSockets {
     places: usize,
+    bounds: Bounds,
     sockets: Mutex<Slab<Arc<Activity>>>,
     freed: Notify,
 }
 
 impl PendingSockets {
     /// Creates an empty set with this many places.
-    pub(super) fn new(places: usize) -> Arc<Self> {
-        Arc::new(Self { places, sockets: Mutex::default(), freed: Notify::new() })
+    pub(super) fn new(places: usize, bounds: Bounds) -> Arc<Self> {
+        Arc::new(Self { places, bounds, sockets: Mutex::default(), freed: Notify::new() })
     }
 
     fn sockets(&self) -> MutexGuard<'_, Slab<Arc<Activity>>> {
         crate::lock::lock(&self.sockets)
     }
 
-    /// Waits for a free place and takes it. While there is none, it closes the socket that has been
-    /// silent longest.
-    pub(super) async fn enter(self: &Arc<Self>) -> Place {
+    /// Waits for a free place and takes it for a socket from this address. While there is none, it
+    /// closes the socket that has been silent longest.
+    pub(super) async fn enter(self: &Arc<Self>, address: IpAddr) -> Place {
         loop {
-            if let Some(place) = self.try_enter() {
+            if let Some(place) = self.try_enter(address) {
                 return place;
             }
             self.close_longest_silent();
@@ -172,12 +230,12 @@ impl PendingSockets {
         }
     }
 
-    fn try_enter(self: &Arc<Self>) -> Option<Place> {
+    fn try_enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let mut all = self.sockets();
         if all.len() >= self.places {
             return None;
         }
-        let activity = Arc::new(Activity::new());
+        let activity = Arc::new(Activity::new(self.bounds.clone(), address));
         let slot = all.insert(activity.clone());
         Some(Place { pending: self.clone(), slot, activity })
     }

@@ -18,6 +18,7 @@ pub(super) use self::driver::Stream;
 use self::{command::Label, format::Format};
 use crate::{
     auth::Session,
+    budget::Charge,
     cursor::Source,
     graphql::Prepared,
     web::{
@@ -43,6 +44,8 @@ pub(in crate::web) struct Caller {
     pub(in crate::web) peer: Option<Peer>,
     /// Time between two heartbeats that the client wants, in seconds.
     pub(in crate::web) heartbeat: Option<NonZeroU8>,
+    /// Charge of the request.
+    pub(in crate::web) held: Charge,
 }
 
 /// Starts a subscription and answers with the stream of its results.
@@ -53,14 +56,14 @@ pub(in crate::web) async fn subscribe(
     app: Arc<AppState>,
     format: &'static dyn Format,
     prepared: Prepared,
-    Caller { session, after, peer, heartbeat }: Caller,
+    Caller { session, after, peer, heartbeat, held }: Caller,
 ) -> Result<Response, Refusal> {
     let guard = app.connections.enter(format.transport(), peer.as_ref());
     let guard = guard.map_err(|end| Refusal::unavailable(&end))?;
     // Taken before the watcher is added, so that a client that resumes from it misses nothing.
     let cursor = app.engine.cursor(Source::Start);
     let mut stream = Stream::new(app, guard, format, &session);
-    let start = Start { prepared, viewer: session.viewer.clone(), after };
+    let start = Start { prepared, viewer: session.viewer.clone(), after, held: Some(held) };
     if let Err((_, refusal)) = stream.run(start, Label::default()).await {
         stream.end(End::Left);
         return Ok(response::refuse(format, refusal));

@@ -21,7 +21,7 @@ use axum::{extract::Request, response::Response};
 use tokio::time::timeout;
 
 use self::{
-    driver::Connection,
+    driver::{Connection, Newcomer},
     handshake::Handshake,
     protocol::{Close, Dialect},
     socket::Socket,
@@ -57,9 +57,18 @@ pub(in crate::web) fn accept(app: &Arc<AppState>, request: &Request) -> Response
     };
     let response = handshake.response();
     let (peer, tasks) = (Peer::of(request.extensions()), app.connections.tasks());
-    match app.connections.enter(Transport::WebSocket, peer) {
-        Ok(guard) => {
-            let connection = NewConnection { app: app.clone(), guard, token };
+    let entered = app.connections.enter(Transport::WebSocket, peer).and_then(|guard| {
+        match Newcomer::new(&app.budget.requests, peer, token) {
+            Some(newcomer) => Ok((guard, newcomer)),
+            None => {
+                guard.end(End::Overloaded);
+                Err(End::Overloaded)
+            }
+        }
+    });
+    match entered {
+        Ok((guard, newcomer)) => {
+            let connection = NewConnection { app: app.clone(), guard, newcomer };
             tasks.spawn(connection.serve(handshake));
         }
         Err(end) => {
@@ -87,8 +96,7 @@ async fn upgraded(handshake: Handshake) -> Option<Socket> {
 struct NewConnection {
     app: Arc<AppState>,
     guard: Guard,
-    /// The token of the handshake, for clients that send none with `connection_init`.
-    token: Option<Box<str>>,
+    newcomer: Box<Newcomer>,
 }
 
 impl NewConnection {
@@ -100,9 +108,9 @@ impl NewConnection {
             send_close(&mut socket, Some(&close), true).await;
             return self.guard.end(End::Refused(close.label()));
         };
-        let Self { app, guard, token } = self;
+        let Self { app, guard, newcomer } = self;
         let tasks = app.connections.tasks().clone();
-        let mut connection = Connection::new(app, socket, dialect, token, guard);
+        let mut connection = Connection::new(app, socket, dialect, newcomer, guard);
         // A second task: this one has the size of the whole handshake, and a connection lasts long.
         tasks.spawn(async move {
             let end = connection.run().await;

@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{EVENTS, heartbeat, parameter};
 use crate::{
     auth::Session,
+    budget::Charge,
     graphql::error::{self, Code},
     web::{
         connection::End,
@@ -54,9 +55,8 @@ const READER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Reservations without a reader, for each user. A page needs one.
 const MAX_UNREAD_PER_USER: usize = 4;
 
-/// Users with such reservations, for each pod. A reservation takes about 4 KiB, so all of them take
-/// 40 MB.
-const MAX_UNREAD_USERS: usize = 2_500;
+/// What a reservation without a reader takes, in bytes. It is charged to its user.
+const RESERVATION_BYTES: usize = 4 << 10;
 
 /// Random bytes of a token: twice the 128 bits that cannot be guessed.
 const TOKEN_BYTES: usize = 32;
@@ -83,7 +83,7 @@ impl State {
     /// Adds a reservation without a reader. Returns `false` if there are as many as may be.
     fn insert(&mut self, token: Arc<str>, reservation: Reservation) -> bool {
         let of_user = self.unread.get(&reservation.user).copied().unwrap_or_default();
-        if of_user >= MAX_UNREAD_PER_USER || (of_user == 0 && self.unread.len() >= MAX_UNREAD_USERS) {
+        if of_user >= MAX_UNREAD_PER_USER {
             return false;
         }
         self.unread.insert(reservation.user.clone(), of_user + 1);
@@ -106,7 +106,7 @@ struct Reservation {
     user: Arc<str>,
     commands: mpsc::Sender<Command>,
     /// `None` once a reader has come.
-    handoff: Option<HandoffRequest>,
+    handoff: Option<(HandoffRequest, Charge)>,
 }
 
 /// Guard that removes the reservation when its connection ends.
@@ -150,7 +150,7 @@ impl Reservations {
             return None;
         }
         let commands = reservation.commands.clone();
-        let handoff = reservation.handoff.take().map(|handoff| (handoff, commands));
+        let handoff = reservation.handoff.take().map(|(handoff, _released)| (handoff, commands));
         if handoff.is_some() {
             let user = reservation.user.clone();
             state.on_read(&user);
@@ -181,7 +181,8 @@ pub(in crate::web) async fn reserve(
     let (handoff, socket) = HandoffRequest::new();
     let end_guard = ReservationGuard { reservations: reservations.clone(), token: token.clone() };
     let user = session.viewer.user.clone();
-    let reservation = Reservation { user, commands, handoff: Some(handoff) };
+    let charge = app.budget.requests.try_charge(&user, RESERVATION_BYTES).ok_or_else(Refusal::no_room)?;
+    let reservation = Reservation { user, commands, handoff: Some((handoff, charge)) };
     if !reservations.lock().insert(token.clone(), reservation) {
         app.connections.refuse("reservations");
         return Err(Refusal::busy(
@@ -230,7 +231,7 @@ pub(in crate::web) async fn submit(
     let session = app.authenticate(request.headers()).await?;
     let commands = reservations.find(token, &session).ok_or_else(unknown)?;
     let after = stream::last_event_id(request.headers()).map(str::to_owned);
-    let request = request::read(request).await?;
+    let (request, held) = request::read(request, &app.budget.requests, &session.viewer.user).await?;
     let id = request.extensions.get("operationId").cloned().and_then(|id| id.into_json().ok());
     let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;
     let prepared = match app.engine.prepare(request) {
@@ -238,7 +239,7 @@ pub(in crate::web) async fn submit(
         Err(refusal) => return Ok(bad(&refusal)),
     };
     let (reply, answer) = oneshot::channel();
-    let operation = operations::Start { prepared, viewer: session.viewer, after };
+    let operation = operations::Start { prepared, viewer: session.viewer, after, held: Some(held) };
     let start = Start { id, operation, reply };
     commands.send(Command::Start(Box::new(start))).await.map_err(|_| unknown())?;
     match answer.await {

@@ -29,10 +29,13 @@ use super::{
 };
 use crate::{
     auth::Session,
+    budget::{Charge, Pool},
     hub::{Deliveries, Delivery, SendQueue},
     web::{
         connection::{End, Guard, expiry},
+        http::request,
         operations::{Progress, Running},
+        server::Peer,
         state::AppState,
     },
 };
@@ -66,14 +69,41 @@ pub(super) struct ChosenClose {
     pub(super) expects_answer: bool,
 }
 
+/// What a connection holds until its user is known.
+pub(super) struct Newcomer {
+    /// Account of the client's address.
+    account: Arc<str>,
+    /// Token of the handshake, for clients that send none with `connection_init`.
+    pub(super) token: Option<Box<str>>,
+    _charge: Charge,
+}
+
+impl Newcomer {
+    /// Charges the token of a handshake to the client's address. Returns `None` if there is no
+    /// room.
+    pub(super) fn new(pool: &Pool, peer: Option<&Peer>, token: Option<Box<str>>) -> Option<Box<Self>> {
+        let account = peer.map(Peer::account).unwrap_or_default();
+        let charge = pool.try_charge(&account, token.as_ref().map_or(0, |token| token.len()))?;
+        Some(Self { account, token, _charge: charge }.into())
+    }
+}
+
+/// Charge of what the client has sent of a message that is not complete.
+struct Unfinished {
+    charge: Charge,
+    began: Instant,
+}
+
 /// One WebSocket, from its handshake to its close.
 pub(super) struct Connection {
     pub(super) app: Arc<AppState>,
     guard: Guard,
     socket: Socket,
     pub(super) protocol: Protocol,
-    /// Token of the handshake.
-    pub(super) token: Option<Box<str>>,
+    /// `None` from `connection_init` on.
+    pub(super) newcomer: Option<Box<Newcomer>>,
+    /// `None` if nothing is held of what the client sends.
+    unfinished: Option<Box<Unfinished>>,
     pub(super) session: Option<Session>,
     /// When `connection_init` is due; after authentication, when the token expires.
     pub(super) deadline: Instant,
@@ -93,6 +123,10 @@ struct Due {
     time: bool,
     deliveries: bool,
     message: Option<Result<Message, ReadError>>,
+    /// Whether a message has begun that is not complete. The timer has to be set.
+    unfinished: bool,
+    /// The end of a connection that sends more than there is room for.
+    refused: Option<End>,
     progress: Option<Progress<Label>>,
 }
 
@@ -101,7 +135,7 @@ impl Connection {
         app: Arc<AppState>,
         socket: Socket,
         dialect: Dialect,
-        token: Option<Box<str>>,
+        newcomer: Box<Newcomer>,
         mut guard: Guard,
     ) -> Self {
         let now = Instant::now();
@@ -113,7 +147,8 @@ impl Connection {
             app,
             guard,
             socket,
-            token,
+            newcomer: Some(newcomer),
+            unfinished: None,
             session: None,
             deadline: now + INIT_TIMEOUT,
             next_ping: now + KEEP_ALIVE,
@@ -145,7 +180,11 @@ impl Connection {
     pub(super) fn prepare_close(&mut self, end: &End) -> (Option<Close>, bool) {
         // Nothing more is dispatched to the connection while it is closed.
         self.running = Running::new();
-        let expects_answer = !matches!(end, End::TooBig | End::Malformed(_));
+        let expects_answer = !matches!(end, End::TooBig | End::Malformed(_) | End::Overloaded | End::Late);
+        if !expects_answer {
+            self.socket.forget();
+            self.unfinished = None;
+        }
         match self.chosen_close.take() {
             Some(ChosenClose { close, expects_answer }) => (Some(close), expects_answer),
             None => (Close::of(end), expects_answer),
@@ -154,7 +193,7 @@ impl Connection {
 
     async fn serve(&mut self) -> Result<Infallible, End> {
         let mut drained = pin!(self.guard.drained());
-        let mut timer = pin!(sleep_until(self.next_ping.min(self.deadline)));
+        let mut timer = pin!(sleep_until(self.next_time()));
         // The drain is polled once, so that it wakes this task, and again only when it has begun. A
         // poll takes a lock that all connections of the pod share.
         let mut is_first = true;
@@ -182,13 +221,16 @@ impl Connection {
             if due.drain {
                 return Err(End::Drained);
             }
+            if let Some(end) = due.refused {
+                return Err(end);
+            }
             if let Some(message) = due.message {
                 Box::pin(self.receive(message)).await?;
             }
             if due.time {
                 Box::pin(self.on_time()).await?;
             }
-            let next = self.next_ping.min(self.deadline);
+            let next = self.next_time();
             if timer.deadline() != next {
                 timer.as_mut().reset(next);
             }
@@ -204,20 +246,65 @@ impl Connection {
         drained: Option<Pin<&mut impl Future<Output = ()>>>,
         timer: Pin<&mut Sleep>,
     ) -> Poll<Due> {
+        let message = ready(self.socket.poll_message(cx));
+        let was_unfinished = self.unfinished.is_some();
         let due = Due {
             drain: drained.is_some_and(|drained| drained.poll(cx).is_ready()),
             time: timer.poll(cx).is_ready(),
             deliveries: self.send_queue.poll_changed(cx).is_ready(),
-            message: ready(self.socket.poll_message(cx)),
+            refused: self.hold(message.is_some()).err(),
+            unfinished: !was_unfinished && self.unfinished.is_some(),
+            message,
             // Replays may go on: their earlier deliveries are written by now.
             progress: ready(self.running.poll(cx, true)),
         };
-        let is_due = due.drain || due.time || due.deliveries;
+        let is_due = due.drain || due.time || due.deliveries || due.unfinished || due.refused.is_some();
         if is_due || due.message.is_some() || due.progress.is_some() {
             Poll::Ready(due)
         } else {
             Poll::Pending
         }
+    }
+
+    /// Charges what is held of what the client sends, to its user or else to its address.
+    fn hold(&mut self, is_complete: bool) -> Result<(), End> {
+        let bytes = self.socket.held();
+        if bytes == 0 {
+            self.unfinished = None;
+            return Ok(());
+        }
+        let has_room = match &mut self.unfinished {
+            Some(unfinished) => {
+                if is_complete {
+                    unfinished.began = Instant::now();
+                }
+                unfinished.charge.resize(bytes)
+            }
+            None => {
+                let charge = self.charge(bytes);
+                self.unfinished = charge.map(|charge| Unfinished { charge, began: Instant::now() }.into());
+                self.unfinished.is_some()
+            }
+        };
+        if has_room { Ok(()) } else { Err(End::Overloaded) }
+    }
+
+    fn charge(&self, bytes: usize) -> Option<Charge> {
+        let of_user = self.session.as_ref().map(|session| &session.viewer.user);
+        let account = of_user.or(self.newcomer.as_ref().map(|newcomer| &newcomer.account))?;
+        self.app.budget.requests.try_charge(account, bytes)
+    }
+
+    /// Returns when the next thing is due that no other task causes.
+    fn next_time(&self) -> Instant {
+        let next = self.next_ping.min(self.deadline);
+        self.message_due().map_or(next, |due| next.min(due))
+    }
+
+    /// Returns when more of the unfinished message must have come.
+    fn message_due(&self) -> Option<Instant> {
+        let bytes = Some(self.socket.unfinished()).filter(|bytes| *bytes > 0)?;
+        Some(request::due(self.unfinished.as_ref()?.began, bytes))
     }
 
     /// Writes everything that waits, together.
@@ -256,6 +343,7 @@ impl Connection {
 
     async fn receive(&mut self, message: Result<Message, ReadError>) -> Result<(), End> {
         self.has_received = true;
+        let mut held = None;
         let action = match message {
             Err(ReadError::Lost(_)) => return Err(End::Lost),
             Err(ReadError::Frame(frame::FrameError::TooBig)) => return Err(End::TooBig),
@@ -271,14 +359,21 @@ impl Connection {
                 return self.await_write(written).await;
             }
             Ok(Message::Pong) => return Ok(()),
-            Ok(Message::Text(text)) => self.protocol.on_text(&text),
+            Ok(Message::Text(text)) => {
+                let bytes = request::weight(text.as_bytes()).ok_or(End::TooBig)?;
+                held = Some(self.charge(bytes).ok_or(End::Overloaded)?);
+                self.protocol.on_text(&text)
+            }
             Ok(Message::Binary(_)) => self.protocol.on_binary(),
         };
-        self.act(action).await
+        self.act(action, held).await
     }
 
     async fn on_time(&mut self) -> Result<(), End> {
         let now = Instant::now();
+        if self.message_due().is_some_and(|due| now >= due) {
+            return Err(End::Late);
+        }
         if now >= self.deadline {
             self.on_deadline().await?;
         }
@@ -295,7 +390,7 @@ impl Connection {
         }
         self.deadline = expiry(None);
         let action = self.protocol.on_init_timeout();
-        self.act(action).await
+        self.act(action, None).await
     }
 
     async fn keep_alive(&mut self) -> Result<(), End> {

@@ -13,6 +13,7 @@ use super::{
     protocol::{self, Action, Close},
 };
 use crate::{
+    budget::Charge,
     cursor::Source,
     graphql::Answer,
     web::{
@@ -26,8 +27,8 @@ use crate::{
 const TOKEN_PLACE: &str = "`token` or `Authorization` in connection_init's payload";
 
 impl Connection {
-    /// Carries out an action of the protocol.
-    pub(super) async fn act(&mut self, action: Action) -> Result<(), End> {
+    /// Carries out an action of the protocol. `held` is the charge of its message.
+    pub(super) async fn act(&mut self, action: Action, held: Option<Charge>) -> Result<(), End> {
         match action {
             Action::Nothing => Ok(()),
             Action::Write(frame) => self.write([frame]).await,
@@ -36,7 +37,7 @@ impl Connection {
                 self.write([frame]).await
             }
             Action::Authenticate { payload } => self.authenticate(payload).await,
-            Action::Start { id, head, request } => self.start(id, head, request).await,
+            Action::Start { id, head, request } => self.start(id, head, request, held).await,
             Action::Stop { id, reply } => {
                 self.stop(&id);
                 self.write(reply).await
@@ -44,7 +45,7 @@ impl Connection {
             Action::Restart { id, reply, head, request } => {
                 self.stop(&id);
                 self.write([reply]).await?;
-                self.start(id, head, request).await
+                self.start(id, head, request, held).await
             }
             Action::Close(close) => Err(self.refuse(close)),
             Action::Terminate => {
@@ -55,8 +56,9 @@ impl Connection {
     }
 
     async fn authenticate(&mut self, payload: Option<Map<String, Value>>) -> Result<(), End> {
-        let of_handshake = self.token.take();
-        let token = protocol::token(payload.as_ref()).or(of_handshake.as_deref());
+        let newcomer = self.newcomer.take();
+        let of_handshake = newcomer.as_ref().and_then(|newcomer| newcomer.token.as_deref());
+        let token = protocol::token(payload.as_ref()).or(of_handshake);
         match self.app.auth.authenticate(token).await {
             Ok(session) => {
                 self.deadline = expiry(session.expires);
@@ -76,7 +78,13 @@ impl Connection {
         }
     }
 
-    async fn start(&mut self, id: Arc<str>, head: Arc<str>, request: protocol::Request) -> Result<(), End> {
+    async fn start(
+        &mut self,
+        id: Arc<str>,
+        head: Arc<str>,
+        request: protocol::Request,
+        held: Option<Charge>,
+    ) -> Result<(), End> {
         let protocol::Request { query, operation_name, variables, extensions } = request;
         let (variables, extensions) = (variables.unwrap_or_default(), extensions.unwrap_or_default());
         let request = request::build(query.unwrap_or_default(), operation_name, variables, extensions);
@@ -87,7 +95,7 @@ impl Connection {
             Err(refusal) => return self.reject(&id, &refusal).await,
         };
         let label = Label { id, head };
-        let (send_queue, start) = (self.send_queue.clone(), Start { prepared, viewer, after: None });
+        let (send_queue, start) = (self.send_queue.clone(), Start { prepared, viewer, after: None, held });
         match self.running.start(&self.app, start, send_queue, label).await {
             Ok(_) => Ok(()),
             Err((label, refusal)) => self.reject(&label.id, &refusal).await,

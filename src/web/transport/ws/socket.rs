@@ -109,6 +109,23 @@ impl Socket {
         })
     }
 
+    /// Returns the bytes that are held of what the client sends.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.decoder.unfinished().1 + self.unread.len()
+    }
+
+    /// Returns the bytes that have come of a message that is not complete.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.decoder.unfinished().0
+    }
+
+    /// Drops what is held of what the client sends. No message can be read any more.
+    pub fn forget(&mut self) {
+        (self.decoder, self.unread) = (Decoder::new(0), Bytes::new());
+    }
+
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         READ.with_borrow_mut(|buffer| self.poll_read(cx, buffer).map_ok(|_discarded| ()))
     }

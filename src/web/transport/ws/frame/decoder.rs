@@ -56,6 +56,13 @@ impl Decoder {
         self.limit = limit;
     }
 
+    /// Returns the bytes that have come of a message that is not complete, and the room that they
+    /// take.
+    #[must_use]
+    pub const fn unfinished(&self) -> (usize, usize) {
+        (self.data.len(), self.data.capacity())
+    }
+
     /// Takes bytes off `input` until a message is complete or no bytes are left.
     ///
     /// # Errors

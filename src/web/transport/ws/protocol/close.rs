@@ -40,6 +40,10 @@ impl Close {
     pub(in crate::web) const FULL: Self = Self::new(1013, "too many connections");
     /// The pod has no room for another connection from this address.
     pub(in crate::web) const CROWDED: Self = Self::new(1013, "too many connections from this address");
+    /// The pod has no room for what the client sends.
+    pub(in crate::web) const OVERLOADED: Self = Self::new(1013, "overloaded");
+    /// A message of the client came too slowly.
+    pub(in crate::web) const LATE: Self = Self::new(1013, "message too slow");
     /// The token has expired.
     pub(in crate::web) const EXPIRED: Self = Self::new(4403, "token expired");
     /// The client offers no subprotocol that the server speaks.
@@ -64,6 +68,8 @@ impl Close {
             End::Behind => Self::BEHIND,
             End::Full => Self::FULL,
             End::Crowded => Self::CROWDED,
+            End::Overloaded => Self::OVERLOADED,
+            End::Late => Self::LATE,
             End::Drained => Self::DRAINED,
         })
     }
