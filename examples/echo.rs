@@ -17,6 +17,7 @@ use pubsub_relay::{
     budget::Budget,
     telemetry::Refusals,
     web::{
+        TrustedProxies,
         server::{Bounds, serve},
         transport::ws::{
             frame::{self, Message},
@@ -38,8 +39,11 @@ async fn main() -> std::io::Result<()> {
     println!("{}", listener.local_addr()?);
     let tasks = TaskTracker::new();
     let router = Router::new().fallback(get(move |request| handshake(request, tasks)));
-    let bounds =
-        Bounds { requests: Budget::default().requests, refusals: Refusals::new(&global::meter("echo")) };
+    let bounds = Bounds {
+        requests: Budget::default().requests,
+        refusals: Refusals::new(&global::meter("echo")),
+        trusted: TrustedProxies::default(),
+    };
     serve(listener, router, CancellationToken::new(), bounds).await;
     Ok(())
 }

@@ -121,7 +121,11 @@ impl Pod {
         let event_publisher = EventPublisher::new(publisher.clone(), domain, messaging, &meter)
             .with_rates(budget.rates.clone());
         let (introspection, refusals) = (settings.introspection, Refusals::new(&meter));
-        let bounds = Bounds { requests: budget.requests.clone(), refusals: refusals.clone() };
+        let bounds = Bounds {
+            requests: budget.requests.clone(),
+            refusals: refusals.clone(),
+            trusted: settings.web.trusted_proxies.clone(),
+        };
         let limits = settings.web.connection_limits();
         let app = Arc::new(AppState {
             port: listeners.address.port(),

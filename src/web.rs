@@ -40,6 +40,7 @@ pub use self::{
         request::AllowedHeaders,
     },
     page::Tab,
+    server::TrustedProxies,
     state::{AppState, Settings},
 };
 use self::{endpoint::Endpoint, transport::sse::reservation};

@@ -98,6 +98,7 @@ fn relay_reports_every_bad_setting_at_once() {
         ("RELAY_DIRECTORY", "/does/not/exist.json"),
         ("RELAY_ALLOWED_ORIGINS", "example.com"),
         ("RELAY_ALLOWED_HEADERS", "x tenant"),
+        ("RELAY_TRUSTED_PROXIES", "10.0.0.0/33"),
         ("RELAY_COOKIE", "a=b"),
         ("RELAY_REPLAY_WINDOW", "ten minutes"),
         ("RELAY_REPLAY_BYTES", "1"),

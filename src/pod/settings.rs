@@ -79,6 +79,7 @@ impl Settings {
                 queue_bytes: 256 << 10,
                 max_connections: Self::DEFAULT_CONNECTIONS,
                 max_connections_per_address: 0,
+                trusted_proxies: web::TrustedProxies::default(),
                 max_watchers: 64,
                 debug_token: None,
                 page: Some(Vec::new()),

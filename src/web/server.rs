@@ -12,12 +12,13 @@ mod handoff;
 mod head;
 mod peer;
 mod pending;
+mod proxies;
 mod tracked;
 
 use std::{
     convert::Infallible,
     future, io,
-    net::IpAddr,
+    net::SocketAddr,
     pin::{self, pin},
     time::Duration,
 };
@@ -46,7 +47,9 @@ pub use self::{
     bounds::Bounds,
     handoff::{HandoffRequest, SocketHandoff},
     peer::Peer,
+    proxies::TrustedProxies,
 };
+
 /// The largest head of a request, in bytes. The largest token and a document in the URL fit into it
 /// three times. A larger head is refused with 431.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -92,7 +95,7 @@ async fn serve_with_places(
     let accept = async {
         loop {
             let Some((stream, address)) = accept(&listener).await else { continue };
-            let peer = Peer::new(address, pending.enter(address).await);
+            let peer = Peer::new(address.ip(), pending.enter(address).await);
             sockets.spawn(drive(stream, peer, router.clone(), stop.clone()));
         }
     };
@@ -106,9 +109,9 @@ async fn serve_with_places(
     sockets.wait().await;
 }
 
-async fn accept(listener: &TcpListener) -> Option<(TcpStream, IpAddr)> {
+async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
-        Ok((stream, address)) => return Some((stream, address.ip().to_canonical())),
+        Ok((stream, address)) => return Some((stream, address)),
         Err(error) if is_peer_fault(&error) => {}
         Err(error) => {
             tracing::error!(%error, "cannot accept");
@@ -194,7 +197,8 @@ async fn answer(
 ) -> Result<Response, Infallible> {
     let (version, has_body) = (request.version(), request.method() != Method::HEAD);
     let activity = peer.place().activity.clone();
-    activity.on_request();
+    let peer = peer.of_request(request.headers());
+    activity.on_request(peer.address());
     let mut request = request.map(|body| Body::new(TrackedBody::new(body, activity.clone())));
     request.extensions_mut().insert(peer);
     let mut response = router.call(request).await?;
@@ -224,6 +228,7 @@ mod tests {
     use opentelemetry_sdk::metrics::SdkMeterProvider;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpSocket,
         time::{Instant, timeout},
     };
 
@@ -236,13 +241,21 @@ mod tests {
     async fn server(places: usize) -> impl AsyncFn() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        serve_on(listener, places);
+        async move || TcpStream::connect(address).await.unwrap()
+    }
+
+    fn serve_on(listener: TcpListener, places: usize) {
         let router = Router::new()
             .route("/", get(async || "answer").post(async |body: String| body))
             .route("/slow", get(async || sleep(Duration::from_secs(60)).await));
         let (stop, meter) = (CancellationToken::new(), SdkMeterProvider::default().meter("test"));
-        let bounds = Bounds { requests: Budget::default().requests, refusals: Refusals::new(&meter) };
+        let bounds = Bounds {
+            requests: Budget::default().requests,
+            refusals: Refusals::new(&meter),
+            trusted: TrustedProxies::default(),
+        };
         TaskTracker::new().spawn(serve_with_places(listener, router, stop, bounds, places));
-        async move || TcpStream::connect(address).await.unwrap()
     }
 
     async fn ask(socket: &mut TcpStream) {
@@ -298,6 +311,26 @@ mod tests {
         ask(&mut third).await;
         assert!(began.elapsed() < ACCEPT_RETRY_DELAY, "{:?}", began.elapsed());
         assert_eq!(first.read(&mut [0]).await.unwrap(), 0);
+        ask(&mut second).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn crowded_address_gives_up_a_place_first() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        serve_on(listener, 3);
+        let connect = async |from: [u8; 4]| {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind((from, 0).into()).unwrap();
+            let socket = socket.connect(address).await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+            socket
+        };
+        let mut alone = connect([127, 0, 0, 2]).await;
+        let [mut first, mut second] = [connect([127, 0, 0, 3]).await, connect([127, 0, 0, 3]).await];
+        ask(&mut connect([127, 0, 0, 4]).await).await;
+        assert_eq!(first.read(&mut [0]).await.unwrap_or_default(), 0, "its address has most places");
+        ask(&mut alone).await;
         ask(&mut second).await;
     }
 

@@ -8,6 +8,7 @@ use super::{
     connection::{Connections, Limits},
     http::{cookie::CookieName, origin::Origins, request::AllowedHeaders},
     page::Tab,
+    server::TrustedProxies,
 };
 use crate::{
     auth::{Authenticator, secret::Secret},
@@ -34,6 +35,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// Connections from one address at a time; 0, the default: no limit. A further one is refused.
     pub max_connections_per_address: usize,
+    /// Load balancers that may name the address of a client; default: none.
+    pub trusted_proxies: TrustedProxies,
     /// Watchers on one connection; default 64. A further operation is refused.
     pub max_watchers: usize,
     /// Token of operators for `/debug`; `None`: `/debug` does not exist.

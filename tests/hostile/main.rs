@@ -10,6 +10,7 @@
 #[expect(dead_code, unused_imports, reason = "only the story binary uses some of it")]
 mod support;
 
+mod addresses;
 mod answers;
 mod liveness;
 mod operations;

@@ -181,6 +181,7 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
         queue_bytes: reader.size(&t::QUEUE_BYTES),
         max_connections: reader.size(&t::MAX_CONNECTIONS),
         max_connections_per_address: reader.size(&t::MAX_CONNECTIONS_PER_ADDRESS),
+        trusted_proxies: reader.optional(&t::TRUSTED_PROXIES, value::proxies).unwrap_or_default(),
         max_watchers: reader.size(&t::MAX_WATCHERS),
         debug_token: None,
         page: reader.required(&t::PAGE, value::switch).then(Vec::new),

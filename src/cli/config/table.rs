@@ -253,7 +253,13 @@ pub(super) static MAX_CONNECTIONS_PER_ADDRESS: Setting = Setting::new(
     "RELAY_MAX_CONNECTIONS_PER_ADDRESS",
     Is("0"),
     Between(Unit::Count, "0", "1000000"),
-    "connections of one peer address at a time; 0: no limit, for pods behind a load balancer",
+    "connections of one client's address at a time; 0: no limit",
+);
+pub(super) static TRUSTED_PROXIES: Setting = Setting::new(
+    "RELAY_TRUSTED_PROXIES",
+    Says("none"),
+    Form("ADDRESS[/BITS],..."),
+    "load balancers that name a client's address in X-Forwarded-For",
 );
 pub(super) static INTROSPECTION: Setting =
     Setting::new("RELAY_INTROSPECTION", Is("on"), Form("on or off"), "whether clients may query the schema");
@@ -436,6 +442,7 @@ pub static SETTINGS: &[Concern] = &[
             &QUEUE_BYTES,
             &MAX_CONNECTIONS,
             &MAX_CONNECTIONS_PER_ADDRESS,
+            &TRUSTED_PROXIES,
             &MAX_WATCHERS,
             &INTROSPECTION,
         ],

@@ -23,7 +23,7 @@ use crate::{
     },
     broker::open::BrokerUrl,
     telemetry::LogFormat,
-    web::{AllowedHeaders, AllowedOrigin, CookieName, Origins},
+    web::{AllowedHeaders, AllowedOrigin, CookieName, Origins, TrustedProxies},
 };
 
 /// Least size of an HS256 secret, in bytes: that of the hash (RFC 7518, 3.2). A shorter secret is
@@ -122,6 +122,13 @@ fn is_host(host: &str) -> bool {
                 && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
         }
     }
+}
+
+/// Parses the blocks of addresses of load balancers.
+pub(super) fn proxies(text: &str) -> Parsed<TrustedProxies> {
+    TrustedProxies::parse(text).ok_or_else(|| {
+        "is no list of addresses: write it like 35.191.0.0/16,130.211.0.0/22,203.0.113.7".to_owned()
+    })
 }
 
 pub(super) fn broker(text: &str) -> Parsed<BrokerUrl> {

@@ -1,5 +1,6 @@
 //! [`Bounds`]: what the pending sockets of a listener may hold, and where it is charged.
 
+use super::proxies::TrustedProxies;
 use crate::{budget::Pool, telemetry::Refusals};
 
 /// Bounds of what the pending sockets of a listener hold.
@@ -9,4 +10,6 @@ pub struct Bounds {
     pub requests: Pool,
     /// Counter of heads that found no room.
     pub refusals: Refusals,
+    /// Load balancers that may name the address of a client.
+    pub trusted: TrustedProxies,
 }

@@ -5,14 +5,15 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use axum::http::Extensions;
+use axum::http::{Extensions, HeaderMap};
 
-use super::pending::Place;
+use super::{pending::Place, proxies::client_block};
 use crate::budget::account_of;
 
 /// The other end of a socket, with the socket's place among the pending ones.
 #[derive(Clone, Debug)]
 pub struct Peer {
+    /// The address of the socket's other end; of IPv6 its /64.
     address: IpAddr,
     /// Taken for as long as this value exists, so that a request under way keeps its place.
     place: Arc<Place>,
@@ -20,7 +21,13 @@ pub struct Peer {
 
 impl Peer {
     pub(super) fn new(address: IpAddr, place: Place) -> Self {
-        Self { address, place: Arc::new(place) }
+        Self { address: client_block(address), place: Arc::new(place) }
+    }
+
+    /// Returns the client of a request with these headers. It is the peer itself, or what a trusted
+    /// proxy says.
+    pub(super) fn of_request(&self, headers: &HeaderMap) -> Self {
+        Self { address: self.place.activity.client(headers), place: self.place.clone() }
     }
 
     /// Returns the peer of a request, which the server puts into its extensions.
@@ -29,7 +36,8 @@ impl Peer {
         extensions.get()
     }
 
-    /// Returns the address of the peer, or that of the load balancer in front of it.
+    /// Returns the address of the client; of IPv6 its /64. Behind a load balancer that is not
+    /// trusted it is the address of the balancer.
     #[must_use]
     pub const fn address(&self) -> IpAddr {
         self.address

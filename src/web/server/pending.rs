@@ -4,12 +4,15 @@
 //! The head of every request on a socket may take a few seconds. Between two requests a socket may
 //! be idle longer than load balancers keep one. So no request meets a socket that is being closed.
 //! One check of all sockets each second enforces both times: a request costs no timer. When all
-//! places are taken, the socket that has been silent longest is closed at once: idle, or with a
-//! head or a body that does not come. A request that is running must never be cut off.
+//! places are taken, a silent socket is closed at once: idle, or with a head or a body that does
+//! not come. It is the one that has been silent longest of the address with the most sockets. A
+//! request that is running must never be cut off.
 
 use std::{
+    cmp::Reverse,
+    collections::HashMap,
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -17,13 +20,14 @@ use std::{
     time::Duration,
 };
 
+use axum::http::HeaderMap;
 use slab::Slab;
 use tokio::{
     sync::Notify,
     time::{Instant, interval, timeout},
 };
 
-use super::bounds::Bounds;
+use super::{bounds::Bounds, proxies::client_block};
 use crate::budget::{Charge, account_of};
 
 /// How long the head of a request may take, from its first byte. For the first request of a socket
@@ -71,6 +75,9 @@ pub(super) struct Activity {
     state: Mutex<State>,
     close: Notify,
     bounds: Bounds,
+    peer: IpAddr,
+    /// The client of the request that runs, else the peer.
+    client: Mutex<IpAddr>,
     account: Arc<str>,
     /// The head that is being read, or that waits for its answer.
     head: Mutex<Head>,
@@ -78,12 +85,20 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    fn new(bounds: Bounds, address: IpAddr) -> Self {
+    fn new(bounds: Bounds, peer: SocketAddr) -> Self {
+        let address = peer.ip().to_canonical();
+        // Many clients share a trusted proxy: until their heads are read, each socket is one.
+        let account = match bounds.trusted.has(address) {
+            true => format!("\0{peer}").into(),
+            false => account_of(client_block(address)),
+        };
         Self {
             state: Mutex::new(State::ReadingHead(Instant::now())),
             close: Notify::new(),
             bounds,
-            account: account_of(address),
+            peer: address,
+            client: Mutex::new(client_block(address)),
+            account,
             head: Mutex::default(),
             is_refused: AtomicBool::new(false),
         }
@@ -128,9 +143,15 @@ impl Activity {
         self.is_refused.load(Ordering::Relaxed)
     }
 
-    /// Records that a head is complete.
-    pub(super) fn on_request(&self) {
+    /// Returns the address of the client that sends a request with these headers; of IPv6 its /64.
+    pub(super) fn client(&self, headers: &HeaderMap) -> IpAddr {
+        client_block(self.bounds.trusted.client(self.peer, headers))
+    }
+
+    /// Records that the head of a request of this client is complete.
+    pub(super) fn on_request(&self, client: IpAddr) {
         *self.state() = State::Answering;
+        *crate::lock::lock(&self.client) = client;
     }
 
     /// Records that a body is being read and its next part has not come.
@@ -158,6 +179,7 @@ impl Activity {
     /// Records that the answer is known.
     pub(super) fn on_answer(&self) {
         *self.state() = State::Idle(Instant::now());
+        *crate::lock::lock(&self.client) = client_block(self.peer);
         *crate::lock::lock(&self.head) = Head::default();
     }
 
@@ -219,8 +241,8 @@ impl PendingSockets {
     }
 
     /// Waits for a free place and takes it for a socket from this address. While there is none, it
-    /// closes the socket that has been silent longest.
-    pub(super) async fn enter(self: &Arc<Self>, address: IpAddr) -> Place {
+    /// closes a silent socket.
+    pub(super) async fn enter(self: &Arc<Self>, address: SocketAddr) -> Place {
         loop {
             if let Some(place) = self.try_enter(address) {
                 return place;
@@ -230,7 +252,7 @@ impl PendingSockets {
         }
     }
 
-    fn try_enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    fn try_enter(self: &Arc<Self>, address: SocketAddr) -> Option<Place> {
         let mut all = self.sockets();
         if all.len() >= self.places {
             return None;
@@ -242,8 +264,14 @@ impl PendingSockets {
 
     fn close_longest_silent(&self) {
         let all = self.sockets();
+        let client = |socket: &Activity| *crate::lock::lock(&socket.client);
+        let mut counts = HashMap::<_, usize>::new();
+        for (_, socket) in all.iter() {
+            *counts.entry(client(socket)).or_default() += 1;
+        }
         let silent = all.iter().filter_map(|(_, socket)| Some((socket.silent_since()?, socket)));
-        if let Some((_, longest)) = silent.min_by_key(|(since, _)| *since) {
+        let order = |since: Instant, socket| (counts[&client(socket)], Reverse(since));
+        if let Some((_, longest)) = silent.max_by_key(|(since, socket)| order(*since, socket)) {
             *longest.state() = State::Closing;
             longest.close.notify_one();
         }
