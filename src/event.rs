@@ -18,6 +18,9 @@ pub type Payload = Arc<dyn Any + Send + Sync>;
 /// them.
 pub const HEARTBEAT: &str = "relay.heartbeat.v1";
 
+/// Beginning of the types of heartbeats of all releases.
+pub const HEARTBEATS: &str = "relay.heartbeat.";
+
 /// Beginning of the source of an event that a pod has published.
 pub const PODS: &str = "/pods/";
 

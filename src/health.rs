@@ -176,6 +176,7 @@ mod tests {
                 settle: Duration::from_millis(200),
                 order: crate::broker::Order::Lanes,
                 orphan_after,
+                secrets: None,
             },
             &meter,
         );

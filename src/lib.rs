@@ -119,6 +119,8 @@ pub mod budget;
 pub mod cli;
 mod clock;
 #[doc(hidden)]
+pub mod control;
+#[doc(hidden)]
 pub mod cursor;
 #[doc(hidden)]
 pub mod domain;

@@ -13,6 +13,7 @@ mod catch_up;
 mod feed_health;
 mod heartbeat;
 mod members;
+mod spared;
 
 use std::{
     collections::VecDeque,
@@ -30,15 +31,21 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-pub use self::{catch_up::History, heartbeat::Heartbeat, members::Size};
+pub use self::{
+    catch_up::History,
+    heartbeat::{Heartbeat, sender},
+    members::Size,
+};
 use self::{
     feed_health::{FeedHealth, Skew},
     members::{Members, PATIENCE},
+    spared::Spared,
 };
 use crate::{
     broker::{FeedState, Order, Publish, Reopen},
     clock::TopicClock,
-    event::{Event, HEARTBEAT},
+    control::{self, Secrets, Unproven},
+    event::{Event, HEARTBEATS},
     telemetry::{self, Seldom},
 };
 
@@ -82,6 +89,8 @@ pub struct Settings {
     /// How long a pod must have been silent for its feeds to be orphans: at least three of its
     /// intervals, even if this is shorter.
     pub orphan_after: Duration,
+    /// Secrets that prove heartbeats; `None`: every heartbeat is believed.
+    pub secrets: Option<Secrets>,
 }
 
 /// View that one pod has of all pods. Clones share the same view.
@@ -96,12 +105,15 @@ struct Shared {
     generation: watch::Sender<Option<Arc<str>>>,
     heartbeats: Counter<u64>,
     silences: Counter<u64>,
+    unproven: Counter<u64>,
+    unproven_lines: Seldom,
     namesakes: Seldom,
     wrong_clocks: Seldom,
 }
 
 struct State {
     members: Members,
+    spared: Spared,
     feed: FeedHealth,
     /// Names of this pod's last generations of its feed.
     own_feeds: VecDeque<Arc<str>>,
@@ -118,6 +130,8 @@ pub enum Heard {
     Heartbeat,
     /// An event of the heartbeats' kind that holds no valid heartbeat.
     Garbage,
+    /// A heartbeat that no pod with the secret has sent just then. It only spares its pod's feed.
+    Unproven,
     /// Any other event, which is the relay's to process.
     Event,
 }
@@ -134,6 +148,7 @@ impl Membership {
             clock: TopicClock::default(),
             state: Mutex::new(State {
                 members: Members::new(),
+                spared: Spared::default(),
                 feed,
                 own_feeds: VecDeque::new(),
                 first_own: None,
@@ -141,6 +156,14 @@ impl Membership {
             }),
             settings,
             generation: watch::Sender::new(None),
+            unproven: telemetry::counter_by(
+                meter,
+                "relay.control.unproven",
+                "Control events without a valid HMAC of the moment, by reason.",
+                "reason",
+                Unproven::ALL.map(Unproven::reason),
+            ),
+            unproven_lines: Seldom::new(WARN_EVERY),
             namesakes: Seldom::new(WARN_EVERY),
             wrong_clocks: Seldom::new(WARN_EVERY),
             heartbeats: telemetry::counter_by(
@@ -290,11 +313,13 @@ impl Membership {
     /// more. Never `true` before this pod itself has been caught up for long enough to judge that.
     #[must_use]
     pub fn is_orphan(&self, pod: &str, created: SystemTime) -> bool {
-        let Settings { pod: own, interval, orphan_after, .. } = &self.0.settings;
-        let state = self.state();
-        let patience = (*orphan_after).max(state.members.interval(*interval) * PATIENCE);
+        let (own, state) = (&self.0.settings.pod, self.state());
+        let patience = self.patience(&state);
         let has_listened = state.feed.catch_up.caught_up().is_some_and(|since| since.elapsed() >= patience);
-        has_listened && *pod != **own && state.members.is_orphan(pod, created, patience)
+        has_listened
+            && *pod != **own
+            && !state.spared.is_spared(pod, state.members.now())
+            && state.members.is_orphan(pod, created, patience)
     }
 
     /// Follows the feed's state. Returns whether the feed has another generation or none now, and
@@ -324,22 +349,86 @@ impl Membership {
     pub fn hear(&self, event: &Event) -> Heard {
         let now = Instant::now();
         let mut state = self.state();
-        if *event.kind != *HEARTBEAT {
+        if !event.kind.starts_with(HEARTBEATS) {
             state.feed.hear(event, None, now);
             return Heard::Event;
         }
         let (Some(heartbeat), Some(published)) = (Heartbeat::read(event), event.published) else {
+            self.spare(&mut state, sender(event), Duration::ZERO, event.published);
             state.feed.hear(event, None, now);
             return Heard::Garbage;
         };
-        if !heartbeat.probe {
-            state.members.hear(&heartbeat, published);
-        }
+        let is_awaited = state.feed.is_awaited(&event.id);
+        let sent = match self.prove(event, published, is_awaited) {
+            Ok(sent) => sent,
+            Err(unproven) => {
+                self.count_unproven(&heartbeat, unproven);
+                let pod = (!heartbeat.probe).then(|| heartbeat.pod.clone());
+                self.spare(&mut state, pod, heartbeat.interval(), Some(published));
+                state.feed.hear(event, None, now);
+                return Heard::Unproven;
+            }
+        };
+        let is_newest = !heartbeat.probe && state.members.hear(&heartbeat, published, sent);
         self.watch_name(&mut state, &heartbeat, published);
-        if let Some(skew) = state.feed.hear(event, Some(&heartbeat.feed), now) {
+        let feed = (is_newest || is_awaited).then_some(&*heartbeat.feed);
+        if let Some(skew) = state.feed.hear(event, feed, now) {
             self.watch_clock(skew);
         }
         Heard::Heartbeat
+    }
+
+    /// Returns when the heartbeat was signed, if this pod has secrets.
+    ///
+    /// The age of an awaited heartbeat of this pod does not count. Before the first one is back,
+    /// this pod does not know how wrong its clock is.
+    fn prove(
+        &self,
+        event: &Event,
+        published: SystemTime,
+        is_awaited: bool,
+    ) -> Result<Option<SystemTime>, Unproven> {
+        let Some(secrets) = &self.0.settings.secrets else { return Ok(None) };
+        let sent = secrets.verify(event)?;
+        if !is_awaited {
+            control::check_age(sent, published)?;
+        }
+        Ok(Some(sent))
+    }
+
+    /// Counts a heartbeat that nothing proves, and logs one now and then.
+    fn count_unproven(&self, heartbeat: &Heartbeat, unproven: Unproven) {
+        self.0.unproven.add(1, &[KeyValue::new("reason", unproven.reason())]);
+        if let Some(heartbeats) = self.0.unproven_lines.count(unproven.reason()) {
+            let (pod, reason) = (&*heartbeat.pod, unproven.reason());
+            tracing::warn!(
+                pod,
+                reason,
+                heartbeats,
+                "heartbeats ignored: give all pods the same RELAY_CONTROL_SECRET, and find the sender"
+            );
+        }
+    }
+
+    /// Spares the feed of a pod whose heartbeat cannot be read or proven. The feed is no orphan
+    /// before the pod has been silent for as long as any other.
+    fn spare(
+        &self,
+        state: &mut State,
+        pod: Option<Arc<str>>,
+        interval: Duration,
+        published: Option<SystemTime>,
+    ) {
+        let (Some(pod), Some(published)) = (pod, published) else { return };
+        state.members.advance(published);
+        let patience = self.patience(state).max(interval * PATIENCE);
+        state.spared.spare(&pod, published + patience, state.members.now());
+    }
+
+    /// Returns how long any pod must have been silent before its feeds are orphans.
+    fn patience(&self, state: &State) -> Duration {
+        let Settings { interval, orphan_after, .. } = &self.0.settings;
+        (*orphan_after).max(state.members.interval(*interval) * PATIENCE)
     }
 
     /// Returns when to call [`settle`](Self::settle), if no event comes before.
@@ -366,7 +455,11 @@ impl Membership {
             let Some(generation) = open_generation(&mut generations).await else { return };
             let interval = self.announce();
             let heartbeat = Heartbeat::new(self.0.settings.pod.clone(), generation, connections(), interval);
-            let pause = match self.publish(&heartbeat.event(), publisher).await {
+            let mut event = heartbeat.event();
+            if let Some(secrets) = &self.0.settings.secrets {
+                secrets.sign(&mut event, self.0.clock.now());
+            }
+            let pause = match self.publish(&event, publisher).await {
                 // Never longer than announced, and not in step with pods that started at the same
                 // time.
                 Ok(()) => interval.mul_f64(rand::random_range(0.8..1.0)),

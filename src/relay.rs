@@ -246,6 +246,8 @@ impl Relay {
             Heard::Garbage => {
                 self.reject(message_id, MALFORMED_HEARTBEAT, None, &"it holds no heartbeat");
             }
+            // It is counted and logged by the membership.
+            Heard::Unproven => {}
             Heard::Event => self.relay(event, message_id).await,
         }
     }

@@ -112,6 +112,7 @@ fn relay_reports_every_bad_setting_at_once() {
         ("RELAY_HEARTBEAT_INTERVAL", "1ms"),
         ("RELAY_ORPHAN_AFTER", "soon"),
         ("RELAY_DRAIN_DELAY", "1h"),
+        ("RELAY_CONTROL_SECRET", "short"),
         ("RELAY_DRAIN_SPREAD", "-1s"),
         ("RELAY_DRAIN_DEADLINE", "0s"),
         ("RELAY_LOG", "warning"),
@@ -141,6 +142,9 @@ fn relay_never_prints_secrets() {
         vec![("RELAY_BROKER", "postgres://localhost/shop"), ("RELAY_BROKER_PASSWORD_FILE", SECRET)],
         vec![("RELAY_BROKER", "postgres://localhost/"), ("RELAY_BROKER_PASSWORD", SECRET)],
         vec![("RELAY_JWT_SECRET", &SECRET[..31]), ("RELAY_AUTH", "jwt")],
+        vec![("RELAY_CONTROL_SECRET", &SECRET[..31])],
+        vec![("RELAY_CONTROL_SECRET", SECRET), ("RELAY_CONTROL_SECRET_FILE", SECRET)],
+        vec![("RELAY_CONTROL_SECRET", SECRET), ("RELAY_LISTEN", "bad")],
     ];
     for variables in wrong {
         let lines = refusal(&[], &variables);

@@ -144,7 +144,7 @@ fn architecture_names_existing_files() {
 
 #[test]
 fn foreign_crates_stay_in_their_rooms() {
-    let homes: [(&str, &[&str]); 8] = [
+    let homes: [(&str, &[&str]); 9] = [
         ("google_cloud_", &["broker"]),
         ("tokio_postgres", &["broker"]),
         ("async_graphql", &["", "graphql", "web", "domains"]),
@@ -152,6 +152,7 @@ fn foreign_crates_stay_in_their_rooms() {
         ("hyper", &["web"]),
         ("tower_http", &["web"]),
         ("jsonwebtoken", &["auth"]),
+        ("aws_lc_rs", &["broker", "control"]),
         ("clap", &["cli"]),
     ];
     for source in sources() {

@@ -64,8 +64,8 @@ pub(super) struct CatchUp {
 #[derive(Debug)]
 struct Generation {
     feed: Arc<str>,
-    /// Id of the event that must come again, until it has come.
-    awaited: Option<Arc<str>>,
+    /// Event that must come again, until it has come: its time of publishing and its id.
+    awaited: Option<(SystemTime, Arc<str>)>,
     barrier: Option<Barrier>,
     caught_up: Option<Instant>,
     /// Time at which the last event came; at first, the time at which the generation began.
@@ -123,7 +123,7 @@ impl CatchUp {
 
     /// Begins a new generation of the feed.
     pub(super) fn begin(&mut self, feed: Arc<str>, now: Instant) {
-        let awaited = self.newest.as_ref().map(|(_, id)| id.clone());
+        let awaited = self.newest.clone();
         self.generation = Some(Generation { feed, awaited, barrier: None, caught_up: None, heard: now });
     }
 
@@ -132,8 +132,8 @@ impl CatchUp {
         self.generation = None;
     }
 
-    /// Processes an event, repeats included. `feed` is the feed that a heartbeat names; `None` for
-    /// other events.
+    /// Processes an event, repeats included. `feed` is the feed that a heartbeat names, if the
+    /// heartbeat is its pod's newest; `None` for other events.
     pub(super) fn hear(&mut self, event: &Event, feed: Option<&str>, now: Instant) {
         let Some(published) = event.published else { return };
         self.oldest = Some(self.oldest.map_or(published, |oldest| oldest.min(published)));
@@ -145,7 +145,7 @@ impl CatchUp {
         let settle = self.settle;
         let Some(generation) = &mut self.generation else { return };
         generation.heard = now;
-        generation.awaited.take_if(|awaited| *awaited == event.id);
+        generation.awaited.take_if(|(at, id)| (*at, &*id) == (published, &event.id));
         match &mut generation.barrier {
             None if feed == Some(&generation.feed) => {
                 generation.barrier = Some(Barrier { event: event.clone(), came: now, settles: now + settle });

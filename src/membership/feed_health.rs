@@ -106,6 +106,11 @@ impl FeedHealth {
         self.lag.max(missing)
     }
 
+    /// Returns whether an own heartbeat of this id is on its way.
+    pub(super) fn is_awaited(&self, id: &str) -> bool {
+        self.in_flight.iter().any(|own| *own.id == *id)
+    }
+
     /// Returns the number of heartbeats in a row that the topic did not take.
     pub(super) const fn failures(&self) -> u32 {
         self.failures
@@ -156,7 +161,8 @@ impl FeedHealth {
     }
 
     /// Processes an event that the feed has brought, repeats included. `feed` is the feed that a
-    /// heartbeat names; `None` for other events. Returns the skew if the event is an own heartbeat.
+    /// heartbeat names, if the heartbeat is awaited or its pod's newest; `None` for other events.
+    /// Returns the skew if the event is an own heartbeat.
     pub(super) fn hear(&mut self, event: &Event, feed: Option<&str>, now: Instant) -> Option<Skew> {
         // A backlog is not silence: while older events come, the heartbeat is still behind them.
         let ahead = self.clock.unwrap_or_default();

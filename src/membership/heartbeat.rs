@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Event, HEARTBEAT};
+use crate::event::{Event, HEARTBEAT, PODS};
 
 /// Longest name of a feed, in bytes. A heartbeat with a longer one is refused.
 const MAX_FEED: usize = 255;
@@ -61,20 +61,30 @@ impl Heartbeat {
     #[must_use]
     pub fn event(&self) -> Event {
         let data = serde_json::to_vec(self).expect("names and numbers have a JSON form");
-        Event::new(format!("/pods/{}", self.pod).into(), HEARTBEAT, None, data.into())
+        Event::new(format!("{PODS}{}", self.pod).into(), HEARTBEAT, None, data.into())
     }
 
     /// Reads the heartbeat in an event of the kind [`HEARTBEAT`]; `None` if it holds none.
     #[must_use]
     pub fn read(event: &Event) -> Option<Self> {
-        let heartbeat: Self = serde_json::from_slice(&event.data).ok()?;
-        let is_name = |name: &str, most| !name.is_empty() && name.len() <= most && name.is_ascii();
+        let data = Some(&event.data).filter(|_| *event.kind == *HEARTBEAT)?;
+        let heartbeat: Self = serde_json::from_slice(data).ok()?;
         let is_sound = is_name(&heartbeat.pod, MAX_POD)
             && is_name(&heartbeat.feed, MAX_FEED)
             && heartbeat.connections <= MAX_CONNECTIONS
             && (0.0..=MAX_INTERVAL).contains(&heartbeat.interval);
         is_sound.then_some(heartbeat)
     }
+}
+
+/// Returns the pod that the source of an event names; `None` if no pod has published it.
+#[must_use]
+pub fn sender(event: &Event) -> Option<Arc<str>> {
+    event.source.strip_prefix(PODS).filter(|pod| is_name(pod, MAX_POD)).map(Into::into)
+}
+
+fn is_name(name: &str, most: usize) -> bool {
+    !name.is_empty() && name.len() <= most && name.is_ascii()
 }
 
 #[cfg(test)]

@@ -55,6 +55,8 @@ pub(super) struct Members {
 #[derive(Debug)]
 struct LastHeartbeat {
     published: SystemTime,
+    /// Time of signing; `None` if it was not signed.
+    sent: Option<SystemTime>,
     interval: Duration,
     connections: u64,
     /// Number of the pod's heartbeats, up to [`REPEATED`].
@@ -66,29 +68,48 @@ impl Members {
         Self { pods: HashMap::new(), now: SystemTime::UNIX_EPOCH }
     }
 
-    pub(super) fn hear(&mut self, heartbeat: &Heartbeat, published: SystemTime) {
-        self.now = self.now.max(published);
+    /// Processes a heartbeat that was signed at this time, if it was signed. Returns whether it
+    /// counts, as the pod's newest.
+    pub(super) fn hear(
+        &mut self,
+        heartbeat: &Heartbeat,
+        published: SystemTime,
+        sent: Option<SystemTime>,
+    ) -> bool {
+        self.advance(published);
         if !self.pods.contains_key(&heartbeat.pod) {
             let now = self.now;
             // By what it announced, since a living pod's feed must be spared.
             self.pods.retain(|_, last| last.is_alive(now, Duration::MAX));
             if self.pods.len() >= MAX_PODS && !self.forget_one() {
-                return;
+                return false;
             }
         }
         let (interval, connections) = (heartbeat.interval(), heartbeat.connections);
-        let last = LastHeartbeat { published, interval, connections, count: 1 };
+        let last = LastHeartbeat { published, sent, interval, connections, count: 1 };
         match self.pods.entry(heartbeat.pod.clone()) {
             Entry::Vacant(entry) => {
                 entry.insert(last);
+                true
             }
-            Entry::Occupied(mut entry) if entry.get().published < published => {
+            Entry::Occupied(mut entry) if entry.get().is_before(&last) => {
                 let count = (entry.get().count + 1).min(REPEATED);
                 entry.insert(LastHeartbeat { count, ..last });
+                true
             }
-            // A repeat, or a late one.
-            Entry::Occupied(_) => {}
+            // A repeat, a late one, or a recorded one.
+            Entry::Occupied(_) => false,
         }
+    }
+
+    /// Records that the topic's clock shows this time.
+    pub(super) fn advance(&mut self, published: SystemTime) {
+        self.now = self.now.max(published);
+    }
+
+    /// Returns the newest time on the topic's clock.
+    pub(super) const fn now(&self) -> SystemTime {
+        self.now
     }
 
     /// Forgets the oldest of the pods that have sent one heartbeat. Returns `false` if there is
@@ -130,6 +151,13 @@ impl Members {
 }
 
 impl LastHeartbeat {
+    /// Returns whether the pod sent the other one later. A recorded heartbeat that is published
+    /// again has the time of signing of an earlier one.
+    fn is_before(&self, other: &Self) -> bool {
+        let is_signed_later = self.sent.zip(other.sent).is_none_or(|(sent, later)| sent < later);
+        self.published < other.published && is_signed_later
+    }
+
     /// Returns whether the pod is alive, if its interval is at most `longest`.
     fn is_alive(&self, now: SystemTime, longest: Duration) -> bool {
         let interval = self.interval.min(longest);
@@ -149,7 +177,7 @@ mod tests {
 
     fn hear(members: &mut Members, pod: &str, second: u64, connections: usize) {
         let heartbeat = Heartbeat::new(pod.into(), format!("events.{pod}.1").into(), connections, TEN);
-        members.hear(&heartbeat, at(second));
+        members.hear(&heartbeat, at(second), None);
     }
 
     #[test]
@@ -198,7 +226,7 @@ mod tests {
     fn slow_heartbeat_keeps_pod_alive() {
         let mut members = Members::new();
         let slow = Heartbeat::new("slow".into(), "f".into(), 0, Duration::from_secs(100));
-        members.hear(&slow, at(0));
+        members.hear(&slow, at(0), None);
         hear(&mut members, "other", 290, 0);
         assert!(!members.is_orphan("slow", at(0), Duration::from_secs(180)));
     }
@@ -208,7 +236,7 @@ mod tests {
         let mut members = Members::new();
         for pod in 0..1_000 {
             let long = Duration::from_secs(3_600);
-            members.hear(&Heartbeat::new(format!("ghost-{pod}").into(), "f".into(), 0, long), at(0));
+            members.hear(&Heartbeat::new(format!("ghost-{pod}").into(), "f".into(), 0, long), at(0), None);
         }
         assert_eq!(members.interval(TEN), TEN);
         hear(&mut members, "real", 181, 0);

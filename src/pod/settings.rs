@@ -14,6 +14,7 @@ use crate::{
     auth,
     broker::{Broker, Order},
     budget,
+    control::Secrets,
     hub::window::Bounds,
     membership,
     relay::Retention,
@@ -49,6 +50,8 @@ pub struct Settings {
     pub heartbeat_interval: Duration,
     /// Time for which a pod must have been silent before its feeds are orphans. Default: 180 s.
     pub orphan_after: Duration,
+    /// Secrets that prove control events. Default: none, and every heartbeat is believed.
+    pub control_secrets: Option<Secrets>,
     /// Waits of the pod's end.
     pub drain: Drain,
     /// Whether metrics are pushed by OTLP, besides being read.
@@ -89,6 +92,7 @@ impl Settings {
             budget: budget::Settings::default(),
             heartbeat_interval: seconds(10),
             orphan_after: seconds(180),
+            control_secrets: None,
             drain: Drain { delay: Duration::ZERO, spread: seconds(1), deadline: seconds(45) },
             export_metrics: false,
             traces: Traces::off(),
@@ -146,8 +150,9 @@ impl Settings {
     /// Returns the settings of the pod's membership, for a feed with this order.
     pub(super) fn membership(&self, order: Order) -> membership::Settings {
         let (interval, orphan_after) = (self.heartbeat_interval, self.orphan_after);
-        let settle = self.broker.settle();
-        membership::Settings { pod: self.name.as_str().into(), interval, settle, order, orphan_after }
+        let (settle, secrets) = (self.broker.settle(), self.control_secrets.clone());
+        let pod = self.name.as_str().into();
+        membership::Settings { pod, interval, settle, order, orphan_after, secrets }
     }
 
     /// Returns how far back a pod that begins now reaches.

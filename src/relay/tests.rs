@@ -103,6 +103,7 @@ impl Pod {
                 settle: Duration::from_millis(200),
                 order: crate::broker::Order::Lanes,
                 orphan_after,
+                secrets: None,
             },
             &meter,
         );

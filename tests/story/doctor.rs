@@ -365,17 +365,31 @@ async fn doctor_finds_missing_permissions_and_wrong_clock() {
 
 /// Runs the doctor on a fake of the service.
 async fn report_on(service: &Service) -> Report {
-    Report::of(service.at(doctor(&["--grace", "60s"])).set("RELAY_ORPHAN_AFTER", "3s")).await
+    report_of(service, |setup| setup).await
+}
+
+/// Runs the doctor with these further settings on a fake of the service.
+async fn report_of(service: &Service, settings: impl FnOnce(Setup) -> Setup) -> Report {
+    let setup = service.at(doctor(&["--grace", "60s"])).set("RELAY_ORPHAN_AFTER", "3s");
+    Report::of(settings(setup)).await
+}
+
+fn with_secret(setup: Setup) -> Setup {
+    setup.set("RELAY_CONTROL_SECRET", "a-secret-of-at-least-thirty-two-bytes")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_finds_nothing_wrong_with_service() {
     let service = Service::start().await;
-    let pods = join_all(["a", "b"].map(|name| service.pod(name).start())).await;
+    let pods = join_all(["a", "b"].map(|name| with_secret(service.pod(name)).start())).await;
     sleep(Duration::from_secs(3)).await;
-    let report = report_on(&service).await;
-    assert_eq!(report.code, Some(0), "{}", report.text);
-    assert!(report.line("orphans").ends_with("none among 2 feeds"), "{}", report.text);
+    for signed in [true, false] {
+        let report = report_of(&service, |setup| if signed { with_secret(setup) } else { setup }).await;
+        assert_eq!(report.code, Some(0), "{}", report.text);
+        assert!(report.line("orphans").ends_with("none among 2 feeds"), "{}", report.text);
+        let unproven = pods[0].metric("relay_control_unproven_total").await;
+        assert_eq!(unproven == 0.0, signed, "{unproven} heartbeats of the doctor are not believed");
+    }
     let membership = pods[0].http.get("/readyz").await.json()["membership"].clone();
     assert_eq!(membership["pods"], 2, "the doctor is no member");
     assert_eq!(service.state().feeds.len(), 2, "nothing is left behind");

@@ -149,3 +149,56 @@ async fn pod_reports_gap_after_broker_restarts_empty() {
     pod.kill();
     emulator.stop().await;
 }
+
+/// Creates a heartbeat as another program publishes it, with these last members of its data.
+fn forged_heartbeat(pod: &str, members: &str) -> Message {
+    let data =
+        format!(r#"{{"pod":"{pod}","feed":"templates.{pod}.1","connections":9,"interval":1.0{members}}}"#);
+    let event = Message::template("", &[]).with("ce-type", "relay.heartbeat.v1");
+    event.with("ce-source", &format!("/pods/{pod}")).with_data(data)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_heartbeats_only_spare_feeds() {
+    let Some(topic) = Topic::fresh().await else { return };
+    let secret = ("RELAY_CONTROL_SECRET", "a-secret-of-at-least-thirty-two-bytes");
+    let pods = ["one", "two"].map(|name| short_intervals(name, &topic).set(secret.0, secret.1).start());
+    let pods = join_all(pods).await;
+    for pod in &pods {
+        until_membership(pod, 2, 0).await;
+    }
+    for pod in ["unsigned", "forged", "dead"] {
+        topic.make_orphan(pod).await;
+    }
+    let hmac = format!(r#","sent":1764000000123,"hmac":"{}""#, "0".repeat(64));
+    let forge = async || {
+        let [unsigned, forged] = [("unsigned", ""), ("forged", &*hmac)];
+        let heartbeats = [unsigned, forged, ("one", ""), ("two", &*hmac)];
+        topic.publish(heartbeats.map(|(pod, members)| forged_heartbeat(pod, members))).await;
+    };
+    eventually("the feed of the dead pod is deleted", Duration::from_secs(60), async || {
+        forge().await;
+        topic.feeds_of("dead").await.is_empty().then_some(())
+    })
+    .await;
+    for pod in ["unsigned", "forged", "one", "two"] {
+        assert_eq!(topic.feeds_of(pod).await.len(), 1, "{pod}");
+    }
+    for pod in &pods {
+        forge().await;
+        let readiness = pod.http.get("/readyz").await;
+        assert_eq!(readiness.status, 200, "{}", readiness.text);
+        assert_eq!(readiness.json()["membership"], json!({ "pods": 2, "connections": 0 }));
+        for reason in ["unsigned", "forged"] {
+            let reason = format!("reason=\"{reason}\"");
+            let ignored = pod.metric_of("relay_control_unproven_total", &reason).await;
+            assert!(ignored >= 2.0, "{reason}: {ignored}");
+        }
+        assert!(pod.metric("relay_feed_silences_total").await < 0.5);
+    }
+    eventually("only silence makes orphans", Duration::from_secs(60), async || {
+        let left = [topic.feeds_of("unsigned").await, topic.feeds_of("forged").await];
+        left.iter().all(Vec::is_empty).then_some(())
+    })
+    .await;
+}

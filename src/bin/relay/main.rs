@@ -29,6 +29,7 @@ use pubsub_relay::{
         surroundings::{connections_within, exempt_loopback_from_proxies, raise_open_files},
         terminal::Failure,
     },
+    control::Secrets,
     health,
     pod::{Drain, Drained, Pod, Settings as PodSettings},
     shutdown::Signals,
@@ -169,11 +170,13 @@ async fn run_cluster(
         _ = signals.next() => return Ok(Drained::Cleanly),
     };
     let mut pods = Vec::new();
+    let secrets = settings.pod.control_secrets.clone().unwrap_or_else(Secrets::random);
     let start = async {
         for (n, listen) in (1..).zip(addresses) {
             let (domain, api) = domains.make(window.span);
             let mut settings = settings.pod.clone();
             (settings.name, settings.listen, settings.broker) = (format!("pod-{n}"), listen, broker.broker());
+            settings.control_secrets = Some(secrets.clone());
             let name = settings.name.clone();
             let pod = NamedPod::start(name, Pod::start(settings, domain, api)).await?;
             pods.push(pod.map_err(cure_in_cluster)?);

@@ -27,6 +27,7 @@ use crate::{
         secret::Secret,
     },
     broker::server::Password,
+    control::Secrets,
 };
 
 /// Environment of a process: names and values of its variables.
@@ -250,7 +251,21 @@ impl<'a> Reader<'a> {
 
     /// Returns the password at the broker, if there is one.
     pub(super) fn password(&mut self) -> Option<Password> {
-        let [inline, file] = [&t::BROKER_PASSWORD, &t::BROKER_PASSWORD_FILE];
+        self.either(&t::BROKER_PASSWORD, &t::BROKER_PASSWORD_FILE, value::line).map(Password::new)
+    }
+
+    /// Returns the secrets that prove control events, if there are any.
+    pub(super) fn control_secrets(&mut self) -> Option<Secrets> {
+        self.either(&t::CONTROL_SECRET, &t::CONTROL_SECRET_FILE, value::control_secrets)
+    }
+
+    /// Returns a value that is given by itself or by its file.
+    fn either<T>(
+        &mut self,
+        inline: &'static Setting,
+        file: &'static Setting,
+        parse: fn(Vec<u8>) -> Parsed<T>,
+    ) -> Option<T> {
         if self.is_given(inline) && self.is_given(file) {
             self.refuse(file, &format!("cannot be set beside {inline}: unset one of them"));
         }
@@ -259,8 +274,8 @@ impl<'a> Reader<'a> {
             (None, Some(text)) => (inline, Ok(text.as_encoded_bytes().to_vec())),
             (None, None) => return None,
         };
-        let text = bytes.map_err(|problem| value::unreadable(&problem)).and_then(value::line);
-        text.map_err(|complaint| self.refuse(setting, &complaint)).ok().map(Password::new)
+        let parsed = bytes.map_err(|problem| value::unreadable(&problem)).and_then(parse);
+        parsed.map_err(|complaint| self.refuse(setting, &complaint)).ok()
     }
 
     /// Returns a secret, if it is given and long enough. One final newline is not part of it, since

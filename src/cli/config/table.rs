@@ -285,6 +285,18 @@ pub(super) static ORPHAN_AFTER: Setting = Setting::new(
     Between(Unit::Duration, "2s", "1d"),
     "time without a heartbeat after which other pods delete a pod's feeds",
 );
+pub(super) static CONTROL_SECRET: Setting = Setting::new(
+    "RELAY_CONTROL_SECRET",
+    Says("unset"),
+    Form("32 bytes or more, or two of them: NEW,OLD"),
+    "secret that all pods share, which proves their heartbeats; a file is better",
+);
+pub(super) static CONTROL_SECRET_FILE: Setting = Setting::new(
+    "RELAY_CONTROL_SECRET_FILE",
+    Says("unset"),
+    Form("file of 32 bytes or more, or of two secrets: NEW,OLD"),
+    "file with the secret, or with two; a comma or a line end separates them",
+);
 
 pub(super) static DRAIN_DELAY: Setting = Setting::new(
     "RELAY_DRAIN_DELAY",
@@ -447,7 +459,10 @@ pub static SETTINGS: &[Concern] = &[
             &INTROSPECTION,
         ],
     },
-    Concern { title: "Membership", settings: &[&HEARTBEAT_INTERVAL, &ORPHAN_AFTER] },
+    Concern {
+        title: "Membership",
+        settings: &[&HEARTBEAT_INTERVAL, &ORPHAN_AFTER, &CONTROL_SECRET, &CONTROL_SECRET_FILE],
+    },
     Concern { title: "Drain", settings: &[&DRAIN_DELAY, &DRAIN_SPREAD, &DRAIN_DEADLINE] },
     Concern { title: "Doctor", settings: &[&URL, &TOKEN_FILE, &HOLD, &GRACE] },
     Concern {

@@ -22,6 +22,7 @@ use crate::{
         secret::Secret,
     },
     broker::open::BrokerUrl,
+    control::Secrets,
     telemetry::LogFormat,
     web::{AllowedHeaders, AllowedOrigin, CookieName, Origins, TrustedProxies},
 };
@@ -171,8 +172,7 @@ pub(super) fn unreadable(problem: &std::io::Error) -> String {
 
 /// Returns the text of a secret without one final newline, since editors add one.
 pub(super) fn line(bytes: Vec<u8>) -> Parsed<String> {
-    let mut text = String::from_utf8(bytes)
-        .map_err(|_| "is not UTF-8: give a secret of text, such as base64".to_owned())?;
+    let mut text = secret_text(bytes)?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -188,6 +188,14 @@ pub(super) fn secret(bytes: Vec<u8>) -> Parsed<Secret> {
         true => Ok(Secret::new(text)),
         false => Err(format!("is too short a secret: give {SECRET_BYTES} bytes or more")),
     }
+}
+
+pub(super) fn control_secrets(bytes: Vec<u8>) -> Parsed<Secrets> {
+    Secrets::parse(&secret_text(bytes)?).map_err(|error| error.to_string())
+}
+
+fn secret_text(bytes: Vec<u8>) -> Parsed<String> {
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8: give a secret of text, such as base64".to_owned())
 }
 
 /// Parses sources of keys, between commas.

@@ -171,7 +171,10 @@ async fn feeds(
 async fn gather(checks: &Checks, checkup: &Checkup, trial: &str, is_open: bool) -> Facts {
     let missing = missing_permissions(checkup, is_open.then_some(trial)).await;
     let inventory = checkup.inventory().await;
-    let own = Heartbeat::probe(POD.into(), trial.rsplit('/').next().unwrap_or(trial).into()).event();
+    let mut own = Heartbeat::probe(POD.into(), trial.rsplit('/').next().unwrap_or(trial).into()).event();
+    if let Some(secrets) = &checks.pod.control_secrets {
+        secrets.sign(&mut own, SystemTime::now());
+    }
     let sent = SystemTime::now();
     let published = checkup.publish(&own).await;
     // The topic took it about half-way between call and answer.
@@ -223,9 +226,7 @@ async fn listen(
         if *event.id == *own {
             heard.own = event.published.map(|published| (published, sent));
         }
-        if let (Some(heartbeat), Some(published)) = (Heartbeat::read(event), event.published) {
-            heard.hear(heartbeat, published);
-        }
+        heard.hear(event);
         let live_pods = heard.live_pods(after);
         awaited.iter().all(|pod| live_pods.contains(*pod)) && (heard.own.is_some() || !awaits_own)
     };

@@ -6,7 +6,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{broker::pubsub::cause::Cause, membership::Heartbeat};
+use crate::{
+    broker::pubsub::cause::Cause,
+    event::Event,
+    membership::{Heartbeat, sender},
+};
 
 /// What came through the trial feed.
 #[derive(Default)]
@@ -26,12 +30,18 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// Records a heartbeat of this time, the doctor's own included.
-    pub(super) fn hear(&mut self, heartbeat: Heartbeat, published: SystemTime) {
+    /// Records a heartbeat, the doctor's own included. As for a janitor, one that cannot be read or
+    /// proven shows that its pod lives.
+    pub(super) fn hear(&mut self, event: &Event) {
+        let Some(published) = event.published else { return };
         self.newest = self.newest.max(Some(published));
-        if !heartbeat.probe {
-            let interval = heartbeat.interval();
-            let last = self.last.entry(heartbeat.pod).or_insert((published, interval));
+        let (pod, interval) = match Heartbeat::read(event) {
+            Some(heartbeat) if heartbeat.probe => (None, Duration::ZERO),
+            Some(heartbeat) => (Some(heartbeat.pod.clone()), heartbeat.interval()),
+            None => (sender(event), Duration::ZERO),
+        };
+        if let Some(pod) = pod {
+            let last = self.last.entry(pod).or_insert((published, interval));
             if last.0 <= published {
                 *last = (published, interval);
             }
