@@ -31,7 +31,7 @@ RENDERINGS = {
     "defaults": ([], "base", ("schemas", "references")),
     "gke": (["gke"], "overlays/gke", COMPLETE),
     "gke, secret": (["gke", "secret"], "overlays/gke-secret", COMPLETE),
-    "gke, debug": (["gke", "debug"], None, COMPLETE),
+    "gke, debug, control": (["gke", "debug", "control"], None, COMPLETE),
     "gke, secret, debug, traces": (["gke", "secret", "debug", "traces"], None, COMPLETE),
     "emulator": (["emulator"], "overlays/local", COMPLETE),
     "postgres": (["postgres"], None, ("schemas", "references")),

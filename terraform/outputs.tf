@@ -36,6 +36,11 @@ output "pods_principal" {
   value       = local.pods
 }
 
+output "control_secret" {
+  description = "Name of the control secret in Secret Manager. Null without control_secret_enabled."
+  value       = one(google_secret_manager_secret.control[*].secret_id)
+}
+
 output "address_name" {
   description = "Name of the static address, for the Gateway's spec.addresses."
   value       = google_compute_global_address.gateway.name

@@ -10,6 +10,7 @@ locals {
       "pubsub.googleapis.com",
     ],
     var.cmek_enabled ? ["cloudkms.googleapis.com"] : [],
+    var.control_secret_enabled ? ["secretmanager.googleapis.com"] : [],
     var.domain == null ? [] : ["certificatemanager.googleapis.com"],
     var.dns_zone == null ? [] : ["dns.googleapis.com"],
     var.postgres == null ? [] : ["servicenetworking.googleapis.com", "sqladmin.googleapis.com"],

@@ -145,6 +145,12 @@ variable "cmek_enabled" {
   default     = false
 }
 
+variable "control_secret_enabled" {
+  description = "Whether Secret Manager keeps the secret by which pods prove their heartbeats."
+  type        = bool
+  default     = false
+}
+
 variable "images_kept" {
   description = "How many of the newest images are never cleaned up, in addition to all releases."
   type        = number

@@ -17,10 +17,11 @@ run "default_has_no_optional_part" {
       google_certificate_manager_dns_authorization.gateway,
       google_billing_budget.pubsub,
       google_kms_key_ring.this,
+      google_secret_manager_secret.control,
       google_sql_database_instance.postgres,
       google_service_account.postgres,
     )) == 0
-    error_message = "by default there must be no certificate, no budget, no key and no database"
+    error_message = "by default there must be no certificate, no budget, no key, no database and no secret"
   }
 
   assert {
@@ -136,6 +137,28 @@ run "budget_watches_pubsub_of_project" {
   assert {
     condition     = google_billing_budget.pubsub[0].all_updates_rule[0].monitoring_notification_channels == tolist([google_monitoring_notification_channel.email["on-call@example.com"].id])
     error_message = "the recipients of alerts must get budget warnings"
+  }
+}
+
+run "control_secret_stays_in_region" {
+  variables {
+    region                 = "europe-west4"
+    control_secret_enabled = true
+  }
+
+  assert {
+    condition     = output.control_secret == "pubsub-relay-control"
+    error_message = "the output must name the secret"
+  }
+
+  assert {
+    condition     = google_secret_manager_secret.control[0].replication[0].user_managed[0].replicas[0].location == "europe-west4"
+    error_message = "the secret must stay in the region"
+  }
+
+  assert {
+    condition     = contains(keys(google_project_service.this), "secretmanager.googleapis.com")
+    error_message = "the service of the secret must be enabled"
   }
 }
 
