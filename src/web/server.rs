@@ -10,6 +10,7 @@ mod bounds;
 mod full;
 mod handoff;
 mod head;
+mod outage;
 mod peer;
 mod pending;
 mod proxies;
@@ -42,7 +43,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service as _;
 
 pub(super) use self::head::encode_head;
-use self::{body::TrackedBody, handoff::PendingHandoff, pending::PendingSockets, tracked::TrackedSocket};
+use self::{
+    body::TrackedBody, handoff::PendingHandoff, outage::Outage, pending::PendingSockets,
+    tracked::TrackedSocket,
+};
 pub use self::{
     bounds::Bounds,
     handoff::{HandoffRequest, SocketHandoff},
@@ -93,8 +97,9 @@ async fn serve_with_places(
 ) {
     let (sockets, pending) = (TaskTracker::new(), PendingSockets::new(places, bounds));
     let accept = async {
+        let mut outage = Outage::default();
         loop {
-            let Some((stream, address)) = accept(&listener).await else { continue };
+            let Some((stream, address)) = accept(&listener, &mut outage).await else { continue };
             let peer = Peer::new(address.ip(), pending.enter(address).await);
             sockets.spawn(drive(stream, peer, router.clone(), stop.clone()));
         }
@@ -109,12 +114,22 @@ async fn serve_with_places(
     sockets.wait().await;
 }
 
-async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+async fn accept(listener: &TcpListener, outage: &mut Outage) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
-        Ok((stream, address)) => return Some((stream, address)),
+        Ok((stream, address)) => {
+            if let Some(failures) = outage.succeed() {
+                tracing::info!(failures, "accepts sockets again");
+            }
+            return Some((stream, address));
+        }
         Err(error) if is_peer_fault(&error) => {}
         Err(error) => {
-            tracing::error!(%error, "cannot accept");
+            if outage.fail() {
+                tracing::error!(
+                    %error,
+                    "cannot accept: raise the limit of open files, or lower RELAY_MAX_CONNECTIONS"
+                );
+            }
             sleep(ACCEPT_RETRY_DELAY).await;
         }
     }

@@ -4,7 +4,8 @@
 
 use std::{process::Stdio, time::Duration};
 
-use tokio::time::sleep;
+use futures_util::future::join_all;
+use tokio::{net::TcpStream, time::sleep};
 
 use crate::support::{PATIENCE, Setup, Topic, eventually, free_ports};
 
@@ -62,4 +63,31 @@ async fn failed_exports_are_logged_once() {
         sleep(Duration::from_millis(150)).await;
     }
     assert_eq!([count("traces"), count("metrics")], [1, 1], "{}", pod.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_accept_is_logged_once() {
+    let port = free_ports(1);
+    let mut pod = tokio::process::Command::new("/bin/sh")
+        .args(["-c", r#"ulimit -n 64; exec "$0""#, env!("CARGO_BIN_EXE_relay")])
+        .env_clear()
+        .env("RELAY_LISTEN", format!("127.0.0.1:{port}"))
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let http = crate::support::Http::new(port);
+    eventually("the pod is up", PATIENCE, async || http.try_get("/livez").await).await;
+    let silent = join_all((0..100).map(|_| TcpStream::connect(("127.0.0.1", port)))).await;
+    sleep(Duration::from_secs(1)).await;
+    drop(silent);
+    sleep(Duration::from_secs(6)).await;
+    // The client above keeps its socket, so that nothing would have to be accepted.
+    let http = crate::support::Http::new(port);
+    eventually("the pod serves again", PATIENCE, async || http.try_get("/livez").await).await;
+    pod.start_kill().unwrap();
+    let output = pod.wait_with_output().await.unwrap();
+    let output = String::from_utf8_lossy(&output.stderr);
+    let lines = |text: &str| output.lines().filter(|line| line.contains(text)).count();
+    assert_eq!([lines("cannot accept"), lines("accepts sockets again")], [1, 1], "{output}");
 }
