@@ -23,7 +23,7 @@ use tokio_rustls::{
 };
 use uuid::Uuid;
 
-use crate::support::{Fault, Metadata, PATIENCE, Service, Setup, Topic, eventually, free_ports};
+use crate::support::{Fault, Metadata, PATIENCE, Service, Setup, State, Topic, eventually, free_ports};
 
 /// Report of the doctor.
 struct Report {
@@ -440,4 +440,76 @@ async fn doctor_names_cause_of_missing_credentials() {
     let line = report.line("topic");
     assert!(line.contains("metadata server answers with HTTP status 404"), "{line}");
     assert!(line.contains("Cure: give the pod an identity"), "{line}");
+}
+
+fn refuse(state: &mut State, method: &'static str, fault: Fault) {
+    state.faults.insert(method, fault);
+}
+
+const TO_TOPIC: &str = "roles/pubsubRelayTopic";
+const TO_FEEDS: &str = "roles/pubsubRelayFeeds";
+
+/// Plants a fault in the fake.
+type Plant = fn(&mut State);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_names_each_fault_of_service() {
+    // The fault, the check that finds it, its words, and its cure.
+    let faults: [(Plant, &str, &str, &str); 16] = [
+        (
+            |it| refuse(it, "get", Fault::missing()),
+            "topic",
+            "there is no ",
+            "gcloud pubsub topics create events",
+        ),
+        (|it| refuse(it, "get", Fault::denied()), "topic", "permission denied to ", TO_TOPIC),
+        (|it| it.metadata = Metadata::Status(503), "topic", "HTTP status 503", "metadata server"),
+        (|it| it.metadata = Metadata::Hangs, "topic", "metadata server does not answer", "identity"),
+        (|it| it.retention = Some("0s"), "retention", "retains nothing", "--message-retention-duration=600s"),
+        (
+            |it| it.withheld = Some("pubsub.topics.publish"),
+            "permissions",
+            "missing: pubsub.topics.publish",
+            TO_TOPIC,
+        ),
+        (
+            |it| refuse(it, "create", Fault::denied()),
+            "trial feed",
+            "permission denied to create a feed",
+            TO_FEEDS,
+        ),
+        (|it| refuse(it, "create", Fault::exhausted()), "trial feed", "Quota exceeded", "raise the quota"),
+        (
+            |it| refuse(it, "seek", Fault::denied()),
+            "trial feed",
+            "permission denied to seek a feed",
+            TO_FEEDS,
+        ),
+        (|it| refuse(it, "delete", Fault::denied()), "trial feed", "permission denied to delete", TO_FEEDS),
+        (|it| refuse(it, "list", Fault::denied()), "quota", "permission denied to list", TO_FEEDS),
+        (|it| refuse(it, "publish", Fault::denied()), "publish", "permission denied to publish", "grant"),
+        (|it| refuse(it, "publish", Fault::exhausted()), "publish", "Quota exceeded", "raise the quota"),
+        (|it| refuse(it, "stream", Fault::denied()), "receive", "permission denied to receive", "grant"),
+        (|it| it.deaf = Some(".doctor."), "receive", "did not come through the trial feed", "allow traffic"),
+        (
+            |it| {
+                let feed = "projects/p-1/subscriptions/events.dead.18c00000000-0123abcd".to_owned();
+                it.feeds.insert(feed, Default::default());
+            },
+            "orphans",
+            "1 left by pods",
+            "gcloud pubsub subscriptions delete events.dead.18c00000000-0123abcd",
+        ),
+    ];
+    join_all(faults.map(async |(plant, check, what, cure)| {
+        let service = Service::start().await;
+        plant(&mut service.state());
+        let report = report_on(&service).await;
+        let (found, cured) = report.line(check).split_once(" Cure: ").unwrap_or_default();
+        assert!(found.starts_with("WRONG") && found.contains(what), "{what}: {}", report.text);
+        assert!(cured.contains(cure), "{what}: {}", report.text);
+        assert_eq!(report.code, Some(1), "{}", report.text);
+        assert!(!report.text.contains("Some(") && !report.text.contains("Error {"), "{}", report.text);
+    }))
+    .await;
 }

@@ -18,7 +18,7 @@ pub(crate) use collector::Collector;
 pub(crate) use emulator::environment;
 pub(crate) use http::{Answer, Http};
 pub(crate) use relay::{Relay, Setup, free_ports};
-pub(crate) use service::{Fault, Metadata, Service};
+pub(crate) use service::{Fault, Metadata, Service, State};
 pub(crate) use stream::{BodyEnd, EVENTS, PARTS, Streamed, WATCH, post, request};
 pub(crate) use topic::{Message, Topic};
 

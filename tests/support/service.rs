@@ -59,6 +59,10 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
+    pub(crate) const fn missing() -> Self {
+        Self { code: 5, text: "Resource not found.", only: "" }
+    }
+
     pub(crate) const fn denied() -> Self {
         Self { code: 7, text: "User not authorized to perform this action.", only: "" }
     }
@@ -101,7 +105,8 @@ pub(crate) enum Metadata {
 /// State of the fake, which a test may change at any time.
 #[derive(Default)]
 pub(crate) struct State {
-    /// Faults by method: `create`, `seek`, `delete`, `list`, `get`, `publish`, `stream`.
+    /// Faults by method: `create`, `seek`, `delete`, `list`, `get`, `permissions`, `publish`,
+    /// `stream`.
     pub(crate) faults: HashMap<&'static str, Fault>,
     /// Number of calls by method.
     pub(crate) calls: HashMap<&'static str, usize>,
@@ -116,6 +121,8 @@ pub(crate) struct State {
     /// Number of subscriptions that may exist.
     pub(crate) quota: Option<usize>,
     pub(crate) metadata: Metadata,
+    /// Permission that IAM does not grant.
+    pub(crate) withheld: Option<&'static str>,
     /// Life of the metadata server's tokens, in seconds; an hour if it is zero.
     pub(crate) token_seconds: u64,
     /// How much the service's clock is ahead of this machine's, in seconds.
@@ -147,6 +154,20 @@ impl State {
     fn hit(&mut self, method: &'static str, resource: &str) -> Option<Fault> {
         *self.calls.entry(method).or_default() += 1;
         self.faults.get(method).filter(|fault| resource.contains(fault.only)).cloned()
+    }
+
+    /// Updates the largest numbers of subscriptions after this one was created.
+    fn count_feeds_beside(&mut self, name: &str) {
+        self.most_feeds = self.most_feeds.max(self.feeds.len());
+        let of_pod = name.rsplit_once('.').map_or(name, |(pod, _)| pod);
+        let count = self.feeds.keys().filter(|feed| feed.starts_with(&format!("{of_pod}."))).count();
+        self.most_of_one_pod = self.most_of_one_pod.max(count);
+    }
+
+    /// Returns those of the permissions that IAM grants.
+    fn granted<'a>(&self, asked: &'a Value) -> Vec<&'a Value> {
+        let asked = asked.as_array().into_iter().flatten();
+        asked.filter(|permission| permission.as_str() != self.withheld).collect()
     }
 
     fn publish(&mut self, mut message: PubsubMessage) -> String {
@@ -379,7 +400,7 @@ fn administer(
     let (name, verb) = name.split_once(':').unwrap_or((name, ""));
     let kind = name.split('/').nth(2).unwrap_or_default();
     let is_one = name.split('/').count() == 4;
-    let missing = Fault { code: 5, text: "Resource not found.", only: "" };
+    let missing = Fault::missing();
     let call = match (method.as_str(), kind, verb) {
         ("PUT", "subscriptions", "") => "create",
         ("POST", "subscriptions", "seek") => "seek",
@@ -394,7 +415,7 @@ fn administer(
     }
     let retention = state.retention.unwrap_or("600s");
     match call {
-        "permissions" => answer(200, &json!({ "permissions": body["permissions"] })),
+        "permissions" => answer(200, &json!({ "permissions": state.granted(&body["permissions"]) })),
         "get" if name == TOPIC => {
             answer(200, &json!({ "name": name, "messageRetentionDuration": retention }))
         }
@@ -403,10 +424,7 @@ fn administer(
                 return refuse(&Fault::exhausted());
             }
             state.feeds.insert(name.to_owned(), Feed::default());
-            state.most_feeds = state.most_feeds.max(state.feeds.len());
-            let of_pod = name.rsplit_once('.').map_or(name, |(pod, _)| pod);
-            let count = state.feeds.keys().filter(|feed| feed.starts_with(&format!("{of_pod}."))).count();
-            state.most_of_one_pod = state.most_of_one_pod.max(count);
+            state.count_feeds_beside(name);
             let mut body = body.clone();
             body["name"] = json!(name);
             body["topicMessageRetentionDuration"] = json!(retention);
