@@ -54,6 +54,7 @@ async fn cluster_log_lines_name_their_pods() {
         .await;
         let mut client = Client::connect(cluster.port() + 1, Dialect::Transport, "ZOLO").await;
         client.watch().await;
+        has_watcher(cluster.port() + 1).await;
         cluster.add_template("ZOWI", "story", Some(&["3"])).await;
         assert_eq!(client.next().await, "story");
         drop(client);
@@ -83,6 +84,17 @@ async fn cluster_log_lines_name_their_pods() {
     }
 }
 
+/// Waits until the pod on this port has a watcher.
+async fn has_watcher(port: u16) {
+    let http = Http::new(port);
+    eventually("the pod has a watcher", PATIENCE, async || {
+        let metrics = http.get("/metrics").await.text;
+        let is_it = |line: &str| line.starts_with("relay_watchers") && line.ends_with(" 1");
+        metrics.lines().any(is_it).then_some(())
+    })
+    .await;
+}
+
 async fn run_story(cluster: &Relay) {
     let mut clients = Vec::new();
     for (port, user) in (cluster.port()..).zip(["ZOWI", "ZOLO", "ZEWI", "ZELO"]) {
@@ -91,15 +103,7 @@ async fn run_story(cluster: &Relay) {
         clients.push(client);
     }
     for port in cluster.port()..cluster.port() + 4 {
-        let http = Http::new(port);
-        eventually("every pod has a watcher", PATIENCE, async || {
-            let metrics = http.get("/metrics").await.text;
-            metrics
-                .lines()
-                .any(|line| line.starts_with("relay_watchers") && line.ends_with(" 1"))
-                .then_some(())
-        })
-        .await;
+        has_watcher(port).await;
     }
     cluster.add_template("ZOWI", "story", Some(&["3"])).await;
     for client in &mut clients[1..3] {
