@@ -91,7 +91,7 @@ const PARAMETERS: [&str; 4] = ["query", "operationName", "variables", "extension
 /// context. What is read is charged to the user.
 ///
 /// # Errors
-/// Those of [`from_url`] and [`from_body`].
+/// Those of `from_url` and `from_body`.
 pub async fn read(request: HttpRequest, pool: &Pool, user: &Arc<str>) -> Result<(Request, Charge), Refusal> {
     let trace = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(Into::into);
     let mut charge = pool.try_charge(user, 0).ok_or_else(Refusal::no_room)?;
