@@ -160,7 +160,8 @@ impl Relay {
                     match event {
                         Ok(event) => self.receive(event, &message_id).await,
                         Err(undecodable) => {
-                            self.reject(&message_id, undecodable.reason(), None, &undecodable);
+                            let text = format!("{undecodable}; docs/PUBLISH.md has what a message needs");
+                            self.reject(&message_id, undecodable.reason(), None, &text);
                         }
                     }
                     ack.ack();

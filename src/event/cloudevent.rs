@@ -40,7 +40,7 @@ const MAX_SOURCE_BYTES: usize = 1_024;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Undecodable {
     /// The message is not marked as a CloudEvent, neither in binary nor in structured mode.
-    #[error("no ce-specversion attribute")]
+    #[error("attribute specversion (ce-specversion) is missing")]
     NotCloudEvent,
     /// The message is a batch of events. A publisher must send each event as a message of its own.
     #[error("the message is a batch")]
@@ -52,22 +52,22 @@ pub enum Undecodable {
     #[error("the event has data_base64")]
     DataBase64,
     /// It is a CloudEvent of another major version than 1.
-    #[error("specversion is not 1.x")]
+    #[error("attribute specversion (ce-specversion) is not 1.x")]
     SpecVersion,
     /// Its id is missing, longer than 256 bytes, or holds control characters.
-    #[error("id is missing or out of bounds")]
+    #[error("attribute id (ce-id) is missing or out of bounds")]
     Id,
     /// Its source is missing, longer than 1,024 bytes, or holds control characters.
-    #[error("source is missing or out of bounds")]
+    #[error("attribute source (ce-source) is missing or out of bounds")]
     Source,
     /// Its type is missing, longer than 256 bytes, or holds control characters.
-    #[error("type is missing or out of bounds")]
+    #[error("attribute type (ce-type) is missing or out of bounds")]
     Type,
     /// Its time is not RFC 3339, or not in the years 1970 to 9999.
     #[error("time is not an RFC 3339 time from 1970 on")]
     Time,
     /// Its author is longer than 256 bytes or holds control characters.
-    #[error("author is out of bounds")]
+    #[error("attribute author (ce-author) is out of bounds")]
     Author,
     /// The content type of its data is not JSON.
     #[error("content type is not JSON")]

@@ -66,6 +66,8 @@ async fn foreign_events_reach_exactly_their_audiences_between_poison() {
         }
         assert_eq!(pod.http.get("/readyz").await.status, 200);
         let log = pod.output();
+        let missing = "attribute specversion (ce-specversion) is missing; docs/PUBLISH.md";
+        assert!(log.contains(missing), "the line names the attribute and the page: {log}");
         let ids = log.lines().filter(|line| line.contains("message rejected")).map(|line| {
             let id = line.split_once("message_id=\"").and_then(|(_, rest)| rest.split_once('"'));
             id.unwrap_or_else(|| panic!("a rejection without message id: {line}")).0.to_owned()
