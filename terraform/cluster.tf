@@ -7,6 +7,8 @@ resource "google_container_cluster" "this" {
   #checkov:skip=CKV_GCP_65:access is by IAM; the organisation chooses a group for RBAC
   #checkov:skip=CKV_GCP_66:Binary Authorization needs attestors, which the organisation chooses
   #checkov:skip=CKV_GCP_69:Autopilot nodes always have the metadata server
+  count = var.gke_enabled ? 1 : 0
+
   name        = local.name
   description = "Runs the relay's pods."
   location    = var.region
@@ -65,7 +67,7 @@ resource "google_container_cluster" "this" {
   # the project.
   cluster_autoscaling {
     auto_provisioning_defaults {
-      service_account = google_service_account.nodes.email
+      service_account = google_service_account.nodes[0].email
       oauth_scopes    = ["https://www.googleapis.com/auth/cloud-platform"]
     }
   }
@@ -88,6 +90,8 @@ resource "google_container_cluster" "this" {
 }
 
 resource "google_service_account" "nodes" {
+  count = var.gke_enabled ? 1 : 0
+
   account_id   = "${local.name}-nodes"
   display_name = "Nodes of the cluster ${local.name}"
   description  = "Writes logs and metrics of the nodes and pulls images. Pods have identities of their own."
@@ -97,14 +101,18 @@ resource "google_service_account" "nodes" {
 
 # A node may write logs and metrics, and nothing more.
 resource "google_project_iam_member" "nodes" {
+  count = var.gke_enabled ? 1 : 0
+
   project = var.project_id
   role    = "roles/container.defaultNodeServiceAccount"
-  member  = google_service_account.nodes.member
+  member  = google_service_account.nodes[0].member
 }
 
 # The HorizontalPodAutoscaler reads connections per pod through the Custom Metrics Stackdriver
 # Adapter.
 resource "google_project_iam_member" "metrics_adapter" {
+  count = var.gke_enabled ? 1 : 0
+
   project = var.project_id
   role    = "roles/monitoring.viewer"
   member  = "${local.principals}/ns/custom-metrics/sa/custom-metrics-stackdriver-adapter"

@@ -42,6 +42,8 @@ resource "google_compute_subnetwork" "nodes" {
 # Gateway serves. No documentation promises that GKE also opens a port that only a HealthCheckPolicy
 # names. Without that port no backend is ever healthy.
 resource "google_compute_firewall" "front_ends" {
+  count = var.gke_enabled ? 1 : 0
+
   name        = "${local.name}-front-ends"
   description = "From Google's front ends and health checks to the ports of the pods."
   network     = google_compute_network.this.id
@@ -49,7 +51,7 @@ resource "google_compute_firewall" "front_ends" {
 
   # The NetworkPolicy of k8s/overlays/gke has the same two.
   source_ranges           = ["130.211.0.0/22", "35.191.0.0/16"]
-  target_service_accounts = [google_service_account.nodes.email]
+  target_service_accounts = [google_service_account.nodes[0].email]
 
   allow {
     protocol = "tcp"

@@ -5,15 +5,15 @@ output "project_id" {
 
 output "region" {
   description = "Region of the cluster and the images."
-  value       = google_container_cluster.this.location
+  value       = var.region
 }
 
 output "get_credentials" {
-  description = "Command that gives kubectl access to the cluster."
-  value = join(" ", [
-    "gcloud container clusters get-credentials ${google_container_cluster.this.name}",
-    "--project ${var.project_id} --location ${google_container_cluster.this.location} --dns-endpoint",
-  ])
+  description = "Command that gives kubectl access to the cluster. Null without gke_enabled."
+  value = one([for cluster in google_container_cluster.this : join(" ", [
+    "gcloud container clusters get-credentials ${cluster.name}",
+    "--project ${var.project_id} --location ${cluster.location} --dns-endpoint",
+  ])])
 }
 
 output "image_repository" {
@@ -68,4 +68,9 @@ output "postgres" {
     USER     = google_sql_user.postgres[0].name
     ACCOUNT  = google_service_account.postgres[0].email
   }
+}
+
+output "cloud_run_url" {
+  description = "Where clients reach the pods on Cloud Run. Null without cloud_run."
+  value       = one(google_cloud_run_v2_service.this[*].uri)
 }

@@ -99,7 +99,7 @@ resource "google_service_account" "postgres" {
 }
 
 resource "google_service_account_iam_member" "postgres" {
-  count = local.postgres
+  count = var.gke_enabled ? local.postgres : 0
 
   service_account_id = google_service_account.postgres[0].name
   role               = "roles/iam.workloadIdentityUser"

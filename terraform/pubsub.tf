@@ -57,6 +57,8 @@ locals {
 }
 
 resource "google_pubsub_topic_iam_member" "pods" {
+  count = var.gke_enabled ? 1 : 0
+
   topic  = google_pubsub_topic.events.id
   role   = google_project_iam_custom_role.topic.id
   member = local.pods
@@ -66,6 +68,8 @@ resource "google_pubsub_topic_iam_member" "pods" {
 }
 
 resource "google_project_iam_member" "pods" {
+  count = var.gke_enabled ? 1 : 0
+
   project = var.project_id
   role    = google_project_iam_custom_role.feeds.id
   member  = local.pods

@@ -58,10 +58,12 @@ resource "google_artifact_registry_repository" "images" {
 }
 
 resource "google_artifact_registry_repository_iam_member" "nodes" {
+  count = var.gke_enabled ? 1 : 0
+
   location   = google_artifact_registry_repository.images.location
   repository = google_artifact_registry_repository.images.name
   role       = "roles/artifactregistry.reader"
-  member     = google_service_account.nodes.member
+  member     = google_service_account.nodes[0].member
 }
 
 resource "google_artifact_registry_repository_iam_member" "publishers" {

@@ -247,3 +247,106 @@ variable "postgres" {
     error_message = "max_connections is a whole number of 50 or more."
   }
 }
+
+variable "gke_enabled" {
+  description = "Whether there is a GKE cluster. Off with one of the runtimes below; its balancer's address and certificate stay for them."
+  type        = bool
+  default     = true
+
+  validation {
+    condition     = var.gke_enabled || var.postgres == null
+    error_message = "Cloud SQL is reached through the Auth Proxy beside the pods of GKE: postgres needs gke_enabled."
+  }
+}
+
+variable "pods" {
+  description = "Image of the pods outside GKE, and settings for them by the names of docs/CONFIG.md: the keys of tokens at least. A secret does not belong here, since it would be in Terraform's state."
+  type = object({
+    image    = string
+    settings = optional(map(string), {})
+  })
+  default = null
+
+  validation {
+    condition     = var.pods == null || can(regex("(@sha256:[0-9a-f]{64}|:v?[0-9][^:/]*)$", var.pods.image))
+    error_message = "The image ends with a digest or with the tag of a release, such as :v0.1.0."
+  }
+
+  validation {
+    condition = var.pods == null || alltrue([
+      for name in keys(try(var.pods.settings, {})) :
+      can(regex("^(RELAY|OTEL)_[A-Z_]+$", name)) && !can(regex("(SECRET|PASSWORD|TOKEN)$", name))
+    ])
+    error_message = "Settings begin with RELAY_ or OTEL_, and none is a secret."
+  }
+}
+
+variable "cloud_run" {
+  description = "Pods on Cloud Run: docs/CLOUD-RUN.md says what differs. connections is the most that one instance takes, 1000 at Cloud Run."
+  type = object({
+    min_instances = optional(number, 2)
+    max_instances = optional(number, 10)
+    connections   = optional(number, 1000)
+  })
+  default = null
+
+  validation {
+    condition     = var.cloud_run == null || var.pods != null
+    error_message = "cloud_run needs pods: the image, and how tokens are checked."
+  }
+
+  validation {
+    condition     = try(var.cloud_run.min_instances >= 1 && var.cloud_run.min_instances <= var.cloud_run.max_instances, var.cloud_run == null)
+    error_message = "At least one instance must stay: an instance without a client has no feed. The maximum is not below it."
+  }
+
+  validation {
+    condition     = try(var.cloud_run.connections >= 1 && var.cloud_run.connections <= 1000, var.cloud_run == null)
+    error_message = "An instance of Cloud Run takes 1 to 1000 requests at a time, and each connection is one."
+  }
+}
+
+variable "compute_engine" {
+  description = "Pods on Compute Engine, one on each machine, behind Google's load balancer: docs/COMPUTE-ENGINE.md says what differs."
+  type = object({
+    machine_type  = optional(string, "e2-standard-2")
+    min_instances = optional(number, 3)
+    max_instances = optional(number, 20)
+  })
+  default = null
+
+  validation {
+    condition     = var.compute_engine == null || (var.pods != null && var.domain != null)
+    error_message = "compute_engine needs pods, and the domain of the load balancer's certificate."
+  }
+
+  validation {
+    condition     = var.compute_engine == null || !var.gke_enabled
+    error_message = "compute_engine takes the address that the Gateway of GKE uses: set gke_enabled = false."
+  }
+
+  validation {
+    condition     = try(var.compute_engine.min_instances >= 2 && var.compute_engine.min_instances <= var.compute_engine.max_instances, var.compute_engine == null)
+    error_message = "At least two machines, in two zones. The maximum is not below the minimum."
+  }
+}
+
+variable "app_engine" {
+  description = "Pods on App Engine's flexible environment: docs/APP-ENGINE.md says what differs. The location can never be changed."
+  type = object({
+    location      = string
+    min_instances = optional(number, 2)
+    max_instances = optional(number, 10)
+  })
+  default = null
+
+  validation {
+    condition     = var.app_engine == null || var.pods != null
+    error_message = "app_engine needs pods: the image, and how tokens are checked."
+  }
+
+  validation {
+    condition     = try(var.app_engine.min_instances >= 2 && var.app_engine.min_instances <= var.app_engine.max_instances, var.app_engine == null)
+    error_message = "At least two instances, since each may restart once a week. The maximum is not below the minimum."
+  }
+}

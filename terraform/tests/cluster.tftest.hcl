@@ -10,27 +10,27 @@ variables {
 
 run "cluster_is_regional_private_autopilot" {
   assert {
-    condition     = google_container_cluster.this.enable_autopilot && google_container_cluster.this.location == "europe-west1"
+    condition     = google_container_cluster.this[0].enable_autopilot && google_container_cluster.this[0].location == "europe-west1"
     error_message = "the cluster must be an Autopilot cluster in the region"
   }
 
   assert {
-    condition     = google_container_cluster.this.private_cluster_config[0].enable_private_nodes
+    condition     = google_container_cluster.this[0].private_cluster_config[0].enable_private_nodes
     error_message = "nodes must have no public address"
   }
 
   assert {
-    condition     = !google_container_cluster.this.control_plane_endpoints_config[0].ip_endpoints_config[0].enabled
+    condition     = !google_container_cluster.this[0].control_plane_endpoints_config[0].ip_endpoints_config[0].enabled
     error_message = "the control plane must have no IP endpoint"
   }
 
   assert {
-    condition     = google_container_cluster.this.control_plane_endpoints_config[0].dns_endpoint_config[0].allow_external_traffic
+    condition     = google_container_cluster.this[0].control_plane_endpoints_config[0].dns_endpoint_config[0].allow_external_traffic
     error_message = "without an IP endpoint, the DNS endpoint must be reachable"
   }
 
   assert {
-    condition     = google_container_cluster.this.network == google_compute_network.this.id && google_container_cluster.this.subnetwork == google_compute_subnetwork.nodes.id
+    condition     = google_container_cluster.this[0].network == google_compute_network.this.id && google_container_cluster.this[0].subnetwork == google_compute_subnetwork.nodes.id
     error_message = "the cluster must be in its own network"
   }
 }
@@ -38,8 +38,8 @@ run "cluster_is_regional_private_autopilot" {
 run "pods_and_services_have_own_ranges" {
   assert {
     condition = [for range in google_compute_subnetwork.nodes.secondary_ip_range : range.range_name] == [
-      google_container_cluster.this.ip_allocation_policy[0].cluster_secondary_range_name,
-      google_container_cluster.this.ip_allocation_policy[0].services_secondary_range_name,
+      google_container_cluster.this[0].ip_allocation_policy[0].cluster_secondary_range_name,
+      google_container_cluster.this[0].ip_allocation_policy[0].services_secondary_range_name,
     ]
     error_message = "the cluster must name ranges that the subnetwork has"
   }
@@ -57,12 +57,12 @@ run "pods_and_services_have_own_ranges" {
 
 run "manifests_find_required_features" {
   assert {
-    condition     = google_container_cluster.this.gateway_api_config[0].channel == "CHANNEL_STANDARD"
+    condition     = google_container_cluster.this[0].gateway_api_config[0].channel == "CHANNEL_STANDARD"
     error_message = "the Gateway API must be enabled"
   }
 
   assert {
-    condition     = google_container_cluster.this.monitoring_config[0].managed_prometheus[0].enabled
+    condition     = google_container_cluster.this[0].monitoring_config[0].managed_prometheus[0].enabled
     error_message = "Managed Prometheus must be enabled for PodMonitoring"
   }
 
@@ -84,17 +84,17 @@ run "manifests_find_required_features" {
 
 run "front_ends_and_health_checks_reach_the_pods" {
   assert {
-    condition     = google_compute_firewall.front_ends.source_ranges == toset(["130.211.0.0/22", "35.191.0.0/16"])
+    condition     = google_compute_firewall.front_ends[0].source_ranges == toset(["130.211.0.0/22", "35.191.0.0/16"])
     error_message = "only the load balancer and its health checks may connect"
   }
 
   assert {
-    condition     = one(google_compute_firewall.front_ends.allow).protocol == "tcp" && toset(one(google_compute_firewall.front_ends.allow).ports) == toset(["8080", "9090"])
+    condition     = one(google_compute_firewall.front_ends[0].allow).protocol == "tcp" && toset(one(google_compute_firewall.front_ends[0].allow).ports) == toset(["8080", "9090"])
     error_message = "both the serving port and the one that health checks ask"
   }
 
   assert {
-    condition     = google_compute_firewall.front_ends.network == google_compute_network.this.id && google_compute_firewall.front_ends.target_service_accounts == toset([google_service_account.nodes.email])
+    condition     = google_compute_firewall.front_ends[0].network == google_compute_network.this.id && google_compute_firewall.front_ends[0].target_service_accounts == toset([google_service_account.nodes[0].email])
     error_message = "the firewall must apply to the nodes of this network"
   }
 }
@@ -115,7 +115,7 @@ run "cluster_is_protected_from_deletion" {
   command = plan
 
   assert {
-    condition     = google_container_cluster.this.deletion_protection
+    condition     = google_container_cluster.this[0].deletion_protection
     error_message = "deletion protection must be on by default"
   }
 }
@@ -128,7 +128,7 @@ run "deletion_protection_can_be_lifted" {
   }
 
   assert {
-    condition     = !google_container_cluster.this.deletion_protection
+    condition     = !google_container_cluster.this[0].deletion_protection
     error_message = "deletion protection must follow the variable"
   }
 }
@@ -137,12 +137,12 @@ run "upgrades_come_in_window" {
   command = plan
 
   assert {
-    condition     = google_container_cluster.this.release_channel[0].channel == "REGULAR"
+    condition     = google_container_cluster.this[0].release_channel[0].channel == "REGULAR"
     error_message = "the channel must be REGULAR by default"
   }
 
   assert {
-    condition     = google_container_cluster.this.maintenance_policy[0].recurring_window[0].recurrence == "FREQ=WEEKLY;BYDAY=TU,WE,TH"
+    condition     = google_container_cluster.this[0].maintenance_policy[0].recurring_window[0].recurrence == "FREQ=WEEKLY;BYDAY=TU,WE,TH"
     error_message = "the window must be three nights a week by default"
   }
 }

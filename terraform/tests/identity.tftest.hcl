@@ -38,51 +38,51 @@ run "grants_name_kubernetes_service_account" {
   }
 
   assert {
-    condition     = google_pubsub_topic_iam_member.pods.member == output.pods_principal && google_project_iam_member.pods.member == output.pods_principal
+    condition     = google_pubsub_topic_iam_member.pods[0].member == output.pods_principal && google_project_iam_member.pods[0].member == output.pods_principal
     error_message = "both grants must be to the pods"
   }
 
   assert {
-    condition     = google_pubsub_topic_iam_member.pods.topic == google_pubsub_topic.events.id && google_pubsub_topic_iam_member.pods.role == google_project_iam_custom_role.topic.id
+    condition     = google_pubsub_topic_iam_member.pods[0].topic == google_pubsub_topic.events.id && google_pubsub_topic_iam_member.pods[0].role == google_project_iam_custom_role.topic.id
     error_message = "the topic's role must be granted on the topic"
   }
 
   assert {
-    condition     = google_project_iam_member.pods.project == "relay-test" && google_project_iam_member.pods.role == google_project_iam_custom_role.feeds.id
+    condition     = google_project_iam_member.pods[0].project == "relay-test" && google_project_iam_member.pods[0].role == google_project_iam_custom_role.feeds.id
     error_message = "the feeds' role must be granted on the project"
   }
 
   assert {
-    condition     = google_container_cluster.this.workload_identity_config[0].workload_pool == "relay-test.svc.id.goog"
+    condition     = google_container_cluster.this[0].workload_identity_config[0].workload_pool == "relay-test.svc.id.goog"
     error_message = "the cluster must be in the pool that the principal names"
   }
 }
 
 run "autoscaler_reads_metrics" {
   assert {
-    condition     = google_project_iam_member.metrics_adapter.member == "principal://iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/relay-test.svc.id.goog/subject/ns/custom-metrics/sa/custom-metrics-stackdriver-adapter"
+    condition     = google_project_iam_member.metrics_adapter[0].member == "principal://iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/relay-test.svc.id.goog/subject/ns/custom-metrics/sa/custom-metrics-stackdriver-adapter"
     error_message = "the principal must be the service account of the adapter's own manifests"
   }
 
   assert {
-    condition     = google_project_iam_member.metrics_adapter.role == "roles/monitoring.viewer"
+    condition     = google_project_iam_member.metrics_adapter[0].role == "roles/monitoring.viewer"
     error_message = "the adapter must only read"
   }
 }
 
 run "nodes_have_minimal_permissions" {
   assert {
-    condition     = google_container_cluster.this.cluster_autoscaling[0].auto_provisioning_defaults[0].service_account == google_service_account.nodes.email
+    condition     = google_container_cluster.this[0].cluster_autoscaling[0].auto_provisioning_defaults[0].service_account == google_service_account.nodes[0].email
     error_message = "nodes must not run as the Compute Engine default account"
   }
 
   assert {
-    condition     = google_project_iam_member.nodes.role == "roles/container.defaultNodeServiceAccount"
+    condition     = google_project_iam_member.nodes[0].role == "roles/container.defaultNodeServiceAccount"
     error_message = "nodes must have no more than a node needs"
   }
 
   assert {
-    condition     = google_artifact_registry_repository_iam_member.nodes.role == "roles/artifactregistry.reader"
+    condition     = google_artifact_registry_repository_iam_member.nodes[0].role == "roles/artifactregistry.reader"
     error_message = "nodes must pull images and not push them"
   }
 }

@@ -117,7 +117,7 @@ run "own_key_encrypts_topic" {
   }
 
   assert {
-    condition     = google_kms_key_ring.this[0].location == google_container_cluster.this.location
+    condition     = google_kms_key_ring.this[0].location == google_container_cluster.this[0].location
     error_message = "the key must be in the region of the events"
   }
 
