@@ -530,10 +530,7 @@ impl Broker {
     /// Returns a topic in a database of its own. Without PostgreSQL it prints the reason and
     /// returns `None`.
     async fn postgres(case: &str) -> Option<Self> {
-        let host = postgres_server::host(case).await?;
-        let database = format!("contract_{}", uuid::Uuid::now_v7().simple());
-        let admin = postgres_server::connect(&host, "postgres").await;
-        admin.batch_execute(&format!("create database {database}")).await.unwrap();
+        let (host, database) = postgres_server::fresh(case).await?;
         let topic = postgresql::Topic::parse(&format!("{host}/{database}")).unwrap();
         Some(Self::Postgres(Postgres { host, topic }))
     }

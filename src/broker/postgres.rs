@@ -10,6 +10,7 @@
 //! folder may use PostgreSQL's crates.
 
 mod cause;
+pub mod checkup;
 mod feed;
 mod publisher;
 mod row;
@@ -24,6 +25,7 @@ use async_trait::async_trait;
 
 pub use self::{
     cause::Cause,
+    checkup::Checkup,
     feed::PostgresFeed,
     publisher::Publisher,
     settings::{LIMITS, TOPIC, Topic},

@@ -8,6 +8,7 @@
 mod broker;
 mod checks;
 mod permissions;
+mod postgres;
 mod report;
 mod socket;
 
@@ -20,7 +21,7 @@ use std::{
 use humantime::format_duration as span;
 use tokio_util::sync::CancellationToken;
 
-pub use self::checks::{Checks, POD, Visit};
+pub use self::checks::{Checks, POD, Target, Visit};
 use self::report::{Finding, Report};
 use crate::{
     auth::{
@@ -42,7 +43,11 @@ pub async fn run(
     stop: &CancellationToken,
 ) -> io::Result<bool> {
     let mut report = Report { out, counts: [0; 3] };
-    broker::examine(&mut report, checks, stop).await?;
+    match &checks.target {
+        Target::Memory => report.add("topic", &memory(checks.in_kubernetes))?,
+        Target::PubSub(topic) => broker::examine(&mut report, topic, checks, stop).await?,
+        Target::Postgres(topic) => postgres::examine(&mut report, topic, checks, stop).await?,
+    }
     if let Some(finding) = stop.run_until_cancelled(keys(&checks.pod.auth)).await {
         report.add("keys", &finding)?;
     }
@@ -61,6 +66,15 @@ pub async fn run(
     let end = if stop.is_cancelled() { "; stopped before the end" } else { "" };
     writeln!(report.out, "{ok} ok, {wrong} wrong, {skipped} skipped{end}")?;
     Ok(wrong == 0 && !stop.is_cancelled())
+}
+
+/// Judges the in-memory broker, which has nothing else to check.
+fn memory(in_kubernetes: bool) -> Finding {
+    let what = "RELAY_BROKER is memory:, so other pods receive no events";
+    match in_kubernetes {
+        true => Finding::wrong(what, "RELAY_BROKER=pubsub://PROJECT/TOPIC"),
+        false => Finding::skipped(format!("{what}; Pub/Sub is not checked")),
+    }
 }
 
 /// Checks that there are usable keys for the tokens of each issuer.

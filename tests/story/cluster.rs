@@ -9,7 +9,7 @@ use crate::support::{Client, Dialect, Http, PATIENCE, Relay, Setup, Topic, envir
 #[tokio::test(flavor = "multi_thread")]
 async fn cluster_serves_story_and_leaves_nothing() {
     // The cluster starts an emulator of its own, so the test needs one on this machine
-    if Topic::fresh().await.is_none() {
+    if Topic::on_pubsub().await.is_none() {
         return;
     }
     let mut setup = Setup::cluster();

@@ -26,20 +26,20 @@ use uuid::Uuid;
 use crate::support::{Fault, Metadata, PATIENCE, Service, Setup, State, Topic, eventually, free_ports};
 
 /// Report of the doctor.
-struct Report {
-    code: Option<i32>,
-    text: String,
+pub(crate) struct Report {
+    pub(crate) code: Option<i32>,
+    pub(crate) text: String,
 }
 
 impl Report {
-    async fn of(setup: Setup) -> Self {
+    pub(crate) async fn of(setup: Setup) -> Self {
         let output = setup.run().await;
         assert!(output.stderr.is_empty(), "{output:?}");
         Self { code: output.status.code(), text: String::from_utf8(output.stdout).unwrap() }
     }
 
     /// Returns the line of this check.
-    fn line(&self, check: &str) -> &str {
+    pub(crate) fn line(&self, check: &str) -> &str {
         let is_it =
             |line: &&str| line.get(9..).is_some_and(|rest| rest.starts_with(&format!("{check:<12} ")));
         self.text.lines().find(is_it).unwrap_or_else(|| panic!("no line for {check}:\n{}", self.text))
@@ -47,7 +47,7 @@ impl Report {
 
     /// Asserts that only this check is wrong, and returns its line.
     #[track_caller]
-    fn only_wrong(&self, check: &str) -> &str {
+    pub(crate) fn only_wrong(&self, check: &str) -> &str {
         let wrong: Vec<&str> = self.text.lines().filter(|line| line.starts_with("WRONG")).collect();
         assert_eq!(wrong, [self.line(check)], "{}", self.text);
         assert_eq!(self.code, Some(1), "{}", self.text);
@@ -55,7 +55,7 @@ impl Report {
     }
 }
 
-fn doctor(arguments: &[&str]) -> Setup {
+pub(crate) fn doctor(arguments: &[&str]) -> Setup {
     let arguments: Vec<&str> = ["doctor"].iter().chain(arguments).copied().collect();
     Setup::new("doctor").command_line(&arguments).set("RELAY_HEARTBEAT_INTERVAL", "1s")
 }
@@ -83,7 +83,7 @@ impl Drop for File {
 
 #[tokio::test]
 async fn doctor_finds_nothing_wrong_with_healthy_membership() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     topic.make(Some("600s")).await;
     let pods = ["sound1", "sound2"]
         .map(|name| Setup::new(name).topic(&topic).set("RELAY_HEARTBEAT_INTERVAL", "1s").start());
@@ -119,7 +119,7 @@ async fn doctor_finds_nothing_wrong_with_healthy_membership() {
 
 #[tokio::test]
 async fn doctor_finds_missing_topic() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     let report = Report::of(doctor(&[]).topic(&topic)).await;
     let line = report.only_wrong("topic");
     assert!(line.contains("Cure: start a pod") && line.contains("curl -X PUT"), "{line}");
@@ -127,12 +127,12 @@ async fn doctor_finds_missing_topic() {
 
 #[tokio::test]
 async fn doctor_finds_too_short_retention() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     topic.make(None).await;
     let report = Report::of(doctor(&[]).topic(&topic)).await;
     assert!(report.only_wrong("retention").contains("the topic retains nothing"), "{}", report.text);
 
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     topic.make(Some("600s")).await;
     let report = Report::of(doctor(&[]).topic(&topic).set("RELAY_REPLAY_WINDOW", "20m")).await;
     assert!(
@@ -155,7 +155,7 @@ async fn doctor_finds_absent_emulator() {
 
 #[tokio::test]
 async fn doctor_counts_only_feeds_of_dead_pods() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     topic.make(Some("600s")).await;
     let pod = Setup::new("living").topic(&topic).set("RELAY_HEARTBEAT_INTERVAL", "1s").start().await;
     sleep(Duration::from_secs(2)).await;
@@ -175,7 +175,7 @@ async fn doctor_counts_only_feeds_of_dead_pods() {
 
 #[tokio::test]
 async fn interrupted_doctor_leaves_nothing_behind() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     topic.make(Some("600s")).await;
     topic.make_orphan("dead").await;
     // It waits for more than a minute for heartbeats of a dead pod.
@@ -327,7 +327,7 @@ async fn doctor_finds_refused_origin_and_token() {
 /// is an hour late.
 #[tokio::test]
 async fn doctor_finds_missing_permissions_and_wrong_clock() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     topic.make(Some("600s")).await;
     let emulator = topic.host().to_owned();
     let (address, _tasks) = server(move |mut socket| {

@@ -51,7 +51,7 @@ async fn other_pods_miss_nothing_when_one_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn deleted_feed_reopens_within_ten_seconds_without_loss() {
     const EVENTS: usize = 20;
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     let mut pods = four_pods(&topic).await;
     let mut clients = watchers_on(&pods[1], Dialect::Transport, &["ZOLO"]).await;
     topic.publish([Message::template("before", &["3"])]).await;

@@ -33,7 +33,7 @@ fn poison() -> Vec<(Message, &'static str)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_events_reach_exactly_their_audiences_between_poison() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     let pods = four_pods(&topic).await;
     let mut clients: Vec<_> =
         join_all(pods.iter().map(|pod| watchers_on(pod, Dialect::Transport, &USERS))).await;
@@ -92,7 +92,7 @@ async fn repeated_event_is_delivered_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn structured_events_reach_exactly_their_audience() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     let pod = Setup::new("pod").topic(&topic).start().await;
     let mut watchers = watchers_on(&pod, Dialect::Transport, &["ZOLO", "ZELO"]).await;
 

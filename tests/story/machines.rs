@@ -187,7 +187,7 @@ async fn tutorial_story_moves_exactly_expected_counters() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn telemetry_document_lists_exactly_shown_metrics() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     let pod = Setup::new("pod").topic(&topic).start().await;
     let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await;
     pod.add_template("ZOWI", "one", Some(&["3"])).await;

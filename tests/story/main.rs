@@ -1,5 +1,5 @@
-//! The relay from outside: real processes, Google's emulator, real sockets. Each module tests one
-//! part of the story.
+//! The relay from outside: real processes, a real broker, real sockets. Each module tests one part
+//! of the story. The broker is Google's emulator, or what `RELAY_TEST_BROKER` names.
 //!
 //! To prove that a client does *not* receive an event, no test may ever sleep. Instead it waits
 //! until some watcher on each pod has received the event in question. Then it publishes a last
@@ -12,12 +12,17 @@
 #[expect(dead_code, reason = "only the chaos binary uses some of it")]
 mod support;
 
+#[path = "../support/own_postgres.rs"]
+#[expect(dead_code, reason = "each binary uses only some of it")]
+mod own;
+
 mod closes;
 mod cluster;
 mod cookies;
 mod crowd;
 mod declared;
 mod doctor;
+mod doctor_postgres;
 mod drain;
 mod explain;
 mod faults;
@@ -44,3 +49,5 @@ mod tokens;
 mod traces;
 mod truth;
 mod tutorial;
+
+use support::postgres as postgres_server;

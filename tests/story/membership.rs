@@ -33,7 +33,7 @@ async fn until_membership(pod: &Relay, pods: u64, connections: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn janitor_deletes_only_feed_of_killed_pod() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     let mut pods = three_pods(&topic).await;
     let clients = watchers_on(&pods[0], Dialect::Transport, &["ZOLO", "ZEWI"]).await;
     for pod in &pods {
@@ -63,7 +63,7 @@ async fn janitor_deletes_only_feed_of_killed_pod() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restarted_pod_deletes_its_earlier_feed() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     // With the default settings the janitor would delete nothing for minutes
     let again = || Setup::new("pod").topic(&topic);
     let mut pod = again().start().await;
@@ -82,7 +82,7 @@ async fn restarted_pod_deletes_its_earlier_feed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn janitor_deletes_twenty_feeds_at_once() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     let pod = short_intervals("pod", &topic).start().await;
     for n in 0..25 {
         topic.make_orphan(&format!("dead{n}")).await;
@@ -130,7 +130,7 @@ async fn watched_pod(topic: &Topic) -> (Relay, Client, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pod_reports_gap_after_topic_is_deleted() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     let (mut pod, mut client, cursor) = watched_pod(&topic).await;
     topic.drop().await;
     assert_gap_reported(&mut pod, &topic, &mut client, &cursor).await;

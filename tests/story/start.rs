@@ -191,7 +191,7 @@ async fn pod_is_alive_but_unready_without_broker() {
 /// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn pod_is_alive_but_unready_without_topic() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     let (emulator, is_made) = (topic.host().to_owned(), Arc::new(AtomicBool::new(false)));
     let there = is_made.clone();
     let (address, _tasks) = server(move |mut socket| {

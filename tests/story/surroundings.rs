@@ -31,7 +31,7 @@ async fn pod_raises_limit_of_open_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn proxy_never_diverts_emulator_on_loopback() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     for variable in ["HTTP_PROXY", "all_proxy"] {
         let nowhere = format!("http://127.0.0.1:{}", free_ports(1));
         let pod = Setup::new("p").topic(&topic).set(variable, nowhere).start().await;

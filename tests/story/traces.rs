@@ -42,7 +42,7 @@ async fn add_in_trace(pod: &Relay, name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_mutation_is_one_trace_over_four_pods() {
-    let (Some(topic), Some(collector)) = (Topic::fresh().await, Collector::start().await) else { return };
+    let (Some(topic), Some(collector)) = (Topic::on_pubsub().await, Collector::start().await) else { return };
     let pods = join_all((1..=4).map(|n| traced(&format!("pod{n}"), &topic, &collector).start())).await;
     let mut clients = watchers_on(&pods[1], Dialect::Transport, &["ZOLO"]).await;
     add_in_trace(&pods[0], "traced").await;
@@ -122,7 +122,7 @@ async fn mutation_over_websocket_joins_clients_trace() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pod_without_collector_keeps_trace_whole() {
-    let (Some(topic), Some(collector)) = (Topic::fresh().await, Collector::start().await) else { return };
+    let (Some(topic), Some(collector)) = (Topic::on_pubsub().await, Collector::start().await) else { return };
     let (author, other) =
         tokio::join!(Setup::new("pod1").topic(&topic).start(), traced("pod2", &topic, &collector).start());
     add_in_trace(&author, "traced by others").await;

@@ -5,7 +5,9 @@
 
 use futures_util::future::join_all;
 
-use crate::support::{Dialect, EVERYWHERE, Message, Relay, Topic, USERS, four_pods, locations, watchers_on};
+use crate::support::{
+    Dialect, EVERYWHERE, Kind, Message, Relay, Topic, USERS, four_pods, locations, watchers_on,
+};
 
 /// Returns every way to share: with no location, with one location twice, with a location that does
 /// not exist, with each location, with each pair, with all.
@@ -40,6 +42,16 @@ async fn publish_all(pods: &[Relay], author: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn template_reaches_exactly_its_audience_once_in_order() {
     let Some(topic) = Topic::fresh().await else { return };
+    assert_truth(topic).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn truth_holds_on_postgres() {
+    let Some(topic) = Topic::at(Kind::Postgres).await else { return };
+    assert_truth(topic).await;
+}
+
+async fn assert_truth(topic: Topic) {
     let pods = four_pods(&topic).await;
     let mut clients: Vec<_> =
         join_all(pods.iter().map(|pod| watchers_on(pod, Dialect::Transport, &USERS))).await;

@@ -1,4 +1,4 @@
-//! Support of the tests from outside: real pods, a real emulator, and clients that speak the
+//! Support of the tests from outside: real pods, a real broker, and clients that speak the
 //! protocols of a browser.
 //!
 //! It works over the wire only, so the tests stay valid for any implementation. It must never use
@@ -8,6 +8,7 @@ mod client;
 mod collector;
 mod emulator;
 mod http;
+pub(crate) mod postgres;
 mod relay;
 mod service;
 mod stream;
@@ -20,7 +21,7 @@ pub(crate) use http::{Answer, Http};
 pub(crate) use relay::{Relay, Setup, free_ports};
 pub(crate) use service::{Fault, Metadata, Service, State};
 pub(crate) use stream::{BodyEnd, EVENTS, PARTS, Streamed, WATCH, post, request};
-pub(crate) use topic::{Message, Topic};
+pub(crate) use topic::{Kind, Message, Topic};
 
 use std::time::Duration;
 

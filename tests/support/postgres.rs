@@ -36,6 +36,21 @@ pub(crate) async fn start() -> Result<PostgresServer, String> {
     }
 }
 
+/// Returns the server and the name of a new database there. Without PostgreSQL it prints the reason
+/// and returns `None`.
+pub(crate) async fn fresh(test: &str) -> Option<(String, String)> {
+    let host = host(test).await?;
+    let database = format!("test_{}", uuid::Uuid::now_v7().simple());
+    create(&host, &database).await;
+    Some((host, database))
+}
+
+/// Creates a database on the server at `host`.
+pub(crate) async fn create(host: &str, database: &str) {
+    let admin = connect(host, "postgres").await;
+    admin.batch_execute(&format!("create database {database}")).await.unwrap();
+}
+
 /// Connects to a database of the server at `host`, as a user who may do everything.
 pub(crate) async fn connect(host: &str, database: &str) -> Client {
     connect_as(host, database, "relay").await

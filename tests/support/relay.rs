@@ -18,7 +18,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Answer, Http, PATIENCE, Topic, eventually};
+use super::{Answer, Http, PATIENCE, Topic, eventually, topic::Kind};
 
 /// Pod before its start.
 pub(crate) struct Setup {
@@ -71,7 +71,11 @@ impl Setup {
     }
 
     pub(crate) fn topic(self, topic: &Topic) -> Self {
-        self.set("RELAY_BROKER", topic.broker()).set("PUBSUB_EMULATOR_HOST", topic.host())
+        let setup = self.set("RELAY_BROKER", topic.broker());
+        match topic.kind() {
+            Kind::PubSub => setup.set("PUBSUB_EMULATOR_HOST", topic.host()),
+            Kind::Postgres => setup,
+        }
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -1,25 +1,64 @@
-//! [`Topic`]: a topic of its own on Google's emulator, and what a foreign program does to it by
-//! REST.
+//! [`Topic`]: a topic of its own on Google's emulator or in PostgreSQL, and what a foreign program
+//! does to it by REST or SQL.
 //!
-//! Each test has a project of its own. No test may ever share a topic with another.
+//! Each test has a project or a database of its own. No test may ever share a topic with another.
 
-use std::{collections::HashMap, thread};
+use std::{collections::HashMap, thread, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use pubsub_relay::cli::emulator::Emulator;
+use pubsub_relay::cli::{emulator::Emulator, postgres::PostgresServer};
 use rand::seq::SliceRandom as _;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use tokio::time::sleep;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::emulator;
+use super::{
+    emulator::{self, environment, skip},
+    postgres,
+};
 
 const NAME: &str = "templates";
 
-/// Topic in a project that no other test uses.
+/// Attributes of a message and the columns of the outbox that hold them.
+const COLUMNS: [(&str, &str); 6] = [
+    ("ce-id", "id"),
+    ("ce-source", "source"),
+    ("ce-type", "type"),
+    ("ce-time", "time"),
+    ("ce-author", "author"),
+    ("content-type", "content_type"),
+];
+
+/// Broker of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    PubSub,
+    Postgres,
+}
+
+/// Topic in a project or a database that no other test uses.
 #[derive(Clone)]
 pub(crate) struct Topic {
+    kind: Kind,
     host: String,
+    /// Name of the project or of the database.
     project: String,
+}
+
+/// Server that a test started for itself.
+pub(crate) enum Server {
+    Emulator(Emulator),
+    Postgres(PostgresServer),
+}
+
+impl Server {
+    pub(crate) async fn stop(self) {
+        match self {
+            Self::Emulator(emulator) => emulator.stop().await,
+            Self::Postgres(server) => server.stop().await,
+        }
+    }
 }
 
 /// Message as a foreign program publishes it.
@@ -86,19 +125,62 @@ impl Message {
 }
 
 impl Topic {
-    /// Returns a topic that the first pod will create. Without an emulator it prints the reason and
+    /// Returns a topic that the first pod will create, at the broker that `RELAY_TEST_BROKER`
+    /// names: `pubsub`, the default, or `postgres`. Without its server it prints the reason and
     /// returns `None`.
     pub(crate) async fn fresh() -> Option<Self> {
-        let test = thread::current().name().unwrap_or("a test").to_owned();
-        let host = emulator::host(&test).await?;
-        let id = Uuid::now_v7().simple().to_string();
-        Some(Self { host, project: format!("story-{}", &id[16..]) })
+        match environment("RELAY_TEST_BROKER").as_deref() {
+            None | Some("pubsub") => Self::at(Kind::PubSub).await,
+            Some("postgres") => Self::at(Kind::Postgres).await,
+            Some(other) => panic!("RELAY_TEST_BROKER={other}: write pubsub or postgres"),
+        }
     }
 
-    /// Starts another, empty emulator and returns the same topic on it.
-    pub(crate) async fn anew(&self) -> (Self, Emulator) {
-        let emulator = emulator::start().await.unwrap();
-        (self.seen_at(emulator.host()), emulator)
+    /// Returns a topic for a test of what only Pub/Sub has. If `RELAY_TEST_BROKER` names another
+    /// broker, the test is skipped.
+    pub(crate) async fn on_pubsub() -> Option<Self> {
+        match environment("RELAY_TEST_BROKER").as_deref() {
+            None | Some("pubsub") => Self::at(Kind::PubSub).await,
+            Some(other) => {
+                skip(&test_name(), &format!("it is of Pub/Sub, and RELAY_TEST_BROKER is {other}"));
+                None
+            }
+        }
+    }
+
+    /// Returns a topic at this broker. Without its server it prints the reason and returns `None`.
+    pub(crate) async fn at(kind: Kind) -> Option<Self> {
+        let id = Uuid::now_v7().simple().to_string();
+        match kind {
+            Kind::PubSub => {
+                let host = emulator::host(&test_name()).await?;
+                Some(Self { kind, host, project: format!("story-{}", &id[16..]) })
+            }
+            Kind::Postgres => {
+                let (host, project) = postgres::fresh(&test_name()).await?;
+                Some(Self { kind, host, project })
+            }
+        }
+    }
+
+    /// Returns the topic in this database of PostgreSQL.
+    pub(crate) fn in_postgres(host: &str, database: &str) -> Self {
+        Self { kind: Kind::Postgres, host: host.to_owned(), project: database.to_owned() }
+    }
+
+    /// Starts another, empty server and returns the same topic on it.
+    pub(crate) async fn anew(&self) -> (Self, Server) {
+        match self.kind {
+            Kind::PubSub => {
+                let emulator = emulator::start().await.unwrap();
+                (self.seen_at(emulator.host()), Server::Emulator(emulator))
+            }
+            Kind::Postgres => {
+                let server = postgres::start().await.unwrap();
+                postgres::create(&server.host(), &self.project).await;
+                (self.seen_at(&server.host()), Server::Postgres(server))
+            }
+        }
     }
 
     /// Creates the topic before any pod does.
@@ -131,19 +213,29 @@ impl Topic {
         &self.host
     }
 
-    /// Returns the same topic as seen through another address of the emulator.
+    pub(crate) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Returns the same topic as seen through another address of the server.
     pub(crate) fn seen_at(&self, host: &str) -> Self {
         Self { host: host.to_owned(), ..self.clone() }
     }
 
     /// Returns the topic as a value for `RELAY_BROKER`.
     pub(crate) fn broker(&self) -> String {
-        format!("pubsub://{}/{NAME}", self.project)
+        match self.kind {
+            Kind::PubSub => format!("pubsub://{}/{NAME}", self.project),
+            Kind::Postgres => format!("postgres://{}/{}", self.host, self.project),
+        }
     }
 
     /// Publishes these messages in order, on one ordering key, and returns once the topic took the
     /// last.
     pub(crate) async fn publish(&self, messages: impl IntoIterator<Item = Message>) {
+        if self.kind == Kind::Postgres {
+            return self.insert(messages).await;
+        }
         let client = reqwest::Client::new();
         for message in messages {
             self.publish_together(&client, &[message], |_| "foreign".to_owned()).await;
@@ -154,9 +246,38 @@ impl Topic {
     /// also arrive in any order.
     pub(crate) async fn publish_shuffled(&self, mut messages: Vec<Message>) {
         messages.shuffle(&mut rand::rng());
+        if self.kind == Kind::Postgres {
+            return self.insert(messages).await;
+        }
         let client = reqwest::Client::new();
         for few in messages.chunks(20) {
             self.publish_together(&client, few, |n| format!("foreign-{n}")).await;
+        }
+    }
+
+    /// Publishes these messages by the outbox, each in a transaction of its own.
+    async fn insert(&self, messages: impl IntoIterator<Item = Message>) {
+        let client = postgres::connect(&self.host, &self.project).await;
+        let names = COLUMNS.map(|(_, column)| column).join(", ");
+        let insert = format!(
+            "insert into relay.outbox ({names}, extensions, data) \
+             values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8)"
+        );
+        let types = [&[Type::TEXT; 7][..], &[Type::BYTEA]].concat();
+        let insert = client.prepare_typed(&insert, &types).await;
+        let insert = insert.expect("a pod has made the tables");
+        for message in messages {
+            let (mut attributes, data) = message.parts();
+            attributes.remove("ce-specversion");
+            let texts = COLUMNS.map(|(name, _)| attributes.remove(name));
+            let others: Map<String, Value> =
+                attributes.into_iter().map(|(name, value)| (name, value.into())).collect();
+            let others = (!others.is_empty()).then(|| Value::Object(others).to_string());
+            let [id, source, kind, time, author, content] = &texts;
+            client
+                .execute(&insert, &[id, source, kind, time, author, content, &others, &data])
+                .await
+                .unwrap();
         }
     }
 
@@ -180,8 +301,18 @@ impl Topic {
         request.send().await.unwrap().error_for_status().unwrap();
     }
 
-    /// Returns the full names of the feeds of this pod.
+    /// Returns the full names of the feeds of this pod; in PostgreSQL that of its sessions, if it
+    /// has any.
     pub(crate) async fn feeds_of(&self, pod: &str) -> Vec<String> {
+        if self.kind == Kind::Postgres {
+            // The session of a process that has just ended takes a moment.
+            let sessions = self.sessions_of(pod).await;
+            if sessions.is_empty() {
+                return sessions;
+            }
+            sleep(Duration::from_millis(300)).await;
+            return self.sessions_of(pod).await;
+        }
         let url = self.url(&format!("projects/{}/subscriptions", self.project));
         let body = reqwest::get(url).await.unwrap().error_for_status().unwrap().text().await.unwrap();
         let body: Value = serde_json::from_str(&body).unwrap();
@@ -190,8 +321,24 @@ impl Topic {
         names.filter(|name| name.contains(&format!(".{pod}."))).collect()
     }
 
-    /// Deletes a feed while its pod uses it.
+    /// Returns the name of this pod's sessions in PostgreSQL, if there are any.
+    async fn sessions_of(&self, pod: &str) -> Vec<String> {
+        let client = postgres::connect(&self.host, &self.project).await;
+        let sessions = "select distinct application_name from pg_stat_activity \
+                        where datname = current_database() and application_name = $1";
+        let rows = client.query(sessions, &[&format!("relay/{pod}")]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// Deletes a feed while its pod uses it; in PostgreSQL it ends the sessions of this name.
     pub(crate) async fn delete(&self, feed: &str) {
+        if self.kind == Kind::Postgres {
+            let client = postgres::connect(&self.host, &self.project).await;
+            let end = "select pg_terminate_backend(pid) from pg_stat_activity \
+                       where datname = current_database() and application_name = $1";
+            client.execute(end, &[&feed]).await.unwrap();
+            return;
+        }
         let answer = reqwest::Client::new().delete(self.url(feed)).send().await.unwrap();
         answer.error_for_status().unwrap();
     }
@@ -199,4 +346,8 @@ impl Topic {
     fn url(&self, path: &str) -> String {
         format!("http://{}/v1/{path}", self.host)
     }
+}
+
+fn test_name() -> String {
+    thread::current().name().unwrap_or("a test").to_owned()
 }

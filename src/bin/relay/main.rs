@@ -203,12 +203,13 @@ fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode>
         _ => None,
     };
     let Questions { url, token_file, hold, grace, in_kubernetes } = questions;
-    let topic = match &settings.broker {
-        BrokerUrl::PubSub(topic) => Some(topic.settings(doctor::POD, pod.window.span)),
-        _ => None,
+    let target = match settings.broker {
+        BrokerUrl::PubSub(topic) => doctor::Target::PubSub(topic.settings(doctor::POD, pod.window.span)),
+        BrokerUrl::Postgres(topic) => doctor::Target::Postgres(topic),
+        _ => doctor::Target::Memory,
     };
     let visit = url.map(|url| doctor::Visit { url, origin, token_file, hold });
-    let checks = doctor::Checks { pod, topic, grace, in_kubernetes, visit };
+    let checks = doctor::Checks { pod, target, grace, in_kubernetes, visit };
     let nothing_is_wrong = Runtime::new()?.block_on(async {
         let (mut out, stop) = (io::stdout(), CancellationToken::new());
         let mut signals = Signals::listen()?;

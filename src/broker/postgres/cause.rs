@@ -7,6 +7,10 @@ use std::{error::Error, fmt, iter::successors};
 
 use tokio_postgres::error::SqlState;
 
+/// Cure of a server or a session that may not write.
+const WRITABLE: &str =
+    "name the primary in RELAY_BROKER, not a standby, and turn default_transaction_read_only off";
+
 /// Cause of a failure, and its cure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
@@ -35,9 +39,7 @@ impl Cause {
                 "run as the owner of the database: relay schema --postgres | psql"
             }
             &SqlState::INSUFFICIENT_PRIVILEGE => "grant the rights of docs/POSTGRES.md to RELAY_BROKER_USER",
-            &SqlState::READ_ONLY_SQL_TRANSACTION => {
-                "name the primary in RELAY_BROKER, not a read-only standby"
-            }
+            &SqlState::READ_ONLY_SQL_TRANSACTION => WRITABLE,
             &SqlState::LOCK_NOT_AVAILABLE => {
                 "a transaction that writes to the table events stays open: end it (pg_locks shows it), and \
                  publish by the outbox"
@@ -48,9 +50,6 @@ impl Cause {
                 "wait until the server is up again"
             }
             &SqlState::QUERY_CANCELED => "the server is overloaded, or an administrator canceled it",
-            &SqlState::INVALID_SQL_STATEMENT_NAME => {
-                "connect directly, or use pgbouncer in session mode: pods keep prepared statements"
-            }
             _ => "see the server's log",
         };
         Self::new(format!("PostgreSQL refuses ({}): {}", code.code(), refusal.message()), cure)
@@ -70,6 +69,11 @@ impl Cause {
             "check that the server runs and that the pods may reach it"
         };
         Self::new(format!("no answer of PostgreSQL: {root}"), cure)
+    }
+
+    /// Returns the cause of sessions that may not write.
+    pub(super) fn read_only() -> Self {
+        Self::new("PostgreSQL lets this user read only", WRITABLE)
     }
 
     /// Returns the cause of a missing answer.

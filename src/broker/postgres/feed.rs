@@ -14,6 +14,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_postgres::types::{ToSql, Type};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -190,10 +191,14 @@ impl Keeper {
         session.client.batch_execute(&listen).await.map_err(|error| Cause::of(&error))?;
         let ends = format!(
             "select (extract(epoch from clock_timestamp()) * 1000000)::bigint, trimmed_to, \
-             coalesce((select max(position) from {topic}.events), trimmed_to) from {topic}.topic"
+             coalesce((select max(position) from {topic}.events), trimmed_to), \
+             current_setting('transaction_read_only') = 'on' from {topic}.topic"
         );
-        let ends = session.client.query_one(&ends, &[]).await.map_err(|error| Cause::of(&error))?;
+        let ends = session.client.query_typed_one(&ends, &[]).await.map_err(|error| Cause::of(&error))?;
         let (now, trimmed_to, head): (i64, i64, i64) = (ends.get(0), ends.get(1), ends.get(2));
+        if ends.get(3) {
+            return Err(Cause::read_only());
+        }
         let reach = now.saturating_sub(self.window);
         let begin = match self.newest {
             // What was read is there, so all before it was read as well.
@@ -206,14 +211,12 @@ impl Keeper {
 
     /// Reads until a failure. Returns its reason.
     async fn follow(&mut self, session: &Session, begin: i64) -> String {
-        let statement = match session.client.prepare(&row::page(&self.access.topic.name)).await {
-            Ok(statement) => statement,
-            Err(error) => return Cause::of(&error).to_string(),
-        };
+        let statement = row::page(&self.access.topic.name);
         let mut last = begin;
         loop {
-            let page = timeout(ANSWER_TIMEOUT, session.client.query(&statement, &[&last])).await;
-            let rows = match page {
+            let behind: [(&(dyn ToSql + Sync), Type); 1] = [(&last, Type::INT8)];
+            let page = session.client.query_typed(&statement, &behind);
+            let rows = match timeout(ANSWER_TIMEOUT, page).await {
                 Ok(Ok(rows)) => rows,
                 Ok(Err(error)) => return Cause::of(&error).to_string(),
                 Err(_) => return Cause::silent("read").to_string(),

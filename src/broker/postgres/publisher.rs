@@ -11,7 +11,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tokio_postgres::{Statement, error::SqlState};
+use tokio_postgres::error::SqlState;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -59,7 +59,9 @@ impl Publisher {
     pub(super) fn start(access: Access) -> Self {
         let (jobs, waiting) = mpsc::channel(MAX_IN_FLIGHT);
         let mut writer = JoinSet::new();
-        writer.spawn(Writer { access, waiting, session: None, sessions: TaskTracker::new() }.run());
+        let statement = insert(&access.topic.name);
+        let sessions = TaskTracker::new();
+        writer.spawn(Writer { access, statement, waiting, session: None, sessions }.run());
         Self { jobs, in_flight: Semaphore::new(MAX_IN_FLIGHT).into(), _writer: writer }
     }
 }
@@ -92,8 +94,10 @@ impl Publish for Publisher {
 /// Task that writes.
 struct Writer {
     access: Access,
+    /// Text of [`insert`].
+    statement: String,
     waiting: mpsc::Receiver<Job>,
-    session: Option<(Session, Statement)>,
+    session: Option<Session>,
     sessions: TaskTracker,
 }
 
@@ -143,9 +147,9 @@ impl Writer {
     }
 
     async fn insert(&mut self, jobs: &[Job]) -> Result<(), Failure> {
-        if self.session.as_ref().is_none_or(|(session, _)| session.client.is_closed()) {
+        if self.session.as_ref().is_none_or(|session| session.client.is_closed()) {
             self.session = None;
-            match self.connect().await {
+            match Session::open(&self.access, &self.sessions).await {
                 Ok(session) => self.session = Some(session),
                 Err(cause) => {
                     sleep(PAUSE).await;
@@ -153,11 +157,12 @@ impl Writer {
                 }
             }
         }
-        let Some((session, statement)) = &self.session else {
+        let Some(session) = &self.session else {
             return Err(Failure::Unavailable(Cause::silent("connect")));
         };
         let columns = Columns::of(jobs.iter().map(|job| &job.event));
-        let written = session.client.execute_raw(statement, columns.parameters());
+        let parameters = columns.parameters();
+        let written = session.client.execute_typed(&self.statement, &parameters);
         let failure = match timeout(ANSWER_TIMEOUT, written).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => failure(&error),
@@ -168,15 +173,6 @@ impl Writer {
             self.session = None;
         }
         Err(failure)
-    }
-
-    async fn connect(&self) -> Result<(Session, Statement), Cause> {
-        let session = Session::open(&self.access, &self.sessions).await?;
-        let statement =
-            timeout(ANSWER_TIMEOUT, session.client.prepare(&insert(&self.access.topic.name))).await;
-        let statement =
-            statement.map_err(|_| Cause::silent("prepare"))?.map_err(|error| Cause::of(&error))?;
-        Ok((session, statement))
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 
 use crate::{
     broker::{Ack, Received},
@@ -61,20 +61,25 @@ impl Columns {
     }
 
     /// Returns the parameters of [`insert`].
-    pub(super) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
-        let texts = self.texts.iter().map(|texts| texts as &(dyn ToSql + Sync));
-        texts.chain([&self.extensions as &(dyn ToSql + Sync), &self.data]).collect()
+    pub(super) fn parameters(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
+        let texts = self.texts.iter().chain([&self.extensions]);
+        let texts = texts.map(|texts| (texts as &(dyn ToSql + Sync), Type::TEXT_ARRAY));
+        texts.chain([(&self.data as &(dyn ToSql + Sync), Type::BYTEA_ARRAY)]).collect()
     }
+}
+
+/// Returns the columns that a pod writes.
+pub(super) fn written() -> impl Iterator<Item = &'static str> {
+    COLUMNS.into_iter().map(|(name, _)| name).chain(["extensions", "data"])
 }
 
 /// Returns the statement that writes events in their order.
 pub(super) fn insert(topic: &str) -> String {
     let names = COLUMNS.map(|(name, _)| name).join(", ");
-    let texts = (1..=COLUMNS.len() + 1).map(|n| format!("${n}::text[]")).collect::<Vec<_>>().join(", ");
-    let data = COLUMNS.len() + 2;
+    let arrays = (1..=COLUMNS.len() + 2).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ");
     format!(
         "insert into {topic}.events ({names}, extensions, data) select {names}, extensions::jsonb, data \
-         from unnest({texts}, ${data}::bytea[]) with ordinality as e ({names}, extensions, data, n) order by n"
+         from unnest({arrays}) with ordinality as e ({names}, extensions, data, n) order by n"
     )
 }
 

@@ -6,6 +6,7 @@
 use std::{error::Error, time::Duration};
 
 use async_trait::async_trait;
+use tokio_postgres::types::Type;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -32,25 +33,22 @@ impl Trimmer {
 
     async fn try_trim(&self) -> Result<u64, Cause> {
         let topic = &self.access.topic.name;
-        // A connection of its own: its end also ends the lock.
         let session = Session::open(&self.access, &TaskTracker::new()).await?;
-        let failed = |error| Cause::of(&error);
-        let lock = format!("select pg_try_advisory_lock(hashtextextended('pubsub-relay trim {topic}', 0))");
-        if !session.client.query_one(&lock, &[]).await.map_err(failed)?.get::<_, bool>(0) {
-            return Ok(0);
-        }
+        // The lock ends with the transaction, so that no pooled connection keeps it.
         let slice = format!(
-            "with old as (delete from {topic}.events where position in (select position from {topic}.events \
-             where position < (extract(epoch from clock_timestamp()) * 1000000)::bigint - $1 \
+            "with turn as (select pg_try_advisory_xact_lock(hashtextextended('pubsub-relay trim {topic}', 0)) \
+             as mine), old as (delete from {topic}.events where position in (select position \
+             from {topic}.events where (select mine from turn) \
+             and position < (extract(epoch from clock_timestamp()) * 1000000)::bigint - $1 \
              order by position limit {SLICE}) returning position) \
              update {topic}.topic set trimmed_to = greatest(trimmed_to, (select max(position) from old)) \
-             returning (select count(*) from old)"
+             where exists (select from old) returning (select count(*) from old)"
         );
-        let slice = session.client.prepare(&slice).await.map_err(failed)?;
         let retention = i64::try_from(self.retention.as_micros()).unwrap_or(i64::MAX);
         let mut trimmed = 0;
         loop {
-            let count: i64 = session.client.query_one(&slice, &[&retention]).await.map_err(failed)?.get(0);
+            let row = session.client.query_typed_opt(&slice, &[(&retention, Type::INT8)]).await;
+            let count = row.map_err(|error| Cause::of(&error))?.map_or(0, |row| row.get::<_, i64>(0));
             trimmed += count.unsigned_abs();
             if count < SLICE {
                 return Ok(trimmed);

@@ -65,16 +65,10 @@ struct Facts {
 /// If the report cannot be written.
 pub(super) async fn examine(
     report: &mut Report<'_>,
+    topic: &pubsub::Settings,
     checks: &Checks,
     stop: &CancellationToken,
 ) -> io::Result<()> {
-    let Some(topic) = &checks.topic else {
-        let finding = match checks.pod.broker.system() {
-            "memory" => verdict::memory(checks.in_kubernetes),
-            other => Finding::skipped(format!("the broker is {other}; only Pub/Sub is checked")),
-        };
-        return report.add("topic", &finding);
-    };
     let verdict = Verdict { topic, orphan_after: checks.pod.orphan_after };
     let checkup = match Checkup::connect(topic.clone()).await {
         Ok(checkup) => checkup,

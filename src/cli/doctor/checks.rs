@@ -4,7 +4,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{broker::pubsub, pod};
+use crate::{
+    broker::{postgres, pubsub},
+    pod,
+};
 
 /// Name of the pod in the trial feed's name. No such pod sends heartbeats, so any janitor deletes a
 /// trial feed that is left behind.
@@ -14,14 +17,24 @@ pub const POD: &str = "doctor";
 pub struct Checks {
     /// Settings of the pods.
     pub pod: pod::Settings,
-    /// Topic, with the settings of a pod named [`POD`]; `None`: the in-memory broker.
-    pub topic: Option<pubsub::Settings>,
+    /// Topic of the pods.
+    pub target: Target,
     /// Time from SIGTERM until the orchestrator kills a pod; `None`: not checked.
     pub grace: Option<Duration>,
     /// Whether this process runs in a pod of Kubernetes.
     pub in_kubernetes: bool,
     /// Public URL of the pods and how to try it; `None`: not checked.
     pub visit: Option<Visit>,
+}
+
+/// Topic of the pods, by its broker.
+pub enum Target {
+    /// The in-memory broker.
+    Memory,
+    /// Pub/Sub, with the settings of a pod named [`POD`].
+    PubSub(pubsub::Settings),
+    /// PostgreSQL.
+    Postgres(postgres::Topic),
 }
 
 /// Public URL of the pods and how to try it.

@@ -48,15 +48,6 @@ pub(super) struct Verdict<'a> {
     pub(super) orphan_after: Duration,
 }
 
-/// Judges the in-memory broker, which has nothing else to check.
-pub(super) fn memory(in_kubernetes: bool) -> Finding {
-    let what = "RELAY_BROKER is memory:, so other pods receive no events";
-    match in_kubernetes {
-        true => Finding::wrong(what, "RELAY_BROKER=pubsub://PROJECT/TOPIC"),
-        false => Finding::skipped(format!("{what}; Pub/Sub is not checked")),
-    }
-}
-
 /// Returns whether a feed is at least `after` old, so that its pod must have sent heartbeats.
 pub(super) fn is_old(feed: &FoundFeed, now: SystemTime, after: Duration) -> bool {
     now.duration_since(feed.created).is_ok_and(|age| age >= after)
