@@ -13,7 +13,7 @@ use std::{net::IpAddr, sync::Arc};
 use opentelemetry::{KeyValue, metrics::Meter};
 
 pub use self::{
-    pool::{Charge, Pool},
+    pool::{Charge, Exhausted, Pool, SharedCharge},
     rate::Rates,
 };
 
@@ -45,26 +45,37 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Returns what is wrong with these sizes in a container of `limit` bytes, for a warning. A
-    /// quarter of the memory is in no pool: the replay window and everything else share it.
+    /// Returns the most memory that a pod takes with these settings, a replay window of this size
+    /// and this many connections, in bytes. `docs/OPERATIONS.md` has the sum.
     #[must_use]
-    pub fn warning(&self, window: usize, limit: Option<usize>) -> Option<String> {
-        let (needed, mib) = (self.memory.max(window.saturating_mul(4)), |bytes: usize| bytes >> 20);
-        match limit {
-            Some(limit) if limit < needed => Some(format!(
-                "the container has {} MiB, and the settings need {} MiB",
+    pub const fn most(&self, window: usize, connections: usize) -> usize {
+        let pools = self.memory / REQUESTS + self.memory / ANSWERS + self.memory / OPERATIONS;
+        let charged = pools + self.memory / QUEUES;
+        let of_connections = connections.saturating_mul(CONNECTION_BYTES);
+        charged.saturating_add(window).saturating_add(of_connections).saturating_add(FIXED_BYTES)
+    }
+
+    /// Returns a warning if a container of `limit` bytes has less memory than a pod may take with
+    /// these settings, a replay window of this size and this many connections.
+    #[must_use]
+    pub fn warning(&self, window: usize, connections: usize, limit: Option<usize>) -> Option<String> {
+        let (most, limit, mib) = (self.most(window, connections), limit?, |bytes: usize| bytes >> 20);
+        (limit < most).then(|| {
+            format!(
+                "the container has {} MiB, and with these settings the pod may take {} MiB: lower RELAY_MEMORY, \
+                 RELAY_REPLAY_BYTES or RELAY_MAX_CONNECTIONS",
                 mib(limit),
-                mib(needed)
-            )),
-            _ if self.memory < needed => Some(format!(
-                "RELAY_MEMORY is {} MiB; with this replay window it should be {} MiB",
-                mib(self.memory),
-                mib(needed)
-            )),
-            _ => None,
-        }
+                mib(most)
+            )
+        })
     }
 }
+
+/// Most bytes of a connection that are not charged: its own, and results that it is about to write.
+const CONNECTION_BYTES: usize = 8 << 10;
+
+/// Most bytes of everything else: 200 MiB. `docs/OPERATIONS.md` lists it.
+const FIXED_BYTES: usize = 200 << 20;
 
 /// Part of the memory for requests, as a divisor: heads, bodies, unfinished messages, and tokens
 /// held before `connection_init`.
@@ -82,7 +93,7 @@ const ANSWERS: usize = 4;
 /// Largest share that one user has of the pool of answers, as a divisor.
 const ANSWERS_OF_USER: usize = 8;
 
-/// Part of the memory for distinct operations, as a divisor.
+/// Part of the memory for distinct operations and kept documents, as a divisor.
 const OPERATIONS: usize = 8;
 
 /// Largest share that one user has of the pool of operations, as a divisor.
@@ -97,6 +108,9 @@ const QUEUES: usize = 4;
 /// Largest share that one user has of that pool, in send queues.
 const QUEUES_OF_USER: usize = 8;
 
+/// Least share of a user, in bytes. A replay must have room, however small send queues are.
+const LEAST_QUEUES_OF_USER: usize = 512 << 10;
+
 /// Bytes of the send queue of one connection, by default.
 const QUEUE_BYTES: usize = 256 << 10;
 
@@ -107,9 +121,11 @@ pub struct Budget {
     pub answer_bytes: usize,
     /// Pool of the requests that have not run: heads, bodies, unfinished messages, tokens.
     pub requests: Pool,
+    /// Bytes of the largest result of an event: as many as a send queue has.
+    pub result_bytes: usize,
     /// Pool of the answers that are being made or are not yet written.
     pub answers: Pool,
-    /// Pool of the distinct operations that have watchers.
+    /// Pool of the distinct operations that have watchers, and of the documents that are kept.
     pub operations: Pool,
     /// Pool of what waits for connections.
     pub queues: Pool,
@@ -133,8 +149,9 @@ impl Budget {
         let answers = Pool::new("answers", pool.max(share), share);
         let pool = memory / OPERATIONS;
         let operations = Pool::new("operations", pool, pool / OPERATIONS_OF_USER);
-        let queues = Pool::new("queues", memory / QUEUES, queue_bytes.saturating_mul(QUEUES_OF_USER));
-        Self { answer_bytes, requests, answers, operations, queues, rates }
+        let share = queue_bytes.saturating_mul(QUEUES_OF_USER).max(LEAST_QUEUES_OF_USER);
+        let queues = Pool::new("queues", memory / QUEUES, share);
+        Self { answer_bytes, result_bytes: queue_bytes, requests, answers, operations, queues, rates }
     }
 
     /// Registers the metrics of all pools.
@@ -158,12 +175,13 @@ impl Budget {
         [&self.requests, &self.answers, &self.operations, &self.queues].map(Clone::clone).into()
     }
 
-    /// Charges a distinct operation of this many bytes to the user. Returns `None` if the user's
-    /// share, or the pool, has no room for it.
-    #[must_use]
-    pub fn charge_operation(&self, user: &Arc<str>, bytes: usize) -> Option<Charge> {
+    /// Charges a distinct operation of this many bytes to the user.
+    ///
+    /// # Errors
+    /// The user's share, or the pool, has no room for it.
+    pub fn charge_operation(&self, user: &Arc<str>, bytes: usize) -> Result<Charge, Exhausted> {
         let least = self.operations.share() / MAX_OPERATIONS_OF_USER;
-        self.operations.try_charge(user, bytes.max(least))
+        self.operations.enter(user, bytes.max(least))
     }
 }
 
@@ -186,12 +204,13 @@ mod tests {
     #[test]
     fn settings_above_container_are_reported() {
         let settings = Settings { memory: 768 << 20, ..Settings::default() };
-        assert_eq!(settings.warning(64 << 20, Some(1 << 30)), None);
-        assert_eq!(settings.warning(64 << 20, None), None);
-        let text = settings.warning(64 << 20, Some(512 << 20)).unwrap();
-        assert!(text.contains("512 MiB") && text.contains("768 MiB"), "{text}");
-        let text = settings.warning(512 << 20, Some(1 << 40)).unwrap();
-        assert!(text.contains("RELAY_MEMORY") && text.contains("2048 MiB"), "{text}");
+        // The manifests.
+        assert_eq!(settings.warning(64 << 20, 20_000, Some(1 << 30)), None);
+        assert_eq!(settings.warning(64 << 20, 20_000, None), None);
+        let text = settings.warning(64 << 20, 20_000, Some(512 << 20)).unwrap();
+        assert!(text.contains("512 MiB") && text.contains("996 MiB"), "{text}");
+        assert!(settings.warning(256 << 20, 20_000, Some(1 << 30)).is_some());
+        assert!(settings.warning(64 << 20, 50_000, Some(1 << 30)).is_some());
     }
 
     #[test]

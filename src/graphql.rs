@@ -90,16 +90,17 @@ impl Engine {
     ) -> Self {
         let nulls = Arc::new(Nulls::new(&api.sdl()));
         let documents = Documents::new(introspection);
-        let operations = Operations::new(api.clone(), nulls.clone());
+        let operations = Operations::new(api.clone(), nulls.clone(), documents.kept().clone());
         let (event_publisher, budget) = (Arc::new(event_publisher), Budget::default());
         let mutations = AtomicU64::default();
         Self { api, nulls, event_publisher, documents, operations, hub, refusals, budget, mutations }
     }
 
-    /// Charges answers and operations to this ledger, instead of one of its own.
+    /// Charges answers, operations and kept documents to this ledger, instead of one of its own.
     #[must_use]
     pub fn with_budget(mut self, budget: Budget) -> Self {
-        self.operations.set_budget(budget.clone());
+        self.documents.set_budget(&budget);
+        self.operations.set_budget(budget.clone(), self.documents.kept().clone());
         self.budget = budget;
         self
     }
@@ -117,12 +118,12 @@ impl Engine {
         }
     }
 
-    /// Parses the request and picks the operation that will run.
+    /// Parses the request of this user and picks the operation that will run.
     ///
     /// # Errors
     /// A response that refuses the request.
-    pub fn prepare(&self, request: Request) -> Result<Prepared, Box<Response>> {
-        self.documents.prepare(request).inspect_err(|refusal| self.count(refusal))
+    pub fn prepare(&self, request: Request, user: &Arc<str>) -> Result<Prepared, Box<Response>> {
+        self.documents.prepare(request, user).inspect_err(|refusal| self.count(refusal))
     }
 
     /// Answers a query or a mutation. The largest answer of a query, and the usual one of a

@@ -71,7 +71,8 @@ impl Pod {
         api: Arc<dyn Api>,
     ) -> Result<Self, StartError> {
         let listeners = Listeners::bind(&settings)?;
-        if let Some(warning) = settings.budget.warning(settings.window.bytes, memory::limit()) {
+        let (window, connections) = (settings.window.bytes, settings.web.max_connections);
+        if let Some(warning) = settings.budget.warning(window, connections, memory::limit()) {
             tracing::warn!("{warning}");
         }
         let metrics = Metrics::new(&settings.name, settings.export_metrics)?;

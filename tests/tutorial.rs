@@ -94,8 +94,9 @@ impl Pod {
     /// Returns the answer without its cursor, and of its errors the codes and paths only.
     async fn run(&self, user: usize, document: &str, variables: Value) -> Value {
         let request = Request::new(document).variables(Variables::from_json(variables));
-        let answer = match self.engine.prepare(request) {
-            Ok(prepared) => self.engine.answer(prepared, Arc::new(self.viewer(user))).await,
+        let viewer = Arc::new(self.viewer(user));
+        let answer = match self.engine.prepare(request, &viewer.user) {
+            Ok(prepared) => self.engine.answer(prepared, viewer).await,
             Err(refusal) => Answer::refused(refusal),
         };
         let mut answer: Value = serde_json::from_str(&answer.text).unwrap();

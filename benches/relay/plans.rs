@@ -117,7 +117,7 @@ pub(crate) fn plans(criterion: &mut Criterion) {
         criterion.bench_function(&format!("{name}/plan, copy"), |bencher| {
             bencher.iter(|| {
                 copied.clear();
-                assert!(plan.copy(black_box(&payload), &mut copied));
+                assert!(plan.copy(black_box(&payload), &mut copied, usize::MAX).unwrap());
             });
         });
         let mut results = Box::pin(schema.execute_stream(text));

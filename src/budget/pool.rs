@@ -33,6 +33,23 @@ struct Shared {
     accounts: Mutex<HashMap<Arc<str>, Weak<Account>>>,
 }
 
+/// What has no room for a charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exhausted {
+    /// The user's share. The others have room.
+    Share,
+    /// The pool of the pod.
+    Pool,
+}
+
+impl Exhausted {
+    /// Returns the user if it is the user's share, else `None`.
+    #[must_use]
+    pub fn of(self, user: &str) -> Option<&str> {
+        (self == Self::Share).then_some(user)
+    }
+}
+
 /// Account of one user, while something is charged to it.
 struct Account {
     user: Arc<str>,
@@ -84,6 +101,19 @@ impl Pool {
         self.0.limit - self.0.free.available_permits()
     }
 
+    /// Returns the bytes that are charged to this user now.
+    #[cfg(test)]
+    pub(crate) fn used_by(&self, user: &str) -> usize {
+        let account = lock(&self.0.accounts).get(user).and_then(Weak::upgrade);
+        account.map_or(0, |account| self.0.share - account.free.available_permits())
+    }
+
+    /// Returns the number of accounts with a charge.
+    #[cfg(test)]
+    pub(crate) fn accounts(&self) -> usize {
+        lock(&self.0.accounts).len()
+    }
+
     /// Charges the bytes to the user's account, and waits for room for at most `patience`. Returns
     /// `None` if there was none, and at once if too many wait.
     pub async fn charge(&self, user: &Arc<str>, bytes: usize, patience: Duration) -> Option<Charge> {
@@ -105,10 +135,29 @@ impl Pool {
     /// Charges the bytes to the user's account. Returns `None` if there is no room now.
     #[must_use]
     pub fn try_charge(&self, user: &Arc<str>, bytes: usize) -> Option<Charge> {
-        let (account, bytes) = (self.account(user), u32::try_from(bytes).ok()?);
-        let of_account = account.free.clone().try_acquire_many_owned(bytes).ok()?;
-        let of_pool = self.0.free.clone().try_acquire_many_owned(bytes).ok()?;
-        Some(Charge { of_account, of_pool, account })
+        self.enter(user, bytes).ok()
+    }
+
+    /// Charges bytes that several users share to no account. Returns `None` if there is no room
+    /// now.
+    #[must_use]
+    pub fn try_charge_shared(&self, bytes: usize) -> Option<SharedCharge> {
+        let of_pool = self.0.free.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?);
+        Some(SharedCharge { _of_pool: of_pool.ok()? })
+    }
+
+    /// Charges the bytes to the user's account, as [`Self::try_charge`] does.
+    ///
+    /// # Errors
+    /// What has no room now.
+    pub fn enter(&self, user: &Arc<str>, bytes: usize) -> Result<Charge, Exhausted> {
+        let account = self.account(user);
+        let bytes = u32::try_from(bytes).map_err(|_| Exhausted::Share)?;
+        let of_account = account.free.clone().try_acquire_many_owned(bytes);
+        let of_account = of_account.map_err(|_| Exhausted::Share)?;
+        let of_pool = self.0.free.clone().try_acquire_many_owned(bytes);
+        let of_pool = of_pool.map_err(|_| Exhausted::Pool)?;
+        Ok(Charge { of_account, of_pool, account })
     }
 
     fn account(&self, user: &Arc<str>) -> Arc<Account> {
@@ -131,6 +180,12 @@ impl fmt::Debug for Pool {
             .field("limit", &self.0.limit)
             .finish_non_exhaustive()
     }
+}
+
+/// Bytes of several users together, which are charged to the pool only. Dropping it releases them.
+#[derive(Debug)]
+pub struct SharedCharge {
+    _of_pool: OwnedSemaphorePermit,
 }
 
 /// Bytes that are charged to an account and its pool. Dropping the charge releases them.

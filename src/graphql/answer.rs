@@ -139,7 +139,7 @@ fn without_data(space: &Space, cursor: Option<&Value>, code: Code) -> String {
 }
 
 /// Returns the JSON of a value; `None` if it has more than `limit` bytes.
-fn encode(value: &impl Serialize, limit: usize) -> Option<String> {
+pub(super) fn encode(value: &impl Serialize, limit: usize) -> Option<String> {
     let mut text = Bounded::new(limit);
     serde_json::to_writer(&mut text, value).ok()?;
     String::from_utf8(text.into_bytes()).ok()

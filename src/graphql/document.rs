@@ -14,10 +14,12 @@ use async_graphql::{
 use tracing::Span;
 
 pub use self::cursor::AFTER;
-use self::kept::Kept;
-pub(super) use self::parsed::Document;
+pub(super) use self::{
+    kept::Kept,
+    parsed::{Document, value_bytes},
+};
 use super::error::{Code, refuse};
-use crate::telemetry::traces;
+use crate::{budget::Budget, telemetry::traces};
 
 mod cursor;
 mod kept;
@@ -86,20 +88,31 @@ impl Prepared {
 /// Parser of requests, with the documents that it parsed lately.
 pub(super) struct Documents {
     introspection: bool,
-    kept: Kept,
+    kept: Arc<Kept>,
 }
 
 impl Documents {
     /// Creates a parser. Only with `introspection` may documents ask for the schema.
     pub(super) fn new(introspection: bool) -> Self {
-        Self { introspection, kept: Kept::default() }
+        Self { introspection, kept: Kept::new(Budget::default().operations).into() }
     }
 
-    /// Parses the request's document and picks its operation.
+    /// Charges kept documents to this ledger, instead of one of their own.
+    pub(super) fn set_budget(&mut self, budget: &Budget) {
+        self.kept = Kept::new(budget.operations.clone()).into();
+    }
+
+    /// Returns the documents that are kept.
+    pub(super) const fn kept(&self) -> &Arc<Kept> {
+        &self.kept
+    }
+
+    /// Parses the request's document and picks its operation. The document is kept on the account
+    /// of this user.
     ///
     /// # Errors
     /// A response that refuses the request.
-    pub(super) fn prepare(&self, mut request: Request) -> Result<Prepared, Box<Response>> {
+    pub(super) fn prepare(&self, mut request: Request, user: &Arc<str>) -> Result<Prepared, Box<Response>> {
         if request.query.trim().is_empty() {
             if request.extensions.contains_key(PERSISTED_QUERY) {
                 // Some clients look for the code, others for exactly this text.
@@ -138,7 +151,7 @@ impl Documents {
             };
         }
         if !is_kept {
-            self.kept.insert(&request.query, &document);
+            self.kept.insert(&request.query, &document, user);
         }
         Ok(Prepared { request, kind, document, field, response_key, after })
     }
@@ -147,7 +160,7 @@ impl Documents {
     fn parse(&self, text: &str) -> Result<(Arc<Document>, bool), Box<Response>> {
         match self.kept.get(text) {
             Some(document) => Ok((document, true)),
-            None => Ok((Arc::new(limits::parse(text, self.introspection)?.into()), false)),
+            None => Ok((Arc::new(limits::parse(text, self.introspection)?), false)),
         }
     }
 }
@@ -201,7 +214,7 @@ mod tests {
 
     fn prepared(document: &str, variables: serde_json::Value) -> Prepared {
         Documents::new(true)
-            .prepare(Request::new(document).variables(Variables::from_json(variables)))
+            .prepare(Request::new(document).variables(Variables::from_json(variables)), &"user".into())
             .ok()
             .unwrap()
     }
@@ -248,7 +261,7 @@ mod tests {
     fn subscription_without_its_field_is_refused() {
         let is_refused = |document: &str, variables: serde_json::Value| {
             let request = Request::new(document).variables(Variables::from_json(variables));
-            Documents::new(true).prepare(request).is_err()
+            Documents::new(true).prepare(request, &"user".into()).is_err()
         };
         for condition in ["@skip(if: true)", "@include(if: false)", "@include(if: true) @skip(if: true)"] {
             assert!(
@@ -279,7 +292,7 @@ mod tests {
         let prepare = |document: &str, after: Value| {
             let mut request = Request::new(document);
             request.extensions.insert(AFTER.to_owned(), after);
-            Documents::new(true).prepare(request)
+            Documents::new(true).prepare(request, &"user".into())
         };
         let (plain, with_argument) =
             ("subscription { a { b } }", "subscription { a(after: \"argument\") { b } }");
@@ -296,7 +309,8 @@ mod tests {
     #[test]
     fn known_document_is_not_parsed_again() {
         let documents = Documents::new(true);
-        let prepare = |text: &str| documents.prepare(Request::new(text)).ok().unwrap().document;
+        let prepare =
+            |text: &str| documents.prepare(Request::new(text), &"user".into()).ok().unwrap().document;
         assert!(Arc::ptr_eq(&prepare("{ a }"), &prepare("{ a }")));
         let watch = prepare("subscription { a(after: \"\") { b } }");
         assert!(Arc::ptr_eq(&watch, &prepare("subscription { a(after: \"c\") { b } }")));

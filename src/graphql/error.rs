@@ -192,6 +192,11 @@ pub(super) fn refuse<T>(code: Code, text: impl Into<Cow<'static, str>>) -> Resul
     Err(Error::new(code, text).response().into())
 }
 
+/// Refuses a subscription that may run later, or on another pod.
+pub(super) fn too_many_operations<T>() -> Result<T, Box<Response>> {
+    refuse(Code::Overloaded, "this pod runs as many distinct subscriptions as it may; connect again later")
+}
+
 /// Returns whether the response refuses a request that did not run at all.
 #[must_use]
 pub fn is_refusal(response: &Response) -> bool {

@@ -24,16 +24,17 @@ use tokio::time::timeout;
 
 use self::{planned::PlannedOperations, replayed::Replayed};
 use super::{
+    answer,
     api::{Api, Planned},
-    document::{Document, Prepared},
-    error::{Code, Error, internal, publicly, refuse},
+    document::{Document, Kept, Prepared, value_bytes},
+    error::{Code, Error, internal, publicly, refuse, too_many_operations},
     nulls::Nulls,
     plan::{Compiled, Subscription},
     subscription::{Results, Source},
 };
 use crate::{
     audience::Viewer,
-    budget::{Budget, Charge},
+    budget::{Budget, Charge, Exhausted},
     event::Payload,
     hub::{Relayed, Render},
     lock::lock,
@@ -43,11 +44,10 @@ use crate::{
 /// subscription is refused.
 const MAX_OPERATIONS: usize = 10_000;
 
-/// Most bytes that all operations may take together: 128 MiB, twice the size of 10,000 usual ones.
-/// A subscription beyond it is refused.
-const MAX_OPERATIONS_BYTES: usize = 128 << 20;
+/// Bytes of an operation, besides what its document and its variables decide.
+const OPERATION_BYTES: usize = 6_144;
 
-/// Bytes of an operation that runs by plan, besides what its text decides.
+/// Bytes of an operation that runs by plan, besides what its plan and its variables decide.
 const PLANNED_BYTES: usize = 1_024;
 
 /// Longest variables of a subscription as JSON: 16 KiB. Longer ones are refused.
@@ -65,6 +65,7 @@ pub(super) struct Operations {
     replayed: Arc<Mutex<Replayed>>,
     planned: PlannedOperations,
     budget: Budget,
+    kept: Arc<Kept>,
 }
 
 /// What a watcher of a subscription needs.
@@ -81,7 +82,6 @@ pub(super) struct Subscribed {
 #[derive(Default)]
 struct Running {
     operations: HashMap<Arc<Key>, Weak<Operation>>,
-    bytes: usize,
 }
 
 /// Parts of a request that make its operation distinct.
@@ -92,16 +92,13 @@ struct Key {
     variables: String,
 }
 
-impl Key {
-    /// Returns the approximate memory of an operation, in bytes. A parsed document of short fields
-    /// takes about a hundred times its text.
-    fn bytes(&self) -> usize {
-        4_096 + 100 * self.query.len() + 4 * self.variables.len()
-    }
+/// Returns the memory that variables take, in bytes.
+fn variables_bytes(variables: &Variables) -> usize {
+    variables.iter().map(|(name, value)| 64 + name.len() + value_bytes(value)).sum()
 }
 
 impl Operations {
-    pub(super) fn new(api: Arc<dyn Api>, nulls: Arc<Nulls>) -> Self {
+    pub(super) fn new(api: Arc<dyn Api>, nulls: Arc<Nulls>, kept: Arc<Kept>) -> Self {
         Self {
             api,
             nulls,
@@ -109,12 +106,14 @@ impl Operations {
             replayed: Arc::default(),
             planned: PlannedOperations::default(),
             budget: Budget::default(),
+            kept,
         }
     }
 
-    /// Charges operations to this ledger, instead of one of their own.
-    pub(super) fn set_budget(&mut self, budget: Budget) {
-        self.budget = budget;
+    /// Charges operations to this ledger, instead of one of their own. Kept documents make room for
+    /// operations.
+    pub(super) fn set_budget(&mut self, budget: Budget, kept: Arc<Kept>) {
+        (self.budget, self.kept) = (budget, kept);
     }
 
     /// Subscribes to the operation of this request, by plan if the schema has plans.
@@ -148,10 +147,12 @@ impl Operations {
         let document = prepared.document.tree();
         let subscription = Subscription { document, field, definition, variables, viewer: &viewer };
         let Compiled { plan, interests } = planned.plans().plan(&subscription).map_err(Error::response)?;
-        let Prepared { request, field: name, response_key, .. } = prepared;
-        let bytes = PLANNED_BYTES + 2 * response_key.len() + 4 * request.query.len();
+        let bytes = PLANNED_BYTES + plan.bytes() + variables_bytes(variables);
+        let Prepared { field: name, response_key, .. } = prepared;
+        let bytes = bytes + 2 * response_key.len();
         let charge = || self.charge(&viewer.user, bytes);
-        let operation = self.planned.get_or_create(&response_key, plan, charge)?;
+        let limit = self.budget.result_bytes;
+        let operation = self.planned.get_or_create(&response_key, plan, limit, charge)?;
         let viewer = match interests {
             Some(interests) => Arc::new(Viewer::new(viewer.user.clone(), interests)),
             None => viewer,
@@ -177,9 +178,13 @@ impl Operations {
         if let Some(operation) = lock(&self.running).get(&key) {
             return Ok(operation);
         }
-        let charge = self.charge(user, key.bytes())?;
+        // The executor has a document and variables of its own.
+        let held = prepared.document.bytes() + variables_bytes(&variables);
+        let charge =
+            self.charge(user, OPERATION_BYTES + 2 * (held + key.query.len() + key.variables.len()))?;
         let mut operation = Operation {
             _charge: charge,
+            limit: self.budget.result_bytes,
             api: self.api.clone(),
             nulls: self.nulls.clone(),
             running: self.running.clone(),
@@ -203,15 +208,18 @@ impl Operations {
 impl Operations {
     /// Charges a new operation to the user who watches it first.
     fn charge(&self, user: &Arc<str>, bytes: usize) -> Result<Charge, Box<Response>> {
-        self.budget.charge_operation(user, bytes).map_or_else(
-            || {
-                refuse(
-                    Code::LimitReached,
-                    "you run as many distinct subscriptions as you may; end some first",
-                )
-            },
-            Ok,
-        )
+        let charge = || self.budget.charge_operation(user, bytes);
+        let charge = charge().or_else(|exhausted| {
+            self.kept.make_room(exhausted, user);
+            charge()
+        });
+        charge.or_else(|exhausted| match exhausted {
+            Exhausted::Share => refuse(
+                Code::LimitReached,
+                "you run as many distinct subscriptions as you may; end some first",
+            ),
+            Exhausted::Pool => too_many_operations(),
+        })
     }
 }
 
@@ -230,14 +238,10 @@ impl Running {
         if let Some(same) = self.get(&operation.key) {
             return Ok(same);
         }
-        let bytes = self.bytes + operation.key.bytes();
-        if self.operations.len() >= MAX_OPERATIONS || bytes > MAX_OPERATIONS_BYTES {
-            let text = "this pod runs as many distinct subscriptions as it may";
-            return Err(Error::new(Code::LimitReached, text).response().into());
+        if self.operations.len() >= MAX_OPERATIONS {
+            return too_many_operations();
         }
-        if self.operations.insert(operation.key.clone(), Arc::downgrade(operation)).is_none() {
-            self.bytes = bytes;
-        }
+        self.operations.insert(operation.key.clone(), Arc::downgrade(operation));
         Ok(operation.clone())
     }
 
@@ -246,7 +250,6 @@ impl Running {
     fn remove(&mut self, key: &Key, address: *const Operation) {
         if self.operations.get(key).is_some_and(|operation| operation.as_ptr() == address) {
             self.operations.remove(key);
-            self.bytes -= key.bytes();
         }
     }
 }
@@ -267,6 +270,8 @@ pub(super) struct Operation {
     // It is held across an await, so it is tokio's mutex. The relay dispatches one event at a time;
     // only replays contend for it.
     execution: tokio::sync::Mutex<Option<Execution>>,
+    /// Most bytes of a result.
+    limit: usize,
     _charge: Charge,
 }
 
@@ -358,12 +363,12 @@ impl Operation {
     }
 }
 
-fn encode(response: &Response) -> Option<Arc<str>> {
-    match serde_json::to_string(response) {
-        Ok(text) => Some(text.into()),
-        Err(error) => {
-            tracing::error!(%error, "a result has no JSON form");
-            None
+impl Operation {
+    /// Returns the JSON of a result, or of the error of a result that is too large.
+    fn encode(&self, response: &Response, relayed: &Relayed, is_replayed: bool) -> Arc<str> {
+        match answer::encode(response, self.limit) {
+            Some(text) => text.into(),
+            None => notice::too_large(relayed, self.limit, is_replayed),
         }
     }
 }
@@ -371,7 +376,7 @@ fn encode(response: &Response) -> Option<Arc<str>> {
 #[async_trait]
 impl Render for Operation {
     async fn render(&self, relayed: &Relayed) -> Option<Arc<str>> {
-        encode(&self.result(relayed).await?)
+        Some(self.encode(&self.result(relayed).await?, relayed, false))
     }
 
     async fn render_again(&self, relayed: &Relayed) -> Option<Arc<str>> {
@@ -381,7 +386,8 @@ impl Render for Operation {
             return result;
         }
         let result = self.result(relayed).await;
-        let result = result.and_then(|result| encode(&result.extension(notice::REPLAYED, Value::from(true))));
+        let result = result
+            .map(|result| self.encode(&result.extension(notice::REPLAYED, Value::from(true)), relayed, true));
         lock(&self.replayed).insert(key, result.clone());
         result
     }
@@ -456,11 +462,11 @@ mod tests {
         let schema = Schema::build(Query, EmptyMutation, Numbers).data(executions.clone());
         let api = graphql::build(schema);
         let nulls = Arc::new(Nulls::new(&api.sdl()));
-        (Operations::new(api, nulls), executions)
+        (Operations::new(api, nulls, Documents::new(true).kept().clone()), executions)
     }
 
     async fn get(operations: &Operations, document: &str) -> Result<Arc<Operation>, serde_json::Value> {
-        let operation = match Documents::new(true).prepare(Request::new(document)) {
+        let operation = match Documents::new(true).prepare(Request::new(document), &document.into()) {
             // Each document has a user of its own, so that only the pod's bounds count.
             Ok(prepared) => operations.get_or_create(prepared, &document.into()).await,
             Err(refusal) => Err(refusal),
@@ -584,34 +590,64 @@ mod tests {
 
     #[tokio::test]
     async fn dropped_operations_make_room() {
-        let (operations, _) = operations();
+        let (mut operations, _) = operations();
+        let budget = Budget::new(crate::budget::Settings { memory: 8 << 30, ..Default::default() }, 1_024);
+        let kept = operations.kept.clone();
+        operations.set_budget(budget, kept);
         let document = |n: usize| format!("subscription Name{n} {{ all {{ value }} }}");
         let mut held = Vec::new();
         for n in 0..MAX_OPERATIONS {
             held.push(get(&operations, &document(n)).await.unwrap());
         }
         let error = get(&operations, &document(MAX_OPERATIONS)).await.err().unwrap();
-        assert_eq!(error["extensions"]["code"], "LIMIT_REACHED");
+        assert_eq!(error["extensions"]["code"], "OVERLOADED");
         held.pop();
         assert!(get(&operations, &document(MAX_OPERATIONS)).await.is_ok());
         drop(held);
-        let running = lock(&operations.running);
-        assert_eq!((running.operations.len(), running.bytes), (0, 0), "dropped operations leave nothing");
+        assert!(lock(&operations.running).operations.is_empty(), "dropped operations leave nothing");
+        assert_eq!(operations.budget.operations.used(), 0);
+    }
+
+    #[test]
+    fn operation_is_charged_all_its_memory() {
+        let (operations, _) = operations();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for document in [
+            "subscription { all { value } }".to_owned(),
+            format!("subscription {{ all {{ {} }} }}", "value ".repeat(990)),
+            format!("subscription {{ all {{ {} }} }}", "...{value} ".repeat(190)),
+            format!("subscription {{ all {{ value }} }} #{}", "x".repeat(30_000)),
+        ] {
+            let mut held = None;
+            let subscribe = || held = Some(runtime.block_on(get(&operations, &document)).unwrap());
+            let memory = allocation_counter::measure(subscribe).bytes_current;
+            let charged = operations.budget.operations.used();
+            assert!(memory <= charged as i64, "{memory} of {charged}: {document:.50}");
+        }
     }
 
     #[tokio::test]
-    async fn operations_are_bounded_in_bytes() {
-        let (operations, _) = operations();
-        let document =
-            |n: usize| format!("subscription Name{n} {{ all {{ value }} }} #{}", "x".repeat(30_000));
-        let mut held = Vec::new();
-        let refused = loop {
-            match get(&operations, &document(held.len())).await {
-                Ok(operation) => held.push(operation),
-                Err(refused) => break refused,
-            }
+    async fn exhausted_pool_and_share_differ() {
+        let (mut operations, _) = operations();
+        let settings = crate::budget::Settings { memory: 16 << 20, ..Default::default() };
+        let budget = Budget::new(settings, 1_024);
+        let kept = Arc::new(Kept::new(budget.operations.clone()));
+        operations.set_budget(budget.clone(), kept);
+        let subscribe = async |n: usize, user: &str| {
+            let document = format!("subscription Name{n} {{ all {{ value }} }}");
+            let prepared = Documents::new(true).prepare(Request::new(document), &user.into()).ok().unwrap();
+            let operation = operations.get_or_create(prepared, &user.into()).await;
+            operation.map_err(|refusal| refusal.errors[0].extensions.clone().unwrap().get("code").cloned())
         };
-        assert_eq!(refused["extensions"]["code"], "LIMIT_REACHED");
-        assert!(held.len() < 250);
+        let filler = budget.operations.try_charge(&"a".into(), 120 << 10).unwrap();
+        let refused = subscribe(1, "a").await.err().unwrap();
+        assert_eq!(refused, Some(Value::from("LIMIT_REACHED")));
+        drop(filler);
+        let share = budget.operations.share();
+        let fillers: Vec<_> =
+            (0..16).map(|n| budget.operations.try_charge(&format!("b{n}").into(), share).unwrap()).collect();
+        let refused = subscribe(2, "c").await.err().unwrap();
+        assert_eq!(refused, Some(Value::from("OVERLOADED")));
+        drop(fillers);
     }
 }

@@ -70,10 +70,20 @@ pub struct Compiled {
 
 /// What a selection copies from payloads.
 pub trait Plan: Send + Sync + 'static {
+    /// Returns the memory that the plan takes, in bytes, besides the values of arguments.
+    fn bytes(&self) -> usize;
+
     /// Appends the JSON of the root field's value. Returns `false`, and appends nothing, if the
     /// payload is of another type, or if the arguments leave it out.
-    fn copy(&self, payload: &Payload, into: &mut String) -> bool;
+    ///
+    /// # Errors
+    /// The text would have more than `max` bytes.
+    fn copy(&self, payload: &Payload, into: &mut String, max: usize) -> Result<bool, TooLarge>;
 }
+
+/// A result that has more bytes than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge;
 
 /// Plans of one schema.
 #[async_trait]

@@ -11,27 +11,58 @@ use tracing::Instrument as _;
 
 use super::{
     relayed::Relayed,
-    send_queue::Rendered,
+    send_queue::{Overflow, Rendered},
     shared::Shared,
     turns::{Sharing, Turn},
     watcher::Watcher,
 };
+use crate::budget::SharedCharge;
 
 /// How long one turn lasts. The operation that runs at its end is finished.
 const SLICE: Duration = Duration::from_millis(2);
+
+/// Most watchers whose users are compared. More count as several users.
+const MAX_COMPARED: usize = 32;
+
+/// Returns whether a result is for several users.
+fn is_shared(sharing: Sharing<'_>) -> bool {
+    let is_other = |watcher: &Arc<Watcher>| watcher.viewer.user != sharing[0].viewer.user;
+    sharing.len() > MAX_COMPARED || sharing.iter().skip(1).any(is_other)
+}
 
 impl Shared {
     /// Makes the result of an operation for its watchers, and puts it into their send queues.
     pub(super) async fn deliver(&self, relayed: &Relayed, sharing: Sharing<'_>) {
         let Some(first) = sharing.first() else { return };
         let Some(payload) = first.operation.render(relayed).await else { return };
-        let result = Arc::new(Rendered::live(relayed, payload));
+        let charge = if is_shared(sharing) {
+            let Some(charge) = self.charge_shared(Rendered::bytes(&payload), sharing) else { return };
+            Some(charge)
+        } else {
+            None
+        };
+        let result = Arc::new(Rendered::live(relayed, payload, charge));
         for watcher in sharing {
             watcher.deliver(result.clone());
         }
         if let Some(delivery_log) = self.delivery_log.get() {
             delivery_log.dispatched(relayed, sharing);
         }
+    }
+
+    /// Charges a result that these watchers share. Without room, those that have not read what came
+    /// before make room: their connections end. If that is not enough, all of them end.
+    fn charge_shared(&self, bytes: usize, sharing: Sharing<'_>) -> Option<SharedCharge> {
+        let charge = || self.queues.try_charge_shared(bytes);
+        charge().or_else(|| {
+            let behind = sharing.iter().filter(|watcher| watcher.send_queue.is_behind());
+            behind.for_each(|watcher| watcher.send_queue.end(Overflow::NoRoom));
+            let charge = charge();
+            if charge.is_none() {
+                sharing.iter().for_each(|watcher| watcher.send_queue.end(Overflow::NoRoom));
+            }
+            charge
+        })
     }
 
     /// Adds turns for the event. Starts the task that runs them, unless it runs.

@@ -32,6 +32,9 @@ const HISTORY_PAUSE: Duration = Duration::from_millis(250);
 /// keep a thread for long.
 const SLICE: Duration = Duration::from_millis(2);
 
+/// Bytes of rendered results after which a step ends. One event may have many aliases.
+const MAX_RENDERED: usize = 64 << 10;
+
 /// Replay of one watcher that has not caught up with the feed.
 pub struct Replay {
     shared: Arc<Shared>,
@@ -54,7 +57,8 @@ pub enum Step {
 }
 
 impl Replay {
-    pub(super) const fn new(shared: Arc<Shared>, watch: Watch, after: ClientCursor) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, watch: Watch, after: ClientCursor) -> Self {
+        watch.send_queue.open_account(&shared.queues, &watch.viewer.user);
         Self { shared, watch, after, progress: None, pending: VecDeque::new(), rendered: Vec::new() }
     }
 
@@ -68,12 +72,13 @@ impl Replay {
     /// Must not be called again after [`Step::Live`].
     pub async fn step(&mut self) -> Step {
         loop {
-            let mut began = Instant::now();
-            while let Some(relayed) = self.pending.front() {
+            let (mut began, mut bytes) = (Instant::now(), 0);
+            while let Some(relayed) = self.pending.front().filter(|_| bytes < MAX_RENDERED) {
                 if let Some(payload) = self.watch.operation.render_again(relayed).await {
                     if let Some(delivery_log) = self.shared.delivery_log.get() {
                         delivery_log.replayed(relayed, &self.watch.viewer.user);
                     }
+                    bytes += payload.len();
                     let result = Rendered::old(payload, relayed.cursor.clone()).into();
                     self.rendered.push(Delivery { watcher: self.watch.id, result });
                 }

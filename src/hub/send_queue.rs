@@ -8,8 +8,8 @@ use std::{
     future::poll_fn,
     mem,
     sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::{Duration, SystemTime},
@@ -19,11 +19,29 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::relayed::Relayed;
-use crate::telemetry::traces::Trace;
+use crate::{
+    budget::{Charge, Pool, SharedCharge},
+    telemetry::traces::Trace,
+};
 
 /// Cost of an entry besides its payload, in bytes: the entry itself and the frame around the
 /// payload.
 const OVERHEAD: usize = mem::size_of::<Delivery>() + 64;
+
+/// Cost of an entry of a result that several users share, in bytes. The queue may have room for
+/// twice its entries.
+const ENTRY: usize = 2 * mem::size_of::<Delivery>();
+
+/// Bytes that a connection may hold without a charge: little more than what an idle one takes. So
+/// the delivery to a client that keeps up costs the ledger nothing.
+const FREE: usize = 4 << 10;
+
+/// Step in which bytes are charged.
+const STEP: usize = 8 << 10;
+
+/// Most bytes that a connection takes out of its queue at once, beside the first delivery. It
+/// encodes them for itself, and they are written together.
+const MAX_TAKEN: usize = 64 << 10;
 
 /// How long a send queue may be above its limit. A reader that keeps up has taken a burst by then.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -55,18 +73,34 @@ pub struct Rendered {
     pub published: Option<SystemTime>,
     /// Trace that the deliveries belong to, if it is sampled.
     pub trace: Option<Box<Trace>>,
+    /// Charge of a result that several users share. Any other is charged to its user by the
+    /// connections that hold it.
+    pub(super) charge: Option<SharedCharge>,
 }
 
 impl Rendered {
     /// Creates the result of a live event.
-    pub(super) fn live(relayed: &Relayed, payload: Arc<str>) -> Self {
-        let trace = Trace::of_current_span();
-        Self { payload, cursor: relayed.cursor.clone(), published: relayed.event.published, trace }
+    pub(super) fn live(relayed: &Relayed, payload: Arc<str>, charge: Option<SharedCharge>) -> Self {
+        let (trace, cursor) = (Trace::of_current_span(), relayed.cursor.clone());
+        Self { payload, cursor, published: relayed.event.published, trace, charge }
+    }
+
+    /// Returns the bytes that are charged for a result of this length.
+    pub(super) const fn bytes(payload: &str) -> usize {
+        payload.len() + mem::size_of::<Self>()
+    }
+
+    /// Returns the bytes that its delivery is charged to its user.
+    fn held(&self) -> usize {
+        match self.charge {
+            Some(_) => ENTRY,
+            None => Self::bytes(&self.payload) + ENTRY,
+        }
     }
 
     /// Creates a replayed result or a gap notice.
     pub(super) const fn old(payload: Arc<str>, cursor: Arc<str>) -> Self {
-        Self { payload, cursor, published: None, trace: None }
+        Self { payload, cursor, published: None, trace: None, charge: None }
     }
 }
 
@@ -77,6 +111,8 @@ pub enum Overflow {
     Slow,
     /// The results for its user take more time than there is.
     Behind,
+    /// What its user, or the pod, holds for connections leaves no room.
+    NoRoom,
 }
 
 /// Send queue of one connection, bounded in bytes.
@@ -85,12 +121,22 @@ pub struct SendQueue {
     queue: Mutex<Queue>,
     limit: usize,
     watchers: AtomicUsize,
+    /// Account of the user, once there is a watcher.
+    account: OnceLock<(Pool, Arc<str>)>,
+    /// Whether anything is charged, so that nothing else locks the queue to release nothing.
+    is_charged: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     deliveries: Deliveries,
     bytes: usize,
+    /// Bytes that wait and that the user is charged for.
+    held: usize,
+    /// Bytes of what was taken last, and is being written.
+    writing: usize,
+    /// In a box, since most connections have none.
+    charge: Option<Box<Charge>>,
     /// Time since which the queue has been above its limit.
     above_since: Option<Instant>,
     overflow: Option<Overflow>,
@@ -107,7 +153,14 @@ impl SendQueue {
     /// however large.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { queue: Mutex::default(), limit, watchers: AtomicUsize::new(0) })
+        let (queue, account) = (Mutex::default(), OnceLock::new());
+        let (watchers, is_charged) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { queue, limit, watchers, account, is_charged })
+    }
+
+    /// Charges what the connection holds to this user.
+    pub(super) fn open_account(&self, pool: &Pool, user: &Arc<str>) {
+        self.account.get_or_init(|| (pool.clone(), user.clone()));
     }
 
     /// Queues the delivery. If that is too much, the queue overflows instead: it is emptied and
@@ -118,10 +171,13 @@ impl SendQueue {
             return;
         }
         queue.bytes += delivery.result.payload.len() + OVERHEAD;
+        queue.held += delivery.result.held();
         // A single delivery always fits: a client that has read everything is not slow, however
         // large the event.
         if queue.bytes > self.limit && !queue.deliveries.is_empty() && queue.is_too_much(self.limit) {
             queue.end(Overflow::Slow);
+        } else if !self.charge(&mut queue) {
+            queue.end(Overflow::NoRoom);
         } else {
             queue.deliveries.push(delivery);
         }
@@ -146,11 +202,70 @@ impl SendQueue {
         }
     }
 
-    /// Takes all deliveries that wait now.
+    /// Takes the deliveries that wait now, or the first of them if they are many. What was taken
+    /// before has been written.
     pub fn take(&self) -> Deliveries {
         let mut queue = self.queue();
-        (queue.bytes, queue.above_since) = (0, None);
-        mem::take(&mut queue.deliveries)
+        queue.above_since = None;
+        let taken = queue.take();
+        self.charge_or_end(&mut queue);
+        taken
+    }
+
+    /// Charges deliveries that the connection writes without the queue. Without room for them the
+    /// connection ends after they are written.
+    pub fn hold(&self, deliveries: &[Delivery]) {
+        let mut queue = self.queue();
+        let bytes = deliveries.iter().map(|delivery| Rendered::bytes(&delivery.result.payload));
+        queue.writing += bytes.sum::<usize>();
+        self.charge_or_end(&mut queue);
+    }
+
+    /// Releases what the connection has written.
+    pub fn written(&self) {
+        if self.is_charged.load(Ordering::Relaxed) {
+            let mut queue = self.queue();
+            queue.writing = 0;
+            self.charge_or_end(&mut queue);
+        }
+    }
+
+    fn charge_or_end(&self, queue: &mut Queue) {
+        if queue.overflow.is_none() && !self.charge(queue) {
+            queue.end(Overflow::NoRoom);
+        }
+    }
+
+    /// Charges what the connection holds. Returns `false` if there is no room.
+    fn charge(&self, queue: &mut Queue) -> bool {
+        let held = queue.held + queue.writing;
+        let charged = queue.charge.as_ref().map_or(0, |charge| charge.bytes());
+        if held <= FREE {
+            if charged > 0 {
+                queue.charge = None;
+                self.is_charged.store(false, Ordering::Relaxed);
+            }
+            return true;
+        }
+        if charged >= held && charged - held < 8 * STEP {
+            return true;
+        }
+        let (Some((pool, user)), bytes) = (self.account.get(), held.next_multiple_of(STEP)) else {
+            return true;
+        };
+        match &mut queue.charge {
+            Some(charge) => charge.resize(bytes),
+            None => {
+                queue.charge = pool.try_charge(user, bytes).map(Box::new);
+                self.is_charged.store(queue.charge.is_some(), Ordering::Relaxed);
+                queue.charge.is_some()
+            }
+        }
+    }
+
+    /// Returns whether deliveries wait.
+    pub fn is_behind(&self) -> bool {
+        self.queue().bytes > 0
     }
 
     /// Waits until something is queued or the queue has overflowed. Cancel-safe; for one waiter at
@@ -219,7 +334,30 @@ impl Queue {
     /// Empties the queue for good.
     fn end(&mut self, overflow: Overflow) {
         self.overflow = Some(overflow);
-        (self.deliveries, self.bytes) = (Deliveries::new(), 0);
+        (self.deliveries, self.bytes, self.held, self.charge) = (Deliveries::new(), 0, 0, None);
+    }
+
+    /// Takes out what is written next.
+    fn take(&mut self) -> Deliveries {
+        if self.charge.is_none() {
+            self.writing = 0;
+        }
+        if self.bytes <= MAX_TAKEN {
+            self.writing += self.bytes;
+            (self.bytes, self.held) = (0, 0);
+            return mem::take(&mut self.deliveries);
+        }
+        let (mut count, mut taken) = (0, 0);
+        for Delivery { result, .. } in &self.deliveries {
+            let bytes = result.payload.len() + OVERHEAD;
+            if count > 0 && taken + bytes > MAX_TAKEN {
+                break;
+            }
+            (count, taken) = (count + 1, taken + bytes);
+            self.held -= result.held();
+        }
+        (self.bytes, self.writing) = (self.bytes - taken, self.writing + taken);
+        self.deliveries.drain(..count).collect()
     }
 
     /// Returns whether the queue is above `limit` for too long, or by too much.
@@ -318,5 +456,44 @@ mod tests {
             send_queue.push(delivery(800));
             assert_eq!(send_queue.take().len(), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn connection_takes_bounded_bytes_at_once() {
+        let send_queue = SendQueue::new(1 << 20);
+        (0..100).for_each(|_| send_queue.push(delivery(10_000)));
+        let mut taken = Vec::new();
+        while taken.iter().sum::<usize>() < 100 {
+            send_queue.changed().await;
+            taken.push(send_queue.take().len());
+        }
+        assert_eq!(taken[..2], [6, 6]);
+        assert_eq!(send_queue.bytes(), 0);
+        send_queue.push(delivery(100_000));
+        assert_eq!(send_queue.take().len(), 1, "one delivery of any size is taken");
+    }
+
+    #[tokio::test]
+    async fn user_is_charged_what_connections_hold() {
+        let pool = Pool::new("test", 1 << 20, 128 << 10);
+        let user: Arc<str> = "a".into();
+        let queues: Vec<_> = (0..4).map(|_| SendQueue::new(1 << 20)).collect();
+        queues.iter().for_each(|queue| queue.open_account(&pool, &user));
+        queues.iter().for_each(|queue| queue.push(delivery(1_000)));
+        assert_eq!(pool.used(), 0, "a reader that keeps up costs the ledger nothing");
+        for queue in &queues[..2] {
+            (0..5).for_each(|_| queue.push(delivery(10_000)));
+        }
+        assert!(pool.used() >= 100_000 && queues[0].overflowed().is_none(), "{}", pool.used());
+        (0..3).for_each(|_| queues[2].push(delivery(10_000)));
+        assert_eq!(queues[2].overflowed(), Some(Overflow::NoRoom), "the share of the user is used up");
+        let used = pool.used();
+        assert_eq!(queues[0].take().len(), 6);
+        assert!(pool.used() >= used, "what is being written counts");
+        queues[0].written();
+        assert!(pool.used() < used, "what is written does not");
+        assert!(queues[0].take().is_empty());
+        drop(queues);
+        assert_eq!(pool.used(), 0);
     }
 }

@@ -117,7 +117,7 @@ async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Resul
     let heartbeat = sse::heartbeat(request.uri())?;
     let user = &session.viewer.user;
     let (request, held) = request::read(request, &app.budget.requests, user).await?;
-    let prepared = match app.engine.prepare(request) {
+    let prepared = match app.engine.prepare(request, user) {
         Ok(prepared) => prepared,
         Err(response) => return Ok(result(form, Answer::refused(response))),
     };

@@ -55,7 +55,7 @@ async fn unread_answers_use_up_only_their_user() {
     assert!(grown < 64 << 20, "{} MiB", grown >> 20);
     drop((attacker, unread));
     eventually("the ledger is empty", PATIENCE, async || {
-        (pod.metric("relay_budget_used_bytes").await < 0.5).then_some(())
+        (pod.metric_of("relay_budget_used_bytes", "pool=\"answers\"").await < 0.5).then_some(())
     })
     .await;
 }

@@ -14,6 +14,7 @@ mod addresses;
 mod answers;
 mod liveness;
 mod operations;
+mod queues;
 mod rates;
 mod raw;
 mod requests;

@@ -45,6 +45,15 @@ pub fn comparisons(filters: &[Filter], arguments: &RootArguments) -> Vec<Compari
 }
 
 impl Comparison {
+    /// Returns the memory that the comparison takes, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let steps =
+            |(_, steps): &(TypeId, Box<[usize]>)| size_of::<(TypeId, Box<[usize]>)>() + size_of_val(&**steps);
+        let bound = if let Bound::Text(text) = &self.bound { text.len() } else { 0 };
+        size_of::<Self>() + bound + self.steps.iter().map(steps).sum::<usize>()
+    }
+
     /// Returns whether a value of the field compares as the argument wants. Null never does.
     #[must_use]
     pub fn holds(&self, data: &Object) -> bool {

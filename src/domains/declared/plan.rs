@@ -20,7 +20,7 @@ use crate::{
     event,
     graphql::{
         Error,
-        plan::{self, Compiled, Operation, Plan, Plans, Subscription},
+        plan::{self, Compiled, Operation, Plan, Plans, Subscription, TooLarge},
     },
     lock::lock,
 };
@@ -39,10 +39,17 @@ pub struct CopyPlan {
 }
 
 impl Plan for CopyPlan {
-    fn copy(&self, payload: &event::Payload, into: &mut String) -> bool {
-        let Some(Payload { data, .. }) = payload.downcast_ref::<Payload>() else { return false };
-        self.work.comparisons.iter().all(|comparison| comparison.holds(data))
-            && self.work.copied.object(data, into, usize::MAX)
+    fn bytes(&self) -> usize {
+        let comparisons: usize = self.work.comparisons.iter().map(Comparison::bytes).sum();
+        size_of::<Work>() + comparisons + self.work.copied.bytes()
+    }
+
+    fn copy(&self, payload: &event::Payload, into: &mut String, max: usize) -> Result<bool, TooLarge> {
+        let Some(Payload { data, .. }) = payload.downcast_ref::<Payload>() else { return Ok(false) };
+        if !self.work.comparisons.iter().all(|comparison| comparison.holds(data)) {
+            return Ok(false);
+        }
+        if self.work.copied.object(data, into, max) { Ok(true) } else { Err(TooLarge) }
     }
 }
 

@@ -41,6 +41,19 @@ enum Source {
 }
 
 impl Copied {
+    /// Returns the memory that it takes besides its own fields, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let step = |Step { head, source }: &Step| {
+            let inner = if let Source::Object(_, inner) = source { inner.bytes() } else { 0 };
+            head.len() + inner
+        };
+        let of_type = |(_, steps): &(TypeId, Vec<Step>)| {
+            steps.capacity() * size_of::<Step>() + steps.iter().map(step).sum::<usize>()
+        };
+        self.0.capacity() * size_of::<(TypeId, Vec<Step>)>() + self.0.iter().map(of_type).sum::<usize>()
+    }
+
     /// Appends an object as JSON. It stops where the text would have more than `max` bytes, and
     /// then returns `false`.
     #[must_use]

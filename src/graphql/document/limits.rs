@@ -11,7 +11,7 @@ use async_graphql::{
     parser::types::{ExecutableDocument, Selection, SelectionSet},
 };
 
-use super::cursor;
+use super::{cursor, parsed::Document};
 use crate::graphql::error::{Code, Error, refuse};
 
 /// Most bytes of a document: 32 KiB, eight times the indented introspection query of known tools. A
@@ -37,11 +37,12 @@ const MAX_SELECTIONS: usize = 2_000;
 ///
 /// # Errors
 /// A response that refuses the request.
-pub(super) fn parse(text: &str, introspection: bool) -> Result<ExecutableDocument, Box<Response>> {
+pub(super) fn parse(text: &str, introspection: bool) -> Result<Document, Box<Response>> {
     if text.len() > MAX_BYTES {
         return refuse(Code::ValidationFailed, format!("the document has more than {MAX_BYTES} bytes"));
     }
-    if tokens(text) > MAX_TOKENS {
+    let tokens = tokens(text);
+    if tokens > MAX_TOKENS {
         return refuse(Code::ValidationFailed, format!("the document has more than {MAX_TOKENS} tokens"));
     }
     let document = parse_query(text)
@@ -61,7 +62,7 @@ pub(super) fn parse(text: &str, introspection: bool) -> Result<ExecutableDocumen
             format!("with its fragments written out, the document has more than {MAX_SELECTIONS} selections");
         return refuse(Code::ValidationFailed, text);
     }
-    Ok(document)
+    Ok(Document::new(document, text, tokens))
 }
 
 fn selection_sets(document: &ExecutableDocument) -> impl Iterator<Item = &SelectionSet> {

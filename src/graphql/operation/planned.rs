@@ -15,8 +15,8 @@ use super::notice;
 use crate::{
     budget::Charge,
     graphql::{
-        error::{Code, Error},
-        plan::Plan,
+        error::too_many_operations,
+        plan::{Plan, TooLarge},
     },
     hub::{Relayed, Render},
     lock::lock,
@@ -48,6 +48,7 @@ impl PlannedOperations {
         &self,
         response_key: &str,
         plan: Arc<dyn Plan>,
+        limit: usize,
         charge: impl FnOnce() -> Result<Charge, Box<Response>>,
     ) -> Result<Arc<PlannedOperation>, Box<Response>> {
         let response_key: Arc<str> = response_key.into();
@@ -57,11 +58,11 @@ impl PlannedOperations {
             return Ok(operation);
         }
         if table.len() >= MAX_OPERATIONS {
-            let text = "this pod runs as many distinct subscriptions as it may";
-            return Err(Error::new(Code::LimitReached, text).response().into());
+            return too_many_operations();
         }
         let (table_of_all, _charge) = (self.table.clone(), charge()?);
-        let operation = Arc::new(PlannedOperation { response_key, plan, table: table_of_all, _charge });
+        let operation =
+            Arc::new(PlannedOperation { response_key, plan, limit, table: table_of_all, _charge });
         table.insert(key, Arc::downgrade(&operation));
         Ok(operation)
     }
@@ -72,6 +73,8 @@ pub(super) struct PlannedOperation {
     /// Name of the root field in results.
     response_key: Arc<str>,
     plan: Arc<dyn Plan>,
+    /// Most bytes of a result.
+    limit: usize,
     table: Table,
     _charge: Charge,
 }
@@ -99,8 +102,10 @@ impl PlannedOperation {
         text.push_str("{\"data\":{\"");
         text.push_str(&self.response_key);
         text.push_str("\":");
-        if !self.plan.copy(&relayed.payload, &mut text) {
-            return None;
+        match self.plan.copy(&relayed.payload, &mut text, self.limit) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(TooLarge) => return Some(notice::too_large(relayed, self.limit, is_replayed)),
         }
         text.push_str("},\"extensions\":{\"cursor\":");
         text.push_str(&serde_json::to_string(&*relayed.cursor).ok()?);
@@ -140,8 +145,12 @@ mod tests {
     struct Nothing;
 
     impl Plan for Nothing {
-        fn copy(&self, _: &Payload, _: &mut String) -> bool {
-            false
+        fn bytes(&self) -> usize {
+            0
+        }
+
+        fn copy(&self, _: &Payload, _: &mut String, _: usize) -> Result<bool, TooLarge> {
+            Ok(false)
         }
     }
 
@@ -153,7 +162,7 @@ mod tests {
     fn operations_of_one_plan_are_shared() {
         let operations = PlannedOperations::default();
         let plan: Arc<dyn Plan> = Arc::new(Nothing);
-        let get = |key: &str| operations.get_or_create(key, plan.clone(), charge).ok().unwrap();
+        let get = |key: &str| operations.get_or_create(key, plan.clone(), 100, charge).ok().unwrap();
         let (first, same, other) = (get("a"), get("a"), get("b"));
         assert!(Arc::ptr_eq(&first, &same) && !Arc::ptr_eq(&first, &other));
         drop((first, same, other));
@@ -164,7 +173,7 @@ mod tests {
     fn operations_are_bounded() {
         let operations = PlannedOperations::default();
         let plan: Arc<dyn Plan> = Arc::new(Nothing);
-        let get = |number: usize| operations.get_or_create(&format!("f{number}"), plan.clone(), charge);
+        let get = |number: usize| operations.get_or_create(&format!("f{number}"), plan.clone(), 100, charge);
         let mut held: Vec<_> = (0..MAX_OPERATIONS).map(|number| get(number).ok().unwrap()).collect();
         assert!(get(MAX_OPERATIONS).is_err());
         held.pop();

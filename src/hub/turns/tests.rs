@@ -66,7 +66,9 @@ async fn dispatch(hub: &Hub, kind: &str, field: &str) -> usize {
 }
 
 fn kinds(queue: &SendQueue) -> Vec<Arc<str>> {
-    queue.take().iter().map(|delivery| delivery.result.payload.clone()).collect()
+    let kinds = queue.take().iter().map(|delivery| delivery.result.payload.clone()).collect();
+    queue.written();
+    kinds
 }
 
 #[tokio::test]
@@ -128,10 +130,29 @@ async fn turns_are_bounded_in_bytes() {
     let (busy, other) = (SendQueue::new(1 << 20), SendQueue::new(1 << 20));
     let works = works(100, Duration::ZERO);
     let _watching = [watch(&hub, "busy", "f", &works, &busy), watch(&hub, "other", "f", &works[..1], &other)];
-    for _ in 0..5 {
+    for _ in 0..200 {
         dispatch(&hub, "1", "f").await;
-        assert!(budget.queues.used() <= 8 * 1_024);
+        assert!(budget.queues.used() <= 256 << 10);
     }
     assert_eq!(busy.overflowed(), Some(Overflow::Behind));
-    assert_eq!(kinds(&other).len(), 5);
+    assert_eq!(kinds(&other).len(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shared_result_is_charged_once() {
+    let budget = Budget::new(Settings { memory: 1 << 20, ..Settings::default() }, 64 << 10);
+    let (hub, works) = (hub().with_budget(&budget), works(1, Duration::ZERO));
+    let users: Vec<_> = (0..100).map(|n| (n.to_string(), SendQueue::new(64 << 10))).collect();
+    let _watching: Vec<_> = users.iter().map(|(user, queue)| watch(&hub, user, "f", &works, queue)).collect();
+    let (readers, others) = users.split_at(50);
+    let text = "x".repeat(3_000);
+    for n in 1..=140 {
+        dispatch(&hub, &text, "f").await;
+        assert!(readers.iter().all(|(_, queue)| kinds(queue).len() == 1), "those who read go on");
+        let used = budget.queues.used();
+        assert!(used <= 256 << 10, "{used}");
+        assert!(n > 70 || (n * 3_000..n * 3_500).contains(&used), "{used} for {n} results");
+    }
+    assert!(others.iter().all(|(_, queue)| queue.overflowed() == Some(Overflow::NoRoom)));
+    assert_eq!(budget.queues.used(), 0);
 }

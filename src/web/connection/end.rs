@@ -27,6 +27,10 @@ pub enum End {
     Behind,
     /// The pod had no room for the connection. The client may reconnect.
     Full,
+    /// The pod had no room for another distinct subscription. The client may reconnect.
+    TooManyOperations,
+    /// The pod had no room for more results of this user, or of all. The client may reconnect.
+    NoRoom,
     /// The pod had no room for another connection from this address. The client may reconnect.
     Crowded,
     /// The pod had no room for what the client sends. The client may reconnect.
@@ -52,6 +56,8 @@ impl End {
             Self::Slow => "slow",
             Self::Behind => "behind",
             Self::Full => "full",
+            Self::TooManyOperations => "operations",
+            Self::NoRoom => "no_room",
             Self::Crowded => "crowded",
             Self::Overloaded => "overloaded",
             Self::Late => "late",
@@ -69,6 +75,7 @@ impl End {
             Self::Behind => "turns",
             Self::Overloaded => "requests",
             Self::Late => "message_time",
+            Self::NoRoom => "queues",
             _ => return None,
         })
     }
@@ -79,6 +86,7 @@ impl From<Overflow> for End {
         match overflow {
             Overflow::Slow => Self::Slow,
             Overflow::Behind => Self::Behind,
+            Overflow::NoRoom => Self::NoRoom,
         }
     }
 }

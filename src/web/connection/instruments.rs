@@ -63,6 +63,8 @@ impl Instruments {
                 End::Crowded,
                 End::Overloaded,
                 End::Late,
+                End::TooManyOperations,
+                End::NoRoom,
             ] {
                 self.ends.add(0, &[transport.clone(), KeyValue::new("reason", end.reason())]);
             }

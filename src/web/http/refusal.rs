@@ -66,6 +66,15 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::LimitReached, text).with(RETRY_AFTER, RETRY_SECONDS)
     }
 
+    /// Creates a refusal with 503 of a response that refuses its request at present only; `None` of
+    /// any other.
+    #[must_use]
+    pub fn at_present(refusal: &async_graphql::Response) -> Option<Self> {
+        let error = refusal.errors.first().filter(|_| is_overloaded(refusal))?;
+        let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded, error.message.clone());
+        Some(refusal.with(RETRY_AFTER, RETRY_SECONDS))
+    }
+
     /// Creates a refusal with 503: there is no room for the answer at present.
     #[must_use]
     pub fn overloaded() -> Self {
@@ -127,6 +136,11 @@ impl Refusal {
                 .with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
         }
     }
+}
+
+/// Reports whether the response refuses a request that may pass later.
+pub(in crate::web) fn is_overloaded(refusal: &async_graphql::Response) -> bool {
+    Body::from(refusal).refusal() == Some(Code::Overloaded)
 }
 
 /// Returns a GraphQL response as one JSON body.

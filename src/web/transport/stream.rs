@@ -65,6 +65,10 @@ pub(in crate::web) async fn subscribe(
     let mut stream = Stream::new(app, guard, format, &session);
     let start = Start { prepared, viewer: session.viewer.clone(), after, held: Some(held) };
     if let Err((_, refusal)) = stream.run(start, Label::default()).await {
+        if let Some(refusal) = Refusal::at_present(&refusal) {
+            stream.end(End::TooManyOperations);
+            return Err(refusal);
+        }
         stream.end(End::Left);
         return Ok(response::refuse(format, refusal));
     }

@@ -75,7 +75,7 @@ impl Bench {
 
     fn copied(&self, document: &str, variables: &Json, payload: &event::Payload) -> Json {
         let mut text = String::new();
-        assert!(self.plan(document, variables).unwrap().copy(payload, &mut text));
+        assert!(self.plan(document, variables).unwrap().copy(payload, &mut text, usize::MAX).unwrap());
         serde_json::from_str(&text).unwrap()
     }
 
@@ -108,7 +108,7 @@ fn plan_copies_selection() {
     let payload = bench.payload("shop", &shop());
     let document = "subscription { root: shop { n: name id ... on Thing { parts { id inner { size } } } } }";
     let mut text = String::new();
-    bench.plan(document, &json!({})).unwrap().copy(&payload, &mut text);
+    bench.plan(document, &json!({})).unwrap().copy(&payload, &mut text, usize::MAX).unwrap();
     let expected = r#"{"n":"é\n","id":"7","parts":[{"id":"p","inner":{"size":-3}},{"id":"r","inner":null}]}"#;
     assert_eq!(text, expected);
     let nulls = json!({"id": 7, "status": "NEW", "parts": [{"id": "p", "rows": [[null], null]}]});
@@ -116,7 +116,7 @@ fn plan_copies_selection() {
     let copied = bench.copied(document, &json!({}), &bench.payload("shop", &nulls));
     assert_eq!(copied, json!({"parts": [{"rows": [[null], null]}]}));
     let other: event::Payload = Arc::new("another domain's");
-    assert!(!bench.plan(document, &json!({})).unwrap().copy(&other, &mut text));
+    assert!(!bench.plan(document, &json!({})).unwrap().copy(&other, &mut text, usize::MAX).unwrap());
     assert_eq!(text, expected, "nothing is appended");
 }
 

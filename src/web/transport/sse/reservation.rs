@@ -234,7 +234,7 @@ pub(in crate::web) async fn submit(
     let (request, held) = request::read(request, &app.budget.requests, &session.viewer.user).await?;
     let id = request.extensions.get("operationId").cloned().and_then(|id| id.into_json().ok());
     let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;
-    let prepared = match app.engine.prepare(request) {
+    let prepared = match app.engine.prepare(request, &session.viewer.user) {
         Ok(prepared) => prepared,
         Err(refusal) => return Ok(bad(&refusal)),
     };
@@ -252,7 +252,9 @@ pub(in crate::web) async fn submit(
             let text = "this stream has as many operations as it may";
             Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::LimitReached, text))
         }
-        Ok(Err(Rejected::Refused(refusal))) => Ok(bad(&refusal)),
+        Ok(Err(Rejected::Refused(refusal))) => {
+            Refusal::at_present(&refusal).map_or_else(|| Ok(bad(&refusal)), Err)
+        }
         // The operation, or the whole stream, ended before there was an answer.
         Err(_) => Err(unknown()),
     }

@@ -252,8 +252,10 @@ impl Stream {
     /// Otherwise cuts the body.
     async fn close(&mut self, code: Code, text: &str) {
         // Nothing may be written behind the last chunk.
-        let waiting = self.send_queue.take();
-        self.encode(&waiting);
+        while self.send_queue.is_behind() {
+            let waiting = self.send_queue.take();
+            self.encode(&waiting);
+        }
         self.running = Running::new();
         let is_proper = self.format.interrupted(&mut self.chunk, code, text);
         self.write();
@@ -282,8 +284,12 @@ impl Stream {
         {
             writer.send(&chunk);
         }
+        let is_blocked = self.writer.as_ref().is_none_or(BodyWriter::is_blocked);
+        if !is_blocked {
+            self.send_queue.written();
+        }
         if let Some(mut charges) = self.charges.take()
-            && self.writer.as_ref().is_none_or(BodyWriter::is_blocked)
+            && is_blocked
         {
             charges.sent = mem::take(&mut charges.next);
             self.charges = Some(charges);
@@ -302,7 +308,10 @@ impl Stream {
 
     fn on_progress(&mut self, progress: Progress<Label>) {
         match progress {
-            Progress::Missed(deliveries) => self.encode(&deliveries),
+            Progress::Missed(deliveries) => {
+                self.send_queue.hold(&deliveries);
+                self.encode(&deliveries);
+            }
             Progress::Finished(label, answer) => self.finish(label, *answer),
             Progress::Refused(mut label, refusal) => label.reply(Err(Rejected::Refused(refusal))),
         }
@@ -351,6 +360,7 @@ const fn interruption(end: &End) -> Option<(Code, &'static str)> {
         End::Drained => Some((Code::LimitReached, DRAINING)),
         End::Expired => Some((Code::Unauthenticated, "the token has expired")),
         End::Slow => Some((Code::LimitReached, "the results were not read in time; connect again")),
+        End::NoRoom => Some((Code::LimitReached, "too many results are unread; connect again")),
         End::Behind => {
             Some((Code::LimitReached, "too many distinct subscriptions; run fewer and connect again"))
         }

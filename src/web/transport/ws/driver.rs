@@ -219,6 +219,9 @@ impl Connection {
                 self.deliver().await?;
             }
             if due.drain {
+                while self.send_queue.is_behind() {
+                    self.deliver().await?;
+                }
                 return Err(End::Drained);
             }
             if let Some(end) = due.refused {
@@ -318,7 +321,10 @@ impl Connection {
 
     async fn on_progress(&mut self, progress: Progress<Label>) -> Result<(), End> {
         match progress {
-            Progress::Missed(deliveries) => self.write_deliveries(deliveries.into()).await,
+            Progress::Missed(deliveries) => {
+                self.send_queue.hold(&deliveries);
+                self.write_deliveries(deliveries.into()).await
+            }
             Progress::Finished(label, answer) => self.finish(&label, *answer).await,
             Progress::Refused(label, refusal) => self.reject(&label.id, &refusal).await,
         }
@@ -337,6 +343,7 @@ impl Connection {
         };
         let written = self.socket.write(encode);
         self.await_write(written).await?;
+        self.send_queue.written();
         self.guard.delivered(&deliveries);
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::{
     graphql::Answer,
     web::{
         connection::{End, expiry},
-        http::request,
+        http::{refusal::is_overloaded, request},
         operations::Start,
     },
 };
@@ -90,7 +90,7 @@ impl Connection {
         let request = request::build(query.unwrap_or_default(), operation_name, variables, extensions);
         let Some(session) = &self.session else { return Err(End::Lost) };
         let viewer = session.viewer.clone();
-        let prepared = match self.app.engine.prepare(request) {
+        let prepared = match self.app.engine.prepare(request, &viewer.user) {
             Ok(prepared) => prepared,
             Err(refusal) => return self.reject(&id, &refusal).await,
         };
@@ -98,6 +98,8 @@ impl Connection {
         let (send_queue, start) = (self.send_queue.clone(), Start { prepared, viewer, after: None, held });
         match self.running.start(&self.app, start, send_queue, label).await {
             Ok(_) => Ok(()),
+            // Stock clients would take an `error` for final.
+            Err((_, refusal)) if is_overloaded(&refusal) => Err(End::TooManyOperations),
             Err((label, refusal)) => self.reject(&label.id, &refusal).await,
         }
     }

@@ -38,6 +38,11 @@ impl Close {
         Self::new(1013, "too many distinct subscriptions to keep up with");
     /// The pod has no room for the connection.
     pub(in crate::web) const FULL: Self = Self::new(1013, "too many connections");
+    /// The pod has no room for another distinct subscription.
+    pub(in crate::web) const TOO_MANY_OPERATIONS: Self =
+        Self::new(1013, "too many distinct subscriptions on this pod");
+    /// The pod has no room for more results.
+    pub(in crate::web) const NO_ROOM: Self = Self::new(1013, "too many unread results");
     /// The pod has no room for another connection from this address.
     pub(in crate::web) const CROWDED: Self = Self::new(1013, "too many connections from this address");
     /// The pod has no room for what the client sends.
@@ -67,6 +72,8 @@ impl Close {
             End::Slow => Self::SLOW,
             End::Behind => Self::BEHIND,
             End::Full => Self::FULL,
+            End::TooManyOperations => Self::TOO_MANY_OPERATIONS,
+            End::NoRoom => Self::NO_ROOM,
             End::Crowded => Self::CROWDED,
             End::Overloaded => Self::OVERLOADED,
             End::Late => Self::LATE,
