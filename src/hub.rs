@@ -341,6 +341,9 @@ fn position(event: &Event) -> Cursor {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, sync::LazyLock};
 

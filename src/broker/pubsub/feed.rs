@@ -38,6 +38,10 @@ use crate::broker::{Feed, FeedState, Received, Reopen};
 /// Most messages that wait between the stream and the relay. At the limit the reader waits.
 const QUEUE: usize = 1_024;
 
+/// Bytes that a stream may have on its way to the relay: 20 MiB, far more than a second of events.
+/// The client would take 100 MiB.
+const MAX_OUTSTANDING_BYTES: i64 = 20 << 20;
+
 /// How far before the last heartbeat seen a new feed begins, since the topic's times are not quite
 /// in order.
 const MARGIN: Duration = Duration::from_secs(30);
@@ -316,13 +320,13 @@ impl Keeper {
     /// Runs one generation of the feed until it fails or is stopped. Returns the reason of its end.
     async fn run_generation(&mut self, name: &str, second: Option<String>, since: SystemTime) -> String {
         let (is_first, begin) = (self.seen.borrow().is_none(), self.seen.subscribe());
-        let subscriber = self.clients.subscriber.clone();
+        let (subscriber, twins) = (self.clients.subscriber.clone(), Twins::new());
         let stream = subscriber
             .subscribe(name)
             .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
             .set_max_lease_extension(ACK_DEADLINE)
+            .set_max_outstanding_bytes(MAX_OUTSTANDING_BYTES)
             .build();
-        let twins = Twins::new();
         let second = second.map(|second| {
             let stream = subscriber.subscribe(&second).build();
             // The last of the leftovers, so that it is deleted first.
