@@ -12,15 +12,17 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use thiserror::Error;
 use tokio::{
     runtime::{Builder, Runtime},
     time::{Instant, sleep},
 };
 
 use crate::{
-    broker::{Broker, memory, pubsub},
+    broker::{Broker, memory, postgres, pubsub},
     cli::{
         emulator::{Emulator, EmulatorError, Search},
+        postgres::{PostgresError, PostgresServer},
         surroundings,
     },
     pod::{Drained, Pod, StartError},
@@ -35,26 +37,70 @@ const TOPIC: &str = "events";
 /// not ready, and goes on.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Kind of broker that the user of a cluster asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// The emulator that runs, else one that can be started, else memory.
+    #[default]
+    Any,
+    /// Memory of this process.
+    Memory,
+    /// The emulator that runs, else one that can be started.
+    PubSub,
+    /// A PostgreSQL server of the cluster's own.
+    Postgres,
+}
+
 /// Broker that all pods of a cluster share.
 pub enum ClusterBroker {
     /// Emulator that runs already, at this `host:port`.
     Running(String),
     /// Emulator that was started for this cluster and ends with it.
     Started(Emulator),
-    /// Memory of this process, and the reason why no emulator could be started.
-    Memory(memory::Topic, EmulatorError),
+    /// PostgreSQL server that was started for this cluster and ends with it.
+    Postgres(PostgresServer),
+    /// Memory of this process, and the reason why no emulator could be started, if one was wanted.
+    Memory(memory::Topic, Option<EmulatorError>),
+}
+
+/// Why the broker that the user asked for cannot be started.
+#[derive(Debug, Error)]
+pub enum NoBroker {
+    /// There is no emulator.
+    #[error("--broker pubsub: cannot be used: {0}")]
+    Emulator(#[from] EmulatorError),
+    /// There is no PostgreSQL server.
+    #[error("--broker postgres: cannot be used: {0}")]
+    Postgres(#[from] PostgresError),
 }
 
 impl ClusterBroker {
-    /// Chooses the emulator at `running`, else an emulator that it finds and starts, else memory. A
-    /// topic in memory keeps events for `window`, at most `bytes` of them.
-    pub async fn choose(running: Option<String>, search: &Search, window: Duration, bytes: usize) -> Self {
-        if let Some(host) = running {
-            return Self::Running(host);
+    /// Starts the broker that is wanted. An emulator at `running` is used as it is; else its
+    /// program is looked for as `search` says. A topic in memory keeps events for `window`, at most
+    /// `bytes` of them.
+    ///
+    /// # Errors
+    /// [`NoBroker`], with what to install. Not for [`Wanted::Any`], which memory satisfies.
+    pub async fn start(
+        wanted: Wanted,
+        running: Option<String>,
+        search: &Search,
+        window: Duration,
+        bytes: usize,
+    ) -> Result<Self, NoBroker> {
+        let memory = |why| Self::Memory(memory::Topic::new(window, bytes), why);
+        match (wanted, running) {
+            (Wanted::Memory, _) => return Ok(memory(None)),
+            (Wanted::Postgres, _) => {
+                return Ok(Self::Postgres(PostgresServer::start(search.path.as_ref()).await?));
+            }
+            (Wanted::Any | Wanted::PubSub, Some(host)) => return Ok(Self::Running(host)),
+            (Wanted::Any | Wanted::PubSub, None) => {}
         }
         match Emulator::start(search).await {
-            Ok(emulator) => Self::Started(emulator),
-            Err(error) => Self::Memory(memory::Topic::new(window, bytes), error),
+            Ok(emulator) => Ok(Self::Started(emulator)),
+            Err(error) if wanted == Wanted::Any => Ok(memory(Some(error))),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -63,6 +109,10 @@ impl ClusterBroker {
     pub fn broker(&self) -> Arc<dyn Broker> {
         let host = match self {
             Self::Memory(topic, _) => return Arc::new(topic.clone()),
+            Self::Postgres(server) => {
+                let topic = postgres::Topic::parse(&format!("{}/postgres", server.host()));
+                return Arc::new(topic.expect("a loopback address is legal"));
+            }
             Self::Running(host) => host,
             Self::Started(emulator) => emulator.host(),
         };
@@ -76,14 +126,22 @@ impl ClusterBroker {
         match self {
             Self::Running(host) => format!("the Pub/Sub emulator at {host} (PUBSUB_EMULATOR_HOST)"),
             Self::Started(emulator) => format!("a Pub/Sub emulator at {}, started for you", emulator.host()),
-            Self::Memory(_, why) => format!("the in-memory broker: {why}"),
+            Self::Postgres(server) => format!(
+                "a PostgreSQL server at {}, started for you (psql postgres://relay@{}/postgres)",
+                server.host(),
+                server.host()
+            ),
+            Self::Memory(_, Some(why)) => format!("the in-memory broker: {why}"),
+            Self::Memory(_, None) => "the in-memory broker".to_owned(),
         }
     }
 
-    /// Stops the emulator, if it was started for this cluster.
+    /// Stops the server, if it was started for this cluster.
     pub async fn stop(self) {
-        if let Self::Started(emulator) = self {
-            emulator.stop().await;
+        match self {
+            Self::Started(emulator) => emulator.stop().await,
+            Self::Postgres(server) => server.stop().await,
+            Self::Running(_) | Self::Memory(..) => {}
         }
     }
 }

@@ -31,7 +31,7 @@ pub use self::{
 use clap::ArgMatches;
 
 use self::{reader::Reader, table as t};
-use super::terminal::Identity;
+use super::{cluster::Wanted, terminal::Identity};
 use crate::broker::open::BrokerUrl;
 
 /// Command to run, with its settings.
@@ -47,9 +47,11 @@ pub enum Command {
         pods: u16,
         /// Port of the first pod, 3001 by default. The ports of all pods are below 65536.
         first_port: u16,
+        /// `--broker`: broker that the pods share.
+        wanted: Wanted,
         /// `CLOUDSDK_ROOT_DIR`: directory of the Cloud SDK.
         cloudsdk_root: Option<PathBuf>,
-        /// `PATH`: directories in which `gcloud` is looked for.
+        /// `PATH`: directories in which `gcloud` and `initdb` are looked for.
         path: Option<OsString>,
         /// `PUBSUB_EMULATOR_HOST`, as `HOST:PORT`: emulator that runs already.
         emulator_host: Option<String>,
@@ -313,7 +315,7 @@ fn cluster(reader: &mut Reader<'_>) -> Command {
     for setting in SETTINGS.iter().flat_map(|concern| concern.settings) {
         // PORT and POD_NAME belong to the environment of the process, so a cluster ignores them.
         let is_ours = setting.variable.is_some_and(|variable| variable.starts_with("RELAY_"));
-        if setting.only == Some(Only::Serve) && is_ours && reader.is_given(setting) {
+        if setting.only == Some(Only::Serve) && is_ours && reader.is_in_environment(setting) {
             reader.refuse(setting, "is not for cluster, which chooses its own: unset it, or run serve");
         }
     }
@@ -328,6 +330,7 @@ fn cluster(reader: &mut Reader<'_>) -> Command {
         settings,
         pods,
         first_port,
+        wanted: reader.optional(&t::CLUSTER_BROKER, value::cluster_broker).unwrap_or_default(),
         cloudsdk_root: reader.raw(&t::CLOUDSDK_ROOT_DIR).map(PathBuf::from),
         path: reader.raw(&t::PATH).map(OsStr::to_owned),
         emulator_host: reader.optional(&t::EMULATOR_HOST, value::host_port),

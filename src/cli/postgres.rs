@@ -36,11 +36,12 @@ const WELL_KNOWN: [&str; 4] = [
 ];
 
 /// Shell script that makes the files, runs the server, and ends both when standard input ends. That
-/// is when [`PostgresServer`] closes it, and also when this process is killed.
+/// is when [`PostgresServer`] closes it, and also when this process is killed. 64 pods have room.
 const GUARD: &str = r#"
 set -e
 [ -d "$2/data" ] || "$1/initdb" -D "$2/data" -U relay -A trust -E UTF8 --locale=C --no-sync >"$2/log" 2>&1
-"$1/postgres" -D "$2/data" -k "$2" -p "$3" -c listen_addresses=127.0.0.1 -c fsync=off >>"$2/log" 2>&1 </dev/null &
+"$1/postgres" -D "$2/data" -k "$2" -p "$3" -c listen_addresses=127.0.0.1 -c fsync=off \
+  -c max_connections=300 >>"$2/log" 2>&1 </dev/null &
 while read -r _; do :; done
 kill -QUIT $! 2>/dev/null && wait $! || true
 rm -rf "$2"
@@ -53,11 +54,17 @@ const USER: &str = "postgres";
 #[derive(Debug, Error)]
 pub enum PostgresError {
     /// PostgreSQL is not installed.
-    #[error("no PostgreSQL on this machine: install its server (Debian's package is postgresql)")]
+    #[error(
+        "no PostgreSQL on this machine: install its server (Debian: postgresql, Fedora: \
+         postgresql-server, Homebrew: postgresql@17), or add the folder of initdb to PATH"
+    )]
     NotFound,
     /// This process is root, and there is no user to run the server.
     #[error("PostgreSQL refuses to run as root, and there is no user {USER}: add it, or be another user")]
     NoUser,
+    /// The user that runs the server cannot reach its folder.
+    #[error("the user {USER} cannot use {}: set TMPDIR to a folder that every user reaches", .0.display())]
+    Folder(PathBuf),
     /// The server did not start. The text is its log.
     #[error("PostgreSQL did not start: {0}")]
     Start(String),
@@ -94,7 +101,14 @@ impl PostgresServer {
         let mut log = String::new();
         for _ in 0..MAX_PORTS {
             let port = free_port().map_err(failed)?;
-            let guard = spawn(&programs, &folder, port, user).map_err(failed)?;
+            let guard = spawn(&programs, &folder, port, user).map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied if user.is_some() => {
+                    // It is this process's, and empty.
+                    fs::remove_dir(&folder).ok();
+                    PostgresError::Folder(folder.clone())
+                }
+                _ => failed(error),
+            })?;
             let mut server = Self { port, folder: folder.clone(), guard };
             match server.wait_until_ready().await {
                 Ok(()) => return Ok(server),

@@ -27,17 +27,17 @@ const EVENTS_PER_SECOND: u32 = 8;
 const RECOVERY: Duration = Duration::from_secs(60);
 
 /// Two pods behind a connection to the broker that can break, their clients, and load.
-struct Scene {
+pub(crate) struct Scene {
     topic: Topic,
     proxy: Proxy,
-    deployment: Deployment,
+    pub(crate) deployment: Deployment,
     crowd: Crowd,
     ledger: Ledger,
     traffic: Traffic,
 }
 
 impl Scene {
-    async fn open(topic: Topic) -> Self {
+    pub(crate) async fn open(topic: Topic) -> Self {
         let proxy = Proxy::start(topic.host()).await;
         let deployment = Deployment::start(&topic.seen_at(&proxy.host()), 2, &[]).await;
         Self::with_clients(topic, proxy, deployment).await
@@ -59,7 +59,7 @@ impl Scene {
         }
     }
 
-    async fn until_a_pod_is_unready(&self) {
+    pub(crate) async fn until_a_pod_is_unready(&self) {
         eventually("a pod without connection to the topic is unready", RECOVERY, async || {
             let answer = self.deployment.pods[0].http.get("/readyz").await;
             (answer.status == 503).then_some(())
@@ -70,7 +70,7 @@ impl Scene {
     /// Waits until all works again and asserts that nothing was lost: every pod is ready, every
     /// author can publish on every pod, every client has every event. Returns how many mutations
     /// were refused during the fault, each with the right error and in time.
-    async fn close(mut self, what: &str) -> usize {
+    pub(crate) async fn close(mut self, what: &str) -> usize {
         self.deployment.until_ready(RECOVERY).await;
         self.ledger.revive(&self.topic, &[&self.crowd]).await;
         self.traffic.stop().await;

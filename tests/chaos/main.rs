@@ -2,9 +2,10 @@
 //! slow, absent or many. No client may miss an event without a gap notice, receive an event twice
 //! on a connection, or receive one that does not match it.
 //!
-//! They use real processes, Google's emulator behind a proxy that breaks connections, and clients
-//! that reconnect to any pod. An oracle on the publishers' side computes what each client must
-//! receive. Each scenario has a short form that always runs, and a long form at the promised size:
+//! They use real processes, a real broker behind a proxy that breaks connections, and clients that
+//! reconnect to any pod. The broker is Google's emulator, or what `RELAY_TEST_BROKER` names. An
+//! oracle on the publishers' side computes what each client must receive. Each scenario has a short
+//! form that always runs, and a long form at the promised size:
 //! `cargo test --release --test chaos -- --ignored --test-threads 1 --nocapture`. No scenario may
 //! share a topic with another.
 
@@ -15,6 +16,9 @@
 #[expect(dead_code, unused_imports, reason = "only the story binary uses some of it")]
 mod support;
 
+#[path = "../support/own_postgres.rs"]
+#[expect(dead_code, reason = "only the tests of PostgreSQL use some of it")]
+mod own;
 #[path = "../support/proxy.rs"]
 mod proxy;
 #[path = "../support/resuming.rs"]
@@ -26,9 +30,11 @@ mod deployment;
 mod hops;
 mod oracle;
 mod pods;
+mod postgres;
 mod repeats;
 mod service;
 
+use support::postgres as postgres_server;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Lock that keeps measuring scenarios apart from all others.

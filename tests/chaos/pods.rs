@@ -12,7 +12,7 @@ use crate::{
     oracle::{Ledger, Traffic},
     resuming::{Crowd, Ended, NARROW},
     shared_turn,
-    support::{Topic, USERS, eventually},
+    support::{Kind, Topic, USERS, eventually},
 };
 
 /// Size of a scenario.
@@ -42,8 +42,8 @@ struct Scene {
 }
 
 impl Scene {
-    async fn open(pods: usize, size: &Size) -> Option<Self> {
-        let topic = Topic::fresh().await?;
+    async fn open(topic: Option<Topic>, pods: usize, size: &Size) -> Option<Self> {
+        let topic = topic?;
         let spread = format!("{}s", size.drain_spread);
         let settings = [("RELAY_DRAIN_DELAY", "1s"), ("RELAY_DRAIN_SPREAD", &*spread)];
         let deployment = Deployment::start(&topic, pods, &settings).await;
@@ -92,9 +92,9 @@ fn assert_spread(ends: &[Ended], seconds: u32) {
     assert!(counts.iter().all(|count| f64::from(*count) <= even * 3.0), "{counts:?}, even share {even}");
 }
 
-async fn rolling(size: Size) {
-    let Some(mut scene) = Scene::open(4, &size).await else { return };
-    for _ in 0..4 {
+async fn rolling(topic: Option<Topic>, pods: usize, size: Size) {
+    let Some(mut scene) = Scene::open(topic, pods, &size).await else { return };
+    for _ in 0..pods {
         let (port, ends) = scene.drain_one().await;
         assert_spread(&ends, size.drain_spread);
         scene.deployment.add(Some(port)).await;
@@ -103,7 +103,7 @@ async fn rolling(size: Size) {
 }
 
 async fn crash(size: Size) {
-    let Some(mut scene) = Scene::open(4, &size).await else { return };
+    let Some(mut scene) = Scene::open(Topic::fresh().await, 4, &size).await else { return };
     let mut gone = Vec::new();
     for _ in 0..4 {
         let mut pod = scene.deployment.retire();
@@ -134,7 +134,7 @@ async fn crash(size: Size) {
 }
 
 async fn scale(size: Size) {
-    let Some(mut scene) = Scene::open(2, &size).await else { return };
+    let Some(mut scene) = Scene::open(Topic::fresh().await, 2, &size).await else { return };
     for _ in 0..4 {
         scene.deployment.add(None).await;
     }
@@ -148,14 +148,21 @@ async fn scale(size: Size) {
 #[tokio::test(flavor = "multi_thread")]
 async fn rolling_restart_loses_no_event() {
     let _turn = shared_turn().await;
-    rolling(SHORT).await;
+    rolling(Topic::fresh().await, 4, SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rolling_restart_on_postgres_loses_no_event() {
+    let _turn = shared_turn().await;
+    let size = Size { clients: 40, events_per_second: 10, drain_spread: 2 };
+    rolling(Topic::at(Kind::Postgres).await, 2, size).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn rolling_restart_under_400_clients_loses_no_event() {
     let _turn = shared_turn().await;
-    rolling(LONG).await;
+    rolling(Topic::fresh().await, 4, LONG).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,9 @@ class Cluster {
     const first = 20_000 + (process.pid % 10_000);
     this.ports = [first, first + 1];
     const env = { PATH: process.env.PATH, ...pick('PUBSUB_EMULATOR_HOST', 'CLOUDSDK_ROOT_DIR', 'JAVA_HOME') };
-    const args = ['cluster', '--pods', '2', '--port', `${first}`];
+    const { RELAY_TEST_BROKER } = process.env;
+    const broker = RELAY_TEST_BROKER ? ['--broker', `${RELAY_TEST_BROKER}:`] : [];
+    const args = ['cluster', '--pods', '2', '--port', `${first}`, ...broker];
     this.relay = spawn(process.env.RELAY_BINARY, args, { env, stdio: ['ignore', 'ignore', 'inherit'] });
     for (const port of this.ports) {
       await eventually(

@@ -1,10 +1,15 @@
 //! `relay cluster`: the tutorial's story on a laptop, in one process.
 //!
-//! It is the first command of a newcomer. It must never leave a process behind.
+//! It is the first command of a newcomer. It must never leave a process or a file behind.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use crate::support::{Client, Dialect, Http, PATIENCE, Relay, Setup, Topic, environment, eventually};
+use crate::support::{
+    Client, Dialect, Http, PATIENCE, Relay, Setup, Topic, environment, eventually, postgres,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cluster_serves_story_and_leaves_nothing() {
@@ -12,7 +17,27 @@ async fn cluster_serves_story_and_leaves_nothing() {
     if Topic::on_pubsub().await.is_none() {
         return;
     }
-    let mut setup = Setup::cluster();
+    let started = serve_story("pubsub:").await;
+    assert!(!started.is_empty() || environment("PUBSUB_EMULATOR_HOST").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_runs_postgres_and_stops_it() {
+    if postgres::host("a cluster on PostgreSQL").await.is_none() {
+        return;
+    }
+    let started = serve_story("postgres:").await;
+    let server = started.iter().find(|(name, _)| name == "postgres");
+    let (_, folder) = server.unwrap_or_else(|| panic!("{started:?}"));
+    assert!(folder.ends_with("data") && !folder.exists(), "{}", folder.display());
+}
+
+/// Runs the story on a cluster with this broker and ends it as a terminal does. Returns the
+/// processes that it started: their names and folders.
+async fn serve_story(broker: &str) -> Vec<(String, PathBuf)> {
+    let setup = Setup::cluster();
+    let port = setup.port().to_string();
+    let mut setup = setup.command_line(&["cluster", "--pods", "4", "--port", &port, "--broker", broker]);
     for variable in ["PATH", "JAVA_HOME", "CLOUDSDK_ROOT_DIR", "PUBSUB_EMULATOR_HOST"] {
         if let Some(value) = environment(variable) {
             setup = setup.set(variable, value);
@@ -34,13 +59,18 @@ async fn cluster_serves_story_and_leaves_nothing() {
     run_story(&cluster).await;
 
     let children = descendants(cluster.pid());
-    assert!(!children.is_empty() || environment("PUBSUB_EMULATOR_HOST").is_some(), "{}", cluster.output());
+    let started = children.iter().filter_map(|pid| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some((name.trim_end().to_owned(), fs::read_link(format!("/proc/{pid}/cwd")).ok()?))
+    });
+    let started: Vec<_> = started.collect();
     cluster.signal("INT");
     assert_eq!(cluster.ended().await.code(), Some(0), "{}", cluster.output());
     eventually("no process that it started is left", PATIENCE, async || {
         children.iter().all(|pid| !is_running(*pid)).then_some(())
     })
     .await;
+    started
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,7 @@ use anyhow::Context as _;
 use pubsub_relay::{
     broker::{open::BrokerUrl, postgres},
     cli::{
-        cluster::{self, ClusterBroker, NamedPod},
+        cluster::{self, ClusterBroker, NamedPod, Wanted},
         config::{self, Command, Questions, Settings},
         cure::{cure, cure_in_cluster},
         doctor,
@@ -74,9 +74,9 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
         Command::Publish(client) => return Ok(ended(terminal::publish(client))),
         Command::Print(text) => return Ok(print(&text)),
         Command::Serve(settings) => (settings, None),
-        Command::Cluster { settings, pods, first_port, cloudsdk_root, path, emulator_host } => {
+        Command::Cluster { settings, pods, first_port, wanted, cloudsdk_root, path, emulator_host } => {
             let addresses = cluster::addresses(first_port, pods).collect();
-            (settings, Some(ClusterParts { addresses, cloudsdk_root, path, emulator_host }))
+            (settings, Some(ClusterParts { addresses, wanted, cloudsdk_root, path, emulator_host }))
         }
     };
     let runtime = Runtime::new()?;
@@ -134,6 +134,7 @@ fn limit_connections(pod: &mut PodSettings) {
 /// Parts of a cluster besides the settings of its pods.
 struct ClusterParts {
     addresses: Vec<SocketAddr>,
+    wanted: Wanted,
     cloudsdk_root: Option<PathBuf>,
     path: Option<OsString>,
     emulator_host: Option<String>,
@@ -162,11 +163,11 @@ async fn run_cluster(
     parts: ClusterParts,
 ) -> anyhow::Result<Drained> {
     let mut signals = Signals::listen()?;
-    let ClusterParts { addresses, cloudsdk_root, path, emulator_host } = parts;
+    let ClusterParts { addresses, wanted, cloudsdk_root, path, emulator_host } = parts;
     let window = settings.pod.window;
     let search = Search { cloudsdk_root, path };
     let broker = select! {
-        broker = ClusterBroker::choose(emulator_host, &search, window.span, window.bytes) => broker,
+        broker = ClusterBroker::start(wanted, emulator_host, &search, window.span, window.bytes) => broker?,
         _ = signals.next() => return Ok(Drained::Cleanly),
     };
     let mut pods = Vec::new();

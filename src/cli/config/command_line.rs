@@ -33,7 +33,8 @@ pub(super) fn command() -> Command {
                 .about("Runs several pods in this process, on neighbouring ports")
                 .long_about(
                     "Runs several pods in this process, on neighbouring ports. Their broker is the emulator at\n\
-                     PUBSUB_EMULATOR_HOST, else an emulator that it finds and starts, else memory.",
+                     PUBSUB_EMULATOR_HOST, else an emulator that it finds and starts, else memory. With\n\
+                     --broker postgres: it is a PostgreSQL server that starts and stops with the pods.",
                 )
                 .args(flags(Only::Cluster))
                 .after_long_help(settings_help(Some(Only::Cluster))),

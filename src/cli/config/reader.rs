@@ -86,6 +86,12 @@ impl<'a> Reader<'a> {
         self.raw(setting).is_some()
     }
 
+    /// Returns whether the setting's variable is set, whatever the flags are.
+    pub(super) fn is_in_environment(&self, setting: &Setting) -> bool {
+        let value = setting.variable.and_then(|variable| self.environment.get(OsStr::new(variable)));
+        value.is_some_and(|value| !value.is_empty())
+    }
+
     /// Returns the setting, if it is given and valid.
     pub(super) fn optional<T>(&mut self, setting: &Setting, parse: impl Fn(&str) -> Parsed<T>) -> Option<T> {
         let parsed = match self.raw(setting)?.to_str() {

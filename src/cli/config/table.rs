@@ -108,6 +108,15 @@ pub(super) static FIRST_PORT: Setting = Setting::new(
 .flag("port")
 .without_variable()
 .only(Only::Cluster);
+pub(super) static CLUSTER_BROKER: Setting = Setting::new(
+    "",
+    Says("pubsub:, else memory:"),
+    Form("pubsub:, postgres: or memory:"),
+    "broker that the pods share; its server is started and stopped with them",
+)
+.flag("broker")
+.without_variable()
+.only(Only::Cluster);
 pub(super) static CLOUDSDK_ROOT_DIR: Setting = Setting::new(
     "CLOUDSDK_ROOT_DIR",
     Says("where gcloud is"),
@@ -116,7 +125,7 @@ pub(super) static CLOUDSDK_ROOT_DIR: Setting = Setting::new(
 )
 .only(Only::Cluster);
 pub(super) static PATH: Setting =
-    Setting::new("PATH", Says("unset"), Form("directories"), "directories in which gcloud is looked for")
+    Setting::new("PATH", Says("unset"), Form("directories"), "directories with gcloud and initdb")
         .only(Only::Cluster);
 
 pub(super) static AUTH: Setting = Setting::new(
@@ -422,7 +431,7 @@ pub static SETTINGS: &[Concern] = &[
             &PUBSUB_ENDPOINT,
         ],
     },
-    Concern { title: "Cluster", settings: &[&PODS, &FIRST_PORT, &CLOUDSDK_ROOT_DIR, &PATH] },
+    Concern { title: "Cluster", settings: &[&PODS, &FIRST_PORT, &CLUSTER_BROKER, &CLOUDSDK_ROOT_DIR, &PATH] },
     Concern {
         title: "Access",
         settings: &[

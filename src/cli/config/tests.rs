@@ -373,9 +373,11 @@ fn cluster_refuses_settings_of_one_pod() {
     let variables =
         [("PUBSUB_EMULATOR_HOST", "localhost:8085"), ("PORT", "1"), ("CLOUDSDK_ROOT_DIR", "/sdk")];
     let command = parsed("cluster --pods 2 --port 65534", &variables).unwrap();
-    let Command::Cluster { settings, pods, first_port, cloudsdk_root, path, emulator_host } = command else {
+    let Command::Cluster { settings, pods, first_port, wanted, cloudsdk_root, path, emulator_host } = command
+    else {
         panic!("{command:?}")
     };
+    assert_eq!(wanted, Wanted::Any);
     assert_eq!((pods, first_port, settings.pod.listen.port()), (2, 65534, 0));
     assert_eq!((cloudsdk_root, path), (Some(PathBuf::from("/sdk")), None));
     assert_eq!(emulator_host.as_deref(), Some("localhost:8085"));
@@ -383,7 +385,15 @@ fn cluster_refuses_settings_of_one_pod() {
     assert!(problems("cluster --pods 3 --port 65534", &[])[0].starts_with("relay: --port "));
     let one_pod = [("RELAY_LISTEN", "127.0.0.1:1"), ("RELAY_BROKER", "memory:"), ("RELAY_POD", "a")];
     assert_eq!(problems("cluster --pods 0", &one_pod).len(), 4);
-    parsed("cluster --broker memory:", &[]).unwrap_err();
+    let broker = |text: &str| match parsed(&format!("cluster --broker {text}"), &[]).unwrap() {
+        Command::Cluster { wanted, .. } => wanted,
+        command => panic!("{command:?}"),
+    };
+    assert_eq!(
+        ["memory:", "pubsub:", "postgres:"].map(broker),
+        [Wanted::Memory, Wanted::PubSub, Wanted::Postgres]
+    );
+    assert!(problems("cluster --broker postgres://db/shop", &[])[0].starts_with("relay: --broker "));
     parsed("--auth demo cluster", &[]).unwrap_err();
 }
 

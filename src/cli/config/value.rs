@@ -22,6 +22,7 @@ use crate::{
         secret::Secret,
     },
     broker::open::BrokerUrl,
+    cli::cluster::Wanted,
     control::Secrets,
     telemetry::LogFormat,
     web::{AllowedHeaders, AllowedOrigin, CookieName, Origins, TrustedProxies},
@@ -134,6 +135,16 @@ pub(super) fn proxies(text: &str) -> Parsed<TrustedProxies> {
 
 pub(super) fn broker(text: &str) -> Parsed<BrokerUrl> {
     BrokerUrl::parse(text).map_err(|error| error.to_string())
+}
+
+/// Parses the broker of a cluster.
+pub(super) fn cluster_broker(text: &str) -> Parsed<Wanted> {
+    match text {
+        "pubsub:" => Ok(Wanted::PubSub),
+        "postgres:" => Ok(Wanted::Postgres),
+        "memory:" => Ok(Wanted::Memory),
+        _ => Err("is not a broker that a cluster starts: write pubsub:, postgres: or memory:".to_owned()),
+    }
 }
 
 /// Checks a pod's name. It becomes part of the feed's name and the value of a label, and a label
