@@ -21,6 +21,7 @@ use tokio::{
 use crate::{
     broker::{Broker, memory, postgres, pubsub},
     cli::{
+        config::Wanted,
         emulator::{Emulator, EmulatorError, Search},
         postgres::{PostgresError, PostgresServer},
         surroundings,
@@ -36,20 +37,6 @@ const TOPIC: &str = "events";
 /// Time that the pods have, together, to become ready. At the limit the cluster logs which pods are
 /// not ready, and goes on.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Kind of broker that the user of a cluster asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wanted {
-    /// The emulator that runs, else one that can be started, else memory.
-    #[default]
-    Any,
-    /// Memory of this process.
-    Memory,
-    /// The emulator that runs, else one that can be started.
-    PubSub,
-    /// A PostgreSQL server of the cluster's own.
-    Postgres,
-}
 
 /// Broker that all pods of a cluster share.
 pub enum ClusterBroker {

@@ -27,11 +27,12 @@ pub use self::{
     setting::{Concern, Fallback, Only, Setting, Unit, Values},
     settings::{BadFile, DomainFiles, Settings},
     table::SETTINGS,
+    value::Wanted,
 };
 use clap::ArgMatches;
 
 use self::{reader::Reader, table as t};
-use super::{cluster::Wanted, terminal::Identity};
+use super::terminal::Identity;
 use crate::broker::open::BrokerUrl;
 
 /// Command to run, with its settings.

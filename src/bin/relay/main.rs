@@ -21,8 +21,8 @@ use anyhow::Context as _;
 use pubsub_relay::{
     broker::{open::BrokerUrl, postgres},
     cli::{
-        cluster::{self, ClusterBroker, NamedPod, Wanted},
-        config::{self, Command, Questions, Settings},
+        cluster::{self, ClusterBroker, NamedPod},
+        config::{self, Command, Questions, Settings, Wanted},
         cure::{cure, cure_in_cluster},
         doctor,
         emulator::Search,

@@ -22,7 +22,6 @@ use crate::{
         secret::Secret,
     },
     broker::open::BrokerUrl,
-    cli::cluster::Wanted,
     control::Secrets,
     telemetry::LogFormat,
     web::{AllowedHeaders, AllowedOrigin, CookieName, Origins, TrustedProxies},
@@ -135,6 +134,20 @@ pub(super) fn proxies(text: &str) -> Parsed<TrustedProxies> {
 
 pub(super) fn broker(text: &str) -> Parsed<BrokerUrl> {
     BrokerUrl::parse(text).map_err(|error| error.to_string())
+}
+
+/// Kind of broker that the user of a cluster asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// The emulator that runs, else one that can be started, else memory.
+    #[default]
+    Any,
+    /// Memory of this process.
+    Memory,
+    /// The emulator that runs, else one that can be started.
+    PubSub,
+    /// A PostgreSQL server of the cluster's own.
+    Postgres,
 }
 
 /// Parses the broker of a cluster.
