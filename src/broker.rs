@@ -6,6 +6,9 @@
 //! once, in the order of each author. The reader drops repeats ([`crate::relay`]). Only [`open`]
 //! and the program's own commands may name an adapter; nothing else outside this folder may.
 
+#[cfg(any(feature = "postgres", feature = "pubsub"))]
+#[doc(hidden)]
+pub mod kept_feed;
 #[doc(hidden)]
 pub mod memory;
 pub mod open;
@@ -17,6 +20,11 @@ pub mod postgres;
 pub mod pubsub;
 #[doc(hidden)]
 pub mod server;
+#[cfg(feature = "postgres")]
+#[doc(hidden)]
+pub mod task_publisher;
+#[cfg(feature = "postgres")]
+mod tls;
 
 use std::{
     error::Error,

@@ -26,13 +26,13 @@ use async_trait::async_trait;
 pub use self::{
     cause::Cause,
     checkup::Checkup,
-    feed::PostgresFeed,
-    publisher::Publisher,
     settings::{LIMITS, TOPIC, Topic},
     trimmer::Trimmer,
 };
 use self::{session::Access, settings::EXTRA_RETENTION};
-use super::{Broker, ConnectError, Connected, Limits, Upkeep};
+use super::{
+    Broker, ConnectError, Connected, Limits, Upkeep, kept_feed::KeptFeed, task_publisher::TaskPublisher,
+};
 
 impl Topic {
     /// Connects one pod. It needs no network: the feed reports a server that cannot be reached.
@@ -78,14 +78,14 @@ pub struct Postgres {
 impl Postgres {
     /// Starts a publisher to the topic.
     #[must_use]
-    pub fn publisher(&self) -> Publisher {
-        Publisher::start(self.access.clone())
+    pub fn publisher(&self) -> TaskPublisher {
+        publisher::start(self.access.clone())
     }
 
     /// Opens a new feed. It connects by itself, again after each outage, until it is closed.
     #[must_use]
-    pub fn open_feed(&self) -> PostgresFeed {
-        PostgresFeed::open(self.access.clone(), self.window)
+    pub fn open_feed(&self) -> KeptFeed {
+        feed::open(self.access.clone(), self.window)
     }
 
     /// Returns a trimmer, which deletes old events.

@@ -23,12 +23,11 @@ use self::clients::Clients;
 pub use self::{
     checkup::Checkup,
     clients::ConnectError,
-    feed::PubSubFeed,
     janitor::Janitor,
     publisher::Publisher,
     settings::{LIMITS, Settings},
 };
-use crate::broker::{self, Broker, Connected, Limits, Upkeep};
+use crate::broker::{self, Broker, Connected, Limits, Upkeep, kept_feed::KeptFeed};
 
 /// A topic of Cloud Pub/Sub, or of its emulator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,8 +151,8 @@ impl PubSub {
 
     /// Opens a new feed. It connects by itself, again after each outage, until it is closed.
     #[must_use]
-    pub fn open_feed(&self) -> PubSubFeed {
-        PubSubFeed::open(self.clients.clone())
+    pub fn open_feed(&self) -> KeptFeed {
+        feed::open(self.clients.clone())
     }
 
     /// Returns a janitor, which deletes the feeds of dead pods.

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     cause::Cause,
-    publisher::Publisher,
+    publisher,
     row, schema,
     session::{Access, Session},
     settings::{EXTRA_RETENTION, Topic},
@@ -247,7 +247,7 @@ impl Checkup {
         let listen = format!("listen {topic}_events");
         // Without it there is no note, which is what counts.
         self.within(self.session.client.batch_execute(&listen)).await.ok();
-        let published = Publisher::start(self.access.clone()).publish(event).await;
+        let published = publisher::start(self.access.clone()).publish(event).await;
         if published.is_err() {
             return Trial { published, is_read: None, has_note: false };
         }

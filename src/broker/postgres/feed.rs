@@ -1,21 +1,14 @@
-//! [`PostgresFeed`]: reads the topic's table behind the last position, kept going through every
-//! failure.
+//! Feed that reads the topic's table behind the last position, kept going through every failure.
 //!
 //! There is one way to recover from every failure, including a reader's report that nothing comes
-//! ([`Reopen`]): a new connection that begins before the newest event read. A generation must never
-//! skip a position: if events that it has not read are deleted, it ends.
+//! ([`Reopen`](crate::broker::Reopen)): a new connection that begins before the newest event read.
+//! A generation must never skip a position: if events that it has not read are deleted, it ends.
 
 use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use tokio::{
-    select,
-    sync::{mpsc, watch},
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{select, time::timeout};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use super::{
     cause::Cause,
@@ -23,7 +16,10 @@ use super::{
     schema,
     session::{Access, Session},
 };
-use crate::broker::{Feed, FeedState, Order, Received, Reopen};
+use crate::broker::{
+    Order,
+    kept_feed::{Controls, KeptFeed},
+};
 
 /// Most messages that wait between the table and the relay. At the limit the reader waits.
 const QUEUE: usize = 256;
@@ -38,8 +34,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// Longest wait for the answer to a read. At the limit the generation ends.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pause between two tries. It doubles from the first value to the second, less up to a half by
-/// chance. A pod must be back within 2 s of a repair.
+/// Pause between two tries. A pod must be back within 2 s of a repair.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// Longest wait for the end of the connections when the feed is closed.
@@ -48,65 +43,19 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reason of the end of a generation that its reader gave up.
 const SILENT: &str = "nothing came through it";
 
-/// Feed of one pod from PostgreSQL.
-pub struct PostgresFeed {
-    events: mpsc::Receiver<Received>,
-    state: watch::Receiver<FeedState>,
-    reopen: Reopen,
-    stop: CancellationToken,
-    keeper: JoinSet<()>,
-}
-
-impl PostgresFeed {
-    pub(super) fn open(access: Access, window: Duration) -> Self {
-        let (sender, events) = mpsc::channel(QUEUE);
-        let (states, state) = watch::channel(FeedState::Opening(None));
-        let (reopen, stop) = (Reopen::default(), CancellationToken::new());
-        let keeper = Keeper {
-            access,
-            window: i64::try_from(window.as_micros()).unwrap_or(i64::MAX),
-            events: sender,
-            states,
-            reopen: reopen.clone(),
-            sessions: TaskTracker::new(),
-            newest: None,
-            why: String::new(),
-            tries: 0,
-        };
-        let mut task = JoinSet::new();
-        task.spawn(keeper.run(stop.clone()));
-        Self { events, state, reopen, stop, keeper: task }
-    }
-}
-
-#[async_trait]
-impl Feed for PostgresFeed {
-    async fn next(&mut self) -> Option<Received> {
-        self.events.recv().await
-    }
-
-    fn state(&self) -> watch::Receiver<FeedState> {
-        self.state.clone()
-    }
-
-    fn reopen(&self) -> Reopen {
-        self.reopen.clone()
-    }
-
-    fn order(&self) -> Order {
-        Order::Total
-    }
-
-    fn reaches_back(&self) -> bool {
-        true
-    }
-
-    async fn close(&mut self) {
-        self.events.close();
-        self.stop.cancel();
-        while self.keeper.join_next().await.is_some() {}
-        while self.events.try_recv().is_ok() {}
-    }
+/// Opens the feed of one pod.
+pub(super) fn open(access: Access, window: Duration) -> KeptFeed {
+    let (feed, controls) = KeptFeed::new(QUEUE, BACKOFF);
+    controls.set_order(Order::Total);
+    controls.set_reaches_back(true);
+    let keeper = Keeper {
+        access,
+        window: i64::try_from(window.as_micros()).unwrap_or(i64::MAX),
+        controls,
+        sessions: TaskTracker::new(),
+        newest: None,
+    };
+    feed.kept_by(keeper.run())
 }
 
 /// Task behind a feed. If it is aborted, the server ends its session: nothing is left behind.
@@ -114,53 +63,30 @@ struct Keeper {
     access: Access,
     /// Time back to which the first generation reaches, in microseconds.
     window: i64,
-    events: mpsc::Sender<Received>,
-    states: watch::Sender<FeedState>,
-    reopen: Reopen,
+    controls: Controls,
     /// Connections of this feed that have not ended.
     sessions: TaskTracker,
     /// Position of the newest event read.
     newest: Option<i64>,
-    /// Why there is no feed, and how often that was so in a row.
-    why: String,
-    tries: u32,
 }
 
 impl Keeper {
-    async fn run(mut self, stop: CancellationToken) {
-        let mut wait = BACKOFF.0;
-        loop {
+    async fn run(mut self) {
+        let stop = self.controls.stop.clone();
+        while !stop.is_cancelled() {
             let newest = self.newest;
             let Some(why) = stop.run_until_cancelled(self.run_generation()).await else { break };
-            self.report(why);
+            self.controls.report(why);
             if self.newest > newest {
-                // The generation brought something, so the next one may begin at once.
-                (wait, self.tries) = (BACKOFF.0, 0);
+                self.controls.succeed();
             }
-            let pause = sleep(wait.mul_f64(rand::random_range(0.5..1.0)));
-            if stop.run_until_cancelled(pause).await.is_none() {
-                break;
-            }
-            wait = (wait * 2).min(BACKOFF.1);
+            self.controls.pause().await;
         }
         self.sessions.close();
         if timeout(END_TIMEOUT, self.sessions.wait()).await.is_err() {
             tracing::debug!("a connection has not ended yet");
         }
-        self.states.send_replace(FeedState::Closed);
-    }
-
-    /// Shows and logs why no feed is open, and how often it was tried. Repeats of a reason are
-    /// logged ever less often.
-    fn report(&mut self, why: String) {
-        self.tries = if self.why == why { self.tries + 1 } else { 1 };
-        self.why.clone_from(&why);
-        let tries = self.tries;
-        if tries.is_power_of_two() {
-            tracing::warn!(why, tries, "feed not open");
-        }
-        let times = if tries > 1 { format!(" (tried {tries} times)") } else { String::new() };
-        self.states.send_replace(FeedState::Opening(Some(why + &times)));
+        self.controls.close();
     }
 
     /// Runs one generation of the feed until it fails. Returns the reason of its end.
@@ -173,8 +99,8 @@ impl Keeper {
         let (topic, pod) = (&self.access.topic.name, &self.access.pod);
         let generation: Arc<str> = format!("{topic}.{pod}.{}", uuid::Uuid::now_v7().simple()).into();
         tracing::info!(feed = &*generation, "feed open");
-        self.states.send_replace(FeedState::Open(generation.clone()));
-        let reopen = self.reopen.clone();
+        self.controls.open(generation.clone());
+        let reopen = self.controls.reopen.clone();
         select! {
             why = self.follow(&session, begin) => why,
             () = reopen.asked(&generation) => SILENT.to_owned(),
@@ -229,7 +155,7 @@ impl Keeper {
                 }
                 let Some(position) = position else { continue };
                 bytes += row::size(row);
-                if self.events.send(row::received(row, position)).await.is_err() {
+                if self.controls.events.send(row::received(row, position)).await.is_err() {
                     return "nothing reads it".to_owned();
                 }
                 self.newest = self.newest.max(Some(position));

@@ -1,15 +1,13 @@
-//! [`Publisher`]: writes events to the topic's table, in the order of the calls.
+//! Publisher that writes events to the topic's table, in the order of the calls.
 //!
 //! One task has one connection. It writes together what waits, so that the price of a commit is
-//! shared. No call may wait longer than the port allows.
+//! shared.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    task::JoinSet,
-    time::{Instant, sleep, timeout, timeout_at},
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
 };
 use tokio_postgres::error::SqlState;
 use tokio_util::task::TaskTracker;
@@ -20,14 +18,10 @@ use super::{
     session::{Access, Session},
     settings::LIMITS,
 };
-use crate::{
-    broker::{PUBLISH_TIMEOUT, Publish, PublishError},
-    event::Event,
+use crate::broker::{
+    PublishError,
+    task_publisher::{Job, TaskPublisher},
 };
-
-/// Most events that may wait for their acknowledgement at once. Beyond it a call waits for a place,
-/// until its deadline.
-const MAX_IN_FLIGHT: usize = 1_000;
 
 /// Most events that are written together, and most bytes of their data. More would only make the
 /// first of them wait.
@@ -39,56 +33,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(4_400);
 /// Pause after a connection that failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Publisher of one pod to PostgreSQL.
-pub struct Publisher {
-    jobs: mpsc::Sender<Job>,
-    in_flight: Arc<Semaphore>,
-    _writer: JoinSet<()>,
-}
-
-/// Event that waits to be written, and its call.
-struct Job {
-    event: Event,
-    deadline: Instant,
-    answer: oneshot::Sender<Result<(), PublishError>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Publisher {
-    /// Starts the task, which ends with the publisher.
-    pub(super) fn start(access: Access) -> Self {
-        let (jobs, waiting) = mpsc::channel(MAX_IN_FLIGHT);
-        let mut writer = JoinSet::new();
-        let statement = insert(&access.topic.name);
-        let sessions = TaskTracker::new();
-        writer.spawn(Writer { access, statement, waiting, session: None, sessions }.run());
-        Self { jobs, in_flight: Semaphore::new(MAX_IN_FLIGHT).into(), _writer: writer }
-    }
-}
-
-#[async_trait]
-impl Publish for Publisher {
-    async fn publish(&self, event: &Event) -> Result<(), PublishError> {
-        LIMITS.check(event)?;
-        let deadline = Instant::now() + PUBLISH_TIMEOUT;
-        let place = timeout_at(deadline, self.in_flight.clone().acquire_owned()).await;
-        let place = place.ok().and_then(Result::ok).ok_or(PublishError::Overloaded)?;
-        let (answer, answered) = oneshot::channel();
-        let gone = || PublishError::Unavailable("the publisher has ended".into());
-        let job = Job { event: event.clone(), deadline, answer, _place: place };
-        // There are as many places as the channel has, so it is never full.
-        self.jobs.try_send(job).map_err(|_| gone())?;
-        match timeout_at(deadline, answered).await {
-            Ok(answer) => answer.unwrap_or_else(|_| Err(gone())),
-            Err(_) => Err(PublishError::TimedOut),
-        }
-    }
-
-    async fn flush(&self) {
-        let all = u32::try_from(MAX_IN_FLIGHT).unwrap_or(u32::MAX);
-        // All places are free once nothing is in flight.
-        drop(self.in_flight.acquire_many(all).await);
-    }
+/// Starts the publisher of one pod.
+pub(super) fn start(access: Access) -> TaskPublisher {
+    let statement = insert(&access.topic.name);
+    let sessions = TaskTracker::new();
+    TaskPublisher::start(LIMITS, |waiting| {
+        Writer { access, statement, waiting, session: None, sessions }.run()
+    })
 }
 
 /// Task that writes.

@@ -3,20 +3,16 @@
 //! A session is never repaired: after a failure its owner opens another one. It must never wait
 //! longer than [`CONNECT_TIMEOUT`] for a connection.
 
-use std::{fs::File, io::BufReader, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
 use tokio::{sync::Notify, time::timeout};
 use tokio_postgres::{AsyncMessage, Client, Config, config::SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::TaskTracker;
 
 use super::{cause::Cause, settings::Topic};
-use crate::broker::ConnectError;
+use crate::broker::{ConnectError, tls};
 
 /// Longest time until a connection is open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -62,41 +58,9 @@ impl Access {
         if let Some(password) = &server.login.password {
             config.password(password.reveal());
         }
-        let tls = MakeRustlsConnect::new(tls(&topic)?);
+        let tls = MakeRustlsConnect::new(tls::config(server)?);
         Ok(Self { topic, pod: pod.into(), config, tls })
     }
-}
-
-/// Returns what verifies the server's certificate.
-fn tls(topic: &Topic) -> Result<ClientConfig, ConnectError> {
-    let mut roots = RootCertStore::empty();
-    match &topic.server.login.ca_file {
-        _ if !topic.server.tls => {}
-        Some(path) => {
-            let unusable =
-                |why: String| ConnectError::new(format!("the file of the certificate authority {why}"));
-            let file = File::open(path).map_err(|error| unusable(format!("cannot be read: {error}")))?;
-            for certificate in CertificateDer::pem_reader_iter(BufReader::new(file)) {
-                let certificate = certificate.map_err(|error| unusable(format!("is not PEM: {error}")))?;
-                roots.add(certificate).map_err(|error| unusable(format!("cannot be used: {error}")))?;
-            }
-            if roots.is_empty() {
-                return Err(unusable("holds no certificate".to_owned()));
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err(ConnectError::new(
-                    "this system has no certificate authorities: name a file of them",
-                ));
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = versions.map_err(ConnectError::new)?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// One connection. If it is dropped, it ends.

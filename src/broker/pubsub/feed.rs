@@ -1,39 +1,30 @@
-//! [`PubSubFeed`]: a pod's own subscription and its streaming pull, kept open through every
-//! failure.
+//! Feed of a pod's own subscription and its streaming pull, kept open through every failure.
 //!
 //! There is one way to recover from every failure, including a reader's report that nothing comes
-//! ([`Reopen`]). The feed is created under a new name with new connections. It is sought back to
+//! ([`Reopen`](crate::broker::Reopen)). The feed is created under a new name with new connections. It is sought back to
 //! the last heartbeat seen, less a margin. The old feed is deleted. The reader drops repeats. A
 //! name must never be used twice: a stream that died on it may go on taking its messages for a
 //! minute. Tries to recover must never use up what they need: a pod has two feeds at most.
 
 pub(super) mod reader;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
 use tokio::{
     select,
-    sync::{mpsc, watch},
+    sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use self::reader::{Reader, Seen, Twins, fill};
 use super::{
     admin::{AdminError, NewFeed, NoFeed, code},
     clients::Clients,
 };
-use crate::broker::{Feed, FeedState, Received, Reopen};
+use crate::broker::kept_feed::{Controls, KeptFeed};
 
 /// Most messages that wait between the stream and the relay. At the limit the reader waits.
 const QUEUE: usize = 1_024;
@@ -55,9 +46,8 @@ const CLOCK_RESERVE: Duration = Duration::from_secs(24 * 60 * 60);
 /// ([`REPEAT`](crate::hub::window::REPEAT)).
 const ACK_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Pause between two tries. It doubles from the first value to the second, less up to a half by
-/// chance. After a quota was used up it has the second value at once. A pod must be back within 20
-/// s of a repair.
+/// Pause between two tries. After a quota was used up it has the second value at once. A pod must
+/// be back within 20 s of a repair.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
 /// Reason of the end of a generation that its reader gave up.
@@ -74,77 +64,16 @@ const DELETE_PAUSE: Duration = Duration::from_secs(60);
 /// from a pod that ended repeatedly, and it searches for them until none is left.
 const MAX_LEFTOVERS: usize = 64;
 
-/// Feed of one pod from Pub/Sub.
-pub struct PubSubFeed {
-    events: mpsc::Receiver<Received>,
-    state: watch::Receiver<FeedState>,
-    reopen: Reopen,
-    reaches_back: Arc<AtomicBool>,
-    stop: CancellationToken,
-    keeper: JoinSet<()>,
-}
-
-impl PubSubFeed {
-    pub(super) fn open(clients: Clients) -> Self {
-        let (sender, events) = mpsc::channel(QUEUE);
-        let (states, state) = watch::channel(FeedState::Opening(None));
-        let (reopen, stop) = (Reopen::default(), CancellationToken::new());
-        let reaches_back = Arc::new(AtomicBool::new(false));
-        let keeper = Keeper {
-            clients,
-            events: sender,
-            states,
-            reopen: reopen.clone(),
-            reaches_back: reaches_back.clone(),
-            stop: stop.clone(),
-            seen: watch::Sender::new(None),
-            began_late: false,
-            leftovers: Vec::new(),
-            has_found_earlier_feeds: false,
-            why: String::new(),
-            tries: 0,
-        };
-        let mut task = JoinSet::new();
-        task.spawn(keeper.run());
-        Self { events, state, reopen, reaches_back, stop, keeper: task }
-    }
-}
-
-#[async_trait]
-impl Feed for PubSubFeed {
-    async fn next(&mut self) -> Option<Received> {
-        self.events.recv().await
-    }
-
-    fn state(&self) -> watch::Receiver<FeedState> {
-        self.state.clone()
-    }
-
-    fn reopen(&self) -> Reopen {
-        self.reopen.clone()
-    }
-
-    fn reaches_back(&self) -> bool {
-        self.reaches_back.load(Ordering::Relaxed)
-    }
-
-    async fn close(&mut self) {
-        // The queue closes first: a reader that waits for room in it would not notice the stop.
-        self.events.close();
-        self.stop.cancel();
-        while self.keeper.join_next().await.is_some() {}
-        while self.events.try_recv().is_ok() {}
-    }
+/// Opens the feed of one pod.
+pub(super) fn open(clients: Clients) -> KeptFeed {
+    let (feed, controls) = KeptFeed::new(QUEUE, BACKOFF);
+    feed.kept_by(Keeper::new(clients, controls).run())
 }
 
 /// Task behind a feed. If it is aborted, the janitor of another pod deletes its subscription.
 struct Keeper {
     clients: Clients,
-    events: mpsc::Sender<Received>,
-    states: watch::Sender<FeedState>,
-    reopen: Reopen,
-    reaches_back: Arc<AtomicBool>,
-    stop: CancellationToken,
+    controls: Controls,
     /// Newest heartbeat that came through.
     seen: watch::Sender<Seen>,
     /// Whether the first generation began too late, or may have, because this pod's clock is ahead.
@@ -153,15 +82,22 @@ struct Keeper {
     /// been created.
     leftovers: Vec<String>,
     has_found_earlier_feeds: bool,
-    /// Why there is no feed, and how often that was so in a row.
-    why: String,
-    tries: u32,
 }
 
 impl Keeper {
+    fn new(clients: Clients, controls: Controls) -> Self {
+        Self {
+            clients,
+            controls,
+            seen: watch::Sender::new(None),
+            began_late: false,
+            leftovers: Vec::new(),
+            has_found_earlier_feeds: false,
+        }
+    }
+
     async fn run(mut self) {
-        let mut wait = BACKOFF.0;
-        while !self.stop.is_cancelled() {
+        while !self.controls.stop.is_cancelled() {
             let seen = *self.seen.borrow();
             let since = self.since();
             let why = match self.create(since).await {
@@ -179,42 +115,24 @@ impl Keeper {
                 Err(error) => {
                     self.tidy_after(&error).await;
                     if code(&error) == Some(Code::ResourceExhausted) {
-                        wait = BACKOFF.1;
+                        self.controls.back_off();
                     }
                     error.to_string()
                 }
             };
-            if self.stop.is_cancelled() {
+            if self.controls.stop.is_cancelled() {
                 break;
             }
-            self.report(why);
+            self.controls.report(why);
             self.renew().await;
             if self.seen.borrow().is_some_and(|now| Some(now) > seen) {
-                // The generation brought something, so the next one may begin at once.
-                (wait, self.tries) = (BACKOFF.0, 0);
-                continue;
+                self.controls.succeed();
+            } else {
+                self.controls.pause().await;
             }
-            select! {
-                () = sleep(wait.mul_f64(rand::random_range(0.5..1.0))) => {}
-                () = self.stop.cancelled() => {}
-            }
-            wait = (wait * 2).min(BACKOFF.1);
         }
         self.delete_leftovers().await;
-        self.states.send_replace(FeedState::Closed);
-    }
-
-    /// Shows and logs why no feed is open, and how often it was tried. Repeats of a reason are
-    /// logged ever less often.
-    fn report(&mut self, why: String) {
-        self.tries = if self.why == why { self.tries + 1 } else { 1 };
-        self.why.clone_from(&why);
-        let tries = self.tries;
-        if tries.is_power_of_two() {
-            tracing::warn!(why, tries, "feed not open");
-        }
-        let times = if tries > 1 { format!(" (tried {tries} times)") } else { String::new() };
-        self.states.send_replace(FeedState::Opening(Some(why + &times)));
+        self.controls.close();
     }
 
     /// Adds to the end of a generation that brought nothing what the service says about its stream.
@@ -245,8 +163,8 @@ impl Keeper {
             self.leftovers.remove(0);
         }
         let (name, feed) = self.create_one(since).await?;
-        self.reaches_back.store(feed.reaches_back, Ordering::Relaxed);
-        if !feed.reaches_back && self.tries == 0 {
+        self.controls.set_reaches_back(feed.reaches_back);
+        if !feed.reaches_back && self.controls.tries() == 0 {
             let cure = "see relay doctor";
             tracing::warn!(
                 cure,
@@ -340,12 +258,12 @@ impl Keeper {
         if second.is_none() {
             twins.end().await;
         }
-        reader.spawn(self.reader(stream, &twins, false).run(self.events.clone()));
+        reader.spawn(self.reader(stream, &twins, false).run(self.controls.events.clone()));
         // Other pods get the name without the project, which may be of any length.
         let generation = name.rsplit('/').next().unwrap_or(name);
-        self.states.send_replace(FeedState::Open(generation.into()));
-        let (reopen, stop) = (self.reopen.clone(), self.stop.clone());
-        let events = self.events.clone();
+        self.controls.open(generation.into());
+        let (reopen, stop) = (self.controls.reopen.clone(), self.controls.stop.clone());
+        let events = self.controls.events.clone();
         let tidy = async {
             if let Some(second) = second {
                 fill(second, events).await;
@@ -371,9 +289,7 @@ impl Keeper {
             }
             () = stop.cancelled() => "stopped".to_owned(),
         };
-        if !self.stop.is_cancelled() {
-            self.states.send_replace(FeedState::Opening(Some(why.clone())));
-        }
+        self.controls.end(&why);
         let ended = timeout(STREAM_END_TIMEOUT, async {
             shutdown.shutdown().await;
             while reader.join_next().await.is_some() {}
@@ -418,7 +334,10 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU16;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    };
 
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -455,20 +374,8 @@ mod tests {
         let status = Arc::new(AtomicU16::new(503));
         let mut server = JoinSet::new();
         server.spawn(serve(listener, status.clone()));
-        let mut keeper = Keeper {
-            clients: Clients::connect(settings, access).await.unwrap(),
-            events: mpsc::channel(1).0,
-            states: watch::Sender::new(FeedState::Opening(None)),
-            reopen: Reopen::default(),
-            reaches_back: Arc::default(),
-            stop: CancellationToken::new(),
-            seen: watch::Sender::new(None),
-            began_late: false,
-            leftovers: Vec::new(),
-            has_found_earlier_feeds: false,
-            why: String::new(),
-            tries: 0,
-        };
+        let (_feed, controls) = KeptFeed::new(1, BACKOFF);
+        let mut keeper = Keeper::new(Clients::connect(settings, access).await.unwrap(), controls);
 
         status.store(403, Ordering::Relaxed);
         keeper.create(SystemTime::now()).await.unwrap_err();
