@@ -1,12 +1,13 @@
 //! The ports to a broker: [`Broker`] connects a pod, [`Publish`] sends events, [`Feed`] receives
 //! them.
 //!
-//! Adapters implement the ports: [`memory`] and, with the features of the same names, `pubsub` and
-//! `postgres`. One contract suite tests them all (`tests/contract.rs`). The guarantee is at least
-//! once, in the order of each author. The reader drops repeats ([`crate::relay`]). Only [`open`]
-//! and the program's own commands may name an adapter; nothing else outside this folder may.
+//! Adapters implement the ports: [`memory`] and, with the features of the same names, `pubsub`,
+//! `postgres` and `rabbitmq`. One contract suite tests them all (`tests/contract.rs`). The
+//! guarantee is at least once, in the order of each author. The reader drops repeats
+//! ([`crate::relay`]). Only [`open`] and the program's own commands may name an adapter; nothing
+//! else outside this folder may.
 
-#[cfg(any(feature = "postgres", feature = "pubsub"))]
+#[cfg(any(feature = "postgres", feature = "pubsub", feature = "rabbitmq"))]
 #[doc(hidden)]
 pub mod kept_feed;
 #[doc(hidden)]
@@ -18,12 +19,15 @@ pub mod postgres;
 #[cfg(feature = "pubsub")]
 #[doc(hidden)]
 pub mod pubsub;
+#[cfg(feature = "rabbitmq")]
+#[doc(hidden)]
+pub mod rabbitmq;
 #[doc(hidden)]
 pub mod server;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "rabbitmq"))]
 #[doc(hidden)]
 pub mod task_publisher;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "rabbitmq"))]
 mod tls;
 
 use std::{

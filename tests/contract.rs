@@ -1,5 +1,5 @@
 //! Contract suite that every broker passes: what a [`Publish`] and a [`Feed`] promise, on
-//! `memory:`, on Google's emulator and on PostgreSQL.
+//! `memory:`, on Google's emulator, on PostgreSQL and on RabbitMQ.
 //!
 //! The suite tests what the relay relies on, and no more. No test may ever share a topic with
 //! another.
@@ -16,6 +16,15 @@ use std::{
 mod emulator;
 #[path = "support/postgres.rs"]
 mod postgres_server;
+#[path = "support/proxy.rs"]
+#[expect(dead_code, reason = "the suite needs only some of it")]
+mod proxy;
+#[path = "contract/rabbit.rs"]
+mod rabbit;
+#[path = "support/rabbitmq.rs"]
+mod rabbitmq_server;
+#[path = "support/ports.rs"]
+mod support;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -29,6 +38,8 @@ use pubsub_relay::{
     event::{Event, cloudevent::Undecodable},
 };
 use tokio::time::{Instant, sleep, timeout};
+
+use self::support::free_ports;
 
 /// Time limit for anything that must happen: enough for an emulator on a busy machine, and less
 /// than the minute for which an emulator is silent after a broken stream.
@@ -58,6 +69,15 @@ macro_rules! contract {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 if let Some(broker) = super::Broker::postgres(stringify!($case)).await {
+                    super::$case(broker).await;
+                }
+            })+
+        }
+
+        mod rabbitmq {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(broker) = super::Broker::rabbitmq(stringify!($case)).await {
                     super::$case(broker).await;
                 }
             })+
@@ -152,8 +172,8 @@ async fn late_feed_receives_retained_events(broker: Broker) {
 
 async fn unacknowledged_event_comes_again(broker: Broker) {
     let Broker::PubSub(google) = &broker else {
-        // The in-memory broker needs no acknowledgement: events stay in the process and cannot get
-        // lost
+        // The others need no acknowledgement: each is a log, which the feed reads again after a
+        // failure
         return;
     };
     let mut feed = broker.open_feed("reader").await;
@@ -231,6 +251,7 @@ async fn closed_feed_ends_and_leaves_nothing(broker: Broker) {
                 sleep(Duration::from_millis(20)).await;
             }
         }
+        Broker::RabbitMq(rabbit) => assert_eq!(rabbit.consumers().await, 0),
     }
 }
 
@@ -263,22 +284,13 @@ async fn feed_hands_out_garbage_and_goes_on(broker: Broker) {
     if let Broker::Postgres(postgres) = &broker {
         return feed_of_table_hands_out_garbage(&broker, postgres).await;
     }
-    let Broker::PubSub(google) = &broker else {
-        // The in-memory broker takes nothing but events
-        return;
-    };
     let mut feed = broker.open_feed("reader").await;
-    let foreign = r#""ce-specversion":"1.0","ce-id":"f","ce-source":"/foreign","ce-type":"foreign.v1""#;
-    google
-        .publish(&format!(
-            r#"{{"messages":[
-                {{"attributes":{{"a":"b"}}}},
-                {{"data":"AAEC/w=="}},
-                {{"attributes":{{{foreign},"ce-time":"yesterday"}},"data":"e30="}},
-                {{"attributes":{{{foreign},"content-type":"application/json; charset=utf-8"}},"data":"e30="}}
-            ]}}"#
-        ))
-        .await;
+    match &broker {
+        // The in-memory broker takes nothing but events
+        Broker::Memory(_) | Broker::Postgres(_) => return,
+        Broker::PubSub(google) => google.publish_garbage().await,
+        Broker::RabbitMq(rabbit) => rabbit.publish_garbage().await,
+    }
     let mut events = Vec::new();
     let mut causes = HashMap::new();
     for _ in 0..4 {
@@ -292,7 +304,9 @@ async fn feed_hands_out_garbage_and_goes_on(broker: Broker) {
     assert_eq!(causes, HashMap::from([("not_cloudevent", 2), ("time", 1)]));
     let [foreign] = &events[..] else { panic!("{events:?}") };
     assert_eq!((&*foreign.id, &foreign.author, &foreign.data[..]), ("f", &None, &b"{}"[..]));
-    assert_eq!(Some(foreign.time), foreign.published);
+    if let Broker::PubSub(_) = &broker {
+        assert_eq!(Some(foreign.time), foreign.published);
+    }
 
     let own = event(Some("1"), "{}");
     broker.publisher().await.publish(&own).await.unwrap();
@@ -364,13 +378,11 @@ async fn reopened_feed_has_new_generation_and_misses_nothing(broker: Broker) {
     }
     let mut feed = broker.open_feed("reader").await;
     let publisher = broker.publisher().await;
-    let old = match &broker {
-        Broker::PubSub(google) => google.subscriptions().await,
-        _ => Vec::new(),
-    };
+    let old = broker.left_at_broker().await;
     let mut state = feed.state();
     let FeedState::Open(generation) = state.borrow_and_update().clone() else { panic!("the feed is open") };
-    assert!(generation.contains(".reader."), "{generation}: heartbeats hold the name without the project");
+    let begin = format!("{}.reader.", broker.name());
+    assert!(generation.starts_with(&begin), "{generation}: heartbeats hold the name without the project");
     feed.reopen().ask(&generation);
     let between = event(Some("1"), "between");
     publisher.publish(&between).await.unwrap();
@@ -382,9 +394,7 @@ async fn reopened_feed_has_new_generation_and_misses_nothing(broker: Broker) {
     // nothing
     feed.reopen().ask(&generation);
     let deadline = Instant::now() + PATIENCE;
-    while let Broker::PubSub(google) = &broker
-        && google.subscriptions().await.iter().any(|feed| old.contains(feed))
-    {
+    while broker.left_at_broker().await.iter().any(|feed| old.contains(feed)) {
         assert!(Instant::now() < deadline, "the old feed is still there");
         sleep(Duration::from_millis(20)).await;
     }
@@ -512,6 +522,7 @@ enum Broker {
     Memory(Topic),
     PubSub(Google),
     Postgres(Postgres),
+    RabbitMq(rabbit::Rabbit),
 }
 
 impl Broker {
@@ -535,13 +546,37 @@ impl Broker {
         Some(Self::Postgres(Postgres { host, topic }))
     }
 
-    /// Connects a publisher. Tests open a feed first: on the emulator the first feed creates the
-    /// topic.
+    /// Returns a stream on RabbitMQ. Without RabbitMQ it prints the reason and returns `None`.
+    async fn rabbitmq(case: &str) -> Option<Self> {
+        rabbit::Rabbit::fresh(case).await.map(Self::RabbitMq)
+    }
+
+    /// Returns the name that generations begin with.
+    fn name(&self) -> &str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::PubSub(_) => TOPIC,
+            Self::Postgres(postgres) => &postgres.topic.name,
+            Self::RabbitMq(rabbit) => &rabbit.topic.stream,
+        }
+    }
+
+    /// Returns the feeds that would stay at the broker if their pod died.
+    async fn left_at_broker(&self) -> Vec<String> {
+        match self {
+            Self::PubSub(google) => google.subscriptions().await,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Connects a publisher. Tests open a feed first: the first feed creates the topic, or the
+    /// stream.
     async fn publisher(&self) -> Arc<dyn Publish> {
         match self {
             Self::Memory(topic) => Arc::new(topic.clone()),
             Self::PubSub(google) => google.connect("publisher").await.publisher(),
             Self::Postgres(postgres) => Arc::new(postgres.open("publisher").publisher()),
+            Self::RabbitMq(rabbit) => rabbit.connect("publisher").await.publisher,
         }
     }
 
@@ -551,6 +586,7 @@ impl Broker {
             Self::Memory(topic) => Box::new(topic.open_feed()),
             Self::PubSub(google) => Box::new(google.connect(pod).await.open_feed()),
             Self::Postgres(postgres) => Box::new(postgres.open(pod).open_feed()),
+            Self::RabbitMq(rabbit) => rabbit.connect(pod).await.feed,
         };
         let mut state = feed.state();
         let open = timeout(PATIENCE, state.wait_for(is_open)).await;
@@ -635,6 +671,20 @@ impl Google {
     async fn delete(&self, subscription: &str) {
         let answer = reqwest::Client::new().delete(self.url(subscription)).send().await.unwrap();
         answer.error_for_status().unwrap();
+    }
+
+    /// Publishes three messages that hold no event, and one of a foreign program that does.
+    async fn publish_garbage(&self) {
+        let foreign = r#""ce-specversion":"1.0","ce-id":"f","ce-source":"/foreign","ce-type":"foreign.v1""#;
+        self.publish(&format!(
+            r#"{{"messages":[
+                {{"attributes":{{"a":"b"}}}},
+                {{"data":"AAEC/w=="}},
+                {{"attributes":{{{foreign},"ce-time":"yesterday"}},"data":"e30="}},
+                {{"attributes":{{{foreign},"content-type":"application/json; charset=utf-8"}},"data":"e30="}}
+            ]}}"#
+        ))
+        .await;
     }
 
     async fn publish(&self, body: &str) {

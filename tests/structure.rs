@@ -144,9 +144,10 @@ fn architecture_names_existing_files() {
 
 #[test]
 fn foreign_crates_stay_in_their_rooms() {
-    let homes: [(&str, &[&str]); 9] = [
+    let homes: [(&str, &[&str]); 10] = [
         ("google_cloud_", &["broker"]),
         ("tokio_postgres", &["broker"]),
+        ("lapin", &["broker"]),
         ("async_graphql", &["", "graphql", "web", "domains"]),
         ("axum", &["web"]),
         ("hyper", &["web"]),

@@ -10,9 +10,12 @@ use thiserror::Error;
 use super::postgres;
 #[cfg(feature = "pubsub")]
 use super::pubsub;
+#[cfg(feature = "rabbitmq")]
+use super::rabbitmq;
 use super::{Broker, Limits, memory, server::Server};
 
-/// A broker, chosen by its URL: `memory:`, `pubsub://PROJECT/TOPIC` or `postgres://HOST/DATABASE`.
+/// A broker, chosen by its URL: `memory:`, `pubsub://PROJECT/TOPIC`, `postgres://HOST/DATABASE` or
+/// `amqp[s]://HOST/VHOST`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BrokerUrl {
@@ -24,6 +27,9 @@ pub enum BrokerUrl {
     /// A topic in a PostgreSQL database.
     #[cfg(feature = "postgres")]
     Postgres(postgres::Topic),
+    /// A stream of RabbitMQ.
+    #[cfg(feature = "rabbitmq")]
+    RabbitMq(rabbitmq::Topic),
 }
 
 /// Why a text is not the URL of a broker. The text completes a sentence that begins with the
@@ -55,8 +61,15 @@ impl BrokerUrl {
         if let Some(topic) = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://")) {
             return postgres(topic).map_err(BrokerUrlError);
         }
+        for (scheme, tls) in [("amqp://", false), ("amqps://", true)] {
+            if let Some(stream) = url.strip_prefix(scheme) {
+                return rabbitmq(stream, tls).map_err(BrokerUrlError);
+            }
+        }
         Err(BrokerUrlError(
-            "is not a broker: write memory:, pubsub://PROJECT/TOPIC or postgres://HOST/DATABASE".to_owned(),
+            "is not a broker: write memory:, pubsub://PROJECT/TOPIC, postgres://HOST/DATABASE or \
+             amqp[s]://HOST/VHOST"
+                .to_owned(),
         ))
     }
 
@@ -69,6 +82,8 @@ impl BrokerUrl {
             Self::PubSub(_) => pubsub::LIMITS,
             #[cfg(feature = "postgres")]
             Self::Postgres(_) => postgres::LIMITS,
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitMq(_) => rabbitmq::LIMITS,
         }
     }
 
@@ -77,6 +92,8 @@ impl BrokerUrl {
         match self {
             #[cfg(feature = "postgres")]
             Self::Postgres(topic) => Some(&mut topic.server),
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitMq(topic) => Some(&mut topic.server),
             _ => None,
         }
     }
@@ -90,6 +107,8 @@ impl BrokerUrl {
             Self::PubSub(topic) => Arc::new(topic),
             #[cfg(feature = "postgres")]
             Self::Postgres(topic) => Arc::new(topic),
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitMq(topic) => Arc::new(topic),
         }
     }
 }
@@ -112,4 +131,14 @@ fn postgres(topic: &str) -> Result<BrokerUrl, String> {
 #[cfg(not(feature = "postgres"))]
 fn postgres(_topic: &str) -> Result<BrokerUrl, String> {
     Err("names PostgreSQL, which this build lacks: enable the Cargo feature `postgres`".to_owned())
+}
+
+#[cfg(feature = "rabbitmq")]
+fn rabbitmq(stream: &str, tls: bool) -> Result<BrokerUrl, String> {
+    rabbitmq::Topic::parse(stream, tls).map(BrokerUrl::RabbitMq)
+}
+
+#[cfg(not(feature = "rabbitmq"))]
+fn rabbitmq(_stream: &str, _tls: bool) -> Result<BrokerUrl, String> {
+    Err("names RabbitMQ, which this build lacks: enable the Cargo feature `rabbitmq`".to_owned())
 }

@@ -44,7 +44,13 @@ pub async fn run(
 ) -> io::Result<bool> {
     let mut report = Report { out, counts: [0; 3] };
     match &checks.target {
-        Target::Memory => report.add("topic", &memory(checks.in_kubernetes))?,
+        Target::Memory => {
+            let finding = match checks.pod.broker.system() {
+                "memory" => memory(checks.in_kubernetes),
+                other => Finding::skipped(format!("the broker is {other}, which is not checked")),
+            };
+            report.add("topic", &finding)?;
+        }
         Target::PubSub(topic) => broker::examine(&mut report, topic, checks, stop).await?,
         Target::Postgres(topic) => postgres::examine(&mut report, topic, checks, stop).await?,
     }

@@ -8,6 +8,7 @@ mod client;
 mod collector;
 mod emulator;
 mod http;
+mod ports;
 pub(crate) mod postgres;
 mod relay;
 mod service;
@@ -18,7 +19,8 @@ pub(crate) use client::{Client, Data, Dialect, End, OpCode, Socket, watchers_on}
 pub(crate) use collector::Collector;
 pub(crate) use emulator::environment;
 pub(crate) use http::{Answer, Http};
-pub(crate) use relay::{Relay, Setup, free_ports};
+pub(crate) use ports::free_ports;
+pub(crate) use relay::{Relay, Setup};
 pub(crate) use service::{Fault, Metadata, Service, State};
 pub(crate) use stream::{BodyEnd, EVENTS, PARTS, Streamed, WATCH, post, request};
 pub(crate) use topic::{Kind, Message, Topic};

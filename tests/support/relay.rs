@@ -6,19 +6,15 @@
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write as _},
-    net::TcpListener,
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use super::{Answer, Http, PATIENCE, Topic, eventually, topic::Kind};
+use super::{Answer, Http, PATIENCE, Topic, eventually, free_ports, topic::Kind};
 
 /// Pod before its start.
 pub(crate) struct Setup {
@@ -264,19 +260,4 @@ fn drain(mut from: impl Read + Send + 'static, log: Arc<Mutex<Vec<u8>>>) {
             log.lock().unwrap().extend_from_slice(&buffer[..length]);
         }
     });
-}
-
-/// Returns the first of `count` neighbouring free ports. They are below the range of outgoing
-/// connections, which therefore cannot take a port before its pod does.
-pub(crate) fn free_ports(count: u16) -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 20_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;
-    for _ in 0..1_000 {
-        let port = first + NEXT.fetch_add(count, Ordering::Relaxed) % 2_000;
-        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (port..port + count).all(is_free) {
-            return port;
-        }
-    }
-    panic!("no free ports from {first} on");
 }

@@ -12,8 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     cause::Cause,
-    publisher,
-    row, schema,
+    publisher, row, schema,
     session::{Access, Session},
     settings::{EXTRA_RETENTION, Topic},
 };

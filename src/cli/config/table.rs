@@ -46,16 +46,16 @@ pub(super) static POD_NAME: Setting = Setting::new(
 pub(super) static BROKER: Setting = Setting::new(
     "RELAY_BROKER",
     Is("memory:"),
-    Form("memory:, pubsub://PROJECT/TOPIC or postgres://HOST/DATABASE"),
+    Form("memory:, pubsub://PROJECT/TOPIC, postgres://HOST/DATABASE or amqp[s]://HOST/VHOST"),
     "broker that carries the events; memory: stays within the process",
 )
 .flag("broker")
 .only(Only::Serve);
 pub(super) static BROKER_USER: Setting = Setting::new(
     "RELAY_BROKER_USER",
-    Says("relay"),
+    Says("relay, or guest at RabbitMQ"),
     Form("text"),
-    "user at a broker that is a server, such as PostgreSQL",
+    "user at a broker that is a server: PostgreSQL or RabbitMQ",
 )
 .only(Only::Serve);
 pub(super) static BROKER_PASSWORD: Setting = Setting::new(
