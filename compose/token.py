@@ -1,6 +1,6 @@
-"""Prints a token for the pods of compose/postgres.env: python3 compose/token.py USER
+"""Prints a token for the pods of compose/*.env: python3 compose/token.py USER
 
-It is signed with the secret of that file, which is for a laptop alone.
+It is signed with the secret of these files, which is for a laptop alone.
 """
 
 import base64
