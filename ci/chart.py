@@ -288,7 +288,7 @@ def check_all(k8s, chart):
             whole = render(chart, merge(values, {"namespace": {"create": True}}))
         except helm_python.HelmError as error:
             fault(where, str(error)[:400])
-            continue
+            report()
         if [o for o in whole if o["kind"] != "Namespace"] != objects:
             fault(where, "namespace.create changes more than the namespace")
         if folder:
@@ -297,11 +297,18 @@ def check_all(k8s, chart):
             whole += [o for o in kustomize(k8s / folder) if (o["kind"], o["metadata"]["name"]) in NOT_IN_CHART]
         check(where, whole + READERS_OWN, checkers)
         print(f"chart: {where}: {len(whole)} objects" + (f", as {folder} has them" if folder else ""))
+        # One fault shows in most of the renderings: the first is enough.
+        if faults:
+            report()
     for refused in REFUSED:
         refuses(chart, *refused)
     print(f"chart: {len(REFUSED)} kinds of values refused")
     check_files(chart)
     settings_roll_out(chart)
+    report()
+
+
+def report():
     for text in faults:
         print(f"ERROR {text}")
     sys.exit(bool(faults))
