@@ -105,8 +105,11 @@ const MAX_OPERATIONS_OF_USER: usize = 1_000;
 /// Part of the memory for what waits for connections, as a divisor.
 const QUEUES: usize = 4;
 
-/// Largest share that one user has of that pool, in send queues.
+/// Largest share that one user has of that pool, as a divisor.
 const QUEUES_OF_USER: usize = 8;
+
+/// Send queues that the least share of a user has room for: what one connection may hold.
+const LEAST_QUEUES: usize = 8;
 
 /// Least share of a user, in bytes. A replay must have room, however small send queues are.
 const LEAST_QUEUES_OF_USER: usize = 512 << 10;
@@ -149,8 +152,9 @@ impl Budget {
         let answers = Pool::new("answers", pool.max(share), share);
         let pool = memory / OPERATIONS;
         let operations = Pool::new("operations", pool, pool / OPERATIONS_OF_USER);
-        let share = queue_bytes.saturating_mul(QUEUES_OF_USER).max(LEAST_QUEUES_OF_USER);
-        let queues = Pool::new("queues", memory / QUEUES, share);
+        let pool = memory / QUEUES;
+        let least = queue_bytes.saturating_mul(LEAST_QUEUES).max(LEAST_QUEUES_OF_USER);
+        let queues = Pool::new("queues", pool, (pool / QUEUES_OF_USER).max(least));
         Self { answer_bytes, result_bytes: queue_bytes, requests, answers, operations, queues, rates }
     }
 

@@ -138,12 +138,15 @@ impl Pool {
         self.enter(user, bytes).ok()
     }
 
-    /// Charges bytes that several users share to no account. Returns `None` if there is no room
-    /// now.
+    /// Charges bytes that several connections share once: to this user's account, or to none if the
+    /// connections are of several users. Returns `None` if there is no room now.
     #[must_use]
-    pub fn try_charge_shared(&self, bytes: usize) -> Option<SharedCharge> {
+    pub fn try_charge_shared(&self, user: Option<&Arc<str>>, bytes: usize) -> Option<SharedCharge> {
+        if let Some(user) = user {
+            return Some(SharedCharge::OfUser { _charge: self.try_charge(user, bytes)? });
+        }
         let of_pool = self.0.free.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?);
-        Some(SharedCharge { _of_pool: of_pool.ok()? })
+        Some(SharedCharge::OfUsers { _of_pool: of_pool.ok()? })
     }
 
     /// Charges the bytes to the user's account, as [`Self::try_charge`] does.
@@ -182,10 +185,19 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// Bytes of several users together, which are charged to the pool only. Dropping it releases them.
+/// Bytes that several connections share. Dropping it releases them.
 #[derive(Debug)]
-pub struct SharedCharge {
-    _of_pool: OwnedSemaphorePermit,
+pub enum SharedCharge {
+    /// All connections are of one user, who is charged.
+    OfUser {
+        /// Charge of the user.
+        _charge: Charge,
+    },
+    /// The connections are of several users, so only the pool is charged.
+    OfUsers {
+        /// Bytes of the pool.
+        _of_pool: OwnedSemaphorePermit,
+    },
 }
 
 /// Bytes that are charged to an account and its pool. Dropping the charge releases them.

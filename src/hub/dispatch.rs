@@ -24,10 +24,11 @@ const SLICE: Duration = Duration::from_millis(2);
 /// Most watchers whose users are compared. More count as several users.
 const MAX_COMPARED: usize = 32;
 
-/// Returns whether a result is for several users.
-fn is_shared(sharing: Sharing<'_>) -> bool {
-    let is_other = |watcher: &Arc<Watcher>| watcher.viewer.user != sharing[0].viewer.user;
-    sharing.len() > MAX_COMPARED || sharing.iter().skip(1).any(is_other)
+/// Returns the user of all these watchers; `None` if there are several users.
+fn only_user(sharing: Sharing<'_>) -> Option<&Arc<str>> {
+    let user = &sharing.first()?.viewer.user;
+    let is_only = |watcher: &Arc<Watcher>| watcher.viewer.user == *user;
+    (sharing.len() <= MAX_COMPARED && sharing.iter().all(is_only)).then_some(user)
 }
 
 impl Shared {
@@ -35,7 +36,7 @@ impl Shared {
     pub(super) async fn deliver(&self, relayed: &Relayed, sharing: Sharing<'_>) {
         let Some(first) = sharing.first() else { return };
         let Some(payload) = first.operation.render(relayed).await else { return };
-        let charge = if is_shared(sharing) {
+        let charge = if sharing.len() > 1 {
             let Some(charge) = self.charge_shared(Rendered::bytes(&payload), sharing) else { return };
             Some(charge)
         } else {
@@ -53,7 +54,8 @@ impl Shared {
     /// Charges a result that these watchers share. Without room, those that have not read what came
     /// before make room: their connections end. If that is not enough, all of them end.
     fn charge_shared(&self, bytes: usize, sharing: Sharing<'_>) -> Option<SharedCharge> {
-        let charge = || self.queues.try_charge_shared(bytes);
+        let user = only_user(sharing);
+        let charge = || self.queues.try_charge_shared(user, bytes);
         charge().or_else(|| {
             let behind = sharing.iter().filter(|watcher| watcher.send_queue.is_behind());
             behind.for_each(|watcher| watcher.send_queue.end(Overflow::NoRoom));

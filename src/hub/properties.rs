@@ -101,7 +101,7 @@ impl World {
                 self.connection(at).inspect(|queue| queue.push(own(bytes)));
             }
             Action::PushToAll(bytes) => {
-                let Some(charge) = self.budget.queues.try_charge_shared(bytes) else { return };
+                let Some(charge) = self.budget.queues.try_charge_shared(None, bytes) else { return };
                 let result = Rendered { charge: Some(charge), ..rendered(bytes) };
                 let delivery = Delivery { watcher: 0, result: result.into() };
                 self.connections.iter().for_each(|queue| queue.push(delivery.clone()));

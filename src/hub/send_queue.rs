@@ -28,7 +28,7 @@ use crate::{
 /// payload.
 const OVERHEAD: usize = mem::size_of::<Delivery>() + 64;
 
-/// Cost of an entry of a result that several users share, in bytes. The queue may have room for
+/// Cost of an entry of a result that several connections share, in bytes. The queue may have room for
 /// twice its entries.
 const ENTRY: usize = 2 * mem::size_of::<Delivery>();
 
@@ -73,8 +73,8 @@ pub struct Rendered {
     pub published: Option<SystemTime>,
     /// Trace that the deliveries belong to, if it is sampled.
     pub trace: Option<Box<Trace>>,
-    /// Charge of a result that several users share. Any other is charged to its user by the
-    /// connections that hold it.
+    /// Charge of a result that several connections share. Any other is charged to its user by the
+    /// connection that holds it.
     pub(super) charge: Option<SharedCharge>,
 }
 

@@ -2,12 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Dialect, PATIENCE, Setup, eventually, watchers_on};
-
-/// Returns 1,000 locations of 127 characters: a template at its bounds, 128 KB.
-fn large_locations() -> Vec<String> {
-    ["3".to_owned()].into_iter().chain((1..1_000).map(|n| format!("{n:0>127}"))).collect()
-}
+use crate::{
+    rates::large_locations,
+    support::{Client, Dialect, PATIENCE, Setup, eventually, watchers_on},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_results_use_up_only_their_user() {
@@ -39,6 +37,25 @@ async fn unread_results_use_up_only_their_user() {
         (pod.metric_of("relay_budget_used_bytes", "pool=\"queues\"").await < 0.5).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn burst_ends_no_connection_of_user() {
+    let pod = Setup::new("pod").start().await;
+    let mut clients = watchers_on(&pod, Dialect::Transport, &["ZOLO"; 20]).await;
+    let locations = large_locations();
+    let locations: Vec<&str> = locations.iter().map(String::as_str).collect();
+    let names: Vec<_> = (0..14).map(|n| format!("event-{n}")).collect();
+    for name in &names {
+        pod.add_template("ZOWI", name, Some(&locations)).await;
+    }
+    for client in &mut clients {
+        for name in &names {
+            assert_eq!(client.next().await, *name);
+        }
+    }
+    let charged = pod.metric_of("relay_connection_ends_total", "reason=\"no_room\"").await;
+    assert!(charged < 0.5, "{charged} connections of one user had no room");
 }
 
 #[tokio::test]

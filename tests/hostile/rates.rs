@@ -13,7 +13,7 @@ fn limited(name: &str) -> Setup {
 }
 
 /// Returns 1,000 locations of 127 characters: a template at its bounds, 128 KB.
-fn large_locations() -> Vec<String> {
+pub(crate) fn large_locations() -> Vec<String> {
     ["3".to_owned()].into_iter().chain((1..1_000).map(|n| format!("{n:0>127}"))).collect()
 }
 
