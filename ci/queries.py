@@ -91,6 +91,9 @@ def main():
     read_scrape(scrape)
     files = [f for path in paths for f in ([path] if path.is_file() else sorted(path.rglob("*")))]
     for file in files:
+        # A chart's templates are no YAML; ci/chart shows that they render to what the overlays have.
+        if "templates" in file.parts:
+            continue
         if file.suffix == ".json":
             check_tree(json.loads(file.read_text()), file.name)
         elif file.suffix in (".yaml", ".yml"):

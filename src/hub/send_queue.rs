@@ -28,8 +28,8 @@ use crate::{
 /// payload.
 const OVERHEAD: usize = mem::size_of::<Delivery>() + 64;
 
-/// Cost of an entry of a result that several connections share, in bytes. The queue may have room for
-/// twice its entries.
+/// Cost of an entry of a result that several connections share, in bytes. The queue may have room
+/// for twice its entries.
 const ENTRY: usize = 2 * mem::size_of::<Delivery>();
 
 /// Bytes that a connection may hold without a charge: little more than what an idle one takes. So
