@@ -1,6 +1,6 @@
 //! [`KeptFeed`]: a feed that a task of its adapter, the keeper, opens anew after every failure.
 //!
-//! The keeper has the [`Controls`]. Feed and controls are what all such feeds have in
+//! The keeper has the `Controls`. Feed and controls are what all such feeds have in
 //! common: the queue, the state, the request for a new generation, and the pause between two tries.
 
 use std::{
