@@ -47,7 +47,12 @@ impl Raw {
 
     /// Waits until the answer is 503 `OVERLOADED`, with the time to wait.
     pub(crate) async fn is_overloaded(&mut self) -> bool {
-        let answer = self.answer(PATIENCE).await;
+        self.is_overloaded_within(PATIENCE).await
+    }
+
+    /// Waits for the same for no longer than `limit`.
+    pub(crate) async fn is_overloaded_within(&mut self, limit: Duration) -> bool {
+        let answer = self.answer(limit).await;
         let is_right = |(status, wait, body): &(u16, String, Value)| {
             *status == 503 && wait == "5" && body["errors"][0]["extensions"]["code"] == "OVERLOADED"
         };

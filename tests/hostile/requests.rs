@@ -100,7 +100,12 @@ async fn unfinished_heads_use_up_only_their_address() {
     for _ in 0..200 {
         sockets.push(Raw::send(pod.port(), &head).await);
     }
-    assert!(sockets.pop().unwrap().is_overloaded().await);
+    // A refused head leaves room, into which a later one may fit.
+    let mut refused = 0;
+    for socket in &mut sockets[180..] {
+        refused += usize::from(socket.is_overloaded_within(Duration::from_millis(100)).await);
+    }
+    assert!(refused >= 10, "{refused} of the last 20");
     let used = pod.metric_of(USED, POOL).await;
     assert!((1e6..8e6).contains(&used), "{used}");
     drop(sockets);
