@@ -130,8 +130,8 @@ async fn clients_fail_with_documented_codes() {
     let wrong = Document::new("subscription { nothing }");
     let nowhere = free_ports(1);
     for (arguments, port, code, words) in [
-        (&["publish", "--as", "NOBODY", "x"][..], pod.port(), 1, "the pod refuses the token"),
-        (&["watch", "--as", "NOBODY"], pod.port(), 1, "the pod refuses the token"),
+        (&["publish", "--as", "UNKNOWN", "x"][..], pod.port(), 1, "the pod refuses the token"),
+        (&["watch", "--as", "UNKNOWN"], pod.port(), 1, "the pod refuses the token"),
         (
             &["watch", "--as", "ZOLO", "--document", wrong.path()],
             pod.port(),
