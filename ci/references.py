@@ -269,6 +269,10 @@ def check_network(d):
             require(reached, d, f"network policy: the pods cannot reach {what} on port {port}")
 
 
+def check_network_policy(policy):
+    require(selected(policy["spec"]["podSelector"], namespace(policy)), policy, "selects no deployment")
+
+
 CHECKS = {
     "Deployment": [check_deployment, check_network],
     "HorizontalPodAutoscaler": [check_autoscaler],
@@ -276,6 +280,7 @@ CHECKS = {
     "Service": [check_service],
     "HTTPRoute": [check_route],
     "PodMonitoring": [check_monitoring],
+    "NetworkPolicy": [check_network_policy],
 }
 names = [(o["kind"], namespace(o), o["metadata"]["name"]) for o in objects]
 for o in objects:
