@@ -33,8 +33,10 @@ RENDERINGS = {
     "gke, secret": (["gke", "secret"], "overlays/gke-secret", COMPLETE),
     "gke, debug, control": (["gke", "debug", "control"], None, COMPLETE),
     "gke, secret, debug, traces": (["gke", "secret", "debug", "traces"], None, COMPLETE),
+    "gke, cloud-sql": (["gke", "cloud-sql"], "overlays/gke-postgres", COMPLETE),
     "emulator": (["emulator"], "overlays/local", COMPLETE),
     "postgres": (["postgres"], None, ("schemas", "references")),
+    "rabbitmq": (["rabbitmq"], None, ("schemas", "references")),
 }
 # Objects of kustomize that are no part of the chart: the emulator of a trial.
 NOT_IN_CHART = {("Deployment", "pubsub-emulator"), ("Service", "pubsub-emulator")}
@@ -57,6 +59,10 @@ REFUSED = [
     ("a secret in a ConfigMap", {"settings": {"RELAY_JWT_SECRET": "x" * 32}}, "RELAY_JWT_SECRET"),
     ("a number as a setting", {"settings": {"RELAY_MAX_CONNECTIONS": 20000}}, "got number"),
     ("a password in the broker's URL", {"settings": {"RELAY_BROKER": "postgres://u:p@db/app"}}, "RELAY_BROKER"),
+    ("a password in RabbitMQ's URL", {"settings": {"RELAY_BROKER": "amqps://u:p@mq/%2f"}}, "RELAY_BROKER"),
+    ("a password of the broker in a ConfigMap", {"settings": {"RELAY_BROKER_PASSWORD": "secret"}}, "RELAY_BROKER_PASSWORD"),
+    ("a proxy that no pod uses", {"gke": {"cloudSql": {"enabled": True, "instance": "p:r:n"}}}, "the proxy listens there"),
+    ("a proxy without a database", {"settings": {"RELAY_BROKER": "postgres://127.0.0.1/relay"}, "gke": {"cloudSql": {"enabled": True}}}, "instance"),
     ("another port", {"settings": {"RELAY_LISTEN": "0.0.0.0:3000"}}, "RELAY_LISTEN"),
     ("a grace that cuts off the drain", {"terminationGracePeriodSeconds": 70 + drain_end() - 1}, "terminationGracePeriodSeconds"),
     ("a drain that ends after its deadline", {"settings": {"RELAY_DRAIN_SPREAD": "55s"}}, "must end before"),

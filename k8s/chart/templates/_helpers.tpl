@@ -63,6 +63,9 @@ labels:
 {{- if and (hasPrefix "pubsub://" ($data.RELAY_BROKER | default "")) (not $data.PUBSUB_EMULATOR_HOST) (not $jwt) -}}
 {{- fail "the real Pub/Sub needs settings.RELAY_AUTH=jwt: demo users are for an emulator" -}}
 {{- end -}}
+{{- if and .Values.gke.cloudSql.enabled (not (hasPrefix "postgres://127.0.0.1/" ($data.RELAY_BROKER | default ""))) -}}
+{{- fail "gke.cloudSql needs settings.RELAY_BROKER=postgres://127.0.0.1/DATABASE: the proxy listens there" -}}
+{{- end -}}
 {{- if and .Values.gke.autoscaling.enabled (not .Values.gke.monitoring.enabled) -}}
 {{- fail "gke.autoscaling reads metrics that gke.monitoring collects: enable both" -}}
 {{- end -}}
