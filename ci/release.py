@@ -15,6 +15,7 @@ REPOSITORY = "https://github.com/pubsub-relay/pubsub-relay"
 PLACES = [
     ("Cargo.toml", rf'(?m)^version = "{VERSION}"'),
     ("Cargo.lock", rf'name = "pubsub-relay"\nversion = "{VERSION}"'),
+    ("compose.yaml", rf"pubsub-relay:v{VERSION}"),
     ("k8s/chart/Chart.yaml", rf"(?m)^(?:version|appVersion): {VERSION}"),
     ("k8s/chart/README.md", rf"--version {VERSION}"),
     ("k8s/chart/examples/gke.yaml", rf'tag: "{VERSION}"'),
