@@ -31,7 +31,7 @@ RENDERINGS = {
     "defaults": ([], "base", ("schemas", "references")),
     "gke": (["gke"], "overlays/gke", COMPLETE),
     "gke, secret": (["gke", "secret"], "overlays/gke-secret", COMPLETE),
-    "gke, debug, control": (["gke", "debug", "control"], None, COMPLETE),
+    "gke, debug, admin, control": (["gke", "debug", "admin", "control"], None, COMPLETE),
     "gke, secret, debug, traces": (["gke", "secret", "debug", "traces"], None, COMPLETE),
     "gke, cloud-sql": (["gke", "cloud-sql"], "overlays/gke-postgres", COMPLETE),
     "emulator": (["emulator"], "overlays/local", COMPLETE),

@@ -49,6 +49,7 @@ use crate::{
 pub struct Pod {
     name: String,
     address: SocketAddr,
+    admin_address: Option<SocketAddr>,
     health: Health,
     hub: Hub,
     app: Arc<AppState>,
@@ -111,7 +112,7 @@ impl Pod {
         budget.observe(&meter);
         let hub = Hub::new(&messaging.topic, settings.window, retention.began).with_budget(&budget);
         hub.observe(&meter);
-        if settings.web.debug_token.is_some() {
+        if settings.web.reading_token().is_some() {
             hub.follow_events();
         }
         let relay =
@@ -147,21 +148,28 @@ impl Pod {
         tasks.spawn(send_heartbeats(membership, publisher.clone(), reopen, app.clone(), stop.feed.clone()));
         tasks.spawn(log_beginnings(settings.name.clone(), app.clone(), stop.feed.clone()));
         let Listeners { address, clients, admin } = listeners;
-        let router = web::router(app.clone(), admin.is_none());
+        let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
+        let router = web::router(app.clone(), admin.is_none() || settings.shares_probes);
         tasks.spawn(serve(clients, router, stop.connections.clone(), bounds.clone()));
         if let Some(admin) = admin {
             // The admin address answers until the very end, so that a drain can be watched.
-            tasks.spawn(serve(admin, web::admin(app.clone()), stop.feed.clone(), bounds));
+            tasks.spawn(serve(admin, web::admin(&app), stop.feed.clone(), bounds));
         }
         let _abandoned = [stop.connections.clone().drop_guard(), stop.feed.clone().drop_guard()];
         let (name, traces) = (settings.name, settings.traces);
-        Self { name, address, health, hub, app, publisher, traces, stop, tasks, _abandoned }
+        Self { name, address, admin_address, health, hub, app, publisher, traces, stop, tasks, _abandoned }
     }
 
     /// Returns the address for clients.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns the address for probes and operators, if it is not that for clients.
+    #[must_use]
+    pub const fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     /// Returns the health of the pod, which includes whether it is ready.

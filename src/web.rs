@@ -107,22 +107,31 @@ async fn not_found(line: &'static str) -> (StatusCode, &'static str) {
     (StatusCode::NOT_FOUND, line)
 }
 
-/// Builds the routes of the admin address: those for machines and, if there is a debug token, those
-/// for operators.
-pub fn admin(app: Arc<AppState>) -> Router {
+/// Builds the routes of the admin address: those for machines, `/admin` for what acts and, if there
+/// is a token that reads, `/debug`.
+pub fn admin(app: &Arc<AppState>) -> Router {
     admin_routes(app).fallback(|| not_found("nothing is here; try /livez, /readyz or /metrics\n"))
 }
 
-fn admin_routes(app: Arc<AppState>) -> Router {
-    if app.settings.debug_token.is_none() {
-        return probes(app);
+fn admin_routes(app: &Arc<AppState>) -> Router {
+    let routes = probes(app.clone()).nest("/admin", actions(app.clone()));
+    if app.settings.reading_token().is_none() {
+        return routes;
     }
     let debug = Router::new()
         .route("/debug/connections", get(admin::debug::connections))
         .route("/debug/explain", get(admin::debug::explain))
-        .layer(from_fn_with_state(app.clone(), admin::debug::require_token))
+        .layer(from_fn_with_state(app.clone(), admin::guard::require_reader))
         .with_state(app.clone());
-    probes(app).merge(debug)
+    routes.merge(debug)
+}
+
+/// Builds the routes of `/admin`, which act. Each needs the admin token, and so does a path that
+/// does not exist.
+fn actions(app: Arc<AppState>) -> Router {
+    Router::new()
+        .fallback(|| not_found("no such action; docs/OPERATIONS.md lists them\n"))
+        .layer(from_fn_with_state(app, admin::guard::require_admin))
 }
 
 /// Builds the routes for machines.

@@ -1,6 +1,6 @@
 //! [`Secret`]: a text that grants access, so that no log or debug print may ever show it.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use subtle::ConstantTimeEq as _;
 
@@ -14,11 +14,28 @@ impl Secret {
         Self(secret.into())
     }
 
+    /// Creates a random secret of 64 hexadecimal digits.
+    #[must_use]
+    pub fn random() -> Self {
+        let mut text = String::with_capacity(64);
+        for byte in rand::random::<[u8; 32]>() {
+            // A String takes whatever is written.
+            let _ = write!(text, "{byte:02x}");
+        }
+        Self(text)
+    }
+
     /// Returns whether the given text is the secret. The time of the comparison depends on the
     /// length alone.
     #[must_use]
     pub fn is(&self, given: &str) -> bool {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()
+    }
+
+    /// Returns the secret itself, for the user of a laptop whose program has made it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
     }
 
     /// Returns the secret itself, as a key for hashing.

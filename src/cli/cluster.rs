@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    auth::Secret,
     broker::{Broker, memory, postgres, pubsub},
     cli::{
         config::Wanted,
@@ -26,7 +27,8 @@ use crate::{
         postgres::{PostgresError, PostgresServer},
         surroundings,
     },
-    pod::{Drained, Pod, StartError},
+    control::Secrets,
+    pod::{self, Drained, Pod, StartError},
 };
 
 /// Project of the topic that all pods share, if the broker is an emulator.
@@ -185,6 +187,32 @@ impl NamedPod {
     }
 }
 
+/// Secrets of a cluster's pods, which are made when the cluster starts and end with it.
+pub struct ClusterSecrets {
+    control: Secrets,
+    debug_token: Secret,
+    admin_token: Secret,
+}
+
+impl ClusterSecrets {
+    /// Makes the tokens of operators and, unless one is given, the control secret.
+    #[must_use]
+    pub fn new(control: Option<Secrets>) -> Self {
+        let control = control.unwrap_or_else(Secrets::random);
+        Self { control, debug_token: Secret::random(), admin_token: Secret::random() }
+    }
+
+    /// Gives the secrets to a pod, and an admin address on a free port of this machine. Probes stay
+    /// on the address for clients as well, where a user of a laptop looks for them.
+    pub fn give(&self, pod: &mut pod::Settings) {
+        pod.control_secrets = Some(self.control.clone());
+        pod.web.debug_token = Some(self.debug_token.clone());
+        pod.web.admin_token = Some(self.admin_token.clone());
+        pod.admin_listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        pod.shares_probes = true;
+    }
+}
+
 /// Returns the loopback addresses of `pods` pods, on the ports from `first_port` on. The caller
 /// ensures that they end below 65536.
 pub fn addresses(first_port: u16, pods: u16) -> impl Iterator<Item = SocketAddr> {
@@ -206,11 +234,17 @@ pub async fn wait_until_ready(pods: &[NamedPod]) {
     }
 }
 
-/// Prints the broker, the address of each pod, and commands of this program to try.
+/// Prints the broker, the address of each pod, the tokens of operators, and commands of this
+/// program to try.
 ///
 /// # Errors
 /// If `out` cannot be written.
-pub fn welcome(out: &mut impl Write, broker: &ClusterBroker, pods: &[NamedPod]) -> io::Result<()> {
+pub fn welcome(
+    out: &mut impl Write,
+    broker: &ClusterBroker,
+    pods: &[NamedPod],
+    secrets: &ClusterSecrets,
+) -> io::Result<()> {
     writeln!(out, "pubsub-relay: {} pods on {}\n", pods.len(), broker.describe())?;
     for NamedPod { pod, name, .. } in pods {
         writeln!(out, "  {name}  http://{}/graphql", pod.address())?;
@@ -221,6 +255,17 @@ pub fn welcome(out: &mut impl Write, broker: &ClusterBroker, pods: &[NamedPod]) 
     else {
         return Ok(());
     };
+    let admin = pods.iter().find_map(|pod| pod.pod.admin_address());
+    if let Some(admin) = admin {
+        let (debug_token, admin_token) = (secrets.debug_token.reveal(), secrets.admin_token.reveal());
+        writeln!(
+            out,
+            "
+For operators, at http://{admin} (pod-1), until the cluster ends:
+  token that reads: {debug_token}
+  token that acts:  {admin_token}"
+        )?;
+    }
     writeln!(
         out,
         "

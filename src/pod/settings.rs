@@ -32,6 +32,9 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Address for probes, metrics and operators; `None`: that of the clients.
     pub admin_listen: Option<SocketAddr>,
+    /// Whether the address for clients has probes and metrics even if they have an address of their
+    /// own. Default: no.
+    pub shares_probes: bool,
     /// Broker that carries the events.
     pub broker: Arc<dyn Broker>,
     /// How tokens are checked.
@@ -73,6 +76,7 @@ impl Settings {
             name: name.into(),
             listen,
             admin_listen: None,
+            shares_probes: false,
             broker,
             auth: auth::Settings::Demo,
             web: web::Settings {
@@ -85,6 +89,7 @@ impl Settings {
                 trusted_proxies: web::TrustedProxies::default(),
                 max_watchers: 64,
                 debug_token: None,
+                admin_token: None,
                 page: Some(Vec::new()),
             },
             introspection: true,

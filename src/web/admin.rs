@@ -1,8 +1,9 @@
-//! Endpoints for machines: liveness, readiness and metrics.
+//! Endpoints for machines, liveness, readiness and metrics, and below it those for operators.
 //!
 //! They must never wait for a broker or a client: a probe that times out restarts the pod.
 
 pub mod debug;
+pub mod guard;
 
 use std::sync::Arc;
 

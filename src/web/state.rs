@@ -39,19 +39,30 @@ pub struct Settings {
     pub trusted_proxies: TrustedProxies,
     /// Watchers on one connection; default 64. A further operation is refused.
     pub max_watchers: usize,
-    /// Token of operators for `/debug`; `None`: `/debug` does not exist.
+    /// Token of operators that read, for `/debug`; `None`: only the admin token reads.
     pub debug_token: Option<Secret>,
+    /// Token of operators that read and act, for `/debug` and `/admin`; `None`: no request acts.
+    /// Without either token `/debug` does not exist.
+    pub admin_token: Option<Secret>,
     /// Tabs that the page at `/` opens with; `None`: there is no page.
     pub page: Option<Vec<Tab>>,
 }
 
 impl Settings {
+    /// Returns a token that reads: the debug token, else the admin token.
+    pub(crate) const fn reading_token(&self) -> Option<&Secret> {
+        match &self.debug_token {
+            Some(token) => Some(token),
+            None => self.admin_token.as_ref(),
+        }
+    }
+
     /// Returns the bounds on connections, and what is kept of each.
     pub(crate) const fn connection_limits(&self) -> Limits {
         Limits {
             connections: self.max_connections,
             connections_per_address: self.max_connections_per_address,
-            keeps_cursors: self.debug_token.is_some(),
+            keeps_cursors: self.reading_token().is_some(),
         }
     }
 }

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_json::Value;
+
 use crate::support::{
     Client, Dialect, Http, PATIENCE, Relay, Setup, Topic, environment, eventually, postgres,
 };
@@ -55,6 +57,12 @@ async fn serve_story(broker: &str) -> Vec<(String, PathBuf)> {
     for port in ports.clone() {
         assert!(cluster.output().contains(&port.to_string()), "{}", cluster.output());
     }
+
+    eventually("the welcome is printed", PATIENCE, async || {
+        cluster.output().contains("Ctrl-C").then_some(())
+    })
+    .await;
+    check_tokens(&cluster.output()).await;
 
     run_story(&cluster).await;
 
@@ -112,6 +120,21 @@ async fn cluster_log_lines_name_their_pods() {
             assert!(is_of_all || names.iter().any(|name| line.contains(name)), "{line}");
         }
     }
+}
+
+/// Asserts that the tokens of a cluster's welcome do at its admin address what it says.
+async fn check_tokens(welcome: &str) {
+    let after = |mark: &str| {
+        let rest = welcome.split(mark).nth(1).unwrap_or_else(|| panic!("{mark}: {welcome}"));
+        rest.split_whitespace().next().unwrap().to_owned()
+    };
+    let admin = Http::new(after("For operators, at http://127.0.0.1:").parse().unwrap());
+    let [debug, act] =
+        ["token that reads:", "token that acts:"].map(|mark| format!("Bearer {}", after(mark)));
+    assert_eq!(admin.get_with(&debug, "/debug/connections").await.status, 200);
+    let nothing = Value::Null;
+    assert_eq!(admin.post_with(&debug, "/admin/nothing", &nothing).await.status, 403);
+    assert_eq!(admin.post_with(&act, "/admin/nothing", &nothing).await.status, 404);
 }
 
 /// Waits until the pod on this port has a watcher.

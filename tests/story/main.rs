@@ -16,6 +16,7 @@ mod support;
 #[expect(dead_code, reason = "each binary uses only some of it")]
 mod own;
 
+mod admin;
 mod closes;
 mod cluster;
 mod cookies;

@@ -62,6 +62,13 @@ impl Http {
         self.answer(self.client.get(self.url(path)).header("authorization", authorization)).await.unwrap()
     }
 
+    /// Sends a POST of JSON with this `Authorization`.
+    pub(crate) async fn post_with(&self, authorization: &str, path: &str, body: &Value) -> Answer {
+        let request = self.client.post(self.url(path)).header("authorization", authorization);
+        let request = request.header("content-type", "application/json");
+        self.answer(request.body(body.to_string())).await.unwrap()
+    }
+
     /// Sends a GET. Returns `None` if there is no answer.
     pub(crate) async fn try_get(&self, path: &str) -> Option<Answer> {
         self.answer(self.client.get(self.url(path))).await.ok()

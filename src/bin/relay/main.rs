@@ -21,7 +21,7 @@ use anyhow::Context as _;
 use pubsub_relay::{
     broker::{open::BrokerUrl, postgres},
     cli::{
-        cluster::{self, ClusterBroker, NamedPod},
+        cluster::{self, ClusterBroker, ClusterSecrets, NamedPod},
         config::{self, Command, Questions, Settings, Wanted},
         cure::{cure, cure_in_cluster},
         doctor,
@@ -29,7 +29,6 @@ use pubsub_relay::{
         surroundings::{connections_within, exempt_loopback_from_proxies, raise_open_files},
         terminal::Failure,
     },
-    control::Secrets,
     health,
     pod::{Drain, Drained, Pod, Settings as PodSettings},
     shutdown::Signals,
@@ -171,19 +170,19 @@ async fn run_cluster(
         _ = signals.next() => return Ok(Drained::Cleanly),
     };
     let mut pods = Vec::new();
-    let secrets = settings.pod.control_secrets.clone().unwrap_or_else(Secrets::random);
+    let secrets = ClusterSecrets::new(settings.pod.control_secrets.clone());
     let start = async {
         for (n, listen) in (1..).zip(addresses) {
             let (domain, api) = domains.make(window.span);
             let mut settings = settings.pod.clone();
             (settings.name, settings.listen, settings.broker) = (format!("pod-{n}"), listen, broker.broker());
-            settings.control_secrets = Some(secrets.clone());
+            secrets.give(&mut settings);
             let name = settings.name.clone();
             let pod = NamedPod::start(name, Pod::start(settings, domain, api)).await?;
             pods.push(pod.map_err(cure_in_cluster)?);
         }
         cluster::wait_until_ready(&pods).await;
-        cluster::welcome(&mut io::stdout(), &broker, &pods)?;
+        cluster::welcome(&mut io::stdout(), &broker, &pods, &secrets)?;
         pending::<()>().await;
         anyhow::Ok(())
     };

@@ -237,9 +237,20 @@ impl<'a> Reader<'a> {
         secret.or(jwks.map(|sources| sources.into_iter().map(Keys::Jwks).collect()))
     }
 
-    /// Reads the token for operators, if there is one. It needs an address without clients.
-    pub(super) fn debug_token(&mut self) -> Option<Secret> {
-        let [inline, file] = [&t::DEBUG_TOKEN, &t::DEBUG_TOKEN_FILE];
+    /// Reads the tokens of operators, if there are any: the one that reads, and the one that acts.
+    pub(super) fn operator_tokens(&mut self) -> (Option<Secret>, Option<Secret>) {
+        let debug = self.operator_token(&t::DEBUG_TOKEN, &t::DEBUG_TOKEN_FILE);
+        let admin = self.operator_token(&t::ADMIN_TOKEN, &t::ADMIN_TOKEN_FILE);
+        if let (Some(debug), Some(admin)) = (&debug, &admin)
+            && debug.is(admin.reveal())
+        {
+            self.refuse(&t::ADMIN_TOKEN, "is the debug token, which may only read: give another");
+        }
+        (debug, admin)
+    }
+
+    /// Reads a token of operators, if it is given. It needs an address without clients.
+    fn operator_token(&mut self, inline: &Setting, file: &Setting) -> Option<Secret> {
         if self.is_given(inline) && self.is_given(file) {
             self.refuse(file, &format!("cannot be set beside {inline}: unset one of them"));
         }

@@ -109,7 +109,7 @@ pub(super) fn one_pod(reader: &mut Reader<'_>) -> Settings {
     let mut settings = shared(reader, broker, &[]);
     (settings.pod.listen, settings.pod.admin_listen) = (listen, admin_listen);
     settings.pod.name = pod.unwrap_or_else(value::random_pod);
-    settings.pod.web.debug_token = reader.debug_token();
+    (settings.pod.web.debug_token, settings.pod.web.admin_token) = reader.operator_tokens();
     if let Err(complaint) = settings.pod.broker.check_pod(&settings.pod.name) {
         reader.refuse(&t::BROKER, &complaint);
     }
@@ -184,6 +184,7 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
         trusted_proxies: reader.optional(&t::TRUSTED_PROXIES, value::proxies).unwrap_or_default(),
         max_watchers: reader.size(&t::MAX_WATCHERS),
         debug_token: None,
+        admin_token: None,
         page: reader.required(&t::PAGE, value::switch).then(Vec::new),
     };
     pod.introspection = reader.required(&t::INTROSPECTION, value::switch);

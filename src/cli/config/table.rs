@@ -380,11 +380,25 @@ pub(super) static DEBUG_TOKEN: Setting = Setting::new(
     "RELAY_DEBUG_TOKEN",
     Says("off"),
     Form("32 bytes or more"),
-    "token for /debug/connections and /debug/explain at RELAY_ADMIN_LISTEN; a file is better",
+    "token that may read /debug at RELAY_ADMIN_LISTEN; a file is better",
 )
 .only(Only::Serve);
 pub(super) static DEBUG_TOKEN_FILE: Setting = Setting::new(
     "RELAY_DEBUG_TOKEN_FILE",
+    Says("off"),
+    Form("file of 32 bytes or more"),
+    "file with the token; one final newline is not part of it",
+)
+.only(Only::Serve);
+pub(super) static ADMIN_TOKEN: Setting = Setting::new(
+    "RELAY_ADMIN_TOKEN",
+    Says("off"),
+    Form("32 bytes or more"),
+    "token that may read /debug and act by /admin at RELAY_ADMIN_LISTEN; a file is better",
+)
+.only(Only::Serve);
+pub(super) static ADMIN_TOKEN_FILE: Setting = Setting::new(
+    "RELAY_ADMIN_TOKEN_FILE",
     Says("off"),
     Form("file of 32 bytes or more"),
     "file with the token; one final newline is not part of it",
@@ -481,6 +495,8 @@ pub static SETTINGS: &[Concern] = &[
             &LOG_FORMAT,
             &DEBUG_TOKEN,
             &DEBUG_TOKEN_FILE,
+            &ADMIN_TOKEN,
+            &ADMIN_TOKEN_FILE,
             &OTLP,
             &OTLP_TRACES,
             &OTLP_METRICS,

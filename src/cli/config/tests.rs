@@ -59,7 +59,8 @@ fn defaults_give_pod_in_memory_for_demo_users() {
     let web = &pod.web;
     assert_eq!((web.queue_bytes, web.max_connections, web.max_watchers), (256 << 10, 50_000, 64));
     assert_eq!(web.max_connections_per_address, 0);
-    assert!(pod.introspection && web.page.is_some() && web.debug_token.is_none());
+    assert!(pod.introspection && web.page.is_some());
+    assert!(web.debug_token.is_none() && web.admin_token.is_none());
     assert_eq!(pod.heartbeat_interval, Duration::from_secs(10));
     assert_eq!(pod.orphan_after, Duration::from_secs(180));
     let [delay, spread, deadline] = [5, 20, 45].map(Duration::from_secs);
@@ -297,6 +298,13 @@ fn jwt_needs_exactly_one_source_of_keys() {
     ] {
         assert_refused(&[jwt, ("RELAY_JWT_JWKS", jwks)], "relay: RELAY_JWT_JWKS ");
     }
+    let admin = ("RELAY_ADMIN_TOKEN", SECRET);
+    assert_refused(&[admin], "relay: RELAY_ADMIN_TOKEN is for an address without clients");
+    let listen = ("RELAY_ADMIN_LISTEN", "127.0.0.1:9090");
+    assert_refused(
+        &[listen, admin, ("RELAY_DEBUG_TOKEN", SECRET)],
+        "relay: RELAY_ADMIN_TOKEN is the debug token",
+    );
     let both = problems("", &[jwt, secret, ("RELAY_JWT_SECRET_FILE", "/nowhere")]);
     assert!(
         both[0].starts_with("relay: RELAY_JWT_SECRET_FILE cannot be set beside RELAY_JWT_SECRET"),

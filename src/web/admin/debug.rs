@@ -1,4 +1,4 @@
-//! `/debug` for operators, behind its own token: open connections, and why a user did or did not
+//! `/debug` for operators, behind a token: open connections, and why a user did or did not
 //! get an event.
 //!
 //! Without a token in the settings `/debug` does not exist. Users and keys are shown as short
@@ -9,12 +9,8 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use axum::{
     Json,
-    extract::{Query, Request, State},
-    http::{
-        StatusCode,
-        header::{AUTHORIZATION, CACHE_CONTROL, WWW_AUTHENTICATE},
-    },
-    middleware::Next,
+    extract::{Query, State},
+    http::{StatusCode, header::CACHE_CONTROL},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -34,18 +30,6 @@ pub struct Asked {
     user: Option<String>,
     #[serde(default)]
     reveal: bool,
-}
-
-/// Lets a request through if it has the token. The time of the comparison does not depend on how
-/// much of the token is right.
-pub async fn require_token(State(app): State<Arc<AppState>>, request: Request, next: Next) -> Response {
-    let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = authorization.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-    let is_right = app.settings.debug_token.as_ref().is_some_and(|token| token.is(given));
-    if !is_right {
-        return (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")]).into_response();
-    }
-    next.run(request).await
 }
 
 /// Answers `GET /debug/connections`.
@@ -125,7 +109,7 @@ struct Names<'a> {
 
 impl<'a> Names<'a> {
     const fn new(app: &'a AppState, asked: &Asked) -> Self {
-        Self { reveal: asked.reveal, secret: app.settings.debug_token.as_ref() }
+        Self { reveal: asked.reveal, secret: app.settings.reading_token() }
     }
 
     /// Returns the name itself, or a hash that only operators with the token can compute. Pods with
