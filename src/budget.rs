@@ -130,6 +130,8 @@ pub struct Budget {
     pub answers: Pool,
     /// Pool of the distinct operations that have watchers, and of the documents that are kept.
     pub operations: Pool,
+    /// One place for each user, for work on a document that is not kept.
+    pub documents: Pool,
     /// Pool of what waits for connections.
     pub queues: Pool,
     /// Rates of the events that users publish.
@@ -155,7 +157,8 @@ impl Budget {
         let pool = memory / QUEUES;
         let least = queue_bytes.saturating_mul(LEAST_QUEUES).max(LEAST_QUEUES_OF_USER);
         let queues = Pool::new("queues", pool, (pool / QUEUES_OF_USER).max(least));
-        Self { answer_bytes, result_bytes: queue_bytes, requests, answers, operations, queues, rates }
+        let (result_bytes, documents) = (queue_bytes, Pool::of_turns("documents"));
+        Self { answer_bytes, result_bytes, requests, answers, operations, documents, queues, rates }
     }
 
     /// Registers the metrics of all pools.

@@ -118,12 +118,13 @@ impl Engine {
         }
     }
 
-    /// Parses the request of this user and picks the operation that will run.
+    /// Parses the request of this user and picks the operation that will run. New documents of one
+    /// user are parsed one at a time.
     ///
     /// # Errors
     /// A response that refuses the request.
-    pub fn prepare(&self, request: Request, user: &Arc<str>) -> Result<Prepared, Box<Response>> {
-        self.documents.prepare(request, user).inspect_err(|refusal| self.count(refusal))
+    pub async fn prepare(&self, request: Request, user: &Arc<str>) -> Result<Prepared, Box<Response>> {
+        self.documents.prepare(request, user).await.inspect_err(|refusal| self.count(refusal))
     }
 
     /// Answers a query or a mutation. The largest answer of a query, and the usual one of a
@@ -179,7 +180,8 @@ impl Engine {
             tracing::debug!("mutation began");
         }
         if let Some(planned) = self.api.planned() {
-            match planned.execute(&prepared, &viewer, &self.event_publisher, space).await {
+            let turns = &self.budget.documents;
+            match planned.execute(&prepared, &viewer, &self.event_publisher, space, turns).await {
                 Ok(Some(copied)) => return Outcome::Copied(copied),
                 Ok(None) => {}
                 Err(refusal) => return Outcome::Executed(*refusal),

@@ -95,7 +95,7 @@ impl Pod {
     async fn run(&self, user: usize, document: &str, variables: Value) -> Value {
         let request = Request::new(document).variables(Variables::from_json(variables));
         let viewer = Arc::new(self.viewer(user));
-        let answer = match self.engine.prepare(request, &viewer.user) {
+        let answer = match self.engine.prepare(request, &viewer.user).await {
             Ok(prepared) => self.engine.answer(prepared, viewer).await,
             Err(refusal) => Answer::refused(refusal),
         };

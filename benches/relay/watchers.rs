@@ -94,7 +94,7 @@ impl Watchers {
         let viewer = Arc::new(self.domain.viewer(Identity::Demo(user)).unwrap());
         for _ in 0..count {
             let send_queue = SendQueue::new(1 << 20);
-            let prepared = self.engine.prepare(Request::new(WATCH), &viewer.user).unwrap();
+            let prepared = self.engine.prepare(Request::new(WATCH), &viewer.user).await.unwrap();
             let watched = self.engine.watch(prepared, viewer.clone(), send_queue.clone(), 0, None).await;
             let Ok(Watched::Live(watching)) = watched else { panic!("not let in") };
             self.watching.push(watching);
@@ -121,9 +121,11 @@ impl Watchers {
             for (number, (viewer, send_queue)) in (first..).zip(&connections) {
                 let variables = serde_json::json!({ "id": format!("order-{number}") });
                 let request = Request::new(WATCH_ORDER).variables(Variables::from_json(variables));
-                let prepared = self.engine.prepare(request, &viewer.user).unwrap();
-                let watched = self.engine.watch(prepared, viewer.clone(), send_queue.clone(), 0, None);
-                let Ok(Watched::Live(watching)) = runtime.block_on(watched) else { panic!("not let in") };
+                let watched = runtime.block_on(async {
+                    let prepared = self.engine.prepare(request, &viewer.user).await.unwrap();
+                    self.engine.watch(prepared, viewer.clone(), send_queue.clone(), 0, None).await
+                });
+                let Ok(Watched::Live(watching)) = watched else { panic!("not let in") };
                 self.watching.push(watching);
             }
         });

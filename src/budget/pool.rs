@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::lock::lock;
@@ -20,6 +20,9 @@ use crate::lock::lock;
 /// Most charges of one account that wait for room. A further one is refused at once: each may hold
 /// a socket's place.
 const MAX_WAITING: usize = 64;
+
+/// How long a user counts as refused. Meanwhile nothing that costs work is tried for it.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
 
 /// Pool of bytes, in which each account has a largest share. Clones share the same pool.
 #[derive(Clone)]
@@ -29,6 +32,8 @@ struct Shared {
     name: &'static str,
     limit: usize,
     share: usize,
+    /// Most charges of one account that wait for room.
+    waiting: usize,
     free: Arc<Semaphore>,
     accounts: Mutex<HashMap<Arc<str>, Weak<Account>>>,
 }
@@ -55,6 +60,8 @@ struct Account {
     user: Arc<str>,
     free: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    /// Last charge that had no room: its time and its bytes.
+    refused: Mutex<Option<(Instant, usize)>>,
     pool: Arc<Shared>,
 }
 
@@ -72,9 +79,19 @@ impl Pool {
     /// Creates a pool of `limit` bytes. One account may take `share` of them.
     #[must_use]
     pub fn new(name: &'static str, limit: usize, share: usize) -> Self {
+        Self::with_waiting(name, limit, share, MAX_WAITING)
+    }
+
+    /// Creates a pool in which each account has one place, and any number may wait for it.
+    #[must_use]
+    pub fn of_turns(name: &'static str) -> Self {
+        Self::with_waiting(name, Semaphore::MAX_PERMITS, 1, Semaphore::MAX_PERMITS)
+    }
+
+    fn with_waiting(name: &'static str, limit: usize, share: usize, waiting: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         let (free, accounts) = (Arc::new(Semaphore::new(limit)), Mutex::default());
-        Self(Arc::new(Shared { name, limit, share: share.min(limit), free, accounts }))
+        Self(Arc::new(Shared { name, limit, share: share.min(limit), waiting, free, accounts }))
     }
 
     /// Returns the name in metrics.
@@ -163,15 +180,33 @@ impl Pool {
         Ok(Charge { of_account, of_pool, account })
     }
 
+    /// Notes that the user's share had no room for these bytes.
+    pub fn note_refusal(&self, user: &Arc<str>, bytes: usize) {
+        *lock(&self.account(user).refused) = Some((Instant::now(), bytes));
+    }
+
+    /// Returns whether the user's share had no room within the last second, and has none now.
+    #[must_use]
+    pub fn is_refused(&self, user: &str) -> bool {
+        let account = lock(&self.0.accounts).get(user).and_then(Weak::upgrade);
+        account.is_some_and(|account| {
+            let refused = *lock(&account.refused);
+            refused.is_some_and(|(at, bytes)| {
+                at.elapsed() < REFUSED_FOR && account.free.available_permits() < bytes
+            })
+        })
+    }
+
     fn account(&self, user: &Arc<str>) -> Arc<Account> {
         let mut accounts = lock(&self.0.accounts);
         if let Some(account) = accounts.get(user).and_then(Weak::upgrade) {
             return account;
         }
         let free = Arc::new(Semaphore::new(self.0.share));
-        let waiting = Arc::new(Semaphore::new(MAX_WAITING));
-        let account = Arc::new(Account { user: user.clone(), free, waiting, pool: self.0.clone() });
-        accounts.insert(user.clone(), Arc::downgrade(&account));
+        let waiting = Arc::new(Semaphore::new(self.0.waiting));
+        let (user, refused, pool) = (user.clone(), Mutex::default(), self.0.clone());
+        let account = Arc::new(Account { user: user.clone(), free, waiting, refused, pool });
+        accounts.insert(user, Arc::downgrade(&account));
         account
     }
 }
@@ -264,6 +299,21 @@ mod tests {
         assert!(tokio::join!(pool.charge(&a, 20, wait), freed).0.is_some());
         assert_eq!(pool.used(), 0);
         assert!(lock(&pool.0.accounts).is_empty(), "an unused account leaves nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_user_is_known_for_a_second() {
+        let (pool, user) = (pool(), "a".into());
+        let held = pool.try_charge(&user, SHARE).unwrap();
+        assert!(!pool.is_refused(&user));
+        pool.note_refusal(&user, 10);
+        assert!(pool.is_refused(&user) && !pool.is_refused("b"));
+        tokio::time::advance(REFUSED_FOR).await;
+        assert!(!pool.is_refused(&user));
+        pool.note_refusal(&user, 10);
+        drop(held);
+        assert!(!pool.is_refused(&user), "there is room again");
+        assert!(lock(&pool.0.accounts).is_empty());
     }
 
     /// A step: a user charges bytes, or changes or drops a charge that exists.

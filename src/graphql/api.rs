@@ -13,13 +13,13 @@ use async_graphql::{
 use async_trait::async_trait;
 
 use super::{
-    document::{Prepared, pick},
+    document::{Prepared, pick, turn},
     error::publicly,
     event_publisher::EventPublisher,
     plan::{Copied, Operation, Plans},
     space::Space,
 };
-use crate::audience::Viewer;
+use crate::{audience::Viewer, budget::Pool};
 
 /// Most levels of nesting in a document, and most directives on one field. It is deep enough for
 /// the introspection query of every known tool (15), and too shallow to hurt.
@@ -107,19 +107,26 @@ impl Planned {
         &*self.plans
     }
 
-    /// Validates the document of a request, unless that was done before. Values of variables are
-    /// not looked at.
+    /// Validates the document of a request when it is the user's turn, unless that was done before.
+    /// Values of variables are not looked at.
     ///
     /// # Errors
     /// A response that refuses the request.
-    pub(super) async fn validate(&self, prepared: &Prepared) -> Result<(), Box<Response>> {
+    pub(super) async fn validate(
+        &self,
+        prepared: &Prepared,
+        turns: &Pool,
+        user: &Arc<str>,
+    ) -> Result<(), Box<Response>> {
         if prepared.document.is_valid() {
             return Ok(());
         }
+        let turn = turn(turns, user).await?;
         let mut request = Request::new(prepared.request.query.as_str()).data(ValidateOnly);
         request.operation_name.clone_from(&prepared.request.operation_name);
         request.set_parsed_query(prepared.document.tree().clone());
         let response = self.schema.execute(request).await;
+        turn.end().await;
         if response.is_err() {
             return Err(publicly(response).into());
         }
@@ -137,8 +144,9 @@ impl Planned {
         viewer: &Viewer,
         event_publisher: &EventPublisher,
         space: &Space,
+        turns: &Pool,
     ) -> Result<Option<Copied>, Box<Response>> {
-        self.validate(prepared).await?;
+        self.validate(prepared, turns, &viewer.user).await?;
         let operation = pick(prepared.document.tree(), prepared.request.operation_name.as_deref());
         let Ok(definition) = operation else { return Ok(None) };
         let operation = Operation {

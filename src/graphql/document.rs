@@ -17,14 +17,19 @@ pub use self::cursor::AFTER;
 pub(super) use self::{
     kept::Kept,
     parsed::{Document, value_bytes},
+    turn::turn,
 };
-use super::error::{Code, refuse};
-use crate::{budget::Budget, telemetry::traces};
+use super::error::{Code, own_operations, refuse};
+use crate::{
+    budget::{Budget, Pool},
+    telemetry::traces,
+};
 
 mod cursor;
 mod kept;
 mod limits;
 mod parsed;
+mod turn;
 
 /// Extension of a request that names its document by a hash (Apollo's persisted queries).
 pub const PERSISTED_QUERY: &str = "persistedQuery";
@@ -89,17 +94,20 @@ impl Prepared {
 pub(super) struct Documents {
     introspection: bool,
     kept: Arc<Kept>,
+    turns: Pool,
 }
 
 impl Documents {
     /// Creates a parser. Only with `introspection` may documents ask for the schema.
     pub(super) fn new(introspection: bool) -> Self {
-        Self { introspection, kept: Kept::new(Budget::default().operations).into() }
+        let Budget { operations, documents: turns, .. } = Budget::default();
+        Self { introspection, kept: Kept::new(operations).into(), turns }
     }
 
     /// Charges kept documents to this ledger, instead of one of their own.
     pub(super) fn set_budget(&mut self, budget: &Budget) {
         self.kept = Kept::new(budget.operations.clone()).into();
+        self.turns = budget.documents.clone();
     }
 
     /// Returns the documents that are kept.
@@ -112,7 +120,11 @@ impl Documents {
     ///
     /// # Errors
     /// A response that refuses the request.
-    pub(super) fn prepare(&self, mut request: Request, user: &Arc<str>) -> Result<Prepared, Box<Response>> {
+    pub(super) async fn prepare(
+        &self,
+        mut request: Request,
+        user: &Arc<str>,
+    ) -> Result<Prepared, Box<Response>> {
         if request.query.trim().is_empty() {
             if request.extensions.contains_key(PERSISTED_QUERY) {
                 // Some clients look for the code, others for exactly this text.
@@ -120,7 +132,7 @@ impl Documents {
             }
             return refuse(Code::BadRequest, "the request has no query");
         }
-        let (mut document, mut is_kept) = self.parse(&request.query)?;
+        let (mut document, mut is_kept) = self.parse(&request, user).await?;
         let operation = match pick(document.tree(), request.operation_name.as_deref()) {
             Ok(operation) => &operation.node,
             Err(text) => return refuse(Code::BadRequest, text),
@@ -142,7 +154,7 @@ impl Documents {
             response_key = root.node.response_key().node.to_string();
             let taken = cursor::take(&mut request, operation, &root.node);
             if taken.as_ref().is_some_and(|taken| taken.is_in_document) {
-                (document, is_kept) = self.parse(&request.query)?;
+                (document, is_kept) = self.parse(&request, user).await?;
             }
             after = match request.extensions.remove(AFTER) {
                 None | Some(Value::Null) => taken.map(|taken| taken.cursor),
@@ -156,12 +168,28 @@ impl Documents {
         Ok(Prepared { request, kind, document, field, response_key, after })
     }
 
-    /// Returns the document, and whether it is kept already.
-    fn parse(&self, text: &str) -> Result<(Arc<Document>, bool), Box<Response>> {
-        match self.kept.get(text) {
-            Some(document) => Ok((document, true)),
-            None => Ok((Arc::new(limits::parse(text, self.introspection)?), false)),
+    /// Returns the document, and whether it is kept already. A new one is parsed when it is the
+    /// user's turn.
+    ///
+    /// # Errors
+    /// A response that refuses the request. A subscription of a user without room for it is refused
+    /// before its document is parsed, since that is the cost.
+    async fn parse(
+        &self,
+        request: &Request,
+        user: &Arc<str>,
+    ) -> Result<(Arc<Document>, bool), Box<Response>> {
+        let Request { query: text, operation_name: name, .. } = request;
+        if let Some(document) = self.kept.get(text) {
+            return Ok((document, true));
         }
+        if self.kept.is_refused(user) && limits::subscribes(text, name.as_deref()) {
+            return own_operations();
+        }
+        let turn = turn(&self.turns, user).await?;
+        let parsed = limits::parse(text, self.introspection);
+        turn.end().await;
+        Ok((parsed?.into(), false))
     }
 }
 
@@ -212,11 +240,48 @@ mod tests {
 
     use super::*;
 
+    fn prepare(documents: &Documents, request: Request) -> Result<Prepared, Box<Response>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(documents.prepare(request, &"user".into()))
+    }
+
     fn prepared(document: &str, variables: serde_json::Value) -> Prepared {
-        Documents::new(true)
-            .prepare(Request::new(document).variables(Variables::from_json(variables)), &"user".into())
-            .ok()
-            .unwrap()
+        let request = Request::new(document).variables(Variables::from_json(variables));
+        prepare(&Documents::new(true), request).ok().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_documents_of_user_take_turns() {
+        let documents = Documents::new(true);
+        documents.prepare(Request::new("{ kept }"), &"a".into()).await.ok().unwrap();
+        let taken = turn(&documents.turns, &"a".into()).await.ok().unwrap();
+        let refused = documents.prepare(Request::new("{ a }"), &"a".into()).await.err().unwrap();
+        assert_eq!(crate::graphql::error::limit(&refused), Some("documents"));
+        assert!(documents.prepare(Request::new("{ kept }"), &"a".into()).await.is_ok());
+        assert!(documents.prepare(Request::new("{ a }"), &"b".into()).await.is_ok());
+        taken.end().await;
+        assert!(documents.prepare(Request::new("{ b }"), &"a".into()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn exhausted_user_is_refused_unread() {
+        let (mut documents, budget, user) = (Documents::new(true), Budget::default(), "a".into());
+        documents.set_budget(&budget);
+        let known = "subscription { known { a } }";
+        documents.prepare(Request::new(known), &"b".into()).await.ok().unwrap();
+        let held = budget.operations.try_charge(&user, budget.operations.share()).unwrap();
+        budget.operations.note_refusal(&user, 1_000);
+        let prepare = async |text: &str, user: &str| {
+            let refused = documents.prepare(Request::new(text), &user.into()).await.err();
+            refused.map(|refused| crate::graphql::error::limit(&refused))
+        };
+        let unread = "subscription { that does not parse";
+        assert_eq!(prepare(unread, "a").await, Some(Some("user_operations")));
+        assert_eq!(prepare(unread, "b").await, Some(None), "it does not parse");
+        assert_eq!(prepare(known, "a").await, None, "it may run already");
+        assert_eq!(prepare("{ a }", "a").await, None);
+        drop(held);
+        assert_eq!(prepare(unread, "a").await, Some(None));
     }
 
     #[test]
@@ -261,7 +326,7 @@ mod tests {
     fn subscription_without_its_field_is_refused() {
         let is_refused = |document: &str, variables: serde_json::Value| {
             let request = Request::new(document).variables(Variables::from_json(variables));
-            Documents::new(true).prepare(request, &"user".into()).is_err()
+            prepare(&Documents::new(true), request).is_err()
         };
         for condition in ["@skip(if: true)", "@include(if: false)", "@include(if: true) @skip(if: true)"] {
             assert!(
@@ -289,30 +354,29 @@ mod tests {
 
     #[test]
     fn cursor_in_extensions_wins_over_argument() {
-        let prepare = |document: &str, after: Value| {
+        let after = |document: &str, after: Value| {
             let mut request = Request::new(document);
             request.extensions.insert(AFTER.to_owned(), after);
-            Documents::new(true).prepare(request, &"user".into())
+            prepare(&Documents::new(true), request)
         };
         let (plain, with_argument) =
             ("subscription { a { b } }", "subscription { a(after: \"argument\") { b } }");
         for document in [plain, with_argument] {
-            let prepared = prepare(document, Value::from("c")).ok().unwrap();
+            let prepared = after(document, Value::from("c")).ok().unwrap();
             assert_eq!(prepared.after.as_deref(), Some("c"));
             assert!(prepared.request.extensions.is_empty());
         }
-        let without = prepare(with_argument, Value::Null).ok().unwrap();
+        let without = after(with_argument, Value::Null).ok().unwrap();
         assert_eq!(without.after.as_deref(), Some("argument"));
-        assert!(prepare(plain, Value::from(7)).is_err());
+        assert!(after(plain, Value::from(7)).is_err());
     }
 
     #[test]
     fn known_document_is_not_parsed_again() {
         let documents = Documents::new(true);
-        let prepare =
-            |text: &str| documents.prepare(Request::new(text), &"user".into()).ok().unwrap().document;
-        assert!(Arc::ptr_eq(&prepare("{ a }"), &prepare("{ a }")));
-        let watch = prepare("subscription { a(after: \"\") { b } }");
-        assert!(Arc::ptr_eq(&watch, &prepare("subscription { a(after: \"c\") { b } }")));
+        let get = |text: &str| prepare(&documents, Request::new(text)).ok().unwrap().document;
+        assert!(Arc::ptr_eq(&get("{ a }"), &get("{ a }")));
+        let watch = get("subscription { a(after: \"\") { b } }");
+        assert!(Arc::ptr_eq(&watch, &get("subscription { a(after: \"c\") { b } }")));
     }
 }

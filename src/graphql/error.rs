@@ -197,6 +197,11 @@ pub(super) fn too_many_operations<T>() -> Result<T, Box<Response>> {
     refuse(Code::Overloaded, "this pod runs as many distinct subscriptions as it may; connect again later")
 }
 
+/// Refuses a subscription of a user that runs as many as it may.
+pub(super) fn own_operations<T>() -> Result<T, Box<Response>> {
+    refuse(Code::LimitReached, "you run as many distinct subscriptions as you may; end some first")
+}
+
 /// Returns whether the response refuses a request that did not run at all.
 #[must_use]
 pub fn is_refusal(response: &Response) -> bool {
@@ -207,7 +212,7 @@ pub fn is_refusal(response: &Response) -> bool {
 
 /// Limits that the executor or this module reports: the metric's label, and the part of the text
 /// that identifies the limit.
-const LIMITS: [(&str, &str); 9] = [
+const LIMITS: [(&str, &str); 10] = [
     ("tokens", " tokens"),
     ("aliases", " aliases; "),
     ("selections", " selections"),
@@ -217,6 +222,7 @@ const LIMITS: [(&str, &str); 9] = [
     ("directives", "The number of directives on the field "),
     ("operations", "this pod runs as many distinct subscriptions"),
     ("user_operations", "you run as many distinct subscriptions"),
+    ("documents", "too many new documents"),
 ];
 
 /// Returns the limit that a request exceeded, if it was refused for that.

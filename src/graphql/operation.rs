@@ -26,8 +26,8 @@ use self::{planned::PlannedOperations, replayed::Replayed};
 use super::{
     answer,
     api::{Api, Planned},
-    document::{Document, Kept, Prepared, value_bytes},
-    error::{Code, Error, internal, publicly, refuse, too_many_operations},
+    document::{Document, Kept, Prepared, turn, value_bytes},
+    error::{Code, Error, internal, own_operations, publicly, refuse, too_many_operations},
     nulls::Nulls,
     plan::{Compiled, Subscription},
     subscription::{Results, Source},
@@ -142,7 +142,7 @@ impl Operations {
         if serde_json::to_string(variables).map_err(|_| internal())?.len() > MAX_VARIABLES_BYTES {
             return too_many_variables();
         }
-        planned.validate(&prepared).await?;
+        planned.validate(&prepared, &self.budget.documents, &viewer.user).await?;
         let Some((definition, field)) = prepared.root() else { return Err(internal().into()) };
         let document = prepared.document.tree();
         let subscription = Subscription { document, field, definition, variables, viewer: &viewer };
@@ -197,7 +197,9 @@ impl Operations {
             document: prepared.document,
             execution: tokio::sync::Mutex::default(),
         };
+        let turn = turn(&self.budget.documents, user).await?;
         operation.validate().await?;
+        turn.end().await;
         let operation = Arc::new(operation);
         // The lock is released before `operation` is dropped. If another task was faster, that drop
         // takes the lock again.
@@ -214,10 +216,11 @@ impl Operations {
             charge()
         });
         charge.or_else(|exhausted| match exhausted {
-            Exhausted::Share => refuse(
-                Code::LimitReached,
-                "you run as many distinct subscriptions as you may; end some first",
-            ),
+            Exhausted::Share => {
+                // The next ones are refused by their text alone.
+                self.budget.operations.note_refusal(user, bytes);
+                own_operations()
+            }
             Exhausted::Pool => too_many_operations(),
         })
     }
@@ -466,7 +469,7 @@ mod tests {
     }
 
     async fn get(operations: &Operations, document: &str) -> Result<Arc<Operation>, serde_json::Value> {
-        let operation = match Documents::new(true).prepare(Request::new(document), &document.into()) {
+        let operation = match Documents::new(true).prepare(Request::new(document), &document.into()).await {
             // Each document has a user of its own, so that only the pod's bounds count.
             Ok(prepared) => operations.get_or_create(prepared, &document.into()).await,
             Err(refusal) => Err(refusal),
@@ -635,14 +638,17 @@ mod tests {
         operations.set_budget(budget.clone(), kept);
         let subscribe = async |n: usize, user: &str| {
             let document = format!("subscription Name{n} {{ all {{ value }} }}");
-            let prepared = Documents::new(true).prepare(Request::new(document), &user.into()).ok().unwrap();
+            let prepared =
+                Documents::new(true).prepare(Request::new(document), &user.into()).await.ok().unwrap();
             let operation = operations.get_or_create(prepared, &user.into()).await;
             operation.map_err(|refusal| refusal.errors[0].extensions.clone().unwrap().get("code").cloned())
         };
         let filler = budget.operations.try_charge(&"a".into(), 120 << 10).unwrap();
         let refused = subscribe(1, "a").await.err().unwrap();
         assert_eq!(refused, Some(Value::from("LIMIT_REACHED")));
+        assert!(budget.operations.is_refused("a"), "the next ones are refused by their text");
         drop(filler);
+        assert!(!budget.operations.is_refused("a"));
         let share = budget.operations.share();
         let fillers: Vec<_> =
             (0..16).map(|n| budget.operations.try_charge(&format!("b{n}").into(), share).unwrap()).collect();

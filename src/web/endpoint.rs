@@ -117,9 +117,12 @@ async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Resul
     let heartbeat = sse::heartbeat(request.uri())?;
     let user = &session.viewer.user;
     let (request, held) = request::read(request, &app.budget.requests, user).await?;
-    let prepared = match app.engine.prepare(request, user) {
+    let prepared = match app.engine.prepare(request, user).await {
         Ok(prepared) => prepared,
-        Err(response) => return Ok(result(form, Answer::refused(response))),
+        Err(response) => {
+            return Refusal::at_present(&response)
+                .map_or_else(|| Ok(result(form, Answer::refused(response))), Err);
+        }
     };
     match prepared.kind {
         OperationType::Subscription => {

@@ -76,6 +76,11 @@ impl Kept {
         while documents.remove_oldest(exhausted.of(user)) {}
     }
 
+    /// Returns whether the user's share has had no room for a subscription lately.
+    pub(super) fn is_refused(&self, user: &str) -> bool {
+        self.pool.is_refused(user)
+    }
+
     fn documents(&self) -> MutexGuard<'_, Documents> {
         crate::lock::lock(&self.documents)
     }

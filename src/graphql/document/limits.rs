@@ -3,7 +3,7 @@
 //! The executor's own limits walk through the whole document, so a small text could cost much work.
 //! Nothing here may cost more than a few passes over the text.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, iter};
 
 use async_graphql::{
     Name, Response,
@@ -41,7 +41,7 @@ pub(super) fn parse(text: &str, introspection: bool) -> Result<Document, Box<Res
     if text.len() > MAX_BYTES {
         return refuse(Code::ValidationFailed, format!("the document has more than {MAX_BYTES} bytes"));
     }
-    let tokens = tokens(text);
+    let tokens = tokens(text).count();
     if tokens > MAX_TOKENS {
         return refuse(Code::ValidationFailed, format!("the document has more than {MAX_TOKENS} tokens"));
     }
@@ -126,11 +126,35 @@ impl Survey {
     }
 }
 
-/// Returns the number of tokens in the text, or a few more if the text is not a document.
-fn tokens(text: &str) -> usize {
+/// Returns whether the operation of this name would be a subscription, from the text alone.
+/// `false` if only the parser can decide that.
+pub(super) fn subscribes(text: &str, name: Option<&str>) -> bool {
+    if text.len() > MAX_BYTES {
+        return false;
+    }
+    let (mut depth, mut is_start, mut tokens) = (0_usize, true, tokens(text).peekable());
+    while let Some(token) = tokens.next() {
+        let is_operation = matches!(token, "{" | "query" | "mutation" | "subscription");
+        let own_name = tokens.peek().copied().filter(|_| token != "{");
+        if is_start && is_operation && (name.is_none() || name == own_name) {
+            return token == "subscription";
+        }
+        match token {
+            "{" | "(" | "[" => depth += 1,
+            "}" | ")" | "]" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        is_start = depth == 0 && token == "}";
+    }
+    false
+}
+
+/// Returns the tokens of the text, or a few more if the text is not a document.
+fn tokens(text: &str) -> impl Iterator<Item = &str> {
     let run = |text: &str, is: fn(char) -> bool| text.find(|c| !is(c)).unwrap_or(text.len());
-    let (mut rest, mut count) = (text, 0);
-    while let Some(first) = rest.chars().next() {
+    let mut rest = text;
+    iter::from_fn(move || {
+        let first = rest.chars().next()?;
         let length = match first {
             '#' => rest.find(['\n', '\r']).unwrap_or(rest.len()),
             '"' => cursor::literal(rest).unwrap_or(rest.len()),
@@ -139,10 +163,13 @@ fn tokens(text: &str) -> usize {
             '_' | 'a'..='z' | 'A'..='Z' => run(rest, |c| c.is_alphanumeric() || c == '_'),
             _ => first.len_utf8(),
         };
-        count += usize::from(!first.is_whitespace() && !matches!(first, ',' | '#' | '\u{feff}'));
-        rest = &rest[length..];
-    }
-    count
+        let (token, others) = rest.split_at(length);
+        rest = others;
+        Some(token)
+    })
+    .filter(|token| {
+        !token.starts_with(|first: char| first.is_whitespace() || matches!(first, ',' | '#' | '\u{feff}'))
+    })
 }
 
 /// Returns the length of the number at the start of the text, in bytes. A sign belongs to it only
@@ -173,8 +200,26 @@ mod tests {
             ("{ a(n: [0-0-0-1e-1-2]) }", 14),
             (r#"{ a(s: """\""""  """) b c }"#, 10),
         ] {
-            assert_eq!(tokens(document), count, "{document}");
+            assert_eq!(tokens(document).count(), count, "{document}");
         }
+    }
+
+    #[test]
+    fn text_alone_shows_subscriptions() {
+        for (document, name, is_subscription) in [
+            ("subscription { a }", None, true),
+            (" # query\n,subscription S($v: I = {query: 1}) @d { a }", Some("S"), true),
+            ("fragment f on subscription { a { b } } subscription S { ...f }", None, true),
+            ("fragment subscription on S { a } query Q { a }", None, false),
+            ("query Q { subscription } subscription S { a }", None, false),
+            ("query Q { subscription } subscription S { a }", Some("S"), true),
+            ("{ a } subscription S { a }", None, false),
+            ("mutation M { subscription(s: \"} subscription\") }", None, false),
+            ("}} subscription", Some("S"), false),
+        ] {
+            assert_eq!(subscribes(document, name), is_subscription, "{document}");
+        }
+        assert!(!subscribes(&format!("subscription {{ a }} #{}", "x".repeat(MAX_BYTES)), None));
     }
 
     #[test]

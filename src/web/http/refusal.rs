@@ -17,7 +17,10 @@ use axum::{
 use super::{super::connection::End, negotiate::Form};
 use crate::{
     auth::AuthError,
-    graphql::error::{Body, Code, Error},
+    graphql::{
+        self,
+        error::{Body, Code, Error},
+    },
 };
 
 /// `Retry-After` of a refusal that passes, in seconds. By then a load balancer has stopped sending
@@ -136,6 +139,13 @@ impl Refusal {
                 .with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
         }
     }
+}
+
+/// Returns the end of a connection whose operation is refused at present only; `None` for any other
+/// response. Stock clients would take an `error` for final.
+pub(in crate::web) fn end_of(refusal: &async_graphql::Response) -> Option<End> {
+    let is_of_operations = graphql::error::limit(refusal) == Some("operations");
+    is_overloaded(refusal).then_some(if is_of_operations { End::TooManyOperations } else { End::Overloaded })
 }
 
 /// Reports whether the response refuses a request that may pass later.

@@ -23,7 +23,7 @@ use crate::{
     graphql::Prepared,
     web::{
         connection::End,
-        http::refusal::Refusal,
+        http::refusal::{Refusal, end_of},
         operations::Start,
         server::{HandoffRequest, Peer},
         state::AppState,
@@ -65,8 +65,8 @@ pub(in crate::web) async fn subscribe(
     let mut stream = Stream::new(app, guard, format, &session);
     let start = Start { prepared, viewer: session.viewer.clone(), after, held: Some(held) };
     if let Err((_, refusal)) = stream.run(start, Label::default()).await {
-        if let Some(refusal) = Refusal::at_present(&refusal) {
-            stream.end(End::TooManyOperations);
+        if let (Some(end), Some(refusal)) = (end_of(&refusal), Refusal::at_present(&refusal)) {
+            stream.end(end);
             return Err(refusal);
         }
         stream.end(End::Left);

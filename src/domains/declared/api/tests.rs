@@ -64,7 +64,7 @@ impl Pod {
     async fn watch(&self, token: &str, document: &str, variables: Value) -> Result<Watched, Value> {
         let viewer = Arc::new(self.domain.viewer(Identity::Demo(token)).unwrap());
         let request = Request::new(document).variables(Variables::from_json(variables));
-        let watched = match self.engine.prepare(request, &viewer.user) {
+        let watched = match self.engine.prepare(request, &viewer.user).await {
             Ok(prepared) => self.engine.watch(prepared, viewer, self.queue.clone(), 1, None).await,
             Err(refusal) => Err(refusal),
         };
@@ -354,7 +354,7 @@ async fn introspection_shows_descriptions() {
     let document = r#"{ item: __type(name: "Item") { description fields(includeDeprecated: true) {
         description deprecationReason } } root: __type(name: "Subscription") { fields { description
         args { name description } } } }"#;
-    let prepared = pod.engine.prepare(Request::new(document), &viewer.user).ok().unwrap();
+    let prepared = pod.engine.prepare(Request::new(document), &viewer.user).await.ok().unwrap();
     let response = serde_json::from_str::<Value>(&pod.engine.answer(prepared, viewer).await.text).unwrap();
     let data = &response["data"];
     assert_eq!(data["item"]["description"], "What is sold.");

@@ -234,9 +234,10 @@ pub(in crate::web) async fn submit(
     let (request, held) = request::read(request, &app.budget.requests, &session.viewer.user).await?;
     let id = request.extensions.get("operationId").cloned().and_then(|id| id.into_json().ok());
     let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;
-    let prepared = match app.engine.prepare(request, &session.viewer.user) {
+    let refused = |refusal: Box<_>| Refusal::at_present(&refusal).map_or_else(|| Ok(bad(&refusal)), Err);
+    let prepared = match app.engine.prepare(request, &session.viewer.user).await {
         Ok(prepared) => prepared,
-        Err(refusal) => return Ok(bad(&refusal)),
+        Err(refusal) => return refused(refusal),
     };
     let (reply, answer) = oneshot::channel();
     let operation = operations::Start { prepared, viewer: session.viewer, after, held: Some(held) };
@@ -252,9 +253,7 @@ pub(in crate::web) async fn submit(
             let text = "this stream has as many operations as it may";
             Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, Code::LimitReached, text))
         }
-        Ok(Err(Rejected::Refused(refusal))) => {
-            Refusal::at_present(&refusal).map_or_else(|| Ok(bad(&refusal)), Err)
-        }
+        Ok(Err(Rejected::Refused(refusal))) => refused(refusal),
         // The operation, or the whole stream, ended before there was an answer.
         Err(_) => Err(unknown()),
     }

@@ -18,7 +18,7 @@ use crate::{
     graphql::Answer,
     web::{
         connection::{End, expiry},
-        http::{refusal::is_overloaded, request},
+        http::{refusal::end_of, request},
         operations::Start,
     },
 };
@@ -90,17 +90,23 @@ impl Connection {
         let request = request::build(query.unwrap_or_default(), operation_name, variables, extensions);
         let Some(session) = &self.session else { return Err(End::Lost) };
         let viewer = session.viewer.clone();
-        let prepared = match self.app.engine.prepare(request, &viewer.user) {
+        let prepared = match self.app.engine.prepare(request, &viewer.user).await {
             Ok(prepared) => prepared,
-            Err(refusal) => return self.reject(&id, &refusal).await,
+            Err(refusal) => return self.turn_down(&id, &refusal).await,
         };
         let label = Label { id, head };
         let (send_queue, start) = (self.send_queue.clone(), Start { prepared, viewer, after: None, held });
         match self.running.start(&self.app, start, send_queue, label).await {
             Ok(_) => Ok(()),
-            // Stock clients would take an `error` for final.
-            Err((_, refusal)) if is_overloaded(&refusal) => Err(End::TooManyOperations),
-            Err((label, refusal)) => self.reject(&label.id, &refusal).await,
+            Err((label, refusal)) => self.turn_down(&label.id, &refusal).await,
+        }
+    }
+
+    /// Refuses an operation that has not begun, or ends the connection if it may pass later.
+    async fn turn_down(&mut self, id: &str, refusal: &GraphQLResponse) -> Result<(), End> {
+        match end_of(refusal) {
+            Some(end) => Err(end),
+            None => self.reject(id, refusal).await,
         }
     }
 
