@@ -161,7 +161,7 @@ mod tests {
     use opentelemetry::metrics::{MeterProvider, noop::NoopMeterProvider};
 
     use super::*;
-    use crate::membership;
+    use crate::{broker::Order, membership};
 
     #[test]
     fn readiness_names_each_closed_gate() {
@@ -174,7 +174,6 @@ mod tests {
                 pod: "pod".into(),
                 interval,
                 settle: Duration::from_millis(200),
-                order: crate::broker::Order::Lanes,
                 orphan_after,
                 secrets: None,
             },
@@ -183,7 +182,7 @@ mod tests {
         let health = Health::new(feed, membership.clone(), drain.clone());
         assert_eq!(health.readiness().reasons, ["feed: no such topic"]);
         state.send_replace(FeedState::Open("f".into()));
-        membership.follow(&state.borrow());
+        membership.follow(&state.borrow(), Order::Lanes);
         assert_eq!(health.readiness().reasons, ["feed: this pod's heartbeat has not come back yet"]);
         drain.cancel();
         let readiness = health.readiness();

@@ -84,8 +84,6 @@ pub struct Settings {
     /// How long nothing older than the pod's own first heartbeat must come, until its feed counts
     /// as caught up.
     pub settle: Duration,
-    /// Order of the pod's feed.
-    pub order: Order,
     /// How long a pod must have been silent for its feeds to be orphans: at least three of its
     /// intervals, even if this is shorter.
     pub orphan_after: Duration,
@@ -140,7 +138,7 @@ impl Membership {
     /// Creates a membership in which no pod is known yet, and registers its metrics.
     #[must_use]
     pub fn new(settings: Settings, meter: &Meter) -> Self {
-        let mut feed = FeedHealth::new(settings.interval, settings.settle, settings.order);
+        let mut feed = FeedHealth::new(settings.interval, settings.settle);
         if settings.settle >= LATE_REPLAY {
             feed.catch_up.be_patient(Instant::now() + HISTORY);
         }
@@ -322,9 +320,9 @@ impl Membership {
             && state.members.is_orphan(pod, created, patience)
     }
 
-    /// Follows the feed's state. Returns whether the feed has another generation or none now, and
-    /// so the pod has to catch up anew.
-    pub fn follow(&self, feed: &FeedState) -> bool {
+    /// Follows the state of a feed with this order. Returns whether the feed has another generation
+    /// or none now, and so the pod has to catch up anew.
+    pub fn follow(&self, feed: &FeedState, order: Order) -> bool {
         let generation = match feed {
             FeedState::Open(generation) => Some(generation.clone()),
             FeedState::Opening(_) | FeedState::Closed => None,
@@ -340,7 +338,7 @@ impl Membership {
             state.own_feeds.truncate(MAX_OWN_FEEDS - 1);
             state.own_feeds.push_front(generation.clone());
         }
-        state.feed.follow(generation.as_ref(), Instant::now());
+        state.feed.follow(generation.as_ref(), order, Instant::now());
         self.0.generation.send_replace(generation);
         true
     }

@@ -26,7 +26,7 @@ use tokio::{
 use tracing::Instrument as _;
 
 use crate::{
-    broker::{Feed, FeedState, Received},
+    broker::{Feed, FeedState, Order, Received},
     budget::Rates,
     domain::{Domain, Unreadable},
     event::{Event, PODS},
@@ -148,13 +148,13 @@ impl Relay {
     /// not acknowledged.
     pub async fn run(&mut self, feed: &mut dyn Feed) {
         let mut state = feed.state();
-        self.follow(&mut state);
+        self.follow(&mut state, feed.order());
         loop {
             let due = self.membership.due();
             select! {
                 // A message that waits in the feed must be processed before it counts as absent.
                 biased;
-                Ok(()) = state.changed() => self.follow(&mut state),
+                Ok(()) = state.changed() => self.follow(&mut state, feed.order()),
                 received = feed.next() => {
                     let Some(Received { event, message_id, ack }) = received else { return };
                     match event {
@@ -173,12 +173,12 @@ impl Relay {
         }
     }
 
-    fn follow(&mut self, state: &mut watch::Receiver<FeedState>) {
+    fn follow(&mut self, state: &mut watch::Receiver<FeedState>, order: Order) {
         let state = state.borrow_and_update();
         if let FeedState::Open(name) = &*state {
             self.feed = Some(name.clone());
         }
-        if self.membership.follow(&state) {
+        if self.membership.follow(&state, order) {
             // The next generation may repeat events with forgotten ids, which are no news. The ids
             // of later events are remembered, so a later event with an unknown id never arrived.
             let forgotten = self.newest.take().and_then(|newest| newest.checked_sub(self.seen.window));

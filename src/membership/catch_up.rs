@@ -42,14 +42,14 @@ use crate::{broker::Order, event::Event};
 /// Evidence that one pod's feed has brought so far.
 #[derive(Debug)]
 pub(super) struct CatchUp {
-    /// How late a missing heartbeat may come. After that time it counts as lost.
+    /// How late a missing heartbeat of a feed with lanes may come. After that time it counts as
+    /// lost.
     grace: Duration,
     /// How long nothing older than the pod's own first heartbeat must have come.
     settle: Duration,
-    order: Order,
-    /// Newest heartbeat of any pod, or newest event where all events have one order: its time of
-    /// publishing and its id.
-    newest: Option<(SystemTime, Arc<str>)>,
+    /// Newest heartbeat of any pod, and newest event of any kind.
+    newest_heartbeat: Newest,
+    newest_event: Newest,
     /// Time at which the newest heartbeat came first.
     renewed: Option<Instant>,
     /// Time before which a missing heartbeat does not count as lost.
@@ -60,12 +60,17 @@ pub(super) struct CatchUp {
     generation: Option<Generation>,
 }
 
+/// Time of publishing and id of the newest event of a kind; `None` before the first.
+type Newest = Option<(SystemTime, Arc<str>)>;
+
 /// One generation of the feed.
 #[derive(Debug)]
 struct Generation {
     feed: Arc<str>,
+    /// How late the awaited event may come.
+    grace: Duration,
     /// Event that must come again, until it has come: its time of publishing and its id.
-    awaited: Option<(SystemTime, Arc<str>)>,
+    awaited: Newest,
     barrier: Option<Barrier>,
     caught_up: Option<Instant>,
     /// Time at which the last event came; at first, the time at which the generation began.
@@ -99,15 +104,13 @@ pub enum History {
 }
 
 impl CatchUp {
-    /// Creates the state of a feed with this order. `grace` is how late a heartbeat of a feed with
-    /// lanes may come.
-    pub(super) const fn new(grace: Duration, settle: Duration, order: Order) -> Self {
-        let grace = if matches!(order, Order::Total) { Duration::ZERO } else { grace };
+    /// Creates the state of a feed. `grace` is how late a heartbeat of a feed with lanes may come.
+    pub(super) const fn new(grace: Duration, settle: Duration) -> Self {
         Self {
             grace,
             settle,
-            order,
-            newest: None,
+            newest_heartbeat: None,
+            newest_event: None,
             renewed: None,
             patient_until: None,
             oldest: None,
@@ -121,10 +124,15 @@ impl CatchUp {
         self.patient_until = Some(until);
     }
 
-    /// Begins a new generation of the feed.
-    pub(super) fn begin(&mut self, feed: Arc<str>, now: Instant) {
-        let awaited = self.newest.clone();
-        self.generation = Some(Generation { feed, awaited, barrier: None, caught_up: None, heard: now });
+    /// Begins a new generation of the feed, which has this order.
+    pub(super) fn begin(&mut self, feed: Arc<str>, order: Order, now: Instant) {
+        let (newest, grace) = match order {
+            Order::Total => (&self.newest_event, Duration::ZERO),
+            Order::Lanes => (&self.newest_heartbeat, self.grace),
+        };
+        let awaited = newest.clone();
+        self.generation =
+            Some(Generation { feed, grace, awaited, barrier: None, caught_up: None, heard: now });
     }
 
     /// Ends the generation: the feed is not open.
@@ -137,9 +145,12 @@ impl CatchUp {
     pub(super) fn hear(&mut self, event: &Event, feed: Option<&str>, now: Instant) {
         let Some(published) = event.published else { return };
         self.oldest = Some(self.oldest.map_or(published, |oldest| oldest.min(published)));
-        let may_be_awaited = feed.is_some() || self.order == Order::Total;
-        if may_be_awaited && self.newest.as_ref().is_none_or(|(newest, _)| *newest < published) {
-            self.newest = Some((published, event.id.clone()));
+        let is_newer = |newest: &Newest| newest.as_ref().is_none_or(|(newest, _)| *newest < published);
+        if is_newer(&self.newest_event) {
+            self.newest_event = Some((published, event.id.clone()));
+        }
+        if feed.is_some() && is_newer(&self.newest_heartbeat) {
+            self.newest_heartbeat = Some((published, event.id.clone()));
             self.renewed = Some(now);
         }
         let settle = self.settle;
@@ -162,7 +173,7 @@ impl CatchUp {
         Some(match generation.awaited {
             None => barrier.settles,
             Some(_) => {
-                let late = barrier.settles.max(barrier.came + self.grace);
+                let late = barrier.settles.max(barrier.came + generation.grace);
                 self.patient_until.map_or(late, |until| late.max(until))
             }
         })

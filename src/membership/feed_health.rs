@@ -79,9 +79,9 @@ pub(super) struct Skew {
 }
 
 impl FeedHealth {
-    pub(super) const fn new(interval: Duration, settle: Duration, order: Order) -> Self {
+    pub(super) const fn new(interval: Duration, settle: Duration) -> Self {
         Self {
-            catch_up: CatchUp::new(interval, settle, order),
+            catch_up: CatchUp::new(interval, settle),
             in_flight: VecDeque::new(),
             lag: None,
             clock: None,
@@ -121,13 +121,13 @@ impl FeedHealth {
         self.obstacle = Some(why.to_owned());
     }
 
-    /// Follows the feed to another generation, or to none.
-    pub(super) fn follow(&mut self, generation: Option<&Arc<str>>, now: Instant) {
+    /// Follows the feed to another generation, which has this order, or to none.
+    pub(super) fn follow(&mut self, generation: Option<&Arc<str>>, order: Order, now: Instant) {
         if self.catch_up.feed().is_some_and(|ended| Some(ended) != self.given_up.as_ref()) {
             self.given_up = None;
         }
         match generation {
-            Some(generation) => self.catch_up.begin(generation.clone(), now),
+            Some(generation) => self.catch_up.begin(generation.clone(), order, now),
             None => self.catch_up.end(),
         }
         // Heartbeats in flight to the last generation are no measure for this one.

@@ -23,7 +23,6 @@ fn membership_with(pod: &str, secrets: Option<&str>) -> Membership {
         pod: pod.into(),
         interval: TEN,
         settle: Duration::from_millis(200),
-        order: Order::Lanes,
         orphan_after: Duration::from_secs(180),
         secrets: secrets.map(|text| Secrets::parse(text).unwrap()),
     };
@@ -33,12 +32,12 @@ fn membership_with(pod: &str, secrets: Option<&str>) -> Membership {
 /// Runs the part of the relay that concerns the membership.
 async fn relay(membership: Membership, mut feed: Box<dyn Feed>) {
     let mut state = feed.state();
-    membership.follow(&state.borrow_and_update());
+    membership.follow(&state.borrow_and_update(), Order::Lanes);
     loop {
         let due = membership.due();
         select! {
             biased;
-            Ok(()) = state.changed() => { membership.follow(&state.borrow_and_update()); }
+            Ok(()) = state.changed() => { membership.follow(&state.borrow_and_update(), Order::Lanes); }
             received = feed.next() => {
                 let Some(Received { event: Ok(event), .. }) = received else { return };
                 membership.hear(&event);
@@ -107,7 +106,7 @@ fn signed(pod: &str, secrets: &str, sent: SystemTime, published: SystemTime) -> 
 /// Returns a membership with the new secret that has listened for long enough to judge orphans.
 async fn listening() -> (Membership, SystemTime) {
     let (membership, start) = (membership_with("pod", Some(NEW)), SystemTime::now());
-    membership.follow(&FeedState::Open("pod.1".into()));
+    membership.follow(&FeedState::Open("pod.1".into()), Order::Lanes);
     membership.hear(&signed("pod", NEW, start, start));
     sleep(TEN).await;
     assert!(membership.settle().is_some());
@@ -224,7 +223,7 @@ async fn recorded_heartbeat_is_no_proof_of_loss() {
     // A copy outside of the heartbeats' order may come behind this pod's own next one.
     membership.hear(&Event { published: Some(start + TEN * 2), ..last.clone() });
     membership.hear(&signed("b", OLD, start + TEN * 3, start + TEN * 3));
-    membership.follow(&FeedState::Open("pod.2".into()));
+    membership.follow(&FeedState::Open("pod.2".into()), Order::Lanes);
     membership.hear(&last);
     let mut own = Heartbeat::new("pod".into(), "pod.2".into(), 1, TEN).event();
     Secrets::parse(NEW).unwrap().sign(&mut own, start + TEN * 4);
@@ -238,7 +237,7 @@ async fn recorded_heartbeat_is_no_proof_of_loss() {
 async fn pod_with_wrong_clock_catches_up() {
     let topic = Topic::new(TEN * 60, 1 << 20);
     let (membership, mut feed) = (membership_with("pod", Some(NEW)), topic.open_feed());
-    membership.follow(&FeedState::Open("pod.1".into()));
+    membership.follow(&FeedState::Open("pod.1".into()), Order::Lanes);
     // The topic's clock is an hour ahead of this pod's.
     let (running, asked) = (membership.clone(), Reopen::default());
     let mut tasks = JoinSet::new();
@@ -272,7 +271,7 @@ impl Publish for Refusing {
 #[tokio::test(start_paused = true)]
 async fn refused_heartbeat_adds_no_lag() {
     let membership = membership("pod");
-    membership.follow(&FeedState::Open("first".into()));
+    membership.follow(&FeedState::Open("first".into()), Order::Lanes);
     timeout(TEN, membership.run(&Refusing, &Reopen::default(), || 0)).await.unwrap_err();
     assert_eq!(membership.lag(), None);
     assert!(
@@ -337,7 +336,7 @@ async fn feed_with_backlog_is_not_silent() {
     let (events, mut taken) = mpsc::channel(16);
     let topic = Loopback { events, is_cut: Arc::default() };
     let (running, asked) = (membership.clone(), reopen.clone());
-    membership.follow(&FeedState::Open("first".into()));
+    membership.follow(&FeedState::Open("first".into()), Order::Lanes);
     tasks.spawn(async move { running.run(&topic, &asked, || 0).await });
     // The pod's heartbeats wait behind minutes of old events.
     let backlog = async {

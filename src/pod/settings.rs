@@ -12,7 +12,7 @@ use std::{
 use super::drain::Drain;
 use crate::{
     auth,
-    broker::{Broker, Order},
+    broker::Broker,
     budget,
     control::Secrets,
     hub::window::Bounds,
@@ -152,12 +152,12 @@ impl Settings {
         Messaging { pod: self.name.as_str().into(), system, topic }
     }
 
-    /// Returns the settings of the pod's membership, for a feed with this order.
-    pub(super) fn membership(&self, order: Order) -> membership::Settings {
+    /// Returns the settings of the pod's membership.
+    pub(super) fn membership(&self) -> membership::Settings {
         let (interval, orphan_after) = (self.heartbeat_interval, self.orphan_after);
         let (settle, secrets) = (self.broker.settle(), self.control_secrets.clone());
         let pod = self.name.as_str().into();
-        membership::Settings { pod, interval, settle, order, orphan_after, secrets }
+        membership::Settings { pod, interval, settle, orphan_after, secrets }
     }
 
     /// Returns how far back a pod that begins now reaches.

@@ -101,7 +101,6 @@ impl Pod {
                 pod: "pod".into(),
                 interval,
                 settle: Duration::from_millis(200),
-                order: crate::broker::Order::Lanes,
                 orphan_after,
                 secrets: None,
             },

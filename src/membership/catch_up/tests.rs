@@ -40,8 +40,8 @@ impl Topic {
 #[test]
 fn feed_catches_up_at_its_own_first_heartbeat() {
     let mut topic = Topic::new();
-    let mut catch_up = CatchUp::new(GRACE, SETTLE, Order::Lanes);
-    catch_up.begin("new".into(), topic.start);
+    let mut catch_up = CatchUp::new(GRACE, SETTLE);
+    catch_up.begin("new".into(), Order::Lanes, topic.start);
     let (others, old) = (topic.heartbeat("other"), topic.event());
     catch_up.hear(&others, Some("other"), topic.after(10));
     assert_eq!(catch_up.due(), None, "another pod's heartbeat proves nothing about this feed");
@@ -58,9 +58,9 @@ fn feed_catches_up_at_its_own_first_heartbeat() {
 }
 
 /// Returns a feed that has caught up, and the last heartbeat that it brought.
-fn settled(topic: &mut Topic, order: Order) -> (CatchUp, Event) {
-    let mut catch_up = CatchUp::new(GRACE, SETTLE, order);
-    catch_up.begin("old".into(), topic.start);
+fn settled(topic: &mut Topic) -> (CatchUp, Event) {
+    let mut catch_up = CatchUp::new(GRACE, SETTLE);
+    catch_up.begin("old".into(), Order::Lanes, topic.start);
     let own = topic.heartbeat("old");
     catch_up.hear(&own, Some("old"), topic.start);
     assert!(catch_up.settle(topic.after(200)).is_some());
@@ -70,8 +70,8 @@ fn settled(topic: &mut Topic, order: Order) -> (CatchUp, Event) {
 #[test]
 fn repeated_last_heartbeat_proves_no_loss() {
     let mut topic = Topic::new();
-    let (mut catch_up, last) = settled(&mut topic, Order::Lanes);
-    catch_up.begin("new".into(), topic.after(1_000));
+    let (mut catch_up, last) = settled(&mut topic);
+    catch_up.begin("new".into(), Order::Lanes, topic.after(1_000));
     assert_eq!(catch_up.caught_up(), None);
     catch_up.hear(&last, Some("old"), topic.after(1_000));
     catch_up.hear(&topic.heartbeat("new"), Some("new"), topic.after(1_100));
@@ -81,8 +81,8 @@ fn repeated_last_heartbeat_proves_no_loss() {
 #[test]
 fn missing_last_heartbeat_proves_a_loss() {
     let mut topic = Topic::new();
-    let (mut catch_up, _) = settled(&mut topic, Order::Lanes);
-    catch_up.begin("new".into(), topic.after(1_000));
+    let (mut catch_up, _) = settled(&mut topic);
+    catch_up.begin("new".into(), Order::Lanes, topic.after(1_000));
     let own = topic.heartbeat("new");
     catch_up.hear(&own, Some("new"), topic.after(1_100));
     assert_eq!(catch_up.settle(topic.after(1_300)), None, "it may be late");
@@ -92,8 +92,8 @@ fn missing_last_heartbeat_proves_a_loss() {
 #[test]
 fn last_heartbeat_may_be_late() {
     let mut topic = Topic::new();
-    let (mut catch_up, last) = settled(&mut topic, Order::Lanes);
-    catch_up.begin("new".into(), topic.after(1_000));
+    let (mut catch_up, last) = settled(&mut topic);
+    catch_up.begin("new".into(), Order::Lanes, topic.after(1_000));
     catch_up.hear(&topic.heartbeat("new"), Some("new"), topic.after(1_100));
     catch_up.hear(&last, Some("old"), topic.after(9_000));
     assert_eq!(catch_up.settle(topic.after(9_100)), None);
@@ -103,11 +103,11 @@ fn last_heartbeat_may_be_late() {
 #[test]
 fn interrupted_generation_still_proves_a_loss() {
     let mut topic = Topic::new();
-    let mut catch_up = CatchUp::new(GRACE, SETTLE, Order::Lanes);
-    catch_up.begin("first".into(), topic.start);
+    let mut catch_up = CatchUp::new(GRACE, SETTLE);
+    catch_up.begin("first".into(), Order::Lanes, topic.start);
     catch_up.hear(&topic.heartbeat("other"), Some("other"), topic.start);
     catch_up.end();
-    catch_up.begin("second".into(), topic.after(1_000));
+    catch_up.begin("second".into(), Order::Lanes, topic.after(1_000));
     let own = topic.heartbeat("second");
     catch_up.hear(&own, Some("second"), topic.after(1_000));
     assert_eq!(catch_up.settle(topic.after(11_000)), Some(History::Lost(own)));
@@ -116,9 +116,9 @@ fn interrupted_generation_still_proves_a_loss() {
 #[test]
 fn lost_tail_behind_last_heartbeat_is_found() {
     let mut topic = Topic::new();
-    let (mut catch_up, last) = settled(&mut topic, Order::Total);
+    let (mut catch_up, last) = settled(&mut topic);
     catch_up.hear(&topic.event(), None, topic.after(500));
-    catch_up.begin("new".into(), topic.after(1_000));
+    catch_up.begin("new".into(), Order::Total, topic.after(1_000));
     catch_up.hear(&last, Some("old"), topic.after(1_050));
     let own = topic.heartbeat("new");
     catch_up.hear(&own, Some("new"), topic.after(1_100));
@@ -128,10 +128,10 @@ fn lost_tail_behind_last_heartbeat_is_found() {
 #[test]
 fn repeated_tail_behind_last_heartbeat_proves_no_loss() {
     let mut topic = Topic::new();
-    let (mut catch_up, last) = settled(&mut topic, Order::Total);
+    let (mut catch_up, last) = settled(&mut topic);
     let tail = topic.event();
     catch_up.hear(&tail, None, topic.after(500));
-    catch_up.begin("new".into(), topic.after(1_000));
+    catch_up.begin("new".into(), Order::Total, topic.after(1_000));
     catch_up.hear(&last, Some("old"), topic.after(1_050));
     catch_up.hear(&tail, None, topic.after(1_060));
     catch_up.hear(&topic.heartbeat("new"), Some("new"), topic.after(1_100));
@@ -141,9 +141,9 @@ fn repeated_tail_behind_last_heartbeat_proves_no_loss() {
 #[test]
 fn patient_feed_reports_no_loss_early() {
     let mut topic = Topic::new();
-    let (mut catch_up, last) = settled(&mut topic, Order::Lanes);
+    let (mut catch_up, last) = settled(&mut topic);
     catch_up.be_patient(topic.after(30_000));
-    catch_up.begin("new".into(), topic.after(1_000));
+    catch_up.begin("new".into(), Order::Lanes, topic.after(1_000));
     catch_up.hear(&topic.heartbeat("new"), Some("new"), topic.after(1_100));
     assert_eq!(catch_up.settle(topic.after(29_900)), None, "the replay may be late");
     catch_up.hear(&last, Some("old"), topic.after(29_900));

@@ -15,7 +15,7 @@ struct Pod {
 
 impl Pod {
     fn new() -> Self {
-        let feed = FeedHealth::new(TEN, Duration::from_millis(200), Order::Lanes);
+        let feed = FeedHealth::new(TEN, Duration::from_millis(200));
         Self { start: Instant::now(), topic: SystemTime::now(), feed }
     }
 
@@ -25,8 +25,8 @@ impl Pod {
 
     fn open(&mut self, generation: &str, second: u64) {
         let now = self.at(second);
-        self.feed.follow(None, now);
-        self.feed.follow(Some(&generation.into()), now);
+        self.feed.follow(None, Order::Lanes, now);
+        self.feed.follow(Some(&generation.into()), Order::Lanes, now);
     }
 
     /// Sends a heartbeat, which the topic takes at once.
