@@ -7,8 +7,6 @@
 //! ([`crate::relay`]). Only [`open`] and the program's own commands may name an adapter; nothing
 //! else outside this folder may.
 
-#[cfg(any(feature = "postgres", feature = "pubsub", feature = "rabbitmq"))]
-#[doc(hidden)]
 pub mod kept_feed;
 #[doc(hidden)]
 pub mod memory;
@@ -19,6 +17,10 @@ pub mod postgres;
 #[cfg(feature = "pubsub")]
 #[doc(hidden)]
 pub mod pubsub;
+#[cfg(any(feature = "postgres", feature = "pubsub", feature = "rabbitmq"))]
+#[doc(hidden)]
+#[cfg(any(feature = "postgres", feature = "pubsub", feature = "rabbitmq"))]
+mod queue;
 #[cfg(feature = "rabbitmq")]
 #[doc(hidden)]
 pub mod rabbitmq;
@@ -135,6 +137,8 @@ pub struct Limits {
     /// Time for which the topic and a feed retain messages, whatever window is asked for. A window
     /// below it costs nothing.
     pub least_retention: Duration,
+    /// Most bytes of messages that a feed has fetched and the relay has not yet read.
+    pub fetched_bytes: usize,
 }
 
 impl Limits {
@@ -400,7 +404,7 @@ mod tests {
 
     #[test]
     fn event_that_readers_refuse_is_not_published() {
-        let limits = Limits { payload_bytes: 1_000, least_retention: Duration::ZERO };
+        let limits = Limits { payload_bytes: 1_000, least_retention: Duration::ZERO, fetched_bytes: 0 };
         let event = |data: Bytes| Event::new("/test".into(), "k", None, data);
         let is_invalid = |event: &Event| matches!(limits.check(event), Err(PublishError::Invalid(_)));
         assert!(limits.check(&event(vec![b'x'; 1_000].into())).is_ok());

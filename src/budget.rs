@@ -45,21 +45,22 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Returns the most memory that a pod takes with these settings, a replay window of this size
-    /// and this many connections, in bytes. `docs/OPERATIONS.md` has the sum.
+    /// Returns the most memory that a pod takes with these settings, a replay window and a
+    /// feed that keep so many bytes, and this many connections. `docs/OPERATIONS.md` has the sum.
     #[must_use]
-    pub const fn most(&self, window: usize, connections: usize) -> usize {
+    pub const fn most(&self, kept: usize, connections: usize) -> usize {
         let pools = self.memory / REQUESTS + self.memory / ANSWERS + self.memory / OPERATIONS;
         let charged = pools + self.memory / QUEUES;
         let of_connections = connections.saturating_mul(CONNECTION_BYTES);
-        charged.saturating_add(window).saturating_add(of_connections).saturating_add(FIXED_BYTES)
+        charged.saturating_add(kept).saturating_add(of_connections).saturating_add(FIXED_BYTES)
     }
 
     /// Returns a warning if a container of `limit` bytes has less memory than a pod may take with
-    /// these settings, a replay window of this size and this many connections.
+    /// these settings, a replay window and a feed that keep so many bytes, and this many
+    /// connections.
     #[must_use]
-    pub fn warning(&self, window: usize, connections: usize, limit: Option<usize>) -> Option<String> {
-        let (most, limit, mib) = (self.most(window, connections), limit?, |bytes: usize| bytes >> 20);
+    pub fn warning(&self, kept: usize, connections: usize, limit: Option<usize>) -> Option<String> {
+        let (most, limit, mib) = (self.most(kept, connections), limit?, |bytes: usize| bytes >> 20);
         (limit < most).then(|| {
             format!(
                 "the container has {} MiB, and with these settings the pod may take {} MiB: lower RELAY_MEMORY, \
@@ -74,8 +75,8 @@ impl Settings {
 /// Most bytes of a connection that are not charged: its own, and results that it is about to write.
 const CONNECTION_BYTES: usize = 8 << 10;
 
-/// Most bytes of everything else: 200 MiB. `docs/OPERATIONS.md` lists it.
-const FIXED_BYTES: usize = 200 << 20;
+/// Most bytes of everything else: 180 MiB. `docs/OPERATIONS.md` lists it.
+const FIXED_BYTES: usize = 180 << 20;
 
 /// Part of the memory for requests, as a divisor: heads, bodies, unfinished messages, and tokens
 /// held before `connection_init`.
@@ -212,12 +213,12 @@ mod tests {
     fn settings_above_container_are_reported() {
         let settings = Settings { memory: 768 << 20, ..Settings::default() };
         // The manifests.
-        assert_eq!(settings.warning(64 << 20, 20_000, Some(1 << 30)), None);
-        assert_eq!(settings.warning(64 << 20, 20_000, None), None);
-        let text = settings.warning(64 << 20, 20_000, Some(512 << 20)).unwrap();
+        assert_eq!(settings.warning(84 << 20, 20_000, Some(1 << 30)), None);
+        assert_eq!(settings.warning(84 << 20, 20_000, None), None);
+        let text = settings.warning(84 << 20, 20_000, Some(512 << 20)).unwrap();
         assert!(text.contains("512 MiB") && text.contains("996 MiB"), "{text}");
-        assert!(settings.warning(256 << 20, 20_000, Some(1 << 30)).is_some());
-        assert!(settings.warning(64 << 20, 50_000, Some(1 << 30)).is_some());
+        assert!(settings.warning(276 << 20, 20_000, Some(1 << 30)).is_some());
+        assert!(settings.warning(84 << 20, 50_000, Some(1 << 30)).is_some());
     }
 
     #[test]

@@ -72,8 +72,9 @@ impl Pod {
         api: Arc<dyn Api>,
     ) -> Result<Self, StartError> {
         let listeners = Listeners::bind(&settings)?;
-        let (window, connections) = (settings.window.bytes, settings.web.max_connections);
-        if let Some(warning) = settings.budget.warning(window, connections, memory::limit()) {
+        let kept = settings.window.bytes.saturating_add(settings.broker.limits().fetched_bytes);
+        let connections = settings.web.max_connections;
+        if let Some(warning) = settings.budget.warning(kept, connections, memory::limit()) {
             tracing::warn!("{warning}");
         }
         let metrics = Metrics::new(&settings.name, settings.export_metrics)?;
@@ -102,7 +103,7 @@ impl Pod {
         let (meter, stop, tasks) = (metrics.meter(), Stop::new(settings.drain), TaskTracker::new());
         let Connected { publisher, feed, upkeep } = connected;
         let messaging = settings.messaging();
-        let membership = Membership::new(settings.membership(feed.order()), &meter);
+        let membership = Membership::new(settings.membership(), &meter);
         let tokens = auth.clone();
         let health = Health::new(feed.state(), membership.clone(), stop.unready.clone())
             .with_keys(move || tokens.lack());

@@ -35,7 +35,8 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest as _},
 };
 
-const LIMITS: Limits = Limits { payload_bytes: 1_000, least_retention: Duration::from_secs(60) };
+const LIMITS: Limits =
+    Limits { payload_bytes: 1_000, least_retention: Duration::from_secs(60), fetched_bytes: 0 };
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Broker in a vector: every feed reads it from the beginning.

@@ -12,18 +12,17 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-    time::sleep,
-};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Feed, FeedState, Order, Received, Reopen};
+use super::{
+    Feed, FeedState, Order, Received, Reopen,
+    queue::{self, queue},
+};
 
 /// Feed of one pod that a keeper keeps open.
 pub struct KeptFeed {
-    events: mpsc::Receiver<Received>,
+    events: queue::Receiver,
     state: watch::Receiver<FeedState>,
     reopen: Reopen,
     traits: Arc<Traits>,
@@ -41,7 +40,7 @@ struct Traits {
 /// Controls of a feed, which its keeper holds.
 pub(super) struct Controls {
     /// Queue to the relay.
-    pub(super) events: mpsc::Sender<Received>,
+    pub(super) events: queue::Sender,
     pub(super) reopen: Reopen,
     /// Cancelled when the feed is to be closed.
     pub(super) stop: CancellationToken,
@@ -58,8 +57,8 @@ pub(super) struct Controls {
 impl KeptFeed {
     /// Creates a feed whose queue holds this many messages. The pause between two tries doubles
     /// from the first value of `backoff` to the second, less up to a half by chance.
-    pub(super) fn new(queue: usize, backoff: (Duration, Duration)) -> (Self, Controls) {
-        let (sender, events) = mpsc::channel(queue);
+    pub(super) fn new(messages: usize, backoff: (Duration, Duration)) -> (Self, Controls) {
+        let (sender, events) = queue(messages);
         let (states, state) = watch::channel(FeedState::Opening(None));
         let (reopen, stop, traits) = (Reopen::default(), CancellationToken::new(), Arc::<Traits>::default());
         let controls = Controls {
@@ -110,7 +109,7 @@ impl Feed for KeptFeed {
         self.events.close();
         self.stop.cancel();
         while self.keeper.join_next().await.is_some() {}
-        while self.events.try_recv().is_ok() {}
+        while self.events.try_recv().is_some() {}
     }
 }
 

@@ -27,7 +27,8 @@ use crate::{
 
 /// Limits of the memory topic: those of Pub/Sub, so that no event passes here that Pub/Sub would
 /// refuse.
-pub const LIMITS: Limits = Limits { payload_bytes: 9_000_000, least_retention: Duration::from_secs(600) };
+pub const LIMITS: Limits =
+    Limits { payload_bytes: 9_000_000, least_retention: Duration::from_secs(600), fetched_bytes: 0 };
 
 /// Topic in memory. Clones share the same topic, which exists as long as one of them or one of its
 /// feeds.

@@ -5,6 +5,7 @@
 //! the client's crate.
 
 mod cause;
+pub mod checkup;
 mod client;
 mod feed;
 mod message;
@@ -17,7 +18,11 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use self::client::Access;
-pub use self::topic::{LIMITS, Topic};
+pub use self::{
+    cause::Cause,
+    checkup::Checkup,
+    topic::{LIMITS, Topic},
+};
 use crate::broker::{Broker, ConnectError, Connected, Limits};
 
 #[async_trait]

@@ -9,6 +9,7 @@ mod broker;
 mod checks;
 mod permissions;
 mod postgres;
+mod rabbitmq;
 mod report;
 mod socket;
 
@@ -45,14 +46,11 @@ pub async fn run(
     let mut report = Report { out, counts: [0; 3] };
     match &checks.target {
         Target::Memory => {
-            let finding = match checks.pod.broker.system() {
-                "memory" => memory(checks.in_kubernetes),
-                other => Finding::skipped(format!("the broker is {other}, which is not checked")),
-            };
-            report.add("topic", &finding)?;
+            report.add("topic", &memory(checks.in_kubernetes))?;
         }
         Target::PubSub(topic) => broker::examine(&mut report, topic, checks, stop).await?,
         Target::Postgres(topic) => postgres::examine(&mut report, topic, checks, stop).await?,
+        Target::RabbitMq(topic) => rabbitmq::examine(&mut report, topic, checks, stop).await?,
     }
     if let Some(finding) = stop.run_until_cancelled(keys(&checks.pod.auth)).await {
         report.add("keys", &finding)?;

@@ -206,6 +206,7 @@ fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode>
     let target = match settings.broker {
         BrokerUrl::PubSub(topic) => doctor::Target::PubSub(topic.settings(doctor::POD, pod.window.span)),
         BrokerUrl::Postgres(topic) => doctor::Target::Postgres(topic),
+        BrokerUrl::RabbitMq(topic) => doctor::Target::RabbitMq(topic),
         _ => doctor::Target::Memory,
     };
     let visit = url.map(|url| doctor::Visit { url, origin, token_file, hold });

@@ -8,7 +8,8 @@ use crate::broker::{Limits, server::Server};
 
 /// Limits of a topic in PostgreSQL. They are those of Pub/Sub, so that a topic can move there. The
 /// log keeps the window and `EXTRA_RETENTION`.
-pub const LIMITS: Limits = Limits { payload_bytes: 9_000_000, least_retention: EXTRA_RETENTION };
+pub const LIMITS: Limits =
+    Limits { payload_bytes: 9_000_000, least_retention: EXTRA_RETENTION, fetched_bytes: 22 << 20 };
 
 /// Time for which the log keeps events beyond the replay window. A pod that was away for so long
 /// can still follow.

@@ -9,11 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use google_cloud_gax::{error::rpc::Code, retry_policy::NeverRetry};
 use google_cloud_pubsub::{client::SchemaService, subscriber::ShutdownBehavior};
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use super::{
     admin::{AdminError, code},
@@ -24,7 +20,10 @@ use super::{
     settings::{LIMITS, Settings},
 };
 use crate::{
-    broker::{Publish as _, PublishError, Received},
+    broker::{
+        Publish as _, PublishError,
+        queue::{self, queue},
+    },
     event::{Event, HEARTBEATS},
 };
 
@@ -157,7 +156,7 @@ impl Checkup {
         let stream =
             subscriber.subscribe(trial).set_shutdown_behavior(ShutdownBehavior::NackImmediately).build();
         let shutdown = stream.shutdown_token();
-        let (sender, events) = mpsc::channel(QUEUE);
+        let (sender, events) = queue(QUEUE);
         // Alone in its task, as in a pod's feed.
         let mut reader = JoinSet::new();
         reader
@@ -192,7 +191,7 @@ impl Checkup {
     }
 }
 
-async fn receive(mut events: mpsc::Receiver<Received>, mut is_enough: impl FnMut(&Event) -> bool) {
+async fn receive(mut events: queue::Receiver, mut is_enough: impl FnMut(&Event) -> bool) {
     while let Some(received) = events.recv().await {
         received.ack.ack();
         // An emulator stores the filter but ignores it.

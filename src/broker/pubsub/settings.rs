@@ -13,7 +13,8 @@ use crate::broker::Limits;
 /// Limits of Pub/Sub. It accepts messages of 10,000,000 bytes, with attributes and framing. A
 /// larger one fails together with all messages in its batch. It retains messages for 10 minutes at
 /// least.
-pub const LIMITS: Limits = Limits { payload_bytes: 9_000_000, least_retention: Duration::from_secs(600) };
+pub const LIMITS: Limits =
+    Limits { payload_bytes: 9_000_000, least_retention: Duration::from_secs(600), fetched_bytes: 20 << 20 };
 
 /// Endpoint of Google's service for all regions.
 const GLOBAL_ENDPOINT: &str = "pubsub.googleapis.com";

@@ -12,11 +12,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use lapin::{
-    Acker, Consumer,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
-    types::{AMQPValue, FieldTable},
-};
+use lapin::{Acker, Consumer, options::BasicAckOptions, types::AMQPValue};
 use tokio::{
     select,
     time::{Instant, timeout},
@@ -27,7 +23,8 @@ use super::{
     cause::Cause,
     client::{Access, Client},
     message,
-    stream::{Retention, declare},
+    stream::{Retention, consume, declare},
+    topic::PREFETCH,
 };
 use crate::broker::{
     Ack, Order, Received,
@@ -37,10 +34,8 @@ use crate::broker::{
 /// Most messages that wait for the relay. At the limit the reader waits.
 const QUEUE: usize = 64;
 
-/// Most messages that the broker sends before their acknowledgement, and how many are acknowledged
-/// together. The acknowledgement only makes room for more.
-const PREFETCH: u16 = 128;
-const ACK_EVERY: usize = 32;
+/// Number of messages that are acknowledged together. The acknowledgement only makes room for more.
+const ACK_EVERY: usize = 4;
 
 /// Time without a message after which the rest is acknowledged. RabbitMQ ends a consumer that keeps
 /// one for 30 minutes.
@@ -104,12 +99,7 @@ impl Keeper {
         let client = Client::connect(&self.access, "feed").await?;
         let retention = declare(&client, topic, self.window).await?;
         self.controls.set_reaches_back(retention == Retention::Window);
-        let channel = client.channel().await?;
-        client.step(channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-stream-offset".into(), self.since());
-        let (stream, options) = (topic.stream.as_str().into(), BasicConsumeOptions::default());
-        let consumer = client.step(channel.basic_consume(stream, "".into(), options, arguments)).await?;
+        let consumer = consume(&client, topic, self.since(), PREFETCH).await?;
         Ok((client, consumer))
     }
 

@@ -1,4 +1,4 @@
-//! Declares the stream: checks the one that exists, or creates it.
+//! Declares the stream (checks the one that exists, or creates it) and consumes it.
 //!
 //! A queue that exists is never changed: its arguments are the operator's, and those of two pods
 //! may differ.
@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use lapin::{
-    options::QueueDeclareOptions,
+    Consumer,
+    options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
 
@@ -20,26 +21,37 @@ const SEGMENT_BYTES: i64 = 50_000_000;
 
 /// What is known about how long the stream retains events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Retention {
+pub enum Retention {
     /// At least the window.
     Window,
     /// Unknown, since the user may not ask.
     Unknown,
 }
 
-/// Makes sure that the stream exists and retains the window. While the node of a stream starts,
-/// RabbitMQ answers 404 as well, with another text. Then the stream must not be created.
+/// Makes sure that the stream exists and retains the window.
 pub(super) async fn declare(client: &Client, topic: &Topic, window: Duration) -> Result<Retention, Cause> {
-    let passive = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
-    match ask(client, topic, passive, FieldTable::default()).await {
-        Err(missing) if missing.code == Some(404) && missing.to_string().contains("no queue '") => {}
-        Err(refused) => return Err(refused),
-        Ok(()) => return retention(client, topic, window).await,
+    if let Some(retention) = inspect(client, topic, window).await? {
+        return Ok(retention);
     }
     // Another pod may create it at the same time, with other arguments.
     match create(client, topic, window).await {
         Err(differs) if differs.code == Some(406) => retention(client, topic, window).await,
         created => created.map(|()| Retention::Window),
+    }
+}
+
+/// Checks the stream, if there is one. While the node of a stream starts, RabbitMQ answers 404 as
+/// well, with another text. Then the stream must not be created.
+pub(super) async fn inspect(
+    client: &Client,
+    topic: &Topic,
+    window: Duration,
+) -> Result<Option<Retention>, Cause> {
+    let passive = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
+    match ask(client, topic, passive, FieldTable::default()).await {
+        Err(missing) if missing.code == Some(404) && missing.what.contains("no queue '") => Ok(None),
+        Err(refused) => Err(refused),
+        Ok(()) => retention(client, topic, window).await.map(Some),
     }
 }
 
@@ -62,21 +74,39 @@ async fn retention(client: &Client, topic: &Topic, window: Duration) -> Result<R
         Some(406) => {}
         _ => return Err(refused),
     }
-    let text = refused.to_string();
+    let text = refused.what;
     if text.contains("'x-queue-type'") || text.contains("'durable'") {
         let stream = &topic.stream;
-        let cure = "delete it, or name another with ?stream=";
-        return Err(Cause::new(format!("the queue {stream} exists and is not a durable stream: {cure}")));
+        let what = format!("the queue {stream} exists and is not a durable stream");
+        return Err(Cause::new(what, "delete it, or name another with ?stream="));
     }
     match max_age(&text) {
-        Some((age, written)) if age < window => Err(Cause::new(format!(
-            "the stream {} retains events for {written} only, and the window is {} s: delete the stream, or lower \
-             RELAY_REPLAY_WINDOW",
-            topic.stream,
-            window.as_secs()
-        ))),
+        Some((age, written)) if age < window => Err(Cause::new(
+            format!(
+                "the stream {} retains events for {written} only, and the window is {} s",
+                topic.stream,
+                window.as_secs()
+            ),
+            "delete the stream, or lower RELAY_REPLAY_WINDOW",
+        )),
         _ => Ok(Retention::Window),
     }
+}
+
+/// Consumes the stream from this offset. The broker sends at most `prefetch` messages before their
+/// acknowledgement.
+pub(super) async fn consume(
+    client: &Client,
+    topic: &Topic,
+    offset: AMQPValue,
+    prefetch: u16,
+) -> Result<Consumer, Cause> {
+    let channel = client.channel().await?;
+    client.step(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-stream-offset".into(), offset);
+    let (stream, options) = (topic.stream.as_str().into(), BasicConsumeOptions::default());
+    client.step(channel.basic_consume(stream, "".into(), options, arguments)).await
 }
 
 /// Declares on a channel of its own, since a refusal ends the channel.

@@ -2,11 +2,21 @@
 
 use std::time::Duration;
 
-use crate::broker::{Limits, server::Server};
+use crate::broker::{Limits, queue::QUEUE_BYTES, server::Server};
 
 /// Limits of RabbitMQ. Its releases from 4.0 on refuse messages of more than 16 MiB by default. The
 /// stream that a pod creates retains a window and 10 minutes.
-pub const LIMITS: Limits = Limits { payload_bytes: 9_000_000, least_retention: Duration::from_secs(600) };
+pub const LIMITS: Limits = Limits {
+    payload_bytes: PAYLOAD_BYTES,
+    least_retention: Duration::from_secs(600),
+    fetched_bytes: PREFETCH as usize * PAYLOAD_BYTES + QUEUE_BYTES as usize,
+};
+
+const PAYLOAD_BYTES: usize = 9_000_000;
+
+/// Most messages that the broker sends to a feed before their acknowledgement. The client keeps all
+/// of them in memory, and streams have no bound in bytes.
+pub(super) const PREFETCH: u16 = 16;
 
 /// Stream, if the URL names none.
 const STREAM: &str = "relay.events";

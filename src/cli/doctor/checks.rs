@@ -5,7 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    broker::{postgres, pubsub},
+    broker::{postgres, pubsub, rabbitmq},
     pod,
 };
 
@@ -35,6 +35,8 @@ pub enum Target {
     PubSub(pubsub::Settings),
     /// PostgreSQL.
     Postgres(postgres::Topic),
+    /// RabbitMQ.
+    RabbitMq(rabbitmq::Topic),
 }
 
 /// Public URL of the pods and how to try it.

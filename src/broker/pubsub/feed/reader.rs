@@ -14,7 +14,7 @@ use google_cloud_pubsub::{
     subscriber::{MessageStream, handler::Handler},
 };
 use tokio::{
-    sync::{Mutex, mpsc, watch},
+    sync::{Mutex, watch},
     task::JoinSet,
     time::{Instant, sleep},
 };
@@ -23,6 +23,7 @@ use crate::{
     broker::{
         Ack, Received,
         pubsub::{Settings, cause::Cause},
+        queue,
     },
     event::{HEARTBEAT, cloudevent},
 };
@@ -40,7 +41,7 @@ const MUTE: Duration = Duration::from_secs(10);
 const PASSED: Duration = Duration::from_millis(100);
 
 /// Hands on what a second feed has of the time before its creation, then gives the second feed up.
-pub(super) async fn fill(second: Reader, events: mpsc::Sender<Received>) {
+pub(super) async fn fill(second: Reader, events: queue::Sender) {
     let twins = second.twins.clone();
     let mut reader = JoinSet::new();
     reader.spawn(second.run(events));
@@ -142,7 +143,7 @@ impl Reader {
     }
 
     /// Reads to the end of the stream. Returns the reason of the end.
-    pub(in crate::broker::pubsub) async fn run(mut self, events: mpsc::Sender<Received>) -> String {
+    pub(in crate::broker::pubsub) async fn run(mut self, events: queue::Sender) -> String {
         loop {
             let (message, handler) = match self.stream.next().await {
                 Some(Ok(message)) => message,
