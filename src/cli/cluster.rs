@@ -14,13 +14,14 @@ use std::{
 use futures_util::future::join_all;
 use thiserror::Error;
 use tokio::{
+    net::TcpStream,
     runtime::{Builder, Runtime},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
     auth::Secret,
-    broker::{Broker, memory, postgres, pubsub},
+    broker::{Broker, memory, postgres, pubsub, rabbitmq},
     cli::{
         config::Wanted,
         emulator::{Emulator, EmulatorError, Search},
@@ -40,6 +41,9 @@ const TOPIC: &str = "events";
 /// not ready, and goes on.
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Longest wait for the RabbitMQ server of this machine.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Broker that all pods of a cluster share.
 pub enum ClusterBroker {
     /// Emulator that runs already, at this `host:port`.
@@ -48,6 +52,8 @@ pub enum ClusterBroker {
     Started(Emulator),
     /// PostgreSQL server that was started for this cluster and ends with it.
     Postgres(PostgresServer),
+    /// RabbitMQ server that runs on this machine.
+    RabbitMq(rabbitmq::Topic),
     /// Memory of this process, and the reason why no emulator could be started, if one was wanted.
     Memory(memory::Topic, Option<EmulatorError>),
 }
@@ -61,6 +67,12 @@ pub enum NoBroker {
     /// There is no PostgreSQL server.
     #[error("--broker postgres: cannot be used: {0}")]
     Postgres(#[from] PostgresError),
+    /// There is no RabbitMQ server.
+    #[error(
+        "--broker rabbitmq: cannot be used: nothing answers at {0}: start RabbitMQ there (docs/RABBITMQ.md), or \
+         write rabbitmq:PORT"
+    )]
+    RabbitMq(SocketAddr),
 }
 
 impl ClusterBroker {
@@ -83,6 +95,7 @@ impl ClusterBroker {
             (Wanted::Postgres, _) => {
                 return Ok(Self::Postgres(PostgresServer::start(search.path.as_ref()).await?));
             }
+            (Wanted::RabbitMq(port), _) => return local_rabbitmq(port).await,
             (Wanted::Any | Wanted::PubSub, Some(host)) => return Ok(Self::Running(host)),
             (Wanted::Any | Wanted::PubSub, None) => {}
         }
@@ -102,6 +115,7 @@ impl ClusterBroker {
                 let topic = postgres::Topic::parse(&format!("{}/postgres", server.host()));
                 return Arc::new(topic.expect("a loopback address is legal"));
             }
+            Self::RabbitMq(topic) => return Arc::new(topic.clone()),
             Self::Running(host) => host,
             Self::Started(emulator) => emulator.host(),
         };
@@ -120,6 +134,7 @@ impl ClusterBroker {
                 server.host(),
                 server.host()
             ),
+            Self::RabbitMq(topic) => format!("RabbitMQ at {}, in the stream {}", topic.server, topic.stream),
             Self::Memory(_, Some(why)) => format!("the in-memory broker: {why}"),
             Self::Memory(_, None) => "the in-memory broker".to_owned(),
         }
@@ -130,8 +145,20 @@ impl ClusterBroker {
         match self {
             Self::Started(emulator) => emulator.stop().await,
             Self::Postgres(server) => server.stop().await,
-            Self::Running(_) | Self::Memory(..) => {}
+            Self::Running(_) | Self::RabbitMq(_) | Self::Memory(..) => {}
         }
+    }
+}
+
+/// Returns the stream of a cluster on the RabbitMQ server of this machine, as the user `guest`.
+async fn local_rabbitmq(port: u16) -> Result<ClusterBroker, NoBroker> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => {
+            let topic = rabbitmq::Topic::parse(&format!("{address}/%2f?stream=relay.cluster"), false);
+            Ok(ClusterBroker::RabbitMq(topic.expect("a loopback address is legal")))
+        }
+        Ok(Err(_)) | Err(_) => Err(NoBroker::RabbitMq(address)),
     }
 }
 

@@ -10,7 +10,8 @@ use std::{
 use serde_json::Value;
 
 use crate::support::{
-    Client, Dialect, Http, PATIENCE, Relay, Setup, Topic, environment, eventually, postgres,
+    Client, Dialect, Http, PATIENCE, Relay, Setup, Topic, environment, eventually, free_ports, postgres,
+    rabbitmq,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,6 +33,18 @@ async fn cluster_runs_postgres_and_stops_it() {
     let server = started.iter().find(|(name, _)| name == "postgres");
     let (_, folder) = server.unwrap_or_else(|| panic!("{started:?}"));
     assert!(folder.ends_with("data") && !folder.exists(), "{}", folder.display());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_uses_rabbitmq_of_this_machine() {
+    let Some(node) = rabbitmq::shared("a cluster on RabbitMQ").await else { return };
+    let started = serve_story(&format!("rabbitmq:{}", node.port)).await;
+    assert!(started.is_empty(), "{started:?}");
+    let absent = format!("rabbitmq:{}", free_ports(1));
+    let refused = Setup::cluster().command_line(&["cluster", "--broker", &absent]).run().await;
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("nothing answers at 127.0.0.1:") && text.contains("start RabbitMQ"), "{text}");
 }
 
 /// Runs the story on a cluster with this broker and ends it as a terminal does. Returns the

@@ -34,7 +34,8 @@ pub(super) fn command() -> Command {
                 .long_about(
                     "Runs several pods in this process, on neighbouring ports. Their broker is the emulator at\n\
                      PUBSUB_EMULATOR_HOST, else an emulator that it finds and starts, else memory. With\n\
-                     --broker postgres: it is a PostgreSQL server that starts and stops with the pods.",
+                     --broker postgres: it is a PostgreSQL server that starts and stops with the pods, with\n\
+                     --broker rabbitmq: the RabbitMQ server of this machine.",
                 )
                 .args(flags(Only::Cluster))
                 .after_long_help(settings_help(Some(Only::Cluster))),

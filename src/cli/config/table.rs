@@ -111,8 +111,8 @@ pub(super) static FIRST_PORT: Setting = Setting::new(
 pub(super) static CLUSTER_BROKER: Setting = Setting::new(
     "",
     Says("pubsub:, else memory:"),
-    Form("pubsub:, postgres: or memory:"),
-    "broker that the pods share; its server is started and stopped with them",
+    Form("pubsub:, postgres:, rabbitmq:[PORT] or memory:"),
+    "broker that the pods share; its server starts and stops with them, but RabbitMQ must run",
 )
 .flag("broker")
 .without_variable()

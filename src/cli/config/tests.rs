@@ -398,9 +398,12 @@ fn cluster_refuses_settings_of_one_pod() {
         command => panic!("{command:?}"),
     };
     assert_eq!(
-        ["memory:", "pubsub:", "postgres:"].map(broker),
-        [Wanted::Memory, Wanted::PubSub, Wanted::Postgres]
+        ["memory:", "pubsub:", "postgres:", "rabbitmq:", "rabbitmq:5673"].map(broker),
+        [Wanted::Memory, Wanted::PubSub, Wanted::Postgres, Wanted::RabbitMq(5672), Wanted::RabbitMq(5673)]
     );
+    for illegal in ["rabbitmq:0", "rabbitmq:65536", "rabbitmq:mq", "rabbitmq"] {
+        assert!(problems(&format!("cluster --broker {illegal}"), &[])[0].starts_with("relay: --broker "));
+    }
     assert!(problems("cluster --broker postgres://db/shop", &[])[0].starts_with("relay: --broker "));
     parsed("--auth demo cluster", &[]).unwrap_err();
 }

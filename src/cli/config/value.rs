@@ -148,15 +148,26 @@ pub enum Wanted {
     PubSub,
     /// A PostgreSQL server of the cluster's own.
     Postgres,
+    /// A RabbitMQ server that runs on this machine, at this port.
+    RabbitMq(u16),
 }
+
+/// Port of RabbitMQ, if none is given.
+const RABBITMQ_PORT: u16 = 5672;
 
 /// Parses the broker of a cluster.
 pub(super) fn cluster_broker(text: &str) -> Parsed<Wanted> {
+    let rabbitmq = |port: &str| match port {
+        "" => Some(RABBITMQ_PORT),
+        port => port.parse().ok().filter(|port| *port > 0),
+    };
     match text {
         "pubsub:" => Ok(Wanted::PubSub),
         "postgres:" => Ok(Wanted::Postgres),
         "memory:" => Ok(Wanted::Memory),
-        _ => Err("is not a broker that a cluster starts: write pubsub:, postgres: or memory:".to_owned()),
+        _ => text.strip_prefix("rabbitmq:").and_then(rabbitmq).map(Wanted::RabbitMq).ok_or_else(|| {
+            "is not a broker of a cluster: write pubsub:, postgres:, rabbitmq:[PORT] or memory:".to_owned()
+        }),
     }
 }
 
