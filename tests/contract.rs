@@ -14,6 +14,8 @@ use std::{
 
 #[path = "support/emulator.rs"]
 mod emulator;
+#[path = "contract/figures.rs"]
+mod figures;
 #[path = "support/postgres.rs"]
 mod postgres_server;
 #[path = "support/proxy.rs"]
@@ -22,6 +24,7 @@ mod proxy;
 #[path = "contract/rabbit.rs"]
 mod rabbit;
 #[path = "support/rabbitmq.rs"]
+#[expect(dead_code, reason = "only tests of whole pods use some of it")]
 mod rabbitmq_server;
 #[path = "support/ports.rs"]
 mod support;

@@ -12,10 +12,9 @@ use std::{
 use futures_util::future::join_all;
 
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
-    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions},
+    BasicProperties, Channel, Confirmation, Connection,
+    options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable},
-    uri::AMQPUri,
 };
 use pubsub_relay::broker::{
     Broker as _, Connected, Feed, FeedState, Order, PublishError,
@@ -133,13 +132,7 @@ impl Rabbit {
 
     /// Opens a channel that confirms. The connection must be held.
     async fn channel(&self) -> (Connection, Channel) {
-        let mut uri = AMQPUri::default();
-        (uri.authority.host, uri.authority.port) = (self.topic.server.host.clone(), self.topic.server.port);
-        (uri.authority.userinfo.username, uri.authority.userinfo.password) = ("guest".into(), "guest".into());
-        let connection = Connection::connect_uri(uri, ConnectionProperties::default()).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-        (connection, channel)
+        rabbitmq_server::channel(&format!("127.0.0.1:{}", self.topic.server.port)).await
     }
 
     /// Declares a queue with the stream's name.

@@ -24,6 +24,7 @@ mod crowd;
 mod declared;
 mod doctor;
 mod doctor_postgres;
+mod doctor_rabbitmq;
 mod drain;
 mod explain;
 mod faults;

@@ -160,7 +160,7 @@ fn forged_heartbeat(pod: &str, members: &str) -> Message {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn forged_heartbeats_only_spare_feeds() {
-    let Some(topic) = Topic::fresh().await else { return };
+    let Some(topic) = Topic::on_pubsub().await else { return };
     let secret = ("RELAY_CONTROL_SECRET", "a-secret-of-at-least-thirty-two-bytes");
     let pods = ["one", "two"].map(|name| short_intervals(name, &topic).set(secret.0, secret.1).start());
     let pods = join_all(pods).await;

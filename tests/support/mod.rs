@@ -10,6 +10,7 @@ mod emulator;
 mod http;
 mod ports;
 pub(crate) mod postgres;
+pub(crate) mod rabbitmq;
 mod relay;
 mod service;
 mod stream;

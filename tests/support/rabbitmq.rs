@@ -4,15 +4,23 @@
 //! With `CI=true` it must never be skipped, and nothing of it may outlive the process.
 
 use std::{
+    collections::HashMap,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+    types::{AMQPValue, FieldTable},
+    uri::AMQPUri,
+};
+use serde_json::Value;
 use tokio::{
     sync::{OnceCell, oneshot},
     time::timeout,
@@ -59,6 +67,9 @@ const DEFINITIONS: &str = r#"{
     ]
 }"#;
 
+/// Program that lists and ends connections.
+const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
+
 /// Node of RabbitMQ. Dropped, it is killed, and its folder deleted.
 pub(crate) struct Node {
     pub(crate) port: u16,
@@ -66,6 +77,80 @@ pub(crate) struct Node {
     inner: [u16; 2],
     folder: PathBuf,
     guard: Option<Child>,
+}
+
+/// Access to a node for what AMQP cannot do.
+#[derive(Clone)]
+pub(crate) struct Control {
+    /// Names of the node, of its home and of its epmd.
+    environment: [(&'static str, String); 3],
+}
+
+impl Control {
+    /// Returns the connection of this pod's feed, by the broker's name for it, if there is one.
+    pub(crate) async fn feed_of(&self, pod: &str) -> Option<String> {
+        let list = self.run(&["list_connections", "pid", "client_properties"]).await;
+        let is_feed = |line: &&str| line.contains(&format!("\"relay/{pod} feed\""));
+        list.lines().find(is_feed)?.split_whitespace().next().map(str::to_owned)
+    }
+
+    /// Ends a connection, as an operator does.
+    pub(crate) async fn end(&self, connection: &str) {
+        self.run(&["close_connection", connection, "by the test"]).await;
+    }
+
+    async fn run(&self, arguments: &[&str]) -> String {
+        let mut command = tokio::process::Command::new(CONTROL);
+        command.arg("--quiet").args(arguments).envs(self.environment.clone());
+        let output = command.output().await.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// Opens a channel that confirms. The connection must be held.
+pub(crate) async fn channel(host: &str) -> (Connection, Channel) {
+    let mut uri = AMQPUri::default();
+    let (name, port) = host.rsplit_once(':').unwrap();
+    (uri.authority.host, uri.authority.port) = (name.to_owned(), port.parse().unwrap());
+    (uri.authority.userinfo.username, uri.authority.userinfo.password) = ("guest".into(), "guest".into());
+    let connection = Connection::connect_uri(uri, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    (connection, channel)
+}
+
+/// Publishes one message with these attributes, as a foreign program does, and returns once the
+/// broker has confirmed it. An event without a time gets one, since this broker does not stamp.
+pub(crate) async fn publish(
+    channel: &Channel,
+    stream: &str,
+    mut attributes: HashMap<String, String>,
+    data: Vec<u8>,
+) {
+    let content_type = attributes.remove("content-type").unwrap_or_default();
+    let mut data = data;
+    let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    if content_type.starts_with("application/cloudevents+json") {
+        if let Ok(mut event) = serde_json::from_slice::<Value>(&data) {
+            event["time"] = now.into();
+            data = event.to_string().into_bytes();
+        }
+    } else if attributes.contains_key("ce-id") {
+        attributes.entry("ce-time".into()).or_insert(now);
+    }
+    let mut headers = FieldTable::default();
+    for (name, value) in attributes {
+        headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    let mut properties = BasicProperties::default().with_headers(headers);
+    if !content_type.is_empty() {
+        properties = properties.with_content_type(content_type.into());
+    }
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let confirm = channel.basic_publish("".into(), stream.into(), options, &data, properties);
+    let confirmation = confirm.await.unwrap().await.unwrap();
+    assert!(confirmation.is_ack() && confirmation.take_message().is_none(), "the stream took it");
 }
 
 /// Returns the node that all tests of this binary share. Without RabbitMQ it prints what is missing
@@ -112,6 +197,13 @@ impl Node {
     /// `localhost` there.
     pub(crate) fn tls(&self) -> (u16, PathBuf) {
         (self.port + 1, self.folder.join("certificate.pem"))
+    }
+
+    /// Returns the access to the node for what AMQP cannot do.
+    pub(crate) fn control(&self) -> Control {
+        let node = ("RABBITMQ_NODENAME", format!("relay-{}@localhost", self.port));
+        let home = ("HOME", self.folder.display().to_string());
+        Control { environment: [node, home, ("ERL_EPMD_PORT", self.inner[1].to_string())] }
     }
 
     /// Kills the node as `kill -9` does.

@@ -70,7 +70,7 @@ impl Setup {
         let setup = self.set("RELAY_BROKER", topic.broker());
         match topic.kind() {
             Kind::PubSub => setup.set("PUBSUB_EMULATOR_HOST", topic.host()),
-            Kind::Postgres => setup,
+            Kind::Postgres | Kind::RabbitMq => setup,
         }
     }
 

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{
     emulator::{self, environment, skip},
     postgres,
+    rabbitmq::{self, Control, Node},
 };
 
 const NAME: &str = "templates";
@@ -35,21 +36,25 @@ const COLUMNS: [(&str, &str); 6] = [
 pub(crate) enum Kind {
     PubSub,
     Postgres,
+    RabbitMq,
 }
 
-/// Topic in a project or a database that no other test uses.
+/// Topic in a project or a database, or in a stream, that no other test uses.
 #[derive(Clone)]
 pub(crate) struct Topic {
     kind: Kind,
     host: String,
-    /// Name of the project or of the database.
+    /// Name of the project, of the database or of the stream.
     project: String,
+    /// Access to the node of RabbitMQ.
+    control: Option<Control>,
 }
 
 /// Server that a test started for itself.
 pub(crate) enum Server {
     Emulator(Emulator),
     Postgres(PostgresServer),
+    RabbitMq(Node),
 }
 
 impl Server {
@@ -57,6 +62,7 @@ impl Server {
         match self {
             Self::Emulator(emulator) => emulator.stop().await,
             Self::Postgres(server) => server.stop().await,
+            Self::RabbitMq(node) => drop(node),
         }
     }
 }
@@ -126,13 +132,14 @@ impl Message {
 
 impl Topic {
     /// Returns a topic that the first pod will create, at the broker that `RELAY_TEST_BROKER`
-    /// names: `pubsub`, the default, or `postgres`. Without its server it prints the reason and
-    /// returns `None`.
+    /// names: `pubsub`, the default, `postgres` or `rabbitmq`. Without its server it prints the
+    /// reason and returns `None`.
     pub(crate) async fn fresh() -> Option<Self> {
         match environment("RELAY_TEST_BROKER").as_deref() {
             None | Some("pubsub") => Self::at(Kind::PubSub).await,
             Some("postgres") => Self::at(Kind::Postgres).await,
-            Some(other) => panic!("RELAY_TEST_BROKER={other}: write pubsub or postgres"),
+            Some("rabbitmq") => Self::at(Kind::RabbitMq).await,
+            Some(other) => panic!("RELAY_TEST_BROKER={other}: write pubsub, postgres or rabbitmq"),
         }
     }
 
@@ -154,18 +161,29 @@ impl Topic {
         match kind {
             Kind::PubSub => {
                 let host = emulator::host(&test_name()).await?;
-                Some(Self { kind, host, project: format!("story-{}", &id[16..]) })
+                Some(Self { kind, host, project: format!("story-{}", &id[16..]), control: None })
             }
             Kind::Postgres => {
                 let (host, project) = postgres::fresh(&test_name()).await?;
-                Some(Self { kind, host, project })
+                Some(Self { kind, host, project, control: None })
+            }
+            Kind::RabbitMq => {
+                let node = rabbitmq::shared(&test_name()).await?;
+                Some(Self::in_rabbitmq(node, format!("relay.{id}")))
             }
         }
     }
 
     /// Returns the topic in this database of PostgreSQL.
     pub(crate) fn in_postgres(host: &str, database: &str) -> Self {
-        Self { kind: Kind::Postgres, host: host.to_owned(), project: database.to_owned() }
+        let (host, project) = (host.to_owned(), database.to_owned());
+        Self { kind: Kind::Postgres, host, project, control: None }
+    }
+
+    /// Returns the topic in this stream of a node.
+    fn in_rabbitmq(node: &Node, stream: String) -> Self {
+        let (host, control) = (format!("127.0.0.1:{}", node.port), Some(node.control()));
+        Self { kind: Kind::RabbitMq, host, project: stream, control }
     }
 
     /// Starts another, empty server and returns the same topic on it.
@@ -179,6 +197,10 @@ impl Topic {
                 let server = postgres::start().await.unwrap();
                 postgres::create(&server.host(), &self.project).await;
                 (self.seen_at(&server.host()), Server::Postgres(server))
+            }
+            Kind::RabbitMq => {
+                let node = Node::start().await.expect("RabbitMQ is installed");
+                (Self::in_rabbitmq(&node, self.project.clone()), Server::RabbitMq(node))
             }
         }
     }
@@ -227,14 +249,17 @@ impl Topic {
         match self.kind {
             Kind::PubSub => format!("pubsub://{}/{NAME}", self.project),
             Kind::Postgres => format!("postgres://{}/{}", self.host, self.project),
+            Kind::RabbitMq => format!("amqp://{}/%2f?stream={}", self.host, self.project),
         }
     }
 
     /// Publishes these messages in order, on one ordering key, and returns once the topic took the
     /// last.
     pub(crate) async fn publish(&self, messages: impl IntoIterator<Item = Message>) {
-        if self.kind == Kind::Postgres {
-            return self.insert(messages).await;
+        match self.kind {
+            Kind::PubSub => {}
+            Kind::Postgres => return self.insert(messages).await,
+            Kind::RabbitMq => return self.send(messages).await,
         }
         let client = reqwest::Client::new();
         for message in messages {
@@ -246,8 +271,10 @@ impl Topic {
     /// also arrive in any order.
     pub(crate) async fn publish_shuffled(&self, mut messages: Vec<Message>) {
         messages.shuffle(&mut rand::rng());
-        if self.kind == Kind::Postgres {
-            return self.insert(messages).await;
+        match self.kind {
+            Kind::PubSub => {}
+            Kind::Postgres => return self.insert(messages).await,
+            Kind::RabbitMq => return self.send(messages).await,
         }
         let client = reqwest::Client::new();
         for few in messages.chunks(20) {
@@ -281,6 +308,15 @@ impl Topic {
         }
     }
 
+    /// Publishes these messages to the stream. A pod must have made it.
+    async fn send(&self, messages: impl IntoIterator<Item = Message>) {
+        let (_connection, channel) = rabbitmq::channel(&self.host).await;
+        for message in messages {
+            let (attributes, data) = message.parts();
+            rabbitmq::publish(&channel, &self.project, attributes, data).await;
+        }
+    }
+
     async fn publish_together(
         &self,
         client: &reqwest::Client,
@@ -301,9 +337,12 @@ impl Topic {
         request.send().await.unwrap().error_for_status().unwrap();
     }
 
-    /// Returns the full names of the feeds of this pod; in PostgreSQL that of its sessions, if it
-    /// has any.
+    /// Returns the full names of the feeds of this pod; in PostgreSQL that of its sessions, and in
+    /// RabbitMQ that of its connection, if it has any.
     pub(crate) async fn feeds_of(&self, pod: &str) -> Vec<String> {
+        if let Some(control) = &self.control {
+            return control.feed_of(pod).await.into_iter().collect();
+        }
         if self.kind == Kind::Postgres {
             // The session of a process that has just ended takes a moment.
             let sessions = self.sessions_of(pod).await;
@@ -330,8 +369,12 @@ impl Topic {
         rows.iter().map(|row| row.get(0)).collect()
     }
 
-    /// Deletes a feed while its pod uses it; in PostgreSQL it ends the sessions of this name.
+    /// Deletes a feed while its pod uses it; in PostgreSQL it ends the sessions of this name, in
+    /// RabbitMQ the connection.
     pub(crate) async fn delete(&self, feed: &str) {
+        if let Some(control) = &self.control {
+            return control.end(feed).await;
+        }
         if self.kind == Kind::Postgres {
             let client = postgres::connect(&self.host, &self.project).await;
             let end = "select pg_terminate_backend(pid) from pg_stat_activity \
