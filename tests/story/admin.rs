@@ -10,7 +10,8 @@ use crate::support::{Http, PATIENCE, Relay, Setup, eventually, free_ports};
 const DEBUG: &str = "a debug token, which has more than 32 bytes";
 const ADMIN: &str = "an admin token, which has more than 32 bytes";
 
-/// Starts a pod with these variables and an admin address. Returns it with a client of that address.
+/// Starts a pod with these variables and an admin address. Returns it with a client of that
+/// address.
 async fn pod(variables: &[(&str, &str)]) -> (Relay, Http) {
     let admin = free_ports(1);
     let mut setup = Setup::new("pod").set("RELAY_ADMIN_LISTEN", format!("127.0.0.1:{admin}"));
