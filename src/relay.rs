@@ -28,9 +28,9 @@ use tracing::Instrument as _;
 use crate::{
     broker::{Feed, FeedState, Order, Received},
     budget::Rates,
-    domain::{Domain, Unreadable},
+    domain::{Domain, Fact, Unreadable},
     event::{Event, PODS},
-    hub::{HEAD_START, Hub},
+    hub::{HEAD_START, Hub, window::KEY_OVERHEAD},
     membership::{HISTORY, Heard, History, Membership},
     telemetry::{self, traces::Messaging},
 };
@@ -134,14 +134,25 @@ impl Relay {
     /// What this pod publishes was taken before. A late event is of a time that does not count any
     /// more.
     fn drain_rate(&self, event: &Event) {
-        let age = event.published.map(|published| self.membership.clock().age(published)).unwrap_or_default();
-        if let Some(author) = &event.author
-            && event.source.starts_with(PODS)
+        if let Some(author) = self.counted_author(event)
             && *event.source != *self.own
-            && age < RATE_PERIOD
         {
             self.rates.drain(author, event.data.len());
         }
+    }
+
+    /// Takes the keys of an event from its author's rate, whichever pod has published it. The
+    /// window has room for the keys of what an author may publish.
+    fn drain_keys(&self, event: &Event, fact: &Fact) {
+        if let Some(author) = self.counted_author(event) {
+            self.rates.drain_bytes(author, KEY_OVERHEAD * fact.audience.size().0);
+        }
+    }
+
+    /// Returns the author of an event that counts for a rate.
+    fn counted_author<'e>(&self, event: &'e Event) -> Option<&'e Arc<str>> {
+        let age = event.published.map(|published| self.membership.clock().age(published)).unwrap_or_default();
+        event.author.as_ref().filter(|_| event.source.starts_with(PODS) && age < RATE_PERIOD)
     }
 
     /// Runs until the feed is closed. Cancel-safe between events: an event that was not relayed is
@@ -299,6 +310,7 @@ impl Relay {
                 return self.reject(message_id, MALFORMED, place, &text);
             }
         };
+        self.drain_keys(&event, &fact);
         let is_news = event.published.is_none_or(|published| published >= self.news_since);
         let (id, kind) = (event.id.clone(), event.kind.clone());
         let span = self.messaging.process(self.feed.as_deref(), &id, &kind, event.trace.as_deref());

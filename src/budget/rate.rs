@@ -89,6 +89,14 @@ impl Rates {
         });
     }
 
+    /// Takes bytes that an event of this author has besides its data, whatever the bucket has.
+    pub fn drain_bytes(&self, author: &Arc<str>, bytes: usize) {
+        let _ = self.change(author, |_, bucket| {
+            bucket.bytes += bytes as f64;
+            Ok(())
+        });
+    }
+
     fn change(
         &self,
         author: &Arc<str>,
@@ -189,6 +197,13 @@ mod tests {
         }
         let wait = rates.take(&author, 0).unwrap_err();
         assert_eq!(wait, 5 * SECOND, "what others took above the burst is waited for as well");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_count_as_bytes() {
+        let (rates, author) = (Rates::new(Some(100), Some(100)), "a".into());
+        rates.drain_bytes(&author, 6_400);
+        assert_eq!(rates.take(&author, 100).unwrap_err(), SECOND);
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use super::{
     shared::{Shared, State, WINDOW_EXCEEDED},
     watcher::{Start, Watch},
     watching::Watching,
-    window::Progress,
+    window::{OutOfReach, Progress},
 };
 use crate::cursor::{ClientCursor, Source};
 
@@ -110,10 +110,15 @@ impl Replay {
     fn next_batch(&mut self) -> Result<Vec<Arc<Relayed>>, Option<Step>> {
         let Self { shared, watch, after, progress, .. } = self;
         let mut state = shared.state();
-        let batch = match progress {
-            Some(progress) => state.window.next(progress),
-            None => state.window.resume(after).and_then(|begun| state.window.next(progress.insert(begun))),
+        let window = &state.window;
+        let begun = match progress {
+            Some(progress) => Ok(progress),
+            None => window.resume(after).map(|begun| progress.insert(begun)),
         };
+        let batch = begun.and_then(|progress| match window.misses(progress, &watch.field, &watch.viewer) {
+            true => Err(OutOfReach),
+            false => window.next(progress),
+        });
         match batch {
             Ok(batch) if batch.is_empty() => {
                 Err(Some(Step::Live(Watching::enter(shared, &mut state, watch.clone(), start(after)), None)))

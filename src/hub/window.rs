@@ -3,24 +3,36 @@
 //! Events are kept in the order that all pods agree on: published time, then id. So a position
 //! means the same on every pod. They are also kept in order of arrival. So a replay does not miss
 //! an event that arrives after the replay has passed its position. The window is bounded in time
-//! and in bytes. It is plain data without a lock; [`crate::hub::Hub`] guards it.
+//! and in bytes. An event that is removed for want of room leaves a marker. The window is plain
+//! data without a lock; [`crate::hub::Hub`] guards it.
+
+mod authors;
+mod markers;
 
 use std::{
     collections::BTreeMap,
+    mem,
     ops::Bound,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use self::{
+    authors::Authors,
+    markers::{Markers, second},
+};
 use super::relayed::Relayed;
-use crate::cursor::{ClientCursor, Cursor, Source};
+use crate::{
+    audience::Viewer,
+    cursor::{ClientCursor, Cursor, Source},
+};
 
 /// Approximate cost of an event besides its data and its keys, in bytes: its texts and its entries
 /// in the window.
 const OVERHEAD: usize = 1_024;
 
 /// Cost of a key besides its text, in bytes.
-const KEY_OVERHEAD: usize = 32;
+pub const KEY_OVERHEAD: usize = 32;
 
 /// How far before its cursor a replay must reach: 5 s, else the client gets a gap notice. Pods
 /// receive the events of different authors in different order. Events that the pod which wrote the
@@ -33,6 +45,10 @@ pub const MARGIN: Duration = Duration::from_secs(5);
 /// has are sent again.
 pub const REPEAT: Duration = Duration::from_secs(15);
 
+/// Part of the window's bytes that markers may take, as a divisor. Beyond it the window ends behind
+/// the oldest.
+const MARKERS: usize = 8;
+
 /// Limit of one step of a replay: at most 256 events. A step also ends with the event that exceeds
 /// 64 KiB of data.
 const MAX_BATCH: (usize, usize) = (256, 64 << 10);
@@ -42,7 +58,8 @@ const MAX_BATCH: (usize, usize) = (256, 64 << 10);
 pub struct Bounds {
     /// How far back the window reaches from the newest event. Older events are removed.
     pub span: Duration,
-    /// Bytes that the events may take. Beyond this size the oldest events are removed.
+    /// Bytes that events and markers may take. Beyond this size the oldest events of the author
+    /// with the most bytes are removed.
     pub bytes: usize,
 }
 
@@ -52,8 +69,11 @@ pub struct Window {
     by_position: BTreeMap<Cursor, (u64, Arc<Relayed>)>,
     by_arrival: BTreeMap<u64, Cursor>,
     arrivals: u64,
+    authors: Authors,
+    markers: Markers,
+    /// Bytes of the events.
     bytes: usize,
-    /// No event published at or after this moment is missing.
+    /// No event published at or after this moment is missing, but for those with a marker.
     complete_since: SystemTime,
     /// Highest arrival number that was removed. A replay that had not passed it has lost it.
     last_removed: u64,
@@ -75,6 +95,8 @@ pub struct Progress {
     position: Option<Cursor>,
     /// Arrival reached among the later events.
     arrival: u64,
+    /// Number of removed events whose markers were looked at.
+    removed: u64,
 }
 
 /// The window no longer holds all events since the position, so the missed events cannot be
@@ -89,7 +111,18 @@ impl Window {
         // The topic's clock counts, and only events show it.
         let head = Cursor { published: SystemTime::UNIX_EPOCH, event: Arc::default() };
         let (by_position, by_arrival) = (BTreeMap::new(), BTreeMap::new());
-        Self { bounds, by_position, by_arrival, arrivals: 0, bytes: 0, complete_since, last_removed: 0, head }
+        Self {
+            bounds,
+            by_position,
+            by_arrival,
+            arrivals: 0,
+            authors: Authors::default(),
+            markers: Markers::default(),
+            bytes: 0,
+            complete_since,
+            last_removed: 0,
+            head,
+        }
     }
 
     /// Records that the feed has reached this position.
@@ -136,8 +169,8 @@ impl Window {
         &self.head
     }
 
-    /// Inserts the event unless it is already there. Removes events that are too old or exceed the
-    /// bound in bytes.
+    /// Inserts the event unless it is already there. Removes events that are too old, and turns
+    /// events into markers while there is no room.
     pub fn insert(&mut self, relayed: Arc<Relayed>) {
         let position = relayed.position.clone();
         self.advance(&position);
@@ -145,22 +178,59 @@ impl Window {
             return;
         }
         self.arrivals += 1;
-        self.bytes += size(&relayed);
+        let bytes = size(&relayed);
+        self.bytes += bytes;
+        self.authors.insert(&relayed, bytes);
         self.by_arrival.insert(self.arrivals, position.clone());
         self.by_position.insert(position, (self.arrivals, relayed));
         let horizon = self.head.published.checked_sub(self.bounds.span).unwrap_or(SystemTime::UNIX_EPOCH);
-        while let Some(oldest) = self.by_position.first_entry() {
-            if oldest.key().published >= horizon && self.bytes <= self.bounds.bytes {
-                break;
+        while let Some(position) = self.by_position.keys().next().filter(|oldest| oldest.published < horizon)
+        {
+            let position = position.clone();
+            if let Some((arrival, _)) = self.remove(&position) {
+                self.last_removed = self.last_removed.max(arrival);
             }
-            let (position, (arrival, relayed)) = oldest.remove_entry();
-            self.by_arrival.remove(&arrival);
-            self.bytes -= size(&relayed);
-            self.last_removed = self.last_removed.max(arrival);
-            // Other events of the same moment may have been removed with it.
-            self.complete_since = self.complete_since.max(position.published + Duration::from_nanos(1));
         }
         self.complete_since = self.complete_since.max(horizon);
+        while self.markers.remove_oldest(Some(horizon)).is_some() {}
+        self.make_room();
+    }
+
+    /// Turns events into markers until there is room. Too many markers end the window behind the
+    /// oldest.
+    fn make_room(&mut self) {
+        while self.bytes + self.markers.bytes() > self.bounds.bytes {
+            let Some(position) = self.authors.oldest_of_largest().cloned() else { break };
+            if let Some((arrival, relayed)) = self.remove(&position) {
+                self.markers.insert(&relayed, arrival);
+            }
+            while self.markers.bytes() > self.bounds.bytes / MARKERS
+                && let Some(end) = self.markers.remove_oldest(None)
+            {
+                self.complete_since = self.complete_since.max(end);
+            }
+        }
+    }
+
+    /// Removes an event. Returns its arrival number with it.
+    fn remove(&mut self, position: &Cursor) -> Option<(u64, Arc<Relayed>)> {
+        let (arrival, relayed) = self.by_position.remove(position)?;
+        let bytes = size(&relayed);
+        self.by_arrival.remove(&arrival);
+        self.authors.remove(&relayed, bytes);
+        self.bytes -= bytes;
+        Some((arrival, relayed))
+    }
+
+    /// Returns whether a replay may need an event for this viewer that was removed for want of
+    /// room.
+    pub fn misses(&self, progress: &mut Progress, field: &str, viewer: &Viewer) -> bool {
+        let known = mem::replace(&mut progress.removed, self.markers.removed());
+        let Progress { needs, position, arrival: reached, .. } = progress;
+        let position = position.as_ref().map(|position| second(position.published));
+        self.markers.concern(field, viewer, known, |of, arrival| {
+            of >= second(*needs) && (arrival > *reached || position.is_some_and(|position| of >= position))
+        })
     }
 
     /// Begins a replay of the events after the cursor of a result.
@@ -189,7 +259,8 @@ impl Window {
             Source::Start => cursor.clone(),
         };
         let position = Some(from.clone());
-        Ok(Progress { from, needs, began: self.arrivals, position, arrival: self.arrivals })
+        let (began, arrival) = (self.arrivals, self.arrivals);
+        Ok(Progress { from, needs, began, position, arrival, removed: 0 })
     }
 
     /// Returns the next events of a replay, a few hundred at most; none when the replay has caught
@@ -243,10 +314,10 @@ impl Window {
         newest.zip(oldest).and_then(|(newest, oldest)| newest.duration_since(oldest).ok()).unwrap_or_default()
     }
 
-    /// Returns the bytes that the events take.
+    /// Returns the bytes that events and markers take.
     #[must_use]
-    pub const fn bytes(&self) -> usize {
-        self.bytes
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.markers.bytes()
     }
 }
 
@@ -274,7 +345,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{audience::Audience, event::Event};
+    use crate::{
+        audience::{Audience, Interests},
+        event::Event,
+    };
 
     fn at(second: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + second)
@@ -407,18 +481,101 @@ mod tests {
 
     #[test]
     fn window_reports_replay_that_it_overtakes() {
-        let mut window = window(600);
-        window.bounds.bytes = 3 * (200 + OVERHEAD);
+        let mut window = window(3);
         for second in 10..13 {
             window.insert(relayed(second, &second.to_string()));
         }
-        let mut waiting = window.replay(&after(6, "")).unwrap();
+        let mut waiting = window.replay(&after(15, "")).unwrap();
         let mut through = waiting.clone();
         assert_eq!(ids(&window, &mut through), ["10", "11", "12"]);
-        window.insert(relayed(13, "13"));
+        window.insert(relayed(14, "14"));
         assert_eq!(window.next(&mut waiting).err(), Some(OutOfReach));
-        assert_eq!(ids(&window, &mut through), ["13"], "it had passed the removed event");
-        assert_eq!(window.bytes(), 3 * (200 + OVERHEAD));
+        assert_eq!(ids(&window, &mut through), ["14"], "it had passed the removed event");
+    }
+
+    /// Returns an event of this author for this key.
+    fn written(second: u64, author: &str, key: &str) -> Arc<Relayed> {
+        let mut relayed = Arc::into_inner(relayed(second, &format!("{author}{second}"))).unwrap();
+        relayed.event.author = Some(author.into());
+        relayed.audience = Audience::new([key.into()], None);
+        relayed.into()
+    }
+
+    fn viewer(key: &str) -> Viewer {
+        Viewer::new("viewer", Interests::new([key.into()]))
+    }
+
+    #[test]
+    fn flood_displaces_only_its_author() {
+        let mut window = window(600);
+        window.bounds.bytes = 60 * 1_300;
+        window.insert(written(10, "honest", "home"));
+        let mut begun = window.replay(&after(15, "")).unwrap();
+        assert!(!window.misses(&mut begun, "f", &viewer("elsewhere")));
+        for second in 11..100 {
+            window.insert(written(second, "flood", "elsewhere"));
+        }
+        window.insert(written(100, "honest", "home"));
+        assert!(window.bytes() <= window.bounds.bytes, "{}", window.bytes());
+        let replay = || window.replay(&after(15, "")).unwrap();
+        let all = ids(&window, &mut replay());
+        assert_eq!((&*all[0], all.last().map(|id| &**id)), ("honest10", Some("honest100")));
+        assert!((40..70).contains(&all.len()), "{all:?}");
+        assert!(window.misses(&mut begun, "f", &viewer("elsewhere")), "of a replay that has begun");
+        for (field, key, is_missing) in
+            [("f", "elsewhere", true), ("f", "home", false), ("g", "elsewhere", false)]
+        {
+            assert_eq!(window.misses(&mut replay(), field, &viewer(key)), is_missing, "{field} {key}");
+        }
+        let mut later = window.replay(&after(98, "")).unwrap();
+        assert!(!window.misses(&mut later, "f", &viewer("elsewhere")), "it needs none of them");
+    }
+
+    #[test]
+    fn replay_misses_nothing_that_it_has_passed() {
+        let mut window = window(600);
+        window.insert(written(10, "flood", "key"));
+        let mut through = window.replay(&after(15, "")).unwrap();
+        let mut behind = through.clone();
+        assert_eq!(ids(&window, &mut through), ["flood10"]);
+        window.insert(written(11, "flood", "key"));
+        let mut before = through.clone();
+        assert_eq!(ids(&window, &mut through), ["flood11"]);
+        window.bounds.bytes = 2 * 1_300;
+        window.insert(written(12, "flood", "other"));
+        window.insert(written(13, "flood", "other"));
+        for (progress, is_missing) in [(&mut through, false), (&mut before, true), (&mut behind, true)] {
+            assert_eq!(window.misses(progress, "f", &viewer("key")), is_missing);
+        }
+    }
+
+    #[test]
+    fn late_arrival_that_was_removed_is_missing() {
+        let mut window = window(600);
+        window.insert(written(50, "honest", "home"));
+        window.insert(written(52, "honest", "home"));
+        let mut progress = window.replay(&after(15, "")).unwrap();
+        assert!(!window.misses(&mut progress, "f", &viewer("key")));
+        progress.position = Some(after(50, "honest50"));
+        window.insert(written(20, "flood", "key"));
+        window.insert(written(21, "flood", "other"));
+        window.bounds.bytes = 3_700;
+        window.insert(written(53, "flood", "other"));
+        assert!(window.misses(&mut progress, "f", &viewer("key")));
+        assert!(!window.misses(&mut progress, "f", &viewer("home")));
+    }
+
+    #[test]
+    fn markers_are_bounded() {
+        let mut window = window(100_000);
+        window.bounds.bytes = 40 * 1_300;
+        for second in 10..1_000 {
+            window.insert(written(second, "flood", "elsewhere"));
+            assert!(window.bytes() <= window.bounds.bytes, "{}", window.bytes());
+            assert!(window.markers.bytes() <= window.bounds.bytes / MARKERS, "{}", window.markers.bytes());
+        }
+        assert_eq!(window.replay(&after(500, "")).unwrap_err(), OutOfReach);
+        assert!(window.len() > 20 && window.replay(window.head()).is_ok());
     }
 
     proptest! {

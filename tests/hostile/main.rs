@@ -18,3 +18,4 @@ mod queues;
 mod rates;
 mod raw;
 mod requests;
+mod window;

@@ -96,3 +96,11 @@ async fn pods_share_the_rate_of_a_user() {
     sleep(Duration::from_secs(3)).await;
     assert!(flood(&pods[1..], "ZOWI", 1, &["3".to_owned()]).await > 0, "and so does the user, later");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_count_for_the_rate() {
+    let pod = limited("pod").start().await;
+    let locations: Vec<String> = (0..1_000).map(|n| n.to_string()).collect();
+    let passed = flood(std::slice::from_ref(&pod), "ZOWI", 100, &locations).await;
+    assert!((45..80).contains(&passed), "{passed} events of 6 KB, with 32 KB of keys each");
+}
