@@ -116,6 +116,7 @@ async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Resul
     let peer = Peer::of(request.extensions()).cloned();
     let heartbeat = sse::heartbeat(request.uri())?;
     let user = &session.viewer.user;
+    peer.iter().for_each(|peer| peer.is_of(user));
     let (request, held) = request::read(request, &app.budget.requests, user).await?;
     let prepared = match app.engine.prepare(request, user).await {
         Ok(prepared) => prepared,

@@ -238,7 +238,7 @@ fn is_peer_fault(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::get;
+    use axum::{Extension, routing::get};
     use opentelemetry::metrics::MeterProvider as _;
     use opentelemetry_sdk::metrics::SdkMeterProvider;
     use tokio::{
@@ -263,6 +263,7 @@ mod tests {
     fn serve_on(listener: TcpListener, places: usize) {
         let router = Router::new()
             .route("/", get(async || "answer").post(async |body: String| body))
+            .route("/user", get(async |Extension(peer): Extension<Peer>| peer.is_of(&"user".into())))
             .route("/slow", get(async || sleep(Duration::from_secs(60)).await));
         let (stop, meter) = (CancellationToken::new(), SdkMeterProvider::default().meter("test"));
         let bounds = Bounds {
@@ -347,6 +348,22 @@ mod tests {
         assert_eq!(first.read(&mut [0]).await.unwrap_or_default(), 0, "its address has most places");
         ask(&mut alone).await;
         ask(&mut second).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_socket_of_user_outlives_its_address() {
+        let connect = server(3).await;
+        let mut of_user = connect().await;
+        of_user.write_all(b"GET /user HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        assert!(of_user.read(&mut [0; 1_024]).await.unwrap() > 0);
+        let mut silent = Vec::new();
+        for _ in 0..10 {
+            sleep(Duration::from_secs(1)).await;
+            silent.push(connect().await);
+        }
+        sleep(Duration::from_secs(1)).await;
+        ask(&mut of_user).await;
+        assert_eq!(silent[0].read(&mut [0]).await.unwrap_or_default(), 0);
     }
 
     #[tokio::test(start_paused = true)]

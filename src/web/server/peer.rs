@@ -43,6 +43,11 @@ impl Peer {
         self.address
     }
 
+    /// Records that the request is of this user. Its socket no longer counts for its address alone.
+    pub fn is_of(&self, user: &Arc<str>) {
+        self.place.activity.on_user(user);
+    }
+
     /// Returns the account of what the peer holds before a user is known.
     #[must_use]
     pub fn account(&self) -> Arc<str> {

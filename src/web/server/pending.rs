@@ -5,8 +5,8 @@
 //! be idle longer than load balancers keep one. So no request meets a socket that is being closed.
 //! One check of all sockets each second enforces both times: a request costs no timer. When all
 //! places are taken, a silent socket is closed at once: idle, or with a head or a body that does
-//! not come. It is the one that has been silent longest of the address with the most sockets. A
-//! request that is running must never be cut off.
+//! not come. It is the one that has been silent longest of the user or the address with the most
+//! sockets. A request that is running must never be cut off.
 
 use std::{
     cmp::Reverse,
@@ -62,6 +62,15 @@ enum State {
     Closing,
 }
 
+/// What a socket counts for when places are short.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Owner {
+    /// The user of its last request. An idle socket of a user is not one of many at its address.
+    User(Arc<str>),
+    /// The client of the request that runs, else the peer.
+    Address(IpAddr),
+}
+
 /// Head of a request: its bytes, and their charge once they are more than every head may have.
 #[derive(Debug, Default)]
 struct Head {
@@ -76,8 +85,7 @@ pub(super) struct Activity {
     close: Notify,
     bounds: Bounds,
     peer: IpAddr,
-    /// The client of the request that runs, else the peer.
-    client: Mutex<IpAddr>,
+    owner: Mutex<Owner>,
     account: Arc<str>,
     /// The head that is being read, or that waits for its answer.
     head: Mutex<Head>,
@@ -97,7 +105,7 @@ impl Activity {
             close: Notify::new(),
             bounds,
             peer: address,
-            client: Mutex::new(client_block(address)),
+            owner: Mutex::new(Owner::Address(client_block(address))),
             account,
             head: Mutex::default(),
             is_refused: AtomicBool::new(false),
@@ -151,7 +159,12 @@ impl Activity {
     /// Records that the head of a request of this client is complete.
     pub(super) fn on_request(&self, client: IpAddr) {
         *self.state() = State::Answering;
-        *crate::lock::lock(&self.client) = client;
+        *crate::lock::lock(&self.owner) = Owner::Address(client);
+    }
+
+    /// Records that the request that runs is of this user.
+    pub(super) fn on_user(&self, user: &Arc<str>) {
+        *crate::lock::lock(&self.owner) = Owner::User(user.clone());
     }
 
     /// Records that a body is being read and its next part has not come.
@@ -179,7 +192,12 @@ impl Activity {
     /// Records that the answer is known.
     pub(super) fn on_answer(&self) {
         *self.state() = State::Idle(Instant::now());
-        *crate::lock::lock(&self.client) = client_block(self.peer);
+        let mut owner = crate::lock::lock(&self.owner);
+        // Many clients share the sockets of a trusted proxy.
+        if matches!(*owner, Owner::Address(_)) || self.bounds.trusted.has(self.peer) {
+            *owner = Owner::Address(client_block(self.peer));
+        }
+        drop(owner);
         *crate::lock::lock(&self.head) = Head::default();
     }
 
@@ -264,13 +282,13 @@ impl PendingSockets {
 
     fn close_longest_silent(&self) {
         let all = self.sockets();
-        let client = |socket: &Activity| *crate::lock::lock(&socket.client);
+        let owner = |socket: &Activity| crate::lock::lock(&socket.owner).clone();
         let mut counts = HashMap::<_, usize>::new();
         for (_, socket) in all.iter() {
-            *counts.entry(client(socket)).or_default() += 1;
+            *counts.entry(owner(socket)).or_default() += 1;
         }
         let silent = all.iter().filter_map(|(_, socket)| Some((socket.silent_since()?, socket)));
-        let order = |since: Instant, socket| (counts[&client(socket)], Reverse(since));
+        let order = |since: Instant, socket| (counts[&owner(socket)], Reverse(since));
         if let Some((_, longest)) = silent.max_by_key(|(since, socket)| order(*since, socket)) {
             *longest.state() = State::Closing;
             longest.close.notify_one();
