@@ -27,6 +27,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 FROM dependencies AS build
 COPY build.rs build.rs
 COPY page page
+COPY clients/js/src clients/js/src
 COPY src src
 # The copied files may be older than those of the empty crate, and cargo compares times.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -10,21 +10,19 @@ use std::{
     process::Command,
 };
 
-/// Source files of the bundle, in `page/`.
-const SOURCES: [&str; 8] = [
-    ".npmrc",
-    "build.js",
-    "package-lock.json",
-    "package.json",
-    "src/fetcher.js",
-    "src/icon.svg",
-    "src/page.css",
-    "src/page.jsx",
+/// Source files of the bundle, and folders of them. The page's clients are those of `clients/js`.
+const SOURCES: [&str; 6] = [
+    "page/.npmrc",
+    "page/build.js",
+    "page/package-lock.json",
+    "page/package.json",
+    "page/src",
+    "clients/js/src",
 ];
 
 fn main() -> io::Result<()> {
     for source in SOURCES {
-        say(&format!("rerun-if-changed=page/{source}"));
+        say(&format!("rerun-if-changed={source}"));
     }
     let out = out();
     let (project, bundle) = (out.join("project"), out.join("page"));
@@ -50,18 +48,28 @@ fn out() -> PathBuf {
 /// Installs exactly the packages of the lock file, without running their scripts, and bundles the
 /// page.
 fn build(project: &Path, bundle: &Path) -> Result<(), String> {
-    copy(project).map_err(|error| error.to_string())?;
+    SOURCES.iter().try_for_each(|source| copy(source, project)).map_err(|error| error.to_string())?;
+    let page = project.join("page");
     let install =
         ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1"];
-    run(Command::new("npm").args(install).current_dir(project))?;
-    run(Command::new("node").arg("build.js").arg(bundle).current_dir(project))
+    run(Command::new("npm").args(install).current_dir(&page))?;
+    run(Command::new("node").arg("build.js").arg(bundle).current_dir(&page))
 }
 
-fn copy(project: &Path) -> io::Result<()> {
-    fs::create_dir_all(project.join("src"))?;
-    SOURCES
-        .iter()
-        .try_for_each(|source| fs::copy(Path::new("page").join(source), project.join(source)).map(|_| ()))
+/// Copies a file, or a folder without its folders.
+fn copy(source: &str, project: &Path) -> io::Result<()> {
+    let target = project.join(source);
+    if Path::new(source).is_file() {
+        fs::create_dir_all(target.parent().unwrap_or(project))?;
+        return fs::copy(source, target).map(|_| ());
+    }
+    for entry in fs::read_dir(source)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            copy(&format!("{source}/{}", entry.file_name().to_string_lossy()), project)?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs a command to its end. Its output is captured because cargo would read it as instructions.

@@ -1,9 +1,9 @@
 // Bundles the page: `node build.js OUT` writes the files that the pod serves below /page/ into OUT,
 // each of them compressed.
 //
-// It makes one bundle and Monaco's three workers. Their names never change: during a rollout a page
-// of an old pod then gets the files of a new pod instead of a 404. `licences.txt` holds the licence
-// of every package that is part of the bundles.
+// It makes two bundles, of GraphiQL and of the story, and Monaco's three workers. Their names never
+// change: during a rollout a page of an old pod then gets the files of a new pod instead of a 404.
+// `licences.txt` holds the licence of every package that is part of the bundles.
 
 import { mkdir, readFile, readdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -28,10 +28,13 @@ const SHARED = {
   define: { 'process.env.NODE_ENV': '"production"' },
   target: 'es2022',
   logLevel: 'warning',
+  // The page's clients are those that applications use. They find their packages here.
+  alias: { 'pubsub-relay-client/graphql-ws': path.join(HERE, '../clients/js/src/graphql-ws.ts') },
+  nodePaths: [path.join(HERE, 'node_modules')],
 };
 
 const built = await Promise.all([
-  build({ ...SHARED, entryPoints: ['src/page.jsx'], format: 'esm', jsx: 'automatic' }),
+  build({ ...SHARED, entryPoints: ['src/page.jsx', 'src/story.jsx'], format: 'esm', jsx: 'automatic' }),
   build({
     ...SHARED,
     entryPoints: {

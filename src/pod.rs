@@ -173,6 +173,12 @@ impl Pod {
         self.admin_address
     }
 
+    /// Reports whether the pod serves a page at `/`.
+    #[must_use]
+    pub fn shows_page(&self) -> bool {
+        self.app.settings.page.is_some()
+    }
+
     /// Returns the health of the pod, which includes whether it is ready.
     #[must_use]
     pub const fn health(&self) -> &Health {

@@ -96,7 +96,8 @@ pub fn router(app: Arc<AppState>, with_admin: bool) -> Router {
         CompressionLayer::new().compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES.into()).and(streams));
     let clients = Router::new().route("/graphql", any(endpoint::graphql)).layer(compression).layer(cors);
     // Outside the layers: the page is for this origin only, and its files are compressed already.
-    let page = app.settings.page.as_deref().map_or_else(Router::new, page::routes);
+    let story = app.settings.story.as_ref();
+    let page = app.settings.page.as_deref().map_or_else(Router::new, |tabs| page::routes(tabs, story));
     let clients = clients.with_state(Endpoint::new(app.clone())).merge(page);
     let clients = if with_admin { clients.merge(probes(app)) } else { clients };
     clients.fallback(|| not_found("nothing is here; GraphQL is at /graphql\n"))

@@ -5,6 +5,7 @@ import '@graphiql/react/style.css';
 import '@graphiql/plugin-doc-explorer/style.css';
 import '@graphiql/plugin-history/style.css';
 import 'graphiql/graphiql.css';
+import './base.css';
 import './page.css';
 
 import { GraphiQL } from 'graphiql';
@@ -15,6 +16,8 @@ import { fetcherOf } from './fetcher.js';
 
 const root = document.getElementById('page');
 const tabs = JSON.parse(root.dataset.tabs);
+/** Pods of the cluster, if this pod is of one: then the story is at `/`. */
+const cluster = JSON.parse(root.dataset.cluster);
 // Relative, so that the page works below a path of a proxy.
 const endpoint = new URL('graphql', document.baseURI).href;
 
@@ -37,28 +40,46 @@ function Page() {
     typing.current = setTimeout(() => setFetcher(() => fetcherOf(endpoint)), TYPED);
   };
   return (
-    <GraphiQL
-      fetcher={fetcher}
-      defaultTabs={tabs}
-      defaultHeaders={tabs[0].headers}
-      defaultEditorToolsVisibility="headers"
-      onEditHeaders={askAgain}
-      // A token is kept as long as the browser's tab. Each tab has its own, so two tabs can be two
-      // users.
-      storage={sessionStorage}
-      shouldPersistHeaders
-      showPersistHeadersSettings={false}
-    >
-      <GraphiQL.Logo>
-        <span className="logo">pubsub-relay</span>
-      </GraphiQL.Logo>
-      <GraphiQL.Footer>
-        <p className="footer">
-          Authors do not receive their own changes: watch in one browser tab, change in another, as another user. The token
-          stands under <em>Headers</em>. <a href="page/licences.txt">Licences</a>
-        </p>
-      </GraphiQL.Footer>
-    </GraphiQL>
+    <>
+      {cluster && <Head />}
+      <GraphiQL
+        fetcher={fetcher}
+        defaultTabs={tabs}
+        defaultHeaders={tabs[0].headers}
+        defaultEditorToolsVisibility="headers"
+        onEditHeaders={askAgain}
+        // A token is kept as long as the browser's tab. Each tab has its own, so two tabs can be two
+        // users.
+        storage={sessionStorage}
+        shouldPersistHeaders
+        showPersistHeadersSettings={false}
+      >
+        <GraphiQL.Logo>
+          <span className="logo">pubsub-relay</span>
+        </GraphiQL.Logo>
+        <GraphiQL.Footer>
+          <p className="footer">
+            Authors do not receive their own changes: watch in one browser tab, change in another, as another user. The token
+            stands under <em>Headers</em>. <a href="page/licences.txt">Licences</a>
+          </p>
+        </GraphiQL.Footer>
+      </GraphiQL>
+    </>
+  );
+}
+
+/** Head of a cluster's pages. */
+function Head() {
+  return (
+    <header className="top">
+      <p>pubsub-relay</p>
+      <nav aria-label="Pages">
+        <a href="./">Story</a>
+        <a href="graphiql" aria-current="page">
+          GraphiQL
+        </a>
+      </nav>
+    </header>
   );
 }
 

@@ -208,7 +208,20 @@ impl NamedPod {
         Ok(pod.map(|pod| Self { pod, name, threads }))
     }
 
-    async fn drain(self) -> Drained {
+    /// Returns the name of the pod.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the address for probes and operators.
+    #[must_use]
+    pub const fn admin_address(&self) -> Option<SocketAddr> {
+        self.pod.admin_address()
+    }
+
+    /// Drains the pod.
+    pub async fn drain(self) -> Drained {
         let Self { pod, threads, .. } = self;
         threads.run(pod.drain()).await
     }
@@ -246,6 +259,13 @@ pub fn addresses(first_port: u16, pods: u16) -> impl Iterator<Item = SocketAddr>
     (0..pods).map(move |n| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), first_port.saturating_add(n)))
 }
 
+/// Returns the ports after those of the pods, for as many pods, at most four; none if they do not
+/// fit below 65536.
+pub fn deaf_addresses(first_port: u16, pods: u16) -> Vec<SocketAddr> {
+    let after = first_port.checked_add(pods).filter(|after| after.checked_add(3).is_some());
+    after.map(|after| addresses(after, pods.min(4)).collect()).unwrap_or_default()
+}
+
 /// Waits until every pod is ready. After 15 seconds it logs each pod that is not, and returns.
 pub async fn wait_until_ready(pods: &[NamedPod]) {
     let deadline = Instant::now() + READY_TIMEOUT;
@@ -275,6 +295,9 @@ pub fn welcome(
     writeln!(out, "pubsub-relay: {} pods on {}\n", pods.len(), broker.describe())?;
     for NamedPod { pod, name, .. } in pods {
         writeln!(out, "  {name}  http://{}/graphql", pod.address())?;
+    }
+    if let Some(pod) = pods.first().filter(|pod| pod.pod.shows_page()) {
+        writeln!(out, "\nSee it in a browser: http://{}/", pod.pod.address())?;
     }
     let program = surroundings::program();
     let [Some(first), Some(second)] =

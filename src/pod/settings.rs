@@ -91,6 +91,7 @@ impl Settings {
                 debug_token: None,
                 admin_token: None,
                 page: Some(Vec::new()),
+                story: None,
             },
             introspection: true,
             window: Bounds { span: seconds(600), bytes: 64 << 20 },

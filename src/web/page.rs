@@ -1,7 +1,10 @@
 //! The page at `/`: GraphiQL, served completely by this pod and bundled by `build.rs` from `page/`.
+//! A pod of `relay cluster` serves the [`story`] there, and GraphiQL at `/graphiql`.
 //!
-//! It must run without the internet, and nothing that it shows may reach any server but this pod.
-//! It holds no secret: the user types the token.
+//! It must run without the internet. What it shows may reach no server but this pod, or the pods of
+//! its own cluster. It holds no secret: the user types the token.
+
+pub mod story;
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -18,14 +21,19 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha1::{Digest as _, Sha1};
+
+use self::story::Story;
 
 /// Files of the bundle: names and compressed contents. Empty if the pod was built without npm.
 static BUNDLE: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
 /// Page with GraphiQL.
 const HTML: &str = include_str!("../../page/page.html");
+
+/// Page with the story of a cluster.
+const STORY_HTML: &str = include_str!("../../page/story.html");
 
 /// Page without GraphiQL, for an empty bundle.
 const PLAIN_HTML: &str = include_str!("../../page/plain.html");
@@ -39,11 +47,10 @@ const POLICY: HeaderValue = HeaderValue::from_static(
 );
 
 /// Headers of every answer, of a 304 too.
-const HEADERS: [(HeaderName, HeaderValue); 4] = [
+const HEADERS: [(HeaderName, HeaderValue); 3] = [
     // A file keeps its name when its content changes. So a page finds its files on old and new pods
     // during a rollout, and the browser revalidates each time.
     (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-    (CONTENT_SECURITY_POLICY, POLICY),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
 ];
@@ -57,26 +64,45 @@ pub struct Tab {
     pub token: Arc<str>,
 }
 
-/// Builds the routes of a page that opens with these tabs.
-pub(super) fn routes<S: Clone + Send + Sync + 'static>(tabs: &[Tab]) -> Router<S> {
+/// Builds the routes of a page that opens with these tabs, and of the story of a cluster.
+pub(super) fn routes<S: Clone + Send + Sync + 'static>(tabs: &[Tab], story: Option<&Story>) -> Router<S> {
     let html =
-        if BUNDLE.is_empty() { PLAIN_HTML.to_owned() } else { HTML.replace("{{tabs}}", &attribute(tabs)) };
-    let page = File::new(HeaderValue::from_static("text/html; charset=utf-8"), None, html.into());
-    BUNDLE.iter().fold(page.route(Router::new(), "/"), |router, (name, content)| {
+        |text: String| File::new(HeaderValue::from_static("text/html; charset=utf-8"), None, text.into());
+    let story = story.filter(|_| !BUNDLE.is_empty());
+    let cluster = story.map_or_else(|| "null".to_owned(), |story| attribute(&story.to_json()));
+    let page = if BUNDLE.is_empty() {
+        html(PLAIN_HTML.to_owned())
+    } else {
+        html(HTML.replace("{{tabs}}", &attribute(&headers(tabs))).replace("{{cluster}}", &cluster))
+    };
+    let router = match story {
+        None => page.route(Router::new(), "/"),
+        Some(story) => {
+            let policy = story.policy();
+            let router = page.route(story.routes(Router::new()), "/graphiql");
+            let page = html(STORY_HTML.replace("{{cluster}}", &cluster));
+            File { policy, ..page }.route(router, "/")
+        }
+    };
+    BUNDLE.iter().fold(router, |router, (name, content)| {
         let gzip = HeaderValue::from_static("gzip");
         let file = File::new(media_type(name), Some(gzip), Bytes::from_static(content));
         file.route(router, &format!("/page/{name}"))
     })
 }
 
-/// Returns the tabs as JSON for GraphiQL, escaped for an HTML attribute.
-fn attribute(tabs: &[Tab]) -> String {
+/// Returns the tabs as GraphiQL takes them.
+fn headers(tabs: &[Tab]) -> Value {
     let tabs = tabs.iter().map(|Tab { query, token }| {
         let headers = format!("{:#}", json!({ "Authorization": format!("Bearer {token}") }));
         json!({ "query": query, "headers": headers })
     });
-    let json = serde_json::Value::from_iter(tabs).to_string();
-    json.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
+    Value::from_iter(tabs)
+}
+
+/// Returns JSON, escaped for an HTML attribute.
+fn attribute(json: &Value) -> String {
+    json.to_string().replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
 }
 
 fn media_type(name: &str) -> HeaderValue {
@@ -99,6 +125,8 @@ struct File {
     /// gzip, and the pod does not compress it each time.
     encoding: Option<HeaderValue>,
     content: Bytes,
+    /// Content security policy.
+    policy: HeaderValue,
     /// Entity tag: names this very content.
     tag: HeaderValue,
 }
@@ -111,7 +139,7 @@ impl File {
         }
         tag.push('"');
         let tag = tag.try_into().expect("hexadecimal digits may stand in a header");
-        Self { media_type, encoding, content, tag }
+        Self { media_type, encoding, content, policy: POLICY, tag }
     }
 
     fn route<S: Clone + Send + Sync + 'static>(self, router: Router<S>, path: &str) -> Router<S> {
@@ -127,6 +155,7 @@ impl File {
         };
         let headers = response.headers_mut();
         headers.extend(HEADERS);
+        headers.insert(CONTENT_SECURITY_POLICY, self.policy);
         headers.insert(ETAG, self.tag);
         if let (false, Some(encoding)) = (known, self.encoding) {
             headers.insert(CONTENT_ENCODING, encoding);
@@ -158,7 +187,7 @@ mod tests {
         if let Some(tag) = known {
             request = request.header(IF_NONE_MATCH, tag);
         }
-        routes::<()>(&tabs()).call(request.body(Body::empty()).unwrap()).await.unwrap()
+        routes::<()>(&tabs(), None).call(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     /// Returns the paths of the page and of all files of the bundle.
@@ -217,7 +246,7 @@ mod tests {
 
     #[test]
     fn query_cannot_leave_its_attribute() {
-        let attribute = attribute(&tabs());
+        let attribute = attribute(&headers(&tabs()));
         assert!(!attribute.contains(['"', '<']), "{attribute}");
         assert!(attribute.contains("&lt;&amp;>") && attribute.contains("Bearer ZOWI"), "{attribute}");
     }

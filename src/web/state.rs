@@ -7,7 +7,7 @@ mod authenticate;
 use super::{
     connection::{Connections, Limits},
     http::{cookie::CookieName, origin::Origins, request::AllowedHeaders},
-    page::Tab,
+    page::{Tab, story::Story},
     server::TrustedProxies,
 };
 use crate::{
@@ -46,6 +46,8 @@ pub struct Settings {
     pub admin_token: Option<Secret>,
     /// Tabs that the page at `/` opens with; `None`: there is no page.
     pub page: Option<Vec<Tab>>,
+    /// Story that the page shows; `None`, the default: GraphiQL alone. For pods of one process.
+    pub story: Option<Story>,
 }
 
 impl Settings {

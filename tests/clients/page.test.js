@@ -2,49 +2,13 @@
 // else.
 
 import assert from 'node:assert/strict';
-import { mkdir } from 'node:fs/promises';
-import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
-import { chromium } from 'playwright-core';
-
+import { launch, open, screenshot, skipped } from './browser.js';
 import { Pod, bearer } from './pod.js';
 
-const BROWSERS = ['chromium', 'google-chrome', 'chromium-browser'];
-const PATIENCE = 60_000;
-
 const browser = await launch();
-const skip = browser ? false : `no browser: install one of ${BROWSERS.join(', ')}`;
-if (skip && process.env.CI === 'true') throw new Error(skip);
-
-/** Starts the first installed browser. It can reach no host but this one. */
-async function launch() {
-  const args = ['--no-sandbox', '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'];
-  for (const name of BROWSERS) {
-    for (const folder of (process.env.PATH ?? '').split(path.delimiter)) {
-      const found = await chromium.launch({ executablePath: path.join(folder, name), args }).catch(() => null);
-      if (found) return found;
-    }
-  }
-}
-
-/** Opens the page. Records in `faults` its errors and its requests to other hosts. */
-async function open(pod, settings) {
-  const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, ...settings });
-  page.setDefaultTimeout(PATIENCE);
-  page.faults = [];
-  page.on('pageerror', (error) => page.faults.push(`${error}`));
-  page.on('console', (line) => ['error', 'warning'].includes(line.type()) && page.faults.push(line.text()));
-  for (const event of ['request', 'websocket']) {
-    page.on(event, (request) => {
-      const { protocol, host } = new URL(request.url());
-      const isOwn = host === new URL(pod.http).host || protocol === 'data:';
-      if (!isOwn) page.faults.push(`${event} to ${request.url()}`);
-    });
-  }
-  await page.goto(pod.http);
-  return page;
-}
+const skip = skipped(browser);
 
 const run = (page) => page.getByRole('button', { name: /^Execute query/ }).click();
 const response = (page) => page.getByRole('region', { name: 'Result Window' });
@@ -62,7 +26,7 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
   });
 
   it('shows the schema, and an event when a mutation runs', async () => {
-    const page = await open(pod);
+    const page = await open(browser, pod.http);
     await page.getByRole('button', { name: 'Show Documentation Explorer' }).click();
     await page.getByRole('link', { name: 'Subscription' }).click();
     await page.getByRole('link', { name: 'templateAdded', exact: true }).waitFor();
@@ -71,7 +35,7 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
     await pod.untilWatchers(1);
     await pod.addTemplate('shown on the page');
     await response(page).getByText('shown on the page').waitFor();
-    await screenshot(page);
+    await screenshot(page, 'page');
 
     await page.getByRole('button', { name: /^Stop query/ }).click();
     await pod.untilWatchers(0);
@@ -79,7 +43,7 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
   });
 
   it('runs the mutation it suggests, as another user', async () => {
-    const [watching, changing] = [await open(pod), await open(pod)];
+    const [watching, changing] = [await open(browser, pod.http), await open(browser, pod.http)];
     await run(watching);
     await pod.untilWatchers(1);
     await changing.getByRole('tab', { name: 'Add' }).click();
@@ -92,7 +56,7 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
   });
 
   it('shows what is wrong with a token, and works with a valid one', async () => {
-    const page = await open(pod);
+    const page = await open(browser, pod.http);
     const token = async (name) => {
       await page.getByRole('region', { name: 'Headers' }).click();
       await page.keyboard.press('ControlOrMeta+A');
@@ -113,7 +77,7 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
   });
 
   it('lists the licences of its packages', async () => {
-    const page = await open(pod);
+    const page = await open(browser, pod.http);
     await page.getByRole('link', { name: 'Licences' }).click();
     await page.getByText('graphiql 5').waitFor();
     await page.getByText('monaco-editor').first().waitFor();
@@ -128,9 +92,3 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
     }
   });
 });
-
-async function screenshot(page) {
-  if (!process.env.TARGET_TMPDIR) return;
-  await mkdir(process.env.TARGET_TMPDIR, { recursive: true });
-  await page.screenshot({ path: path.join(process.env.TARGET_TMPDIR, 'page.png') });
-}

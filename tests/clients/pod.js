@@ -79,6 +79,45 @@ export class Pod {
   }
 }
 
+/** Four pods in one process, as `relay cluster` runs them; their topic is the emulator's if there is one. */
+export class Cluster {
+  static async start(settings = {}, flags = []) {
+    const cluster = new Cluster();
+    cluster.ports = await freePorts(8);
+    const { PATH, JAVA_HOME, CLOUDSDK_ROOT_DIR, PUBSUB_EMULATOR_HOST } = process.env;
+    const env = { PATH, JAVA_HOME, CLOUDSDK_ROOT_DIR, PUBSUB_EMULATOR_HOST, ...settings };
+    const present = Object.fromEntries(Object.entries(env).filter(([, value]) => value));
+    cluster.process = spawn(RELAY, ['cluster', '--port', `${cluster.ports[0]}`, ...flags], {
+      env: present,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    cluster.log = '';
+    for (const output of [cluster.process.stdout, cluster.process.stderr])
+      output.on('data', (data) => (cluster.log += data));
+    cluster.process.on('exit', () => (cluster.ended = true));
+    await eventually('the cluster is ready', () => {
+      if (cluster.ended) throw new Error(`the cluster ended: ${cluster.log}`);
+      return cluster.log.includes('Watch as ZOLO');
+    });
+    return cluster;
+  }
+
+  get http() {
+    return `http://127.0.0.1:${this.ports[0]}`;
+  }
+
+  /** Returns the addresses of all its pods, the deaf ones included. */
+  get hosts() {
+    return this.ports.map((port) => `127.0.0.1:${port}`);
+  }
+
+  /** Stops it as a terminal does, and waits until it is gone. */
+  async stop() {
+    this.process.kill('SIGINT');
+    if (!this.ended) await once(this.process, 'exit');
+  }
+}
+
 /** One address in front of the current pod. While there is none, it refuses. */
 export class Balancer {
   static async start(pod) {
@@ -130,4 +169,24 @@ export async function freePort() {
   server.close();
   await once(server, 'close');
   return port;
+}
+
+/**
+ * Returns free ports that follow one another. They are below those that the system gives to outgoing
+ * connections, one of which could take a port that a cluster uses later.
+ */
+async function freePorts(count) {
+  for (;;) {
+    const first = 20_000 + Math.floor(Math.random() * 10_000);
+    const ports = Array.from({ length: count }, (_, n) => first + n);
+    const free = await Promise.all(ports.map(isFree));
+    if (free.every(Boolean)) return ports;
+  }
+}
+
+function isFree(port) {
+  return new Promise((done) => {
+    const server = net.createServer().once('error', () => done(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => done(true)));
+  });
 }

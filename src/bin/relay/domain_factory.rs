@@ -12,13 +12,14 @@ use std::{
 };
 
 use pubsub_relay::{
-    Api, Domain, Tab, auth,
+    Api, Domain, Identity, Tab, auth,
     cli::config::{BadFile, DomainFiles},
     domains::{
         declared::{self, Declared, directory::Directory, rules::Rules},
         tutorial::{self, EXAMPLES},
     },
 };
+use serde_json::{Value, json};
 
 /// The largest file of a domain, in bytes. A larger one is not read further.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -88,7 +89,36 @@ impl DomainFactory {
         let query = first.map(|name| format!("subscription {{\n  {name} {{\n    __typename\n  }}\n}}\n"));
         query.iter().map(|query| tab(("ann", query))).collect()
     }
+
+    /// Returns what the story of a cluster shows of the domain: demo users with the keys that they
+    /// listen to, and the audience of the first subscription.
+    pub(crate) fn story(&self) -> Value {
+        let domain = self.declared();
+        let mut tokens = domain.demo_names();
+        if self.is_tutorial {
+            tokens = CAST.map(str::to_owned).into();
+        } else if tokens.is_empty() {
+            tokens = ANYONE.map(str::to_owned).into();
+        }
+        let users = tokens.iter().filter_map(|token| {
+            let viewer = domain.viewer(Identity::Demo(token))?;
+            let keys: Vec<&str> = viewer.interests.keys().iter().map(|key| &**key).collect();
+            Some(json!({ "token": token, "id": &*viewer.user, "keys": keys }))
+        });
+        let users: Value = users.collect();
+        let audience = self.rules.subscriptions.first().map(|field| {
+            let keys: Vec<_> = field.audience.keys.iter().map(|key| key.template.text()).collect();
+            json!({ "field": &*field.name, "keys": keys, "exceptAuthor": field.audience.excludes_author })
+        });
+        json!({ "isTutorial": self.is_tutorial, "users": users, "audience": audience })
+    }
 }
+
+/// Users of the tutorial, in the order of the story: the author, two who receive, one who does not.
+const CAST: [&str; 4] = ["ZOWI", "ZOLO", "ZEWI", "ZELO"];
+
+/// Demo users of a domain without a table of users: any token stands for a user.
+const ANYONE: [&str; 4] = ["ann", "bob", "cat", "dan"];
 
 /// Returns what a schema file's fields cost, or everything that is wrong with the file: one line
 /// each, with its place. Tables are checked, too, if there are any.

@@ -4,15 +4,13 @@
 //! environment itself.
 
 mod check;
+mod cluster;
 mod domain_factory;
 mod terminal;
 
 use std::{
-    ffi::OsString,
     future::pending,
     io::{self, Write as _},
-    net::SocketAddr,
-    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -21,11 +19,9 @@ use anyhow::Context as _;
 use pubsub_relay::{
     broker::{open::BrokerUrl, postgres},
     cli::{
-        cluster::{self, ClusterBroker, ClusterSecrets, NamedPod},
-        config::{self, Command, Questions, Settings, Wanted},
-        cure::{cure, cure_in_cluster},
+        config::{self, Command, Questions, Settings},
+        cure::cure,
         doctor,
-        emulator::Search,
         surroundings::{connections_within, exempt_loopback_from_proxies, raise_open_files},
         terminal::Failure,
     },
@@ -74,8 +70,7 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
         Command::Print(text) => return Ok(print(&text)),
         Command::Serve(settings) => (settings, None),
         Command::Cluster { settings, pods, first_port, wanted, cloudsdk_root, path, emulator_host } => {
-            let addresses = cluster::addresses(first_port, pods).collect();
-            (settings, Some(ClusterParts { addresses, wanted, cloudsdk_root, path, emulator_host }))
+            (settings, Some(cluster::Parts { first_port, pods, wanted, cloudsdk_root, path, emulator_host }))
         }
     };
     let runtime = Runtime::new()?;
@@ -102,7 +97,7 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
     }
     let drained = match parts {
         None => runtime.block_on(serve(settings, domains)),
-        Some(parts) => runtime.block_on(run_cluster(&settings, domains, parts)),
+        Some(parts) => runtime.block_on(cluster::run(settings.pod, domains, parts)),
     };
     telemetry::flush_log();
     Ok(match drained? {
@@ -130,15 +125,6 @@ fn limit_connections(pod: &mut PodSettings) {
     }
 }
 
-/// Parts of a cluster besides the settings of its pods.
-struct ClusterParts {
-    addresses: Vec<SocketAddr>,
-    wanted: Wanted,
-    cloudsdk_root: Option<PathBuf>,
-    path: Option<OsString>,
-    emulator_host: Option<String>,
-}
-
 /// Runs one pod until a signal, and drains it.
 async fn serve(settings: Settings, domains: &DomainFactory) -> anyhow::Result<Drained> {
     let mut signals = Signals::listen()?;
@@ -153,46 +139,6 @@ async fn serve(settings: Settings, domains: &DomainFactory) -> anyhow::Result<Dr
     let signal = signals.next().await;
     tracing::info!(signal, "draining");
     Ok(drain(pod.drain(), signals).await)
-}
-
-/// Runs the pods of a cluster until a signal, and drains them.
-async fn run_cluster(
-    settings: &Settings,
-    domains: &DomainFactory,
-    parts: ClusterParts,
-) -> anyhow::Result<Drained> {
-    let mut signals = Signals::listen()?;
-    let ClusterParts { addresses, wanted, cloudsdk_root, path, emulator_host } = parts;
-    let window = settings.pod.window;
-    let search = Search { cloudsdk_root, path };
-    let broker = select! {
-        broker = ClusterBroker::start(wanted, emulator_host, &search, window.span, window.bytes) => broker?,
-        _ = signals.next() => return Ok(Drained::Cleanly),
-    };
-    let mut pods = Vec::new();
-    let secrets = ClusterSecrets::new(settings.pod.control_secrets.clone());
-    let start = async {
-        for (n, listen) in (1..).zip(addresses) {
-            let (domain, api) = domains.make(window.span);
-            let mut settings = settings.pod.clone();
-            (settings.name, settings.listen, settings.broker) = (format!("pod-{n}"), listen, broker.broker());
-            secrets.give(&mut settings);
-            let name = settings.name.clone();
-            let pod = NamedPod::start(name, Pod::start(settings, domain, api)).await?;
-            pods.push(pod.map_err(cure_in_cluster)?);
-        }
-        cluster::wait_until_ready(&pods).await;
-        cluster::welcome(&mut io::stdout(), &broker, &pods, &secrets)?;
-        pending::<()>().await;
-        anyhow::Ok(())
-    };
-    let ran = select! {
-        ran = start => ran,
-        _ = signals.next() => Ok(()),
-    };
-    let drained = drain(cluster::drain(pods), signals).await;
-    broker.stop().await;
-    ran.map(|()| drained)
 }
 
 /// Checks the deployment that a pod with these settings would run in.

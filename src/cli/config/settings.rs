@@ -186,6 +186,7 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
         debug_token: None,
         admin_token: None,
         page: reader.required(&t::PAGE, value::switch).then(Vec::new),
+        story: None,
     };
     pod.introspection = reader.required(&t::INTROSPECTION, value::switch);
     pod.window = window;
