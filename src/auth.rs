@@ -13,7 +13,7 @@ pub mod jwt;
 pub mod secret;
 mod session;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 #[doc(hidden)]
 pub use self::{error::AuthError, session::Session};
@@ -27,6 +27,7 @@ pub use self::{
 use crate::{
     audience::Viewer,
     domain::{Claims, Domain, Identity},
+    revocations::Revocations,
 };
 use opentelemetry::{
     KeyValue,
@@ -55,6 +56,7 @@ pub struct Authenticator {
     domain: Arc<dyn Domain>,
     /// Demo tokens, for a client that sent no valid one; empty with JWTs.
     names: Arc<str>,
+    revocations: Option<Revocations>,
     failures: Counter<u64>,
 }
 
@@ -84,7 +86,14 @@ impl Authenticator {
             Scheme::Demo => domain.demo_names().join(", ").into(),
             Scheme::Jwt(_) => Arc::default(),
         };
-        Ok(Self { scheme: Arc::new(scheme), domain, names, failures })
+        Ok(Self { scheme: Arc::new(scheme), domain, names, revocations: None, failures })
+    }
+
+    /// Refuses tokens that are revoked.
+    #[must_use]
+    pub fn with_revocations(mut self, revocations: Revocations) -> Self {
+        self.revocations = Some(revocations);
+        self
     }
 
     /// Returns why no token can be checked, or those of one issuer; `None` if all can.
@@ -140,10 +149,15 @@ impl Authenticator {
 
     async fn check(&self, authorization: Option<&str>) -> Result<Session, AuthError> {
         let token = token(authorization)?;
-        match &*self.scheme {
-            Scheme::Demo => demo::authenticate(token, &*self.domain),
+        let session = match &*self.scheme {
+            Scheme::Demo => {
+                let now = self.revocations.as_ref().map_or_else(SystemTime::now, Revocations::now);
+                demo::authenticate(token, &*self.domain, now)
+            }
             Scheme::Jwt(verifier) => verifier.verify(token, &*self.domain).await,
-        }
+        }?;
+        let refused = self.revocations.as_ref().and_then(|them| them.refusal(&session.credentials));
+        refused.map_or(Ok(session), |refused| Err(refused.into()))
     }
 }
 

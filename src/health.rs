@@ -30,6 +30,7 @@ pub struct Health {
     membership: Membership,
     drain: CancellationToken,
     keys: Option<Gate>,
+    revocations: Option<Gate>,
 }
 
 /// Gate of another module: why it is closed, or `None`.
@@ -59,13 +60,21 @@ impl Health {
         membership: Membership,
         drain: CancellationToken,
     ) -> Self {
-        Self { feed, membership, drain, keys: None }
+        Self { feed, membership, drain, keys: None, revocations: None }
     }
 
     /// Adds the gate of the keys of tokens: the pod is not ready while `lack` returns a cause.
     #[must_use]
     pub fn with_keys(mut self, lack: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
         self.keys = Some(Arc::new(lack));
+        self
+    }
+
+    /// Adds the gate of revocations: once the feed has caught up, the pod is not ready while `lack`
+    /// returns what is missing.
+    #[must_use]
+    pub fn with_revocations(mut self, lack: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        self.revocations = Some(Arc::new(lack));
         self
     }
 
@@ -122,6 +131,8 @@ impl Health {
             && self.membership.awaits().is_none()
         {
             reasons.extend(self.membership.cannot_publish().map(|why| format!("publisher: {why}")));
+            let revocations = self.revocations.as_ref().and_then(|lack| lack());
+            reasons.extend(revocations.map(|what| format!("revocations: {what}")));
         }
         reasons.extend(self.keys.as_ref().and_then(|lack| lack()).map(|why| format!("tokens: {why}")));
         if self.drain.is_cancelled() {

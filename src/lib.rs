@@ -141,6 +141,8 @@ pub mod membership;
 pub mod pod;
 #[doc(hidden)]
 pub mod relay;
+#[doc(hidden)]
+pub mod revocations;
 mod rfc3339;
 pub mod shutdown;
 pub mod telemetry;

@@ -101,6 +101,8 @@ struct Shared {
     state: Mutex<State>,
     /// Present generation of the feed, while it is open.
     generation: watch::Sender<Option<Arc<str>>>,
+    /// Count of the feeds that other pods have opened.
+    joins: watch::Sender<u64>,
     heartbeats: Counter<u64>,
     silences: Counter<u64>,
     unproven: Counter<u64>,
@@ -154,6 +156,7 @@ impl Membership {
             }),
             settings,
             generation: watch::Sender::new(None),
+            joins: watch::Sender::new(0),
             unproven: telemetry::counter_by(
                 meter,
                 "relay.control.unproven",
@@ -367,7 +370,11 @@ impl Membership {
                 return Heard::Unproven;
             }
         };
+        let is_known = state.members.knows(&heartbeat.pod, &heartbeat.feed);
         let is_newest = !heartbeat.probe && state.members.hear(&heartbeat, published, sent);
+        if is_newest && !is_known && heartbeat.pod != self.0.settings.pod {
+            self.0.joins.send_modify(|count| *count += 1);
+        }
         self.watch_name(&mut state, &heartbeat, published);
         let feed = (is_newest || is_awaited).then_some(&*heartbeat.feed);
         if let Some(skew) = state.feed.hear(event, feed, now) {
@@ -392,6 +399,39 @@ impl Membership {
             control::check_age(sent, published)?;
         }
         Ok(Some(sent))
+    }
+
+    /// Returns a receiver of the number of feeds that other pods have opened: it changes when a pod
+    /// joins.
+    #[must_use]
+    pub fn joins(&self) -> watch::Receiver<u64> {
+        self.0.joins.subscribe()
+    }
+
+    /// Returns whether this pod has secrets, so that control events prove their senders.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        self.0.settings.secrets.is_some()
+    }
+
+    /// Signs a control event of this pod. Returns `false` if this pod has no secrets.
+    #[must_use]
+    pub fn sign(&self, event: &mut Event) -> bool {
+        let Some(secrets) = &self.0.settings.secrets else { return false };
+        secrets.sign(event, self.0.clock.now());
+        true
+    }
+
+    /// Returns whether a pod with the secret has sent this control event just then; `false` if this
+    /// pod has no secrets. For other control events than heartbeats.
+    #[must_use]
+    pub fn prove_control(&self, event: &Event) -> bool {
+        let (Some(_), Some(published)) = (&self.0.settings.secrets, event.published) else { return false };
+        let proof = self.prove(event, published, false);
+        if let Err(unproven) = proof {
+            self.0.unproven.add(1, &[KeyValue::new("reason", unproven.reason())]);
+        }
+        proof.is_ok()
     }
 
     /// Counts a heartbeat that nothing proves, and logs one now and then.

@@ -13,7 +13,7 @@ mod settings;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use opentelemetry::metrics::Meter;
-use tokio::select;
+use tokio::{select, sync::watch};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{
     auth::Authenticator,
-    broker::{Connected, Feed, Publish, Reopen, Upkeep},
+    broker::{Connected, Feed, FeedState, Publish, Reopen, Upkeep},
     budget::{Budget, memory},
     domain::Domain,
     graphql::{Api, Engine, EventPublisher},
@@ -38,6 +38,7 @@ use crate::{
     hub::Hub,
     membership::Membership,
     relay::Relay,
+    revocations::Revocations,
     telemetry::{Metrics, Refusals, Traces},
     web::{
         self, AppState, Connections,
@@ -104,9 +105,10 @@ impl Pod {
         let Connected { publisher, feed, upkeep } = connected;
         let messaging = settings.messaging();
         let membership = Membership::new(settings.membership(), &meter);
-        let tokens = auth.clone();
-        let health = Health::new(feed.state(), membership.clone(), stop.unready.clone())
-            .with_keys(move || tokens.lack());
+        let revocations =
+            Revocations::new(membership.clone(), publisher.clone(), settings.revocation_age(), &meter);
+        let auth = auth.with_revocations(revocations.clone());
+        let health = health(feed.state(), &membership, &stop, &auth, &revocations);
         health.observe(&meter);
         let retention = settings.retention();
         let budget = Budget::new(settings.budget, settings.web.queue_bytes);
@@ -118,12 +120,13 @@ impl Pod {
         }
         let relay =
             Relay::new(domain.clone(), hub.clone(), membership.clone(), retention, messaging.clone(), &meter)
-                .with_rates(budget.rates.clone());
-        let reopen = feed.reopen();
+                .with_rates(budget.rates.clone())
+                .with_revocations(revocations.clone());
+        let (reopen, introspection, refusals) =
+            (feed.reopen(), settings.introspection, Refusals::new(&meter));
         tasks.spawn(run_relay(relay, feed, stop.feed.clone()));
         let event_publisher = EventPublisher::new(publisher.clone(), domain, messaging, &meter)
             .with_rates(budget.rates.clone());
-        let (introspection, refusals) = (settings.introspection, Refusals::new(&meter));
         let bounds = Bounds {
             requests: budget.requests.clone(),
             refusals: refusals.clone(),
@@ -136,6 +139,7 @@ impl Pod {
                 .with_budget(budget.clone()),
             budget,
             auth,
+            revocations,
             hub: hub.clone(),
             connections: Connections::new(limits, stop.connections.clone(), stop.drain.spread, &meter)
                 .with_clock(membership.clock().clone()),
@@ -147,9 +151,9 @@ impl Pod {
             tasks.spawn(keep(upkeep, membership.clone(), settings.orphan_after, meter, stop.feed.clone()));
         }
         tasks.spawn(send_heartbeats(membership, publisher.clone(), reopen, app.clone(), stop.feed.clone()));
+        tasks.spawn(revoke(app.clone(), stop.feed.clone()));
         tasks.spawn(log_beginnings(settings.name.clone(), app.clone(), stop.feed.clone()));
-        let Listeners { address, clients, admin } = listeners;
-        let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
+        let Listeners { address, clients, admin, admin_address } = listeners;
         let router = web::router(app.clone(), admin.is_none() || settings.shares_probes);
         tasks.spawn(serve(clients, router, stop.connections.clone(), bounds.clone()));
         if let Some(admin) = admin {
@@ -206,6 +210,20 @@ impl Pod {
     }
 }
 
+/// Returns the gates of the pod's readiness.
+fn health(
+    feed: watch::Receiver<FeedState>,
+    membership: &Membership,
+    stop: &Stop,
+    auth: &Authenticator,
+    revocations: &Revocations,
+) -> Health {
+    let (auth, revocations) = (auth.clone(), revocations.clone());
+    Health::new(feed, membership.clone(), stop.unready.clone())
+        .with_keys(move || auth.lack())
+        .with_revocations(move || revocations.lack())
+}
+
 async fn run_relay(mut relay: Relay, mut feed: Box<dyn Feed>, close: CancellationToken) {
     select! {
         () = relay.run(feed.as_mut()) => {}
@@ -223,6 +241,18 @@ async fn send_heartbeats(
 ) {
     let connections = || app.connections.count();
     stop.run_until_cancelled(membership.run(publisher.as_ref(), &reopen, connections)).await;
+}
+
+/// Ends the connections of revoked tokens, and shares revocations with other pods.
+async fn revoke(app: Arc<AppState>, stop: CancellationToken) {
+    let end = async {
+        let mut changes = app.revocations.changes();
+        while changes.changed().await.is_ok() {
+            let ended = app.end_refused();
+            tracing::info!(ended, "connections of revoked tokens ended");
+        }
+    };
+    stop.run_until_cancelled(async { tokio::join!(end, app.revocations.run()) }).await;
 }
 
 async fn log_beginnings(pod: String, app: Arc<AppState>, stop: CancellationToken) {

@@ -32,6 +32,7 @@ use crate::{
     event::{Event, PODS},
     hub::{HEAD_START, Hub, window::KEY_OVERHEAD},
     membership::{HISTORY, Heard, History, Membership},
+    revocations::Revocations,
     telemetry::{self, traces::Messaging},
 };
 
@@ -75,6 +76,7 @@ pub struct Relay {
     /// Source of the events that this pod publishes.
     own: String,
     rates: Arc<Rates>,
+    revocations: Option<Revocations>,
     counters: Counters,
 }
 
@@ -118,6 +120,7 @@ impl Relay {
             newest: None,
             own,
             rates: Arc::default(),
+            revocations: None,
             counters: Counters::new(meter),
         }
     }
@@ -126,6 +129,13 @@ impl Relay {
     #[must_use]
     pub fn with_rates(mut self, rates: Arc<Rates>) -> Self {
         self.rates = rates;
+        self
+    }
+
+    /// Passes revocations on.
+    #[must_use]
+    pub fn with_revocations(mut self, revocations: Revocations) -> Self {
+        self.revocations = Some(revocations);
         self
     }
 
@@ -230,6 +240,7 @@ impl Relay {
             }
         }
         self.newest = Some(self.news_since);
+        self.revocations.iter().for_each(Revocations::caught_up);
         self.hub.set_caught_up(true);
         tracing::info!("feed caught up");
     }
@@ -260,6 +271,7 @@ impl Relay {
             }
             // It is counted and logged by the membership.
             Heard::Unproven => {}
+            Heard::Event if self.revocations.as_ref().is_some_and(|them| them.hear(&event)) => {}
             Heard::Event => self.relay(event, message_id).await,
         }
     }

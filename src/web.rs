@@ -22,7 +22,7 @@ use axum::{
         header::{AUTHORIZATION, CONTENT_TYPE},
     },
     middleware::from_fn_with_state,
-    routing::{any, get},
+    routing::{any, get, post},
 };
 use tower_http::{
     compression::{
@@ -131,8 +131,10 @@ fn admin_routes(app: &Arc<AppState>) -> Router {
 /// does not exist.
 fn actions(app: Arc<AppState>) -> Router {
     Router::new()
+        .route("/revoke", post(admin::revoke::revoke))
         .fallback(|| not_found("no such action; docs/OPERATIONS.md lists them\n"))
-        .layer(from_fn_with_state(app, admin::guard::require_admin))
+        .layer(from_fn_with_state(app.clone(), admin::guard::require_admin))
+        .with_state(app)
 }
 
 /// Builds the routes for machines.

@@ -8,7 +8,7 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::domain::NoViewer;
+use crate::{domain::NoViewer, revocations::Refused};
 
 /// Why a key set could not be loaded. The keys loaded before, if any, stay in use.
 #[derive(Debug, Error)]
@@ -101,6 +101,9 @@ pub enum AuthError {
     /// Past its `exp`. The client may retry with a fresh one.
     #[error("the token has expired")]
     Expired,
+    /// Revoked before its `exp`.
+    #[error("TOKEN_REVOKED: the token was revoked; sign in again")]
+    Revoked,
     /// Before its `nbf`. The client may retry later.
     #[error("the token is not valid yet")]
     NotYetValid,
@@ -141,6 +144,7 @@ impl AuthError {
             Self::BadSignature => "bad_signature",
             Self::MissingExpiry => "missing_expiry",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::NotYetValid => "not_yet_valid",
             Self::WrongIssuer => "wrong_issuer",
             Self::WrongAudience => "wrong_audience",
@@ -158,6 +162,15 @@ impl From<NoViewer> for AuthError {
         match refused {
             NoViewer::Unknown => Self::UnknownUser,
             NoViewer::Forbidden(text) => Self::Forbidden(text),
+        }
+    }
+}
+
+impl From<Refused> for AuthError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Revoked => Self::Revoked,
+            Refused::Outdated => Self::Expired,
         }
     }
 }

@@ -29,6 +29,7 @@ use super::{
 use crate::{
     audience::Viewer,
     domain::{Claims, Domain, Identity, NoViewer},
+    revocations::{Credentials, Issued, MAX_NAME},
 };
 
 /// Longest time by which a connection may outlast the `exp` of its token.
@@ -57,6 +58,9 @@ pub struct Settings {
     /// Largest difference between the clocks of issuers and pod, in whole seconds. A token is
     /// accepted for this time after its `exp` and before its `nbf`. Default: 5 s.
     pub leeway: Duration,
+    /// Longest life of a token. One is accepted for this time after its `iat`, if that is before
+    /// its `exp`. Default: 24 h.
+    pub max_life: Duration,
 }
 
 /// Issuer of tokens, and its keys.
@@ -72,6 +76,9 @@ impl Settings {
     /// Default of the largest difference between clocks.
     pub const DEFAULT_LEEWAY: Duration = Duration::from_secs(5);
 
+    /// Default of the longest life of a token.
+    pub const DEFAULT_MAX_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
     /// Default of the greatest age of keys.
     pub const DEFAULT_MAX_KEY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -85,7 +92,7 @@ impl Settings {
     #[must_use]
     pub const fn of_issuers(issuers: Vec<TrustedIssuer>) -> Self {
         let (max_key_age, leeway) = (Self::DEFAULT_MAX_KEY_AGE, Self::DEFAULT_LEEWAY);
-        Self { issuers, audience: None, max_key_age, leeway }
+        Self { issuers, audience: None, max_key_age, leeway, max_life: Self::DEFAULT_MAX_LIFE }
     }
 }
 
@@ -99,7 +106,11 @@ pub enum Keys {
 }
 
 /// Verifier of tokens.
-pub(super) struct Verifier(Vec<Issuer>);
+pub(super) struct Verifier {
+    issuers: Vec<Issuer>,
+    leeway: Duration,
+    max_life: Duration,
+}
 
 /// Verifier of the tokens of one issuer.
 struct Issuer {
@@ -148,15 +159,15 @@ impl Verifier {
         if !is_clear || names.is_empty() {
             return Err(SetupError::Issuers);
         }
-        let Settings { issuers, audience, max_key_age, leeway } = settings;
+        let Settings { issuers, audience, max_key_age, leeway, max_life } = settings;
         let opened =
             issuers.into_iter().map(|issuer| Issuer::open(issuer, audience.clone(), max_key_age, leeway));
-        Ok(Self(try_join_all(opened).await?))
+        Ok(Self { issuers: try_join_all(opened).await?, leeway, max_life })
     }
 
     /// Returns why the keys of an issuer are missing; `None` if there are keys of all issuers.
     pub(super) fn lack(&self) -> Option<String> {
-        self.0.iter().find_map(|issuer| match &issuer.keyring {
+        self.issuers.iter().find_map(|issuer| match &issuer.keyring {
             Keyring::Secret(_) => None,
             Keyring::Jwks(jwks) => jwks.lack(),
         })
@@ -164,20 +175,38 @@ impl Verifier {
 
     pub(super) async fn verify(&self, token: &str, domain: &dyn Domain) -> Result<Session, AuthError> {
         let claims = self.issuer(token)?.verify(token).await?;
-        let expires = Some(expiry(claims.exp)?);
-        Ok(Session { viewer: Arc::new(viewer(&claims.into(), domain)?), expires })
+        let issued = claims.others.get("iat").and_then(Value::as_f64);
+        let expires = Some(expiry(self.end(claims.exp, issued)?)?);
+        let id = claims.others.get("jti").and_then(Value::as_str);
+        let id = id.filter(|id| id.len() <= MAX_NAME).map(Arc::from);
+        let viewer = Arc::new(viewer(&claims.into(), domain)?);
+        let issued = issued.map_or(Issued::Unknown, |seconds| Issued::At((seconds * 1_000.0) as u64));
+        let credentials = Arc::new(Credentials { user: viewer.user.clone(), id, issued });
+        Ok(Session { viewer, expires, credentials })
+    }
+
+    /// Returns the last second of a token: its `exp`, or the end of its longest life if that is
+    /// earlier. That of a token without `iat` is counted from now.
+    fn end(&self, exp: Option<f64>, issued: Option<f64>) -> Result<f64, AuthError> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let exp = exp.ok_or(AuthError::MissingExpiry)?;
+        if exp > LAST_EXPIRY {
+            return Err(AuthError::Malformed);
+        }
+        let end = exp.min(issued.unwrap_or(now) + self.max_life.as_secs_f64());
+        if end + self.leeway.as_secs_f64() < now { Err(AuthError::Expired) } else { Ok(end) }
     }
 
     /// Returns the issuer that the token names. The issuer's rules check the name again, once the
     /// signature is right.
     fn issuer(&self, token: &str) -> Result<&Issuer, AuthError> {
-        if let [only] = &self.0[..] {
+        if let [only] = &self.issuers[..] {
             return Ok(only);
         }
         let payload = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
         let named = payload.and_then(|payload| serde_json::from_slice::<Named>(&payload).ok());
         let Named { iss } = named.ok_or(AuthError::Malformed)?;
-        self.0.iter().find(|issuer| issuer.name == iss).ok_or(AuthError::WrongIssuer)
+        self.issuers.iter().find(|issuer| issuer.name == iss).ok_or(AuthError::WrongIssuer)
     }
 }
 
@@ -250,14 +279,10 @@ impl Issuer {
     }
 }
 
-/// Returns the time when a connection with this token must end: the `exp` plus a random delay. So
-/// clients with tokens that were issued together do not reconnect together. The delay is at most a
+/// Returns the time when a connection with this token must end: its last second plus a random
+/// delay. So clients with tokens that were issued together do not reconnect together. The delay is at most a
 /// tenth of the remaining time, and at most [`MAX_JITTER`].
-fn expiry(exp: Option<f64>) -> Result<SystemTime, AuthError> {
-    let exp = exp.ok_or(AuthError::MissingExpiry)?;
-    if exp > LAST_EXPIRY {
-        return Err(AuthError::Malformed);
-    }
+fn expiry(exp: f64) -> Result<SystemTime, AuthError> {
     let since_1970 = Duration::try_from_secs_f64(exp).map_err(|_| AuthError::Malformed)?;
     let exp = SystemTime::UNIX_EPOCH + since_1970;
     let left = exp.duration_since(SystemTime::now()).unwrap_or_default();
@@ -524,10 +549,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn token_outlives_no_longest_life() {
+        const DAY: u64 = 24 * 60 * 60;
+        let authenticator = authenticator(secret(), None, None).await;
+        let check = async |claims: Value| {
+            let token = issuer().sign(&claims);
+            let session = authenticator.authenticate(Some(&token)).await?;
+            let left = session.expires.unwrap().duration_since(SystemTime::now()).unwrap_or_default();
+            Ok((left.as_secs(), session.credentials.issued, session.credentials.id.clone()))
+        };
+        let exp = now() + 365 * DAY;
+        let issued = now() - DAY + 100;
+        let (left, at, id) =
+            check(json!({ "sub": "1", "exp": exp, "iat": issued, "jti": "t" })).await.unwrap();
+        assert!((98..=110).contains(&left), "{left}");
+        assert_eq!((at, id.as_deref()), (Issued::At(issued * 1_000), Some("t")));
+        let (left, at, _) = check(json!({ "sub": "1", "exp": exp })).await.unwrap();
+        assert!((DAY - 2..=DAY + 15).contains(&left) && at == Issued::Unknown, "{left}");
+        let old = check(json!({ "sub": "1", "exp": exp, "iat": now() - DAY - 10 })).await;
+        assert_eq!(old, Err(AuthError::Expired));
+    }
+
+    #[tokio::test]
     async fn session_ends_shortly_after_its_token() {
         let authenticator = authenticator(secret(), None, None).await;
         let most = |lifetime: u64| Duration::from_secs(lifetime).min(Duration::from_secs(150)) / 10;
-        for lifetime in [3, 100, 3_600, 1_000_000] {
+        for lifetime in [3, 100, 3_600, 86_000] {
             let exp = now() + lifetime;
             let token = issuer().sign(&json!({ "sub": "1", "exp": exp }));
             let mut ends = HashSet::new();

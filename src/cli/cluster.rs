@@ -299,12 +299,12 @@ pub fn welcome(
     if let Some(pod) = pods.first().filter(|pod| pod.pod.shows_page()) {
         writeln!(out, "\nSee it in a browser: http://{}/", pod.pod.address())?;
     }
-    let program = surroundings::program();
     let [Some(first), Some(second)] =
         [pods.first(), pods.get(1).or(pods.first())].map(|pod| pod.map(|pod| pod.pod.address()))
     else {
         return Ok(());
     };
+    let program = surroundings::program();
     let admin = pods.iter().find_map(|pod| pod.pod.admin_address());
     if let Some(admin) = admin {
         let (debug_token, admin_token) = (secrets.debug_token.reveal(), secrets.admin_token.reveal());
@@ -313,7 +313,10 @@ pub fn welcome(
             "
 For operators, at http://{admin} (pod-1), until the cluster ends:
   token that reads: {debug_token}
-  token that acts:  {admin_token}"
+  token that acts:  {admin_token}
+
+Revoke what ZOLO (user 4) may do, on every pod; --retry lets the client come back:
+  RELAY_ADMIN_TOKEN={admin_token} {program} revoke --user 4 --retry --url {admin}"
         )?;
     }
     writeln!(

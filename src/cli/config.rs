@@ -32,8 +32,8 @@ pub use self::{
 use clap::ArgMatches;
 
 use self::{reader::Reader, table as t};
-use super::terminal::Identity;
-use crate::broker::open::BrokerUrl;
+use super::terminal::{Identity, Revoke};
+use crate::{auth::Secret, broker::open::BrokerUrl};
 
 /// Command to run, with its settings.
 #[derive(Debug)]
@@ -78,6 +78,8 @@ pub enum Command {
     Watch(Client, Option<u64>),
     /// Runs a mutation on a pod.
     Publish(Client),
+    /// Refuses tokens on every pod.
+    Revoke(Revoke),
     /// Prints a text, such as completions.
     Print(String),
 }
@@ -125,6 +127,7 @@ impl Command {
             | Self::Healthcheck(_)
             | Self::Watch(..)
             | Self::Publish(_)
+            | Self::Revoke(_)
             | Self::Print(_) => None,
         }
     }
@@ -212,6 +215,7 @@ pub fn parse_from(
         "healthcheck" => healthcheck(&mut reader),
         "watch" => Command::Watch(client(flags, environment), count(flags)?),
         "publish" => Command::Publish(client(flags, environment)),
+        "revoke" => revoke(flags, &mut reader),
         "completions" => {
             let shell = flags.get_one("SHELL").copied().expect("it is required");
             Command::Print(command_line::completions(shell))
@@ -257,6 +261,26 @@ fn check(flags: &ArgMatches, reader: &Reader<'_>) -> Check {
     let directory = reader.raw(&t::DIRECTORY).map(PathBuf::from);
     let schema = text("FILE").map(PathBuf::from);
     Check { files: DomainFiles { schema, directory }, trial }
+}
+
+/// Reads the command that refuses tokens. Its token comes from the environment, since `ps` shows
+/// flags.
+fn revoke(flags: &ArgMatches, reader: &mut Reader<'_>) -> Command {
+    let text = |name| flags.get_one::<String>(name).cloned();
+    let admin_token = reader.admin_token();
+    if admin_token.is_none() {
+        reader.refuse(
+            &t::ADMIN_TOKEN,
+            "is needed to act: set it, or RELAY_ADMIN_TOKEN_FILE, to the pod's token",
+        );
+    }
+    Command::Revoke(Revoke {
+        url: text("url").unwrap_or_default(),
+        user: text("user"),
+        token: text("token"),
+        retry: flags.get_flag("retry"),
+        admin_token: admin_token.unwrap_or_else(|| Secret::new("")),
+    })
 }
 
 /// Returns the arguments of a command that is a client of a pod.

@@ -1,4 +1,4 @@
-//! Commands that are clients of a pod: `relay watch` and `relay publish`.
+//! Commands that are clients of a pod: `relay watch`, `relay publish` and `relay revoke`.
 //!
 //! Results go to standard output, one line each, and all other words to standard error. So a script
 //! reads only results. They must never print a token, nor colour what a terminal does not show.
@@ -6,6 +6,7 @@
 mod failure;
 mod paint;
 mod publish;
+mod revoke;
 mod target;
 mod watch;
 
@@ -13,6 +14,7 @@ pub use self::{
     failure::Failure,
     paint::Paint,
     publish::{Publish, publish},
+    revoke::{Revoke, revoke},
     target::{Identity, Target},
     watch::{Watch, watch},
 };

@@ -15,6 +15,8 @@ use thiserror::Error;
 pub enum Code {
     /// There is no viewer: the token is missing, bad or expired.
     Unauthenticated,
+    /// The token was revoked before it expired.
+    TokenRevoked,
     /// The viewer may not do this.
     Forbidden,
     /// An argument is out of bounds.
@@ -47,8 +49,9 @@ pub enum Code {
 }
 
 /// All codes.
-const CODES: [Code; 15] = [
+const CODES: [Code; 16] = [
     Code::Unauthenticated,
+    Code::TokenRevoked,
     Code::Forbidden,
     Code::BadUserInput,
     Code::NotFound,
@@ -71,6 +74,7 @@ impl Code {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::TokenRevoked => "TOKEN_REVOKED",
             Self::Forbidden => "FORBIDDEN",
             Self::BadUserInput => "BAD_USER_INPUT",
             Self::NotFound => "NOT_FOUND",

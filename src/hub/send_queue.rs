@@ -113,6 +113,10 @@ pub enum Overflow {
     Behind,
     /// What its user, or the pod, holds for connections leaves no room.
     NoRoom,
+    /// The token of its user was revoked.
+    Revoked,
+    /// The token of its user counts as expired.
+    Outdated,
 }
 
 /// Send queue of one connection, bounded in bytes.
@@ -190,7 +194,7 @@ impl SendQueue {
     }
 
     /// Empties the queue and ends its connection for this reason. The first reason counts.
-    pub(super) fn end(&self, overflow: Overflow) {
+    pub fn end(&self, overflow: Overflow) {
         let mut queue = self.queue();
         if queue.overflow.is_none() {
             queue.end(overflow);

@@ -59,6 +59,7 @@ struct LastHeartbeat {
     sent: Option<SystemTime>,
     interval: Duration,
     connections: u64,
+    feed: Arc<str>,
     /// Number of the pod's heartbeats, up to [`REPEATED`].
     count: u32,
 }
@@ -86,7 +87,8 @@ impl Members {
             }
         }
         let (interval, connections) = (heartbeat.interval(), heartbeat.connections);
-        let last = LastHeartbeat { published, sent, interval, connections, count: 1 };
+        let feed = heartbeat.feed.clone();
+        let last = LastHeartbeat { published, sent, interval, connections, feed, count: 1 };
         match self.pods.entry(heartbeat.pod.clone()) {
             Entry::Vacant(entry) => {
                 entry.insert(last);
@@ -100,6 +102,11 @@ impl Members {
             // A repeat, a late one, or a recorded one.
             Entry::Occupied(_) => false,
         }
+    }
+
+    /// Returns whether the pod's last heartbeat was of this feed.
+    pub(super) fn knows(&self, pod: &str, feed: &str) -> bool {
+        self.pods.get(pod).is_some_and(|last| *last.feed == *feed)
     }
 
     /// Records that the topic's clock shows this time.

@@ -23,6 +23,7 @@ pub(super) struct Listeners {
     pub(super) address: SocketAddr,
     pub(super) clients: TcpListener,
     pub(super) admin: Option<TcpListener>,
+    pub(super) admin_address: Option<SocketAddr>,
 }
 
 impl Listeners {
@@ -37,7 +38,9 @@ impl Listeners {
             .admin_listen
             .map(|address| listen(address).map_err(|source| StartError::AdminListen { address, source }));
         let address = clients.local_addr().map_err(|source| StartError::Listen { address, source })?;
-        Ok(Self { address, clients, admin: admin.transpose()? })
+        let admin = admin.transpose()?;
+        let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
+        Ok(Self { address, clients, admin, admin_address })
     }
 }
 

@@ -161,6 +161,14 @@ impl Settings {
         membership::Settings { pod, interval, settle, orphan_after, secrets }
     }
 
+    /// Returns the age from which a revocation is dropped: every token of before has expired then.
+    pub(super) fn revocation_age(&self) -> Duration {
+        match &self.auth {
+            auth::Settings::Jwt(jwt) => jwt.max_life + jwt.leeway,
+            auth::Settings::Demo => auth::JwtSettings::DEFAULT_MAX_LIFE,
+        }
+    }
+
     /// Returns how far back a pod that begins now reaches.
     pub(super) fn retention(&self) -> Retention {
         let least = self.broker.limits().least_retention;

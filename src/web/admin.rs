@@ -4,6 +4,7 @@
 
 pub mod debug;
 pub mod guard;
+pub mod revoke;
 
 use std::sync::Arc;
 

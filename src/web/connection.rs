@@ -31,7 +31,8 @@ use self::{instruments::Instruments, registry::Registry};
 use super::server::Peer;
 use crate::{
     clock::TopicClock,
-    hub::{Delivery, SendQueue},
+    hub::{Delivery, Overflow, SendQueue},
+    revocations::Credentials,
 };
 
 /// Open connections of one pod.
@@ -223,6 +224,11 @@ impl Connections {
         self.registry.first(most)
     }
 
+    /// Ends the connections whose credentials are refused. Returns their number.
+    pub fn end_refused(&self, refusal: impl Fn(&Credentials) -> Option<Overflow>) -> usize {
+        self.registry.end_refused(refusal)
+    }
+
     /// Refuses new connections and ends the open ones, each at its own moment.
     pub fn drain(&self) {
         self.drain.began.get_or_init(Instant::now);
@@ -286,6 +292,11 @@ impl Guard {
     /// Adds the connection to the registry, with its send queue.
     pub fn attach(&mut self, send_queue: Arc<SendQueue>) {
         self.slot = Some(self.registry.insert(self.transport, send_queue));
+    }
+
+    /// Stores the credentials of the connection's token, in place of those of an earlier one.
+    pub fn identify(&self, credentials: Arc<Credentials>) {
+        self.registry.identify(self.slot, credentials);
     }
 
     /// Counts the connection from now on.

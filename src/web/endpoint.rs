@@ -187,7 +187,7 @@ fn result(form: Form, answer: Answer) -> Response {
 /// Returns the status of a request that was understood and not run.
 const fn status(code: Code) -> StatusCode {
     match code {
-        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::Unauthenticated | Code::TokenRevoked => StatusCode::UNAUTHORIZED,
         Code::Forbidden => StatusCode::FORBIDDEN,
         Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,

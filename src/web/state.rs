@@ -5,17 +5,18 @@
 mod authenticate;
 
 use super::{
-    connection::{Connections, Limits},
+    connection::{Connections, Guard, Limits},
     http::{cookie::CookieName, origin::Origins, request::AllowedHeaders},
     page::{Tab, story::Story},
     server::TrustedProxies,
 };
 use crate::{
-    auth::{Authenticator, secret::Secret},
+    auth::{Authenticator, Session, secret::Secret},
     budget::Budget,
     graphql::Engine,
     health::Health,
-    hub::Hub,
+    hub::{Hub, Overflow, SendQueue},
+    revocations::{Credentials, Refused, Revocations},
     telemetry::Metrics,
 };
 
@@ -79,6 +80,8 @@ pub struct AppState {
     pub budget: Budget,
     /// Turns tokens into viewers.
     pub auth: Authenticator,
+    /// Tokens that are refused before they expire.
+    pub revocations: Revocations,
     /// Watchers and the replay window.
     pub hub: Hub,
     /// Open connections.
@@ -89,4 +92,27 @@ pub struct AppState {
     pub metrics: Metrics,
     /// Settings of what clients may do.
     pub settings: Settings,
+}
+
+impl AppState {
+    /// Stores the credentials of a connection, so that a revocation ends it. One that came while the
+    /// token was checked ends it now.
+    pub(in crate::web) fn identify(&self, guard: &Guard, send_queue: &SendQueue, session: &Session) {
+        guard.identify(session.credentials.clone());
+        if let Some(end) = self.refusal(&session.credentials) {
+            send_queue.end(end);
+        }
+    }
+
+    /// Ends the connections of tokens that are refused by now. Returns their number.
+    pub(crate) fn end_refused(&self) -> usize {
+        self.connections.end_refused(|credentials| self.refusal(credentials))
+    }
+
+    fn refusal(&self, credentials: &Credentials) -> Option<Overflow> {
+        self.revocations.refusal(credentials).map(|refused| match refused {
+            Refused::Revoked => Overflow::Revoked,
+            Refused::Outdated => Overflow::Outdated,
+        })
+    }
 }

@@ -41,6 +41,7 @@ mod nulls;
 mod quickstart;
 mod refusals;
 mod replayed;
+mod revoke;
 mod rooms;
 mod service;
 mod sse;

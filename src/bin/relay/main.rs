@@ -67,6 +67,7 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
         Command::Doctor { settings, questions } => return examine(settings, questions),
         Command::Watch(client, count) => return Ok(ended(terminal::watch(client, count))),
         Command::Publish(client) => return Ok(ended(terminal::publish(client))),
+        Command::Revoke(revoke) => return Ok(ended(terminal::revoke(&revoke))),
         Command::Print(text) => return Ok(print(&text)),
         Command::Serve(settings) => (settings, None),
         Command::Cluster { settings, pods, first_port, wanted, cloudsdk_root, path, emulator_host } => {

@@ -1,4 +1,5 @@
-//! `relay watch` and `relay publish`: reads their files, and runs them until a signal.
+//! `relay watch`, `relay publish` and `relay revoke`: reads their files, and runs them until a
+//! signal.
 //!
 //! The tutorial's documents stand here, since the library's clients know no domain.
 
@@ -11,7 +12,7 @@ use std::{
 use pubsub_relay::{
     cli::{
         config::Client,
-        terminal::{self, Failure, Paint, Publish, Target, Watch},
+        terminal::{self, Failure, Paint, Publish, Revoke, Target, Watch},
     },
     domains::tutorial,
     shutdown::Signals,
@@ -47,6 +48,11 @@ pub(crate) fn publish(client: Client) -> Result<(), Failure> {
     };
     let publish = Publish { target: Target::new(&client.url, client.identity)?, document, variables };
     runtime()?.block_on(terminal::publish(&publish, &mut io::stdout(), paint[0]))
+}
+
+/// Runs `relay revoke`.
+pub(crate) fn revoke(revoke: &Revoke) -> Result<(), Failure> {
+    runtime()?.block_on(terminal::revoke(revoke, &mut io::stdout()))
 }
 
 /// Returns the variables of the tutorial's mutation.

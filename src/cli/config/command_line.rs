@@ -127,7 +127,7 @@ fn check() -> Command {
 }
 
 /// Returns the commands that need no settings: clients of a pod, and help at the terminal.
-fn clients() -> [Command; 4] {
+fn clients() -> [Command; 5] {
     [
         Command::new("watch")
             .about("Subscribes to a pod and prints each result; resumes after a cut")
@@ -151,6 +151,27 @@ fn clients() -> [Command; 4] {
             .arg(
                 value("share", "ID,...", "The locations that the template is shared with")
                     .requires("NAME"),
+            ),
+        Command::new("revoke")
+            .about("Refuses the tokens of a user, or one token, on every pod")
+            .long_about(
+                "Refuses the tokens that a user has until now, or one token, on every pod, and ends their\n\
+                 connections. With --retry they count as expired: clients come back with fresh tokens. It asks\n\
+                 the admin address of any pod, with the token of RELAY_ADMIN_TOKEN_FILE or RELAY_ADMIN_TOKEN.\n\
+                 Exits with 0, with 1 if the pod refuses, with 64 if an argument is wrong, or with 69 if no\n\
+                 pod answers.",
+            )
+            .arg(value("user", "ID", "The id of the user, as the domain names it").required_unless_present("token"))
+            .arg(value("token", "JTI", "The jti of the token").conflicts_with("user"))
+            .arg(
+                Arg::new("retry")
+                    .long("retry")
+                    .action(ArgAction::SetTrue)
+                    .help("Lets clients come back with fresh tokens"),
+            )
+            .arg(
+                value("url", "URL", "The admin address of a pod, that of RELAY_ADMIN_LISTEN")
+                    .default_value("localhost:9090"),
             ),
         Command::new("completions")
             .about("Prints completions for a shell")

@@ -150,6 +150,7 @@ impl<'a> Reader<'a> {
                 &t::JWT_ISSUER,
                 &t::JWT_AUDIENCE,
                 &t::JWT_LEEWAY,
+                &t::JWT_MAX_LIFE,
             ] {
                 if self.is_given(setting) {
                     self.refuse(setting, "is of no use with demo tokens: set RELAY_AUTH=jwt, or unset it");
@@ -165,7 +166,8 @@ impl<'a> Reader<'a> {
             Some(issuers) if mode == Some(Mode::Jwt) => {
                 let (max_key_age, leeway) =
                     (self.duration(&t::JWT_JWKS_MAX_AGE), self.duration(&t::JWT_LEEWAY));
-                auth::Settings::Jwt(jwt::Settings { issuers, audience, max_key_age, leeway })
+                let max_life = self.duration(&t::JWT_MAX_LIFE);
+                auth::Settings::Jwt(jwt::Settings { issuers, audience, max_key_age, leeway, max_life })
             }
             _ => auth::Settings::Demo,
         }
@@ -249,11 +251,13 @@ impl<'a> Reader<'a> {
         (debug, admin)
     }
 
+    /// Reads the token by which a command acts on pods, if it is given.
+    pub(super) fn admin_token(&mut self) -> Option<Secret> {
+        self.either(&t::ADMIN_TOKEN, &t::ADMIN_TOKEN_FILE, value::secret)
+    }
+
     /// Reads a token of operators, if it is given. It needs an address without clients.
-    fn operator_token(&mut self, inline: &Setting, file: &Setting) -> Option<Secret> {
-        if self.is_given(inline) && self.is_given(file) {
-            self.refuse(file, &format!("cannot be set beside {inline}: unset one of them"));
-        }
+    fn operator_token(&mut self, inline: &'static Setting, file: &'static Setting) -> Option<Secret> {
         for setting in [inline, file] {
             if self.is_given(setting) && !self.is_given(&t::ADMIN_LISTEN) {
                 self.refuse(
@@ -262,8 +266,7 @@ impl<'a> Reader<'a> {
                 );
             }
         }
-        let token = self.secret(inline, |raw| Ok(raw.as_encoded_bytes().to_vec()));
-        self.secret(file, |path| fs::read(path)).or(token)
+        self.either(inline, file, value::secret)
     }
 
     /// Returns the password at the broker, if there is one.

@@ -171,6 +171,12 @@ pub(super) static JWT_LEEWAY: Setting = Setting::new(
     Between(Unit::Duration, "0s", "5m"),
     "time for which a token is accepted after its exp and before its nbf, in whole seconds",
 );
+pub(super) static JWT_MAX_LIFE: Setting = Setting::new(
+    "RELAY_JWT_MAX_LIFE",
+    Is("24h"),
+    Between(Unit::Duration, "1m", "30d"),
+    "time after its iat for which a token is accepted at most; a revocation stands as long",
+);
 pub(super) static JWT_AUDIENCE: Setting = Setting::new(
     "RELAY_JWT_AUDIENCE",
     Says("none"),
@@ -457,6 +463,7 @@ pub static SETTINGS: &[Concern] = &[
             &JWT_ISSUER,
             &JWT_AUDIENCE,
             &JWT_LEEWAY,
+            &JWT_MAX_LIFE,
             &ALLOWED_ORIGINS,
             &ALLOWED_HEADERS,
             &COOKIE,

@@ -29,6 +29,19 @@ pub enum Failure {
         /// HTTP status.
         status: u16,
     },
+    /// Something else than the admin address of a pod answers.
+    #[error(
+        "{url} answers with {status}, as no admin address does: give that of RELAY_ADMIN_LISTEN by --url"
+    )]
+    NoAdmin {
+        /// URL as it was asked.
+        url: String,
+        /// HTTP status.
+        status: u16,
+    },
+    /// The pod refuses the action.
+    #[error("nothing was done: {0}")]
+    NotDone(String),
     /// The pod is full or drains.
     #[error("the pod at {url} has no room at present ({why}); try again")]
     Busy {
@@ -54,8 +67,10 @@ impl Failure {
     pub const fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => super::super::config::EX_USAGE,
-            Self::Unreachable { .. } | Self::NoPod { .. } | Self::Busy { .. } => EX_UNAVAILABLE,
-            Self::Token(_) | Self::Refused(_) | Self::Output(_) => 1,
+            Self::Unreachable { .. } | Self::NoPod { .. } | Self::NoAdmin { .. } | Self::Busy { .. } => {
+                EX_UNAVAILABLE
+            }
+            Self::Token(_) | Self::Refused(_) | Self::NotDone(_) | Self::Output(_) => 1,
         }
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{failure::Failure, paint::Paint, target::Target};
 
 /// Longest time for the whole answer. A pod gives a mutation 5 s.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Mutation to run.
 #[derive(Clone, Debug)]

@@ -37,23 +37,22 @@ impl Target {
     /// # Errors
     /// [`Failure::Usage`], if it is no such URL.
     pub fn new(url: &str, identity: Identity) -> Result<Self, Failure> {
-        let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
-        let scheme = match scheme {
-            "http" | "ws" => "http",
-            "https" | "wss" => "https",
-            _ => "",
-        };
-        let parsed = Url::parse(&format!("{scheme}://{rest}")).ok();
-        let is_fit = |url: &Url| url.has_host() && url.username().is_empty() && url.password().is_none();
-        let Some(mut url) = parsed.filter(is_fit) else {
-            let text =
-                "--url is no URL of a pod: write it like localhost:3000 or wss://relay.example.com/graphql";
-            return Err(Failure::Usage(text.to_owned()));
-        };
+        let mut url = parse(url)?;
         if url.path() == "/" {
             url.set_path("/graphql");
         }
         Ok(Self { url, identity })
+    }
+
+    /// Reads the admin address of a pod: `HOST:PORT`, or with `http` or `https`. The path is
+    /// `path`.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`], if it is no such URL.
+    pub(super) fn of_admin(url: &str, path: &str) -> Result<Self, Failure> {
+        let mut url = parse(url)?;
+        url.set_path(path);
+        Ok(Self { url, identity: Identity::Demo(String::new()) })
     }
 
     /// Returns the URL as people read it.
@@ -103,6 +102,23 @@ impl Target {
         let is_local = matches!(self.url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         if is_local { client.no_proxy().build() } else { client.build() }
     }
+}
+
+/// Parses a URL of a pod, which may lack its scheme.
+fn parse(url: &str) -> Result<Url, Failure> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let scheme = match scheme {
+        "http" | "ws" => "http",
+        "https" | "wss" => "https",
+        _ => "",
+    };
+    let parsed = Url::parse(&format!("{scheme}://{rest}")).ok();
+    let is_fit = |url: &Url| url.has_host() && url.username().is_empty() && url.password().is_none();
+    parsed.filter(is_fit).ok_or_else(|| {
+        let text =
+            "--url is no URL of a pod: write it like localhost:3000 or wss://relay.example.com/graphql";
+        Failure::Usage(text.to_owned())
+    })
 }
 
 #[cfg(test)]

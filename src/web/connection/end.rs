@@ -21,6 +21,8 @@ pub enum End {
     Malformed(u16),
     /// The token expired. The client may reconnect with a fresh one.
     Expired,
+    /// The token was revoked. A fresh one may be refused as well.
+    Revoked,
     /// The client did not read its deliveries in time. It may reconnect.
     Slow,
     /// The results of the user's many subscriptions took too long. The client may reconnect.
@@ -53,6 +55,7 @@ impl End {
             Self::TooBig => "too_big",
             Self::Malformed(_) => "malformed",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::Slow => "slow",
             Self::Behind => "behind",
             Self::Full => "full",
@@ -87,6 +90,8 @@ impl From<Overflow> for End {
             Overflow::Slow => Self::Slow,
             Overflow::Behind => Self::Behind,
             Overflow::NoRoom => Self::NoRoom,
+            Overflow::Revoked => Self::Revoked,
+            Overflow::Outdated => Self::Expired,
         }
     }
 }

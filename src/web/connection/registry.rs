@@ -11,7 +11,10 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::transport::Transport;
-use crate::hub::{Delivery, SendQueue};
+use crate::{
+    hub::{Delivery, Overflow, SendQueue},
+    revocations::Credentials,
+};
 
 /// Registry of open connections, read by `/debug/connections` and the gauges.
 pub(super) struct Registry {
@@ -29,6 +32,8 @@ pub struct Entry {
     pub send_queue: Arc<SendQueue>,
     /// When the connection was added.
     pub since: Instant,
+    /// Credentials of the connection's token; `None` until it is checked.
+    pub credentials: Option<Arc<Credentials>>,
     /// Cursor of the last delivery that was written; `None` if cursors are not kept.
     pub cursor: Option<Arc<str>>,
 }
@@ -61,7 +66,28 @@ impl Registry {
     }
 
     pub(super) fn insert(&self, transport: Transport, send_queue: Arc<SendQueue>) -> usize {
-        self.entries().insert(Entry { transport, send_queue, since: Instant::now(), cursor: None })
+        let (since, credentials, cursor) = (Instant::now(), None, None);
+        self.entries().insert(Entry { transport, send_queue, since, credentials, cursor })
+    }
+
+    /// Stores the credentials of a connection, in place of earlier ones.
+    pub(super) fn identify(&self, slot: Option<usize>, credentials: Arc<Credentials>) {
+        let mut entries = self.entries();
+        if let Some(entry) = slot.and_then(|slot| entries.get_mut(slot)) {
+            entry.credentials = Some(credentials);
+        }
+    }
+
+    /// Ends the connections whose credentials are refused. Returns their number.
+    pub(super) fn end_refused(&self, refusal: impl Fn(&Credentials) -> Option<Overflow>) -> usize {
+        let mut ended = 0;
+        for (_, entry) in self.entries().iter() {
+            if let Some(end) = entry.credentials.as_deref().and_then(&refusal) {
+                entry.send_queue.end(end);
+                ended += 1;
+            }
+        }
+        ended
     }
 
     /// Stores the cursor of the last delivery, if cursors are kept.

@@ -133,6 +133,8 @@ impl Refusal {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unauthenticated, text)
                     .with(RETRY_AFTER, RETRY_SECONDS)
             }
+            AuthError::Revoked => Self::new(StatusCode::UNAUTHORIZED, Code::TokenRevoked, text)
+                .with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
             // A fresh token of the same user would not help.
             AuthError::Forbidden(_) => Self::new(StatusCode::FORBIDDEN, Code::Forbidden, text),
             _ => Self::new(StatusCode::UNAUTHORIZED, Code::Unauthenticated, text)

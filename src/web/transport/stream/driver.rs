@@ -106,6 +106,7 @@ impl Stream {
     ) -> Self {
         let send_queue = SendQueue::new(app.settings.queue_bytes);
         guard.attach(send_queue.clone());
+        app.identify(&guard, &send_queue, session);
         let expires = expiry(session.expires);
         Self {
             send_queue,
@@ -359,6 +360,7 @@ const fn interruption(end: &End) -> Option<(Code, &'static str)> {
     match end {
         End::Drained => Some((Code::LimitReached, DRAINING)),
         End::Expired => Some((Code::Unauthenticated, "the token has expired")),
+        End::Revoked => Some((Code::TokenRevoked, "the token was revoked")),
         End::Slow => Some((Code::LimitReached, "the results were not read in time; connect again")),
         End::NoRoom => Some((Code::LimitReached, "too many results are unread; connect again")),
         End::Behind => {

@@ -28,7 +28,7 @@ use super::{
     socket::{ReadError, Socket},
 };
 use crate::{
-    auth::Session,
+    audience::Viewer,
     budget::{Charge, Pool},
     hub::{Deliveries, Delivery, SendQueue},
     web::{
@@ -97,14 +97,15 @@ struct Unfinished {
 /// One WebSocket, from its handshake to its close.
 pub(super) struct Connection {
     pub(super) app: Arc<AppState>,
-    guard: Guard,
+    pub(super) guard: Guard,
     socket: Socket,
     pub(super) protocol: Protocol,
     /// `None` from `connection_init` on.
     pub(super) newcomer: Option<Box<Newcomer>>,
     /// `None` if nothing is held of what the client sends.
     unfinished: Option<Box<Unfinished>>,
-    pub(super) session: Option<Session>,
+    /// `None` until `connection_init` has brought a good token.
+    pub(super) viewer: Option<Arc<Viewer>>,
     /// When `connection_init` is due; after authentication, when the token expires.
     pub(super) deadline: Instant,
     next_ping: Instant,
@@ -149,7 +150,7 @@ impl Connection {
             socket,
             newcomer: Some(newcomer),
             unfinished: None,
-            session: None,
+            viewer: None,
             deadline: now + INIT_TIMEOUT,
             next_ping: now + KEEP_ALIVE,
             running: Running::new(),
@@ -293,7 +294,7 @@ impl Connection {
     }
 
     fn charge(&self, bytes: usize) -> Option<Charge> {
-        let of_user = self.session.as_ref().map(|session| &session.viewer.user);
+        let of_user = self.viewer.as_ref().map(|viewer| &viewer.user);
         let account = of_user.or(self.newcomer.as_ref().map(|newcomer| &newcomer.account))?;
         self.app.budget.requests.try_charge(account, bytes)
     }
@@ -392,7 +393,7 @@ impl Connection {
     }
 
     async fn on_deadline(&mut self) -> Result<(), End> {
-        if self.session.is_some() {
+        if self.viewer.is_some() {
             return Err(End::Expired);
         }
         self.deadline = expiry(None);

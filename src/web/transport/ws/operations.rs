@@ -62,7 +62,8 @@ impl Connection {
         match self.app.auth.authenticate(token).await {
             Ok(session) => {
                 self.deadline = expiry(session.expires);
-                self.session = Some(session);
+                self.app.identify(&self.guard, &self.send_queue, &session);
+                self.viewer = Some(session.viewer);
                 self.socket().set_limit(request::MAX_REQUEST_BYTES);
                 let cursor = json!({"cursor": self.app.engine.cursor(Source::Start)});
                 let frames = self.protocol.acknowledged(Some(&cursor));
@@ -88,8 +89,7 @@ impl Connection {
         let protocol::Request { query, operation_name, variables, extensions } = request;
         let (variables, extensions) = (variables.unwrap_or_default(), extensions.unwrap_or_default());
         let request = request::build(query.unwrap_or_default(), operation_name, variables, extensions);
-        let Some(session) = &self.session else { return Err(End::Lost) };
-        let viewer = session.viewer.clone();
+        let Some(viewer) = self.viewer.clone() else { return Err(End::Lost) };
         let prepared = match self.app.engine.prepare(request, &viewer.user).await {
             Ok(prepared) => prepared,
             Err(refusal) => return self.turn_down(&id, &refusal).await,

@@ -51,6 +51,8 @@ impl Close {
     pub(in crate::web) const LATE: Self = Self::new(1013, "message too slow");
     /// The token has expired.
     pub(in crate::web) const EXPIRED: Self = Self::new(4403, "token expired");
+    /// The token was revoked.
+    pub(in crate::web) const REVOKED: Self = Self::new(4403, "TOKEN_REVOKED");
     /// The client offers no subprotocol that the server speaks.
     pub(in crate::web) const BAD_SUBPROTOCOL: Self = Self::new(4406, "Subprotocol not acceptable");
     /// An operation came before the acknowledgement.
@@ -69,6 +71,7 @@ impl Close {
             End::TooBig => Self::TOO_BIG,
             End::Malformed(code) => Self::new(*code, "malformed frame"),
             End::Expired => Self::EXPIRED,
+            End::Revoked => Self::REVOKED,
             End::Slow => Self::SLOW,
             End::Behind => Self::BEHIND,
             End::Full => Self::FULL,
