@@ -151,8 +151,7 @@ impl Pod {
             tasks.spawn(keep(upkeep, membership.clone(), settings.orphan_after, meter, stop.feed.clone()));
         }
         tasks.spawn(send_heartbeats(membership, publisher.clone(), reopen, app.clone(), stop.feed.clone()));
-        tasks.spawn(revoke(app.clone(), stop.feed.clone()));
-        tasks.spawn(log_beginnings(settings.name.clone(), app.clone(), stop.feed.clone()));
+        spawn_chores(&tasks, &app, &settings.name, &stop);
         let Listeners { address, clients, admin, admin_address } = listeners;
         let router = web::router(app.clone(), admin.is_none() || settings.shares_probes);
         tasks.spawn(serve(clients, router, stop.connections.clone(), bounds.clone()));
@@ -208,6 +207,12 @@ impl Pod {
     pub const fn hub(&self) -> &Hub {
         &self.hub
     }
+}
+
+/// Starts the tasks that need the app state alone.
+fn spawn_chores(tasks: &TaskTracker, app: &Arc<AppState>, pod: &str, stop: &Stop) {
+    tasks.spawn(revoke(app.clone(), stop.feed.clone()));
+    tasks.spawn(log_beginnings(pod.to_owned(), app.clone(), stop.feed.clone()));
 }
 
 /// Returns the gates of the pod's readiness.

@@ -280,8 +280,8 @@ impl Issuer {
 }
 
 /// Returns the time when a connection with this token must end: its last second plus a random
-/// delay. So clients with tokens that were issued together do not reconnect together. The delay is at most a
-/// tenth of the remaining time, and at most [`MAX_JITTER`].
+/// delay. So clients with tokens that were issued together do not reconnect together. The delay is
+/// at most a tenth of the remaining time, and at most [`MAX_JITTER`].
 fn expiry(exp: f64) -> Result<SystemTime, AuthError> {
     let since_1970 = Duration::try_from_secs_f64(exp).map_err(|_| AuthError::Malformed)?;
     let exp = SystemTime::UNIX_EPOCH + since_1970;

@@ -7,7 +7,6 @@ use tokio::time::advance;
 
 use super::*;
 use crate::{
-    broker::Order,
     control::Secrets,
     membership::{self, Membership},
 };
@@ -41,7 +40,6 @@ fn pod(name: &str, secrets: Option<&Secrets>) -> (Revocations, Arc<Published>) {
         pod: name.into(),
         interval: Duration::from_secs(10),
         settle: Duration::ZERO,
-        order: Order::Total,
         orphan_after: Duration::from_secs(180),
         secrets: secrets.cloned(),
     };

@@ -66,6 +66,34 @@ async fn expiring_token_ends_connection_with_4403() {
 }
 
 #[tokio::test]
+async fn ping_with_fresh_token_extends_connection() {
+    let pod = pod().await;
+    let soon = get_current_timestamp() + 4;
+    let mut client = Client::connect(pod.port(), Dialect::Transport, &token("4", soon, SECRET)).await;
+    client.watch().await;
+    let mut refresh = async |token: &str| {
+        client.socket.send(json!({ "type": "ping", "payload": { "token": token } })).await;
+        let answer = client.socket.receive().await.unwrap();
+        assert_eq!(answer["type"], "pong", "{answer}");
+        assert!(!answer.to_string().contains(token), "a token is never sent back: {answer}");
+        answer["payload"]["refresh"].clone()
+    };
+    for (other, code) in [
+        (token("3", soon + 600, SECRET), "OTHER_USER"),
+        (token("4", soon + 600, "some other secret of 32 bytes..."), "UNAUTHENTICATED"),
+    ] {
+        assert_eq!(refresh(&other).await["refused"]["code"], code);
+    }
+    let accepted = refresh(&token("4", soon + 4, SECRET)).await;
+    assert!(accepted["accepted"]["expires"].is_string(), "{accepted}");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    pod.add_template(&token("3", soon + 600, SECRET), "after", Some(&["3"])).await;
+    assert_eq!(client.next().await, "after", "the first token has expired");
+    assert_eq!(client.socket.receive_to_end().await.1.code, 4403, "the second one expires as well");
+    assert!(get_current_timestamp() >= soon + 4);
+}
+
+#[tokio::test]
 async fn expired_token_gets_no_ack() {
     let pod = pod().await;
     let token = token("4", get_current_timestamp() - LEEWAY - 5, SECRET);

@@ -149,7 +149,8 @@ impl Socket {
         self.stream.send(Message::text(text)).await.ok();
     }
 
-    /// Returns the next message that is no ping, pong or keep-alive, or the end of the connection.
+    /// Returns the next message that is no ping, no pong without a payload and no keep-alive, or
+    /// the end of the connection.
     pub(crate) async fn receive(&mut self) -> Result<Value, End> {
         timeout(PATIENCE, self.receive_without_limit()).await.expect("a message in time")
     }
@@ -168,7 +169,8 @@ impl Socket {
                 Some(Err(_)) | None => return Err(End { code: 1006, reason: String::new() }),
             };
             match message["type"].as_str() {
-                Some("ka" | "pong") => {}
+                Some("ka") => {}
+                Some("pong") if message["payload"].is_null() => {}
                 Some("ping") => self.send(json!({ "type": "pong" })).await,
                 _ => return Ok(message),
             }

@@ -35,7 +35,8 @@ struct Asked {
     retry: bool,
 }
 
-/// Answers `POST /admin/revoke` with `{"user": ID}` or `{"token": JTI}`, and perhaps `"retry": true`.
+/// Answers `POST /admin/revoke` with `{"user": ID}` or `{"token": JTI}`, and perhaps
+/// `"retry": true`.
 pub async fn revoke(State(app): State<Arc<AppState>>, body: Bytes) -> Response {
     let Some((subject, retry)) = read(&body) else {
         let text = r#"send {"user": "ID"} or {"token": "JTI"}, and "retry": true if clients may come back"#;

@@ -130,14 +130,11 @@ impl Refusal {
         match error {
             // The token may be good. After a 401 the client would drop it in vain.
             AuthError::KeysUnavailable => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unauthenticated, text)
-                    .with(RETRY_AFTER, RETRY_SECONDS)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, code(error), text).with(RETRY_AFTER, RETRY_SECONDS)
             }
-            AuthError::Revoked => Self::new(StatusCode::UNAUTHORIZED, Code::TokenRevoked, text)
-                .with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
             // A fresh token of the same user would not help.
-            AuthError::Forbidden(_) => Self::new(StatusCode::FORBIDDEN, Code::Forbidden, text),
-            _ => Self::new(StatusCode::UNAUTHORIZED, Code::Unauthenticated, text)
+            AuthError::Forbidden(_) => Self::new(StatusCode::FORBIDDEN, code(error), text),
+            _ => Self::new(StatusCode::UNAUTHORIZED, code(error), text)
                 .with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
         }
     }
@@ -148,6 +145,15 @@ impl Refusal {
 pub(in crate::web) fn end_of(refusal: &async_graphql::Response) -> Option<End> {
     let is_of_operations = graphql::error::limit(refusal) == Some("operations");
     is_overloaded(refusal).then_some(if is_of_operations { End::TooManyOperations } else { End::Overloaded })
+}
+
+/// Returns the code that the client of a refused token reads.
+pub(in crate::web) const fn code(error: &AuthError) -> Code {
+    match error {
+        AuthError::Revoked => Code::TokenRevoked,
+        AuthError::Forbidden(_) => Code::Forbidden,
+        _ => Code::Unauthenticated,
+    }
 }
 
 /// Reports whether the response refuses a request that may pass later.

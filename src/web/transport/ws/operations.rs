@@ -10,15 +10,19 @@ use serde_json::{Map, Value, json};
 use super::{
     driver::{ChosenClose, Connection, Label},
     frame,
-    protocol::{self, Action, Close},
+    protocol::{self, Action, Close, Protocol},
 };
 use crate::{
     budget::Charge,
     cursor::Source,
     graphql::Answer,
+    rfc3339,
     web::{
         connection::{End, expiry},
-        http::{refusal::end_of, request},
+        http::{
+            refusal::{self, end_of},
+            request,
+        },
         operations::Start,
     },
 };
@@ -37,6 +41,7 @@ impl Connection {
                 self.write([frame]).await
             }
             Action::Authenticate { payload } => self.authenticate(payload).await,
+            Action::Refresh { payload } => self.refresh(&payload).await,
             Action::Start { id, head, request } => self.start(id, head, request, held).await,
             Action::Stop { id, reply } => {
                 self.stop(&id);
@@ -77,6 +82,31 @@ impl Connection {
                 Err(self.refuse(close))
             }
         }
+    }
+
+    /// Extends the connection's life by a new token of the same viewer. A token that does not fit
+    /// changes nothing, and the answer says why.
+    async fn refresh(&mut self, payload: &Map<String, Value>) -> Result<(), End> {
+        let Some(viewer) = self.viewer.clone() else { return Err(End::Lost) };
+        let refuse = |code: &str, message: &str| json!({ "refused": { "code": code, "message": message } });
+        let outcome = match self.app.auth.authenticate(protocol::token(Some(payload))).await {
+            Err(error) => refuse(refusal::code(&error).as_str(), &error.to_string()),
+            Ok(session) if session.viewer.user != viewer.user => {
+                refuse("OTHER_USER", "the token is of another user; open a connection of its own")
+            }
+            // What runs here was checked for the old rights.
+            Ok(session) if *session.viewer != *viewer => {
+                refuse("RIGHTS_CHANGED", "the token has other rights; connect again, and resume")
+            }
+            Ok(session) => {
+                self.deadline = expiry(session.expires);
+                self.app.identify(&self.guard, &self.send_queue, &session);
+                self.viewer = Some(session.viewer);
+                let expires = session.expires.and_then(rfc3339::write);
+                json!({ "accepted": { "expires": expires } })
+            }
+        };
+        self.write([Protocol::refreshed(&outcome)]).await
     }
 
     async fn start(

@@ -11,7 +11,7 @@ mod wire;
 
 use std::{collections::HashSet, sync::Arc};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use self::wire::{ClientFrame, Malformed};
 pub use self::{
@@ -36,6 +36,11 @@ pub enum Action {
     Authenticate {
         /// Payload of `connection_init`; see [`token`].
         payload: Option<Map<String, Value>>,
+    },
+    /// Check the token in the payload, and answer with [`Protocol::refreshed`].
+    Refresh {
+        /// Payload of the `ping`; see [`token`].
+        payload: Map<String, Value>,
     },
     /// Run this operation and report its end with [`Protocol::completed`] or
     /// [`Protocol::rejected`].
@@ -111,7 +116,7 @@ impl Protocol {
         }
         match ClientFrame::parse(self.dialect, text) {
             Ok(ClientFrame::Init { payload }) => self.init(payload),
-            Ok(ClientFrame::Ping { payload }) => Action::Write(wire::pong(payload)),
+            Ok(ClientFrame::Ping { payload }) => self.ping(payload),
             Ok(ClientFrame::Pong) => Action::Nothing,
             Ok(ClientFrame::Start { id, request }) => self.start(id, request),
             Ok(ClientFrame::Stop { id }) => self.stop(&id),
@@ -175,6 +180,22 @@ impl Protocol {
             Dialect::Legacy => r#"{"type":"ka"}"#,
         };
         (self.phase == Phase::Acknowledged).then_some(frame)
+    }
+
+    /// Returns the answer to a ping whose token was checked. It never holds the token.
+    #[must_use]
+    pub fn refreshed(outcome: &Value) -> String {
+        json!({ "type": "pong", "payload": { "refresh": outcome } }).to_string()
+    }
+
+    /// Handles a ping. One with a token asks to extend the connection's life; any other is echoed.
+    fn ping(&self, payload: Option<&RawValue>) -> Action {
+        let read = |raw: &RawValue| serde_json::from_str::<Map<String, Value>>(raw.get()).ok();
+        let object = payload.filter(|_| self.phase == Phase::Acknowledged).and_then(read);
+        match object {
+            Some(payload) if token(Some(&payload)).is_some() => Action::Refresh { payload },
+            _ => Action::Write(wire::pong(payload)),
+        }
     }
 
     fn init(&mut self, payload: Option<Map<String, Value>>) -> Action {
@@ -277,8 +298,8 @@ impl Protocol {
     }
 }
 
-/// Returns the token in the payload of `connection_init`: `token`, else `Authorization`, else
-/// `Authorization` in an object `headers`. The case of the names does not count.
+/// Returns the token in the payload of `connection_init` or `ping`: `token`, else `Authorization`,
+/// else `Authorization` in an object `headers`. The case of the names does not count.
 #[must_use]
 pub fn token(payload: Option<&Map<String, Value>>) -> Option<&str> {
     let payload = payload?;

@@ -101,7 +101,7 @@ fn drive(is_legacy: bool, bytes: &[u8], lengths: &[usize]) {
                 Action::Restart { id, .. } => assert!(running.contains(&id)),
                 Action::Close(close) => return assert!(close.reason.len() <= Close::MAX_REASON),
                 Action::Terminate => return,
-                Action::Nothing | Action::Write(_) | Action::Refuse(_) => {}
+                Action::Nothing | Action::Write(_) | Action::Refuse(_) | Action::Refresh { .. } => {}
             }
             assert!(running.len() <= MAX_OPERATIONS);
         }

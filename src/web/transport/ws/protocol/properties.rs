@@ -86,7 +86,7 @@ impl Driver {
     fn act(&mut self, action: Action) {
         assert!(!self.ended || action == Action::Nothing, "{action:?} after the end");
         match action {
-            Action::Nothing => {}
+            Action::Nothing | Action::Refresh { .. } => {}
             Action::Write(frame) | Action::Refuse(frame) => self.check_frame(&frame),
             Action::Authenticate { .. } => {
                 assert!(!self.authenticating && !self.acknowledged);

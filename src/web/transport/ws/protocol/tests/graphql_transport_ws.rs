@@ -116,6 +116,21 @@ fn excess_operation_is_error_and_others_continue() {
 }
 
 #[test]
+fn ping_with_token_asks_for_refresh() {
+    let ping = r#"{"type":"ping","payload":{"authorization":"Bearer secret"}}"#;
+    let mut protocol = transport();
+    match protocol.on_text(ping) {
+        Action::Refresh { payload } => assert_eq!(token(Some(&payload)), Some("Bearer secret")),
+        other => panic!("{other:?}"),
+    }
+    let mut early = opened(Dialect::Transport);
+    assert!(matches!(early.on_text(ping), Action::Write(_)), "there is nothing to extend");
+    let answer = Protocol::refreshed(&json!({ "accepted": {} }));
+    let expected = json!({ "type": "pong", "payload": { "refresh": { "accepted": {} } } });
+    assert_eq!(serde_json::from_str::<Value>(&answer).unwrap(), expected);
+}
+
+#[test]
 fn pings_begin_after_acknowledgement() {
     assert_eq!(opened(Dialect::Transport).keep_alive(), None);
     assert_eq!(transport().keep_alive(), Some(r#"{"type":"ping"}"#));
