@@ -366,6 +366,28 @@ mod tests {
         assert_eq!(silent[0].read(&mut [0]).await.unwrap_or_default(), 0);
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn places_change_while_owners_change() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        serve_on(listener, 20);
+        let tasks = TaskTracker::new();
+        for _ in 0..40 {
+            tasks.spawn(async move {
+                for _ in 0..50 {
+                    let mut socket = TcpStream::connect(address).await.unwrap();
+                    for _ in 0..5 {
+                        let _ = socket.write_all(b"GET /user HTTP/1.1\r\nhost: a\r\n\r\n").await;
+                        let _ = socket.read(&mut [0; 1_024]).await;
+                    }
+                }
+            });
+        }
+        tasks.close();
+        timeout(Duration::from_secs(60), tasks.wait()).await.unwrap();
+        ask(&mut TcpStream::connect(address).await.unwrap()).await;
+    }
+
     #[tokio::test(start_paused = true)]
     async fn silent_head_or_body_gives_up_its_place() {
         let post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nx".as_slice();

@@ -282,14 +282,18 @@ impl PendingSockets {
 
     fn close_longest_silent(&self) {
         let all = self.sockets();
-        let owner = |socket: &Activity| crate::lock::lock(&socket.owner).clone();
+        // Requests change the owners meanwhile, so each is read once.
+        let owned = all.iter().map(|(_, socket)| (crate::lock::lock(&socket.owner).clone(), socket));
+        let owned: Vec<_> = owned.collect();
         let mut counts = HashMap::<_, usize>::new();
-        for (_, socket) in all.iter() {
-            *counts.entry(owner(socket)).or_default() += 1;
+        for (owner, _) in &owned {
+            *counts.entry(owner).or_default() += 1;
         }
-        let silent = all.iter().filter_map(|(_, socket)| Some((socket.silent_since()?, socket)));
-        let order = |since: Instant, socket| (counts[&owner(socket)], Reverse(since));
-        if let Some((_, longest)) = silent.max_by_key(|(since, socket)| order(*since, socket)) {
+        let silent = owned.iter().filter_map(|(owner, socket)| {
+            let since = socket.silent_since()?;
+            Some(((counts.get(owner).copied(), Reverse(since)), socket))
+        });
+        if let Some((_, longest)) = silent.max_by_key(|(order, _)| *order) {
             *longest.state() = State::Closing;
             longest.close.notify_one();
         }
