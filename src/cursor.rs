@@ -4,6 +4,8 @@
 //! pod of the same topic finds its place by it. A cursor is checked, not signed: it must never give
 //! a client more than the audience rule does. This file is pure.
 
+mod written;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -11,6 +13,8 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use thiserror::Error;
+
+pub use self::written::{BadWritten, Written};
 
 /// First byte of a cursor: its [`Source`]. Readers must accept what the release before and the
 /// release after write.
@@ -78,12 +82,7 @@ impl Cursor {
     /// Returns the cursor as text for this source.
     #[must_use]
     pub fn encode_from(&self, topic: &str, source: Source) -> String {
-        let since = self.published.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).to_be_bytes();
-        let first = SOURCES[source as usize].0;
-        let check = check(topic, first, &nanos, self.event.as_bytes());
-        let bytes = [&[first], &check[..], &nanos, self.event.as_bytes()].concat();
-        URL_SAFE_NO_PAD.encode(bytes)
+        encode(topic, SOURCES[source as usize].0, self.published, &self.event)
     }
 
     /// Reads a cursor of the same topic, whatever its source.
@@ -102,22 +101,37 @@ impl ClientCursor {
     /// # Errors
     /// Those of [`Cursor::decode`].
     pub fn decode(text: &str, topic: &str) -> Result<Self, BadCursor> {
-        if text.len() > MAX_TEXT_BYTES {
-            return Err(BadCursor);
-        }
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadCursor)?;
-        let (head, event) = bytes.split_first_chunk::<HEAD_BYTES>().ok_or(BadCursor)?;
-        let (&[first, a, b, c, d], nanos) = head.split_first_chunk::<5>().ok_or(BadCursor)?;
+        let (first, published, event) = decode(text, topic).ok_or(BadCursor)?;
         let known = SOURCES.iter().find(|(byte, _)| *byte == first);
         let source = known.map(|(_, source)| *source).ok_or(BadCursor)?;
-        if check(topic, first, nanos, event) != [a, b, c, d] {
-            return Err(BadCursor);
-        }
-        let event = std::str::from_utf8(event).map_err(|_| BadCursor)?;
-        let nanos = nanos.iter().fold(0_u64, |nanos, byte| nanos << 8 | u64::from(*byte));
-        let published = SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanos)).ok_or(BadCursor)?;
         Ok(Self { cursor: Cursor { published, event: event.into() }, source })
     }
+}
+
+/// Returns the text of a time and an event. `first` is the first byte.
+fn encode(topic: &str, first: u8, time: SystemTime, event: &str) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).to_be_bytes();
+    let check = check(topic, first, &nanos, event.as_bytes());
+    let bytes = [&[first], &check[..], &nanos, event.as_bytes()].concat();
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Returns the first byte, the time and the event of a text that [`encode`] wrote for this topic;
+/// `None` of any other text.
+fn decode(text: &str, topic: &str) -> Option<(u8, SystemTime, String)> {
+    if text.len() > MAX_TEXT_BYTES {
+        return None;
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    let (head, event) = bytes.split_first_chunk::<HEAD_BYTES>()?;
+    let (&[first, a, b, c, d], nanos) = head.split_first_chunk::<5>()?;
+    if first == 0 || check(topic, first, nanos, event) != [a, b, c, d] {
+        return None;
+    }
+    let nanos = nanos.iter().fold(0_u64, |nanos, byte| nanos << 8 | u64::from(*byte));
+    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))?;
+    Some((first, time, std::str::from_utf8(event).ok()?.to_owned()))
 }
 
 /// Returns the check bytes: FNV-1a, folded to 32 bits. They distinguish a cursor from other text,

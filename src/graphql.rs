@@ -11,6 +11,8 @@ pub mod event_publisher;
 mod nulls;
 mod operation;
 pub mod plan;
+mod read_after;
+mod receipt;
 mod space;
 pub mod subscription;
 mod viewer;
@@ -24,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use async_graphql::{Request, Response, Value, parser::types::OperationType};
+use async_graphql::{Request, Response, parser::types::OperationType};
 use futures_util::FutureExt as _;
 use opentelemetry::context::FutureExt as _;
 use tracing::Instrument as _;
@@ -43,6 +45,8 @@ pub use self::{
     document::{PERSISTED_QUERY, Prepared},
     error::Error,
     event_publisher::EventPublisher,
+    read_after::{READ_AFTER, ReadAfter},
+    receipt::Receipt,
     space::Space,
     viewer::viewer,
 };
@@ -73,6 +77,7 @@ pub struct Engine {
     hub: Hub,
     refusals: Refusals,
     budget: Budget,
+    read_after: Option<ReadAfter>,
     mutations: AtomicU64,
 }
 
@@ -93,7 +98,18 @@ impl Engine {
         let operations = Operations::new(api.clone(), nulls.clone(), documents.kept().clone());
         let (event_publisher, budget) = (Arc::new(event_publisher), Budget::default());
         let mutations = AtomicU64::default();
-        Self { api, nulls, event_publisher, documents, operations, hub, refusals, budget, mutations }
+        Self {
+            api,
+            nulls,
+            event_publisher,
+            documents,
+            operations,
+            hub,
+            refusals,
+            budget,
+            read_after: None,
+            mutations,
+        }
     }
 
     /// Charges answers, operations and kept documents to this ledger, instead of one of its own.
@@ -102,6 +118,13 @@ impl Engine {
         self.documents.set_budget(&budget);
         self.operations.set_budget(budget.clone(), self.documents.kept().clone());
         self.budget = budget;
+        self
+    }
+
+    /// Lets requests wait for the events that they must see. Without a call they run at once.
+    #[must_use]
+    pub fn with_read_after(mut self, read_after: ReadAfter) -> Self {
+        self.read_after = Some(read_after);
         self
     }
 
@@ -127,13 +150,19 @@ impl Engine {
         self.documents.prepare(request, user).await.inspect_err(|refusal| self.count(refusal))
     }
 
-    /// Answers a query or a mutation. The largest answer of a query, and the usual one of a
-    /// mutation, is charged to the viewer before it runs. The charge then changes to the true size.
-    /// It waits for room for at most 5 s.
+    /// Answers a query or a mutation. If it names events that it must see, it first waits for them.
+    ///
+    /// The largest answer of a query, and the usual one of a mutation, is charged to the viewer
+    /// before it runs. The charge then changes to the true size. It waits for room for at most 5 s.
     ///
     /// The result carries a cursor that was taken before the operation ran. A client that watches
     /// from this cursor misses no event that the result lacks.
     pub async fn answer(&self, prepared: Prepared, viewer: Arc<Viewer>) -> Answer {
+        if let Some(read_after) = self.read_after.as_ref().filter(|_| !prepared.read_after.is_empty())
+            && let Err(error) = read_after.wait(&prepared.read_after, &viewer.user).await
+        {
+            return Answer::refused(error.response().into());
+        }
         let limit = self.budget.answer_bytes;
         let bytes = match prepared.kind {
             OperationType::Mutation => limit.min(MUTATION_BYTES.saturating_mul(prepared.root_fields())),
@@ -144,20 +173,30 @@ impl Engine {
             return Answer::overloaded();
         };
         let (cursor, space) = (self.cursor(Source::Query), Space::new(charge, limit));
-        match self.execute(prepared, viewer, &space).await {
-            Outcome::Executed(response) => {
-                Answer::encode(response.extension("cursor", Value::from(cursor)), space)
+        let receipt = Arc::new(Receipt::default());
+        let outcome = self.execute(prepared, viewer, &space, &receipt).await;
+        let extensions = receipt.extensions(&cursor);
+        match outcome {
+            Outcome::Executed(mut response) => {
+                response.extensions.extend(extensions);
+                Answer::encode(response, space)
             }
-            Outcome::Copied(copied) => Answer::copied(&copied, &cursor, space),
+            Outcome::Copied(copied) => Answer::copied(&copied, &extensions, space),
         }
     }
 
     /// Runs a query or a mutation for the viewer. A resolver that panics fails only its own
     /// request.
-    async fn execute(&self, prepared: Prepared, viewer: Arc<Viewer>, space: &Space) -> Outcome {
+    async fn execute(
+        &self,
+        prepared: Prepared,
+        viewer: Arc<Viewer>,
+        space: &Space,
+        receipt: &Arc<Receipt>,
+    ) -> Outcome {
         let (span, client) =
             (prepared.span(&self.event_publisher.messaging.pod), traces::client(prepared.client()));
-        let executed = AssertUnwindSafe(self.run(prepared, viewer, space)).catch_unwind();
+        let executed = AssertUnwindSafe(self.run(prepared, viewer, space, receipt)).catch_unwind();
         let executed = executed.instrument(span.clone()).with_context(client).await;
         let outcome = executed.unwrap_or_else(|_| Outcome::Executed(error::internal()));
         let is_failed = match &outcome {
@@ -174,21 +213,27 @@ impl Engine {
     }
 
     /// Runs a query or a mutation by plan if the schema has one, else by the executor.
-    async fn run(&self, prepared: Prepared, viewer: Arc<Viewer>, space: &Space) -> Outcome {
+    async fn run(
+        &self,
+        prepared: Prepared,
+        viewer: Arc<Viewer>,
+        space: &Space,
+        receipt: &Arc<Receipt>,
+    ) -> Outcome {
         if prepared.kind == OperationType::Mutation {
             self.mutations.fetch_add(1, Ordering::Relaxed);
             tracing::debug!("mutation began");
         }
         if let Some(planned) = self.api.planned() {
             let turns = &self.budget.documents;
-            match planned.execute(&prepared, &viewer, &self.event_publisher, space, turns).await {
+            match planned.execute(&prepared, &viewer, &self.event_publisher, space, turns, receipt).await {
                 Ok(Some(copied)) => return Outcome::Copied(copied),
                 Ok(None) => {}
                 Err(refusal) => return Outcome::Executed(*refusal),
             }
         }
         let request = prepared.request.data(viewer).data(self.event_publisher.clone());
-        let mut request = request.data(Room::new(self.budget.answer_bytes));
+        let mut request = request.data(Room::new(self.budget.answer_bytes)).data(receipt.clone());
         let (document, name) = (prepared.document, request.operation_name.clone());
         request.set_parsed_query(document.tree().clone());
         let response = self.api.execute(request).await;

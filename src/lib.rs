@@ -109,6 +109,8 @@
 //! `docs/ARCHITECTURE.md` describes them.
 
 #[doc(hidden)]
+pub mod applied;
+#[doc(hidden)]
 pub mod audience;
 pub mod auth;
 pub mod broker;

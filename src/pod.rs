@@ -33,13 +33,13 @@ use crate::{
     broker::{Connected, Feed, FeedState, Publish, Reopen, Upkeep},
     budget::{Budget, memory},
     domain::Domain,
-    graphql::{Api, Engine, EventPublisher},
+    graphql::{Api, Engine, EventPublisher, ReadAfter},
     health::Health,
     hub::Hub,
     membership::Membership,
     relay::Relay,
     revocations::Revocations,
-    telemetry::{Metrics, Refusals, Traces},
+    telemetry::{Metrics, Refusals, Traces, traces::Messaging},
     web::{
         self, AppState, Connections,
         server::{Bounds, serve},
@@ -103,14 +103,13 @@ impl Pod {
     ) -> Self {
         let (meter, stop, tasks) = (metrics.meter(), Stop::new(settings.drain), TaskTracker::new());
         let Connected { publisher, feed, upkeep } = connected;
-        let messaging = settings.messaging();
-        let membership = Membership::new(settings.membership(), &meter);
+        let (messaging, membership) = (settings.messaging(), Membership::new(settings.membership(), &meter));
         let revocations =
             Revocations::new(membership.clone(), publisher.clone(), settings.revocation_age(), &meter);
         let auth = auth.with_revocations(revocations.clone());
         let health = health(feed.state(), &membership, &stop, &auth, &revocations);
+        let (retention, limits) = (settings.retention(), settings.web.connection_limits());
         health.observe(&meter);
-        let retention = settings.retention();
         let budget = Budget::new(settings.budget, settings.web.queue_bytes);
         budget.observe(&meter);
         let hub = Hub::new(&messaging.topic, settings.window, retention.began).with_budget(&budget);
@@ -122,21 +121,22 @@ impl Pod {
             Relay::new(domain.clone(), hub.clone(), membership.clone(), retention, messaging.clone(), &meter)
                 .with_rates(budget.rates.clone())
                 .with_revocations(revocations.clone());
-        let (reopen, introspection, refusals) =
-            (feed.reopen(), settings.introspection, Refusals::new(&meter));
+        let (read_after, reopen) = (read_after(&relay, &messaging, &budget, &meter), feed.reopen());
+        let (introspection, refusals) = (settings.introspection, Refusals::new(&meter));
         tasks.spawn(run_relay(relay, feed, stop.feed.clone()));
         let event_publisher = EventPublisher::new(publisher.clone(), domain, messaging, &meter)
-            .with_rates(budget.rates.clone());
+            .with_rates(budget.rates.clone())
+            .with_clock(membership.clock().clone());
         let bounds = Bounds {
             requests: budget.requests.clone(),
             refusals: refusals.clone(),
             trusted: settings.web.trusted_proxies.clone(),
         };
-        let limits = settings.web.connection_limits();
         let app = Arc::new(AppState {
             port: listeners.address.port(),
             engine: Engine::new(api, event_publisher, hub.clone(), introspection, refusals)
-                .with_budget(budget.clone()),
+                .with_budget(budget.clone())
+                .with_read_after(read_after),
             budget,
             auth,
             revocations,
@@ -227,6 +227,10 @@ fn health(
     Health::new(feed, membership.clone(), stop.unready.clone())
         .with_keys(move || auth.lack())
         .with_revocations(move || revocations.lack())
+}
+
+fn read_after(relay: &Relay, messaging: &Messaging, budget: &Budget, meter: &Meter) -> ReadAfter {
+    ReadAfter::new(relay.applied().clone(), messaging.topic.clone(), budget.requests.clone(), meter)
 }
 
 async fn run_relay(mut relay: Relay, mut feed: Box<dyn Feed>, close: CancellationToken) {

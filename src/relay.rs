@@ -6,9 +6,7 @@
 //! client, and no message may stop it.
 
 use std::{
-    collections::{HashSet, VecDeque},
     fmt::Display,
-    hash::{BuildHasher as _, RandomState},
     panic::{self, AssertUnwindSafe},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -26,6 +24,7 @@ use tokio::{
 use tracing::Instrument as _;
 
 use crate::{
+    applied::Applied,
     broker::{Feed, FeedState, Order, Received},
     budget::Rates,
     domain::{Domain, Fact, Unreadable},
@@ -35,10 +34,6 @@ use crate::{
     revocations::Revocations,
     telemetry::{self, traces::Messaging},
 };
-
-/// Most event ids that are remembered: a whole 10-minute window at 1,000 events a second, in about
-/// 60 MiB. Beyond it the oldest are forgotten.
-const MAX_SEEN: usize = 600_000;
 
 /// Age up to which an event of another pod counts for its author's rate.
 const RATE_PERIOD: Duration = Duration::from_secs(10);
@@ -59,7 +54,7 @@ pub struct Relay {
     messaging: Messaging,
     /// Name of the feed's present generation.
     feed: Option<Arc<str>>,
-    seen: Seen,
+    applied: Applied,
     retention: Retention,
     started: Instant,
     /// Events published before this time are no news. Either no watcher of this pod existed then,
@@ -111,7 +106,7 @@ impl Relay {
             membership,
             messaging,
             feed: None,
-            seen: Seen::new(retention.window.max(retention.least)),
+            applied: Applied::new(retention.window.max(retention.least)),
             retention,
             started: Instant::now(),
             news_since: retention.began,
@@ -137,6 +132,12 @@ impl Relay {
     pub fn with_revocations(mut self, revocations: Revocations) -> Self {
         self.revocations = Some(revocations);
         self
+    }
+
+    /// Returns the events that the relay has applied, for requests that wait for one.
+    #[must_use]
+    pub const fn applied(&self) -> &Applied {
+        &self.applied
     }
 
     /// Takes an event that another pod has published from its author's rate.
@@ -202,9 +203,10 @@ impl Relay {
         if self.membership.follow(&state, order) {
             // The next generation may repeat events with forgotten ids, which are no news. The ids
             // of later events are remembered, so a later event with an unknown id never arrived.
-            let forgotten = self.newest.take().and_then(|newest| newest.checked_sub(self.seen.window));
+            let forgotten = self.newest.take().and_then(|newest| newest.checked_sub(self.applied.window()));
             self.news_since = self.news_since.max(forgotten.unwrap_or(SystemTime::UNIX_EPOCH));
             self.hub.set_caught_up(false);
+            self.applied.set_caught_up(false);
         }
     }
 
@@ -223,9 +225,11 @@ impl Relay {
                 let began = own.checked_sub(came.duration_since(self.started)).unwrap_or(own);
                 let start = if is_whole { since.min(began) } else { since + HEAD_START };
                 self.hub.start_at(start);
+                self.applied.begin_at(if is_whole { start } else { since });
                 if reaches_back && self.retention.may_come_late {
                     let until = self.started + HISTORY;
                     self.hub.expect_history(until);
+                    self.applied.expect_history(until);
                     self.history = Some((start, until));
                 }
                 // This estimates the pod's start by the topic's clock. The pod started before its
@@ -237,11 +241,13 @@ impl Relay {
                 tracing::error!("the topic has lost events, every watcher is told of a gap");
                 self.counters.losses.add(1, &[]);
                 self.hub.lose(&first);
+                first.published.into_iter().for_each(|published| self.applied.begin_at(published));
             }
         }
         self.newest = Some(self.news_since);
         self.revocations.iter().for_each(Revocations::caught_up);
         self.hub.set_caught_up(true);
+        self.applied.set_caught_up(true);
         tracing::info!("feed caught up");
     }
 
@@ -290,17 +296,26 @@ impl Relay {
         {
             *start = published;
             self.hub.reach_back(published);
+            self.applied.begin_at(published);
         }
     }
 
     async fn relay(&mut self, event: Event, message_id: &str) {
         self.note_history(&event);
         self.counters.received.add(1, &[]);
-        if !self.seen.insert(&event.source, &event.id, Instant::now()) {
+        let (key, published) = (self.applied.key(&event.source, &event.id), event.published);
+        if self.applied.has(key) {
             self.counters.deduplicated.add(1, &[]);
             self.hub.repeat(&event.identity());
             return;
         }
+        self.apply(event, message_id).await;
+        // Not before: a request that waits for the event reads what it changed.
+        self.applied.insert(key, published);
+    }
+
+    /// Applies an event to the domain's state, and dispatches it.
+    async fn apply(&mut self, event: Event, message_id: &str) {
         self.drain_rate(&event);
         // Any program can publish to the topic. An event at which the domain panics must not stop
         // the feed of every pod.
@@ -385,39 +400,6 @@ impl Counters {
 
     fn reject(&self, reason: &'static str, place: Option<Place<'_>>) {
         self.rejected.add(1, &labels(reason, place));
-    }
-}
-
-/// Recent events, each by a hash of its source and id. The keys of the hash are random, so no
-/// publisher can make an event that is taken for another one.
-struct Seen {
-    window: Duration,
-    keys: [RandomState; 2],
-    ids: HashSet<u128>,
-    order: VecDeque<(Instant, u128)>,
-}
-
-impl Seen {
-    fn new(window: Duration) -> Self {
-        Self { window, keys: Default::default(), ids: HashSet::new(), order: VecDeque::new() }
-    }
-
-    /// Remembers the event. Returns `false` if it is remembered already.
-    fn insert(&mut self, source: &str, id: &str, now: Instant) -> bool {
-        while let Some((since, oldest)) = self.order.front() {
-            if now.duration_since(*since) < self.window && self.order.len() < MAX_SEEN {
-                break;
-            }
-            self.ids.remove(oldest);
-            self.order.pop_front();
-        }
-        let [high, low] = self.keys.each_ref().map(|key| u128::from(key.hash_one((source, id))));
-        let event = high << 64 | low;
-        let is_new = self.ids.insert(event);
-        if is_new {
-            self.order.push_back((now, event));
-        }
-        is_new
     }
 }
 

@@ -37,7 +37,7 @@ pub use self::{
     http::{
         cookie::CookieName,
         origin::{AllowedOrigin, Origins},
-        request::AllowedHeaders,
+        request::{self, AllowedHeaders},
     },
     page::Tab,
     server::TrustedProxies,
@@ -53,8 +53,9 @@ const PREFLIGHT_AGE: Duration = Duration::from_secs(7_200);
 
 /// Request headers that stock browser clients add by themselves: `EventSource` replacements, Apollo
 /// Client, GraphQL IDEs, tracing and error reporting. None of them changes what a request may do.
-const CLIENT_HEADERS: [&str; 12] = [
+const CLIENT_HEADERS: [&str; 13] = [
     "last-event-id",
+    request::READ_AFTER_HEADER,
     "cache-control",
     "apollographql-client-name",
     "apollographql-client-version",

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -24,7 +25,7 @@ use pubsub_relay::{
     },
     build_api, payloads, publish,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
@@ -41,7 +42,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Broker in a vector: every feed reads it from the beginning.
 #[derive(Clone, Default)]
-struct Notebook(Arc<Pages>);
+struct Notebook {
+    pages: Arc<Pages>,
+    /// How late its feeds bring an event.
+    lag: Duration,
+}
 
 #[derive(Default)]
 struct Pages {
@@ -70,10 +75,10 @@ impl Broker for Notebook {
 
     async fn connect(&self, pod: &str, _window: Duration) -> Result<Connected, ConnectError> {
         self.check_pod(pod).map_err(ConnectError::new)?;
-        let number = self.0.open_feeds.fetch_add(1, Ordering::Relaxed);
+        let number = self.pages.open_feeds.fetch_add(1, Ordering::Relaxed);
         let generation = format!("notebook.{pod}.{number}").into();
         let state = watch::Sender::new(FeedState::Open(generation));
-        let feed = Reader { pages: self.0.clone(), next: 0, state };
+        let feed = Reader { pages: self.pages.clone(), next: 0, lag: self.lag, state };
         Ok(Connected { publisher: Arc::new(self.clone()), feed: Box::new(feed), upkeep: None })
     }
 }
@@ -84,8 +89,8 @@ impl Publish for Notebook {
         LIMITS.check(event)?;
         let mut event = event.clone();
         event.published = Some(SystemTime::now());
-        self.0.events.lock().unwrap().push(event);
-        self.0.written.notify_waiters();
+        self.pages.events.lock().unwrap().push(event);
+        self.pages.written.notify_waiters();
         Ok(())
     }
 
@@ -96,6 +101,7 @@ impl Publish for Notebook {
 struct Reader {
     pages: Arc<Pages>,
     next: usize,
+    lag: Duration,
     state: watch::Sender<FeedState>,
 }
 
@@ -106,6 +112,8 @@ impl Feed for Reader {
             let written = self.pages.written.notified();
             let event = self.pages.events.lock().unwrap().get(self.next).cloned();
             if let Some(event) = event {
+                let age = event.published.unwrap().elapsed().unwrap_or_default();
+                sleep(self.lag.saturating_sub(age)).await;
                 self.next += 1;
                 return Some(Received {
                     event: Ok(event),
@@ -136,8 +144,11 @@ impl Feed for Reader {
     }
 }
 
+/// Letters that were sent, by the ids of their events.
+type Sent = Arc<Mutex<BTreeMap<Arc<str>, String>>>;
+
 /// Domain whose viewers listen to the letters of their names.
-struct Letters;
+struct Letters(Sent);
 
 impl Domain for Letters {
     fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
@@ -158,13 +169,20 @@ impl Domain for Letters {
         Ok(Fact { fields, audience, payload: Arc::new(letter) })
     }
 
-    fn apply(&self, _event: &Event, _fact: &Fact) {}
+    fn apply(&self, event: &Event, fact: &Fact) {
+        let letter = fact.payload.downcast_ref::<String>().unwrap();
+        self.0.lock().unwrap().insert(event.id.clone(), letter.clone());
+    }
 }
 
-struct Query;
+struct Query(Sent);
 
 #[Object]
 impl Query {
+    async fn sent(&self) -> Vec<String> {
+        self.0.lock().unwrap().values().cloned().collect()
+    }
+
     async fn send(&self, ctx: &Context<'_>, letter: String) -> Result<bool, Error> {
         publish(ctx, "letter.sent.v1", &letter).await?;
         Ok(true)
@@ -185,9 +203,10 @@ impl Subscriptions {
 }
 
 async fn start(name: &str, broker: &Notebook) -> Pod {
-    let api = build_api(Schema::build(Query, EmptyMutation, Subscriptions));
+    let sent = Sent::default();
+    let api = build_api(Schema::build(Query(sent.clone()), EmptyMutation, Subscriptions));
     let settings = PodSettings::local(name, ([127, 0, 0, 1], 0).into(), Arc::new(broker.clone()));
-    let pod = Pod::start(settings, Arc::new(Letters), api).await.unwrap();
+    let pod = Pod::start(settings, Arc::new(Letters(sent)), api).await.unwrap();
     let deadline = Instant::now() + PATIENCE;
     while reqwest::get(url(&pod, "readyz")).await.unwrap().status() != 200 {
         assert!(Instant::now() < deadline, "{name} is not ready");
@@ -246,14 +265,112 @@ async fn two_pods_share_a_foreign_broker() {
     assert_eq!(read.matches("event: next").count(), 1, "not what its user wrote: {read}");
     drop((ann, everything, author));
     assert_eq!((first.drain().await, second.drain().await), (Drained::Cleanly, Drained::Cleanly));
-    assert_eq!(broker.0.open_feeds.load(Ordering::Relaxed), 0, "no feed is left open");
+    assert_eq!(broker.pages.open_feeds.load(Ordering::Relaxed), 0, "no feed is left open");
+}
+
+/// Sends a letter. Returns the token of its event.
+async fn send_letter(pod: &Pod, letter: &str) -> String {
+    let sent = request(pod, &json!({ "query": format!("{{ send(letter: \"{letter}\") }}") })).await;
+    let sent: Value = serde_json::from_str(&sent.text().await.unwrap()).unwrap();
+    assert!(sent["extensions"]["eventId"].is_string(), "{sent}");
+    sent["extensions"]["written"].as_str().unwrap().to_owned()
+}
+
+async fn request(pod: &Pod, body: &Value) -> reqwest::Response {
+    let request = reqwest::Client::new().post(url(pod, "graphql")).header("authorization", "Bearer ann");
+    request.header("content-type", "application/json").body(body.to_string()).send().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_waits_for_own_write_only() {
+    let broker = Notebook::default();
+    let late = Notebook { lag: Duration::from_millis(700), ..broker.clone() };
+    let (first, second) = (start("first", &broker).await, start("second", &late).await);
+    let (sent, mut tokens) = ("{ sent }", Vec::new());
+    for letter in ["a", "b", "c"] {
+        tokens.push(send_letter(&first, letter).await);
+        let without = request(&second, &json!({ "query": sent })).await.text().await.unwrap();
+        assert!(!without.contains(&format!("{letter:?}")), "the control misses it: {without}");
+        let extensions = json!({ "readAfter": tokens[tokens.len() - 1] });
+        let began = Instant::now();
+        let with = request(&second, &json!({ "query": sent, "extensions": extensions })).await;
+        let with = with.text().await.unwrap();
+        assert!(with.contains(&format!("{letter:?}")), "{with}");
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+    // The last token covers the earlier writes of the same author.
+    let token = send_letter(&first, "d").await;
+    let body = json!({ "query": sent, "extensions": { "readAfter": [token, tokens[0]] } });
+    let with = request(&second, &body).await.text().await.unwrap();
+    assert!(with.contains(r#"{"sent":["a","b","c","d"]}"#), "{with}");
+    let metrics = reqwest::get(url(&second, "metrics")).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("relay_read_after_requests_total{outcome=\"waited\"} 4"), "{metrics}");
+    // A token of another topic, or none at all, is the client's mistake.
+    for bad in [json!("x"), json!(7), json!(vec!["x"; 9])] {
+        let answer = request(&second, &json!({ "query": sent, "extensions": { "readAfter": bad } })).await;
+        let text = answer.text().await.unwrap();
+        let code = if bad.is_string() { "BAD_READ_AFTER" } else { "BAD_REQUEST" };
+        assert!(text.contains(code) && !text.contains("\"data\""), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_behind_refuses_on_every_transport() {
+    let broker = Notebook::default();
+    let late = Notebook { lag: Duration::from_secs(5), ..broker.clone() };
+    let (first, second) = (start("first", &broker).await, start("second", &late).await);
+    let token = send_letter(&first, "a").await;
+    let by_header = async |accept: &'static str| {
+        let request = reqwest::Client::new().post(url(&second, "graphql")).header("accept", accept);
+        let request = request.header("authorization", "Bearer ann").header("x-relay-read-after", &token);
+        let request = request.header("content-type", "application/json");
+        request.body(json!({ "query": "{ sent }" }).to_string()).send().await.unwrap()
+    };
+    let socket = async {
+        let mut request = format!("ws://{}/graphql", second.address()).into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "graphql-transport-ws".parse().unwrap());
+        let (mut socket, _) = connect_async(request).await.unwrap();
+        let payload = json!({ "query": "{ sent }", "extensions": { "readAfter": [token.clone()] } });
+        for message in [
+            json!({ "type": "connection_init", "payload": { "token": "ann" } }),
+            json!({ "id": "q", "type": "subscribe", "payload": payload }),
+        ] {
+            socket.send(Message::text(message.to_string())).await.unwrap();
+        }
+        socket.next().await.unwrap().unwrap();
+        socket.next().await.unwrap().unwrap().into_text().unwrap().to_string()
+    };
+    let began = Instant::now();
+    let (json, events, message) =
+        tokio::join!(by_header("application/json"), by_header("text/event-stream"), socket);
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(4), "{took:?}");
+    for answer in [json, events] {
+        assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+        let error: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        let extensions = &error["errors"][0]["extensions"];
+        assert_eq!(*extensions, json!({ "code": "NOT_CAUGHT_UP", "retryAfter": 1 }), "{error}");
+    }
+    let message: Value = serde_json::from_str(&message).unwrap();
+    assert_eq!((&message["type"], &message["id"]), (&json!("error"), &json!("q")), "{message}");
+    assert_eq!(message["payload"][0]["extensions"]["code"], "NOT_CAUGHT_UP", "{message}");
+    // It runs as soon as the event has come.
+    loop {
+        let answer = by_header("application/json").await;
+        if answer.status() == 200 {
+            assert!(answer.text().await.unwrap().contains(r#"{"sent":["a"]}"#));
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "the event has not come");
+    }
 }
 
 #[tokio::test]
 async fn start_fails_with_the_brokers_own_words() {
-    let api = build_api(Schema::build(Query, EmptyMutation, Subscriptions));
+    let sent = Sent::default();
+    let api = build_api(Schema::build(Query(sent.clone()), EmptyMutation, Subscriptions));
     let settings = PodSettings::local("", ([127, 0, 0, 1], 0).into(), Arc::new(Notebook::default()));
-    let error = Pod::start(settings, Arc::new(Letters), api).await.err().unwrap();
+    let error = Pod::start(settings, Arc::new(Letters(sent)), api).await.err().unwrap();
     assert_eq!(error.to_string(), "needs pods with names");
 }
 

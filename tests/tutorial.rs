@@ -24,6 +24,7 @@ use pubsub_relay::{
     Api, Claims, Domain, Event, Identity, Viewer,
     broker::{Publish, PublishError},
     build_api,
+    cursor::Written,
     domains::{
         declared::{self, Declared, directory::Directory, rules::Rules},
         tutorial,
@@ -103,6 +104,31 @@ impl Pod {
         let errors = answer["errors"].as_array().cloned().unwrap_or_default();
         let errors = errors.iter().map(|error| json!([error["extensions"]["code"], error["path"]]));
         json!({"data": answer["data"].take(), "errors": errors.collect::<Value>()})
+    }
+}
+
+#[tokio::test]
+async fn mutation_names_what_it_wrote() {
+    let directory =
+        json!({"locations": [], "users": [{"id": "0", "type": "A", "email": "a@b.c", "orgId": "1"}]});
+    for pod in Pod::both(&directory) {
+        let viewer = Arc::new(pod.viewer(0));
+        let answer = async |document: &str| {
+            let prepared = pod.engine.prepare(Request::new(document), &viewer.user).await.ok().unwrap();
+            let answer = pod.engine.answer(prepared, viewer.clone()).await;
+            serde_json::from_str::<Value>(&answer.text).unwrap()["extensions"].take()
+        };
+        let add =
+            |name: &str| format!("{name}: addTemplate(templateInput: {{name: \"{name}\"}}) {{ success }}");
+        let extensions = answer(&format!("mutation {{ {} {} }}", add("a"), add("b"))).await;
+        let events = pod.topic.0.lock().unwrap().clone();
+        let last = events.last().unwrap();
+        assert_eq!(extensions["eventId"], *last.id);
+        let written = Written::decode(extensions["written"].as_str().unwrap(), "t").unwrap();
+        assert_eq!((events.len(), &written.source, &written.id), (2, &last.source, &last.id));
+        assert!(written.time.elapsed().unwrap() < Duration::from_secs(60));
+        let extensions = answer("{ templates { id } }").await;
+        assert!(extensions["written"].is_null() && extensions["cursor"].is_string());
     }
 }
 

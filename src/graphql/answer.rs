@@ -4,6 +4,7 @@
 //! stops at the bound. The charge goes with the bytes until they are written.
 
 use std::{
+    collections::BTreeMap,
     io::{self, ErrorKind},
     mem,
     sync::{
@@ -22,6 +23,9 @@ use super::{
     space::Space,
 };
 use crate::budget::Charge;
+
+/// Extensions of a result.
+type Extensions = BTreeMap<String, Value>;
 
 /// Text of an answer that was left out, since other answers wait for their clients.
 const NO_ROOM: &str = "the operation has run; there is no room for its result now";
@@ -55,31 +59,28 @@ impl Answer {
         }
         let text = match text {
             Ok(text) => text.unwrap_or_default(),
-            Err(code) => without_data(&space, response.extensions.get("cursor"), code),
+            Err(code) => without_data(&space, &response.extensions, code),
         };
         response.data = Value::Null;
         Self { response: response.into(), refusal, charge: Some(space.into_charge(text.len())), text }
     }
 
     /// Encodes data that a plan wrote, as [`Self::encode`] does a response.
-    pub(super) fn copied(copied: &Copied, cursor: &str, space: Space) -> Self {
+    pub(super) fn copied(copied: &Copied, extensions: &Extensions, space: Space) -> Self {
         let Copied { data, errors } = copied;
-        let cursor = Value::from(cursor);
         let text = match data {
             Ok(data) => {
                 let errors = match errors.as_slice() {
                     [] => String::new(),
                     errors => format!(",\"errors\":{}", encode(&errors, space.limit()).unwrap_or_default()),
                 };
-                format!("{{\"data\":{data}{errors},\"extensions\":{{\"cursor\":{cursor}}}}}")
+                let extensions = encode(extensions, usize::MAX).unwrap_or_default();
+                format!("{{\"data\":{data}{errors},\"extensions\":{extensions}}}")
             }
-            Err(code) => without_data(&space, Some(&cursor), *code),
+            Err(code) => without_data(&space, extensions, *code),
         };
-        let text = if space.resize(text.len()) {
-            text
-        } else {
-            without_data(&space, Some(&cursor), Code::Overloaded)
-        };
+        let text =
+            if space.resize(text.len()) { text } else { without_data(&space, extensions, Code::Overloaded) };
         let charge = Some(space.into_charge(text.len()));
         Self { text, response: Box::new(Response::default()), refusal: None, charge }
     }
@@ -129,13 +130,13 @@ fn is_cut(response: &Response) -> bool {
 }
 
 /// Returns the JSON of the result of an operation that ran, with an error instead of its data.
-fn without_data(space: &Space, cursor: Option<&Value>, code: Code) -> String {
+fn without_data(space: &Space, extensions: &Extensions, code: Code) -> String {
     let text = match code {
         Code::Overloaded => NO_ROOM.to_owned(),
         _ => format!("the result has more than {} bytes; ask for less", space.limit()),
     };
     let errors = json!([{"message": text, "extensions": {"code": code.as_str()}}]);
-    json!({"data": null, "errors": errors, "extensions": {"cursor": cursor}}).to_string()
+    json!({"data": null, "errors": errors, "extensions": extensions}).to_string()
 }
 
 /// Returns the JSON of a value; `None` if it has more than `limit` bytes.

@@ -17,6 +17,7 @@ use super::{
     error::publicly,
     event_publisher::EventPublisher,
     plan::{Copied, Operation, Plans},
+    receipt::Receipt,
     space::Space,
 };
 use crate::{audience::Viewer, budget::Pool};
@@ -145,6 +146,7 @@ impl Planned {
         event_publisher: &EventPublisher,
         space: &Space,
         turns: &Pool,
+        receipt: &Receipt,
     ) -> Result<Option<Copied>, Box<Response>> {
         self.validate(prepared, turns, &viewer.user).await?;
         let operation = pick(prepared.document.tree(), prepared.request.operation_name.as_deref());
@@ -156,6 +158,7 @@ impl Planned {
             viewer,
             event_publisher,
             space,
+            receipt,
         };
         self.plans.execute(&operation).await.map_err(|error| error.response().into())
     }

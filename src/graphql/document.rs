@@ -19,7 +19,10 @@ pub(super) use self::{
     parsed::{Document, value_bytes},
     turn::turn,
 };
-use super::error::{Code, own_operations, refuse};
+use super::{
+    error::{Code, own_operations, refuse},
+    read_after,
+};
 use crate::{
     budget::{Budget, Pool},
     telemetry::traces,
@@ -47,6 +50,8 @@ pub struct Prepared {
     pub(super) response_key: String,
     /// Cursor to resume from: the extension [`AFTER`] of the request, else the field's argument.
     pub(super) after: Option<String>,
+    /// Tokens of the events that a query or mutation must see. A subscription has a cursor instead.
+    pub(super) read_after: Vec<String>,
 }
 
 impl Prepared {
@@ -132,6 +137,7 @@ impl Documents {
             }
             return refuse(Code::BadRequest, "the request has no query");
         }
+        let read_after = read_after::take(&mut request)?;
         let (mut document, mut is_kept) = self.parse(&request, user).await?;
         let operation = match pick(document.tree(), request.operation_name.as_deref()) {
             Ok(operation) => &operation.node,
@@ -165,7 +171,7 @@ impl Documents {
         if !is_kept {
             self.kept.insert(&request.query, &document, user);
         }
-        Ok(Prepared { request, kind, document, field, response_key, after })
+        Ok(Prepared { request, kind, document, field, response_key, after, read_after })
     }
 
     /// Returns the document, and whether it is kept already. A new one is parsed when it is the

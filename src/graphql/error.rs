@@ -25,6 +25,10 @@ pub enum Code {
     NotFound,
     /// The cursor to resume from is not one of this service.
     BadCursor,
+    /// A token of the events to read after is not one of this service.
+    BadReadAfter,
+    /// This pod has not applied an event that the request must see. The client may try again.
+    NotCaughtUp,
     /// The document does not parse.
     ParseFailed,
     /// The document does not fit the schema, or exceeds a limit.
@@ -49,13 +53,15 @@ pub enum Code {
 }
 
 /// All codes.
-const CODES: [Code; 16] = [
+const CODES: [Code; 18] = [
     Code::Unauthenticated,
     Code::TokenRevoked,
     Code::Forbidden,
     Code::BadUserInput,
     Code::NotFound,
     Code::BadCursor,
+    Code::BadReadAfter,
+    Code::NotCaughtUp,
     Code::ParseFailed,
     Code::ValidationFailed,
     Code::BadRequest,
@@ -79,6 +85,8 @@ impl Code {
             Self::BadUserInput => "BAD_USER_INPUT",
             Self::NotFound => "NOT_FOUND",
             Self::BadCursor => "BAD_CURSOR",
+            Self::BadReadAfter => "BAD_READ_AFTER",
+            Self::NotCaughtUp => "NOT_CAUGHT_UP",
             Self::ParseFailed => "GRAPHQL_PARSE_FAILED",
             Self::ValidationFailed => "GRAPHQL_VALIDATION_FAILED",
             Self::BadRequest => "BAD_REQUEST",
@@ -123,6 +131,13 @@ impl Error {
         let seconds = NonZeroU32::MIN.saturating_add(wait.as_secs() as u32);
         let text = format!("you publish too many events or too large ones; try again in {seconds} s");
         Self { retry_after: Some(seconds), ..Self::new(Code::RateLimited, text) }
+    }
+
+    /// Creates the error of a request that waited in vain for an event that it must see.
+    #[must_use]
+    pub fn not_caught_up() -> Self {
+        let text = "this pod has not received yet what you wrote; nothing was run; try again in 1 s";
+        Self { retry_after: Some(NonZeroU32::MIN), ..Self::new(Code::NotCaughtUp, text) }
     }
 
     /// Creates an error about an argument out of bounds. The text should name the argument and its

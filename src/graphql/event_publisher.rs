@@ -17,11 +17,14 @@ use tracing::Instrument as _;
 
 use super::{
     error::{Code, Error},
+    receipt::Receipt,
     viewer::viewer,
 };
 use crate::{
     broker::{Publish, PublishError},
     budget::Rates,
+    clock::TopicClock,
+    cursor::Written,
     domain::{Domain, Fact, Unreadable},
     event::Event,
     telemetry::{
@@ -46,6 +49,7 @@ pub struct EventPublisher {
     duration: Histogram<f64>,
     refusals: Seldom,
     rates: Arc<Rates>,
+    clock: TopicClock,
     limits: Refusals,
 }
 
@@ -78,6 +82,7 @@ impl EventPublisher {
                 .with_description("Time until the topic acknowledged an event, or did not.")
                 .build(),
             rates: Arc::default(),
+            clock: TopicClock::default(),
             limits: Refusals::new(meter),
         }
     }
@@ -90,6 +95,13 @@ impl EventPublisher {
         self
     }
 
+    /// Takes the times of acknowledgements from this clock, instead of the machine's.
+    #[must_use]
+    pub fn with_clock(mut self, clock: TopicClock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Creates an event of this pod, not yet published.
     #[must_use]
     pub fn event(&self, kind: &str, author: Arc<str>, data: Vec<u8>) -> Event {
@@ -97,7 +109,7 @@ impl EventPublisher {
     }
 
     /// Publishes an event. Once the topic has acknowledged it, the domain's state on this pod shows
-    /// it: `read` gives what the domain made of it.
+    /// it: `read` gives what the domain made of it. The receipt of the request then has the event.
     ///
     /// # Errors
     /// `PUBLISH_FAILED` within [`crate::broker::PUBLISH_TIMEOUT`]: this pod's state is then as
@@ -106,6 +118,7 @@ impl EventPublisher {
         &self,
         mut event: Event,
         read: impl FnOnce(&Event) -> Result<Fact, Unreadable> + Send,
+        receipt: &Receipt,
     ) -> Result<(), Error> {
         if let Some(author) = &event.author {
             self.rates.take(author, event.data.len()).map_err(|wait| {
@@ -122,6 +135,8 @@ impl EventPublisher {
             Error::new(Code::PublishFailed, "the event could not be published; try again")
         })?;
         tracing::debug!(event = &*event.id, kind = &*event.kind, "event published");
+        let (source, id) = (event.source.clone(), event.id.clone());
+        receipt.note(&event, &Written { time: self.clock.now(), source, id }, &self.messaging.topic);
         match read(&event) {
             Ok(fact) => self.domain.apply(&event, &fact),
             Err(error) => {
@@ -162,5 +177,6 @@ pub async fn publish<T: Serialize + Sync>(ctx: &Context<'_>, kind: &str, data: &
         ctx.data_opt::<Arc<EventPublisher>>().ok_or_else(|| internal("this request cannot publish"))?;
     let data = serde_json::to_vec(data).map_err(|_| internal("the data has no JSON form"))?;
     let event = event_publisher.event(kind, author, data);
-    event_publisher.commit(event, |event| event_publisher.domain.read(event)).await
+    let receipt = ctx.data_opt::<Arc<Receipt>>().cloned().unwrap_or_default();
+    event_publisher.commit(event, |event| event_publisher.domain.read(event), &receipt).await
 }

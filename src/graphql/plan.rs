@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use super::{
     error::{Code, Error},
     event_publisher::EventPublisher,
+    receipt::Receipt,
     space::Space,
 };
 use crate::{
@@ -35,6 +36,8 @@ pub struct Operation<'a> {
     pub event_publisher: &'a EventPublisher,
     /// Bytes that are charged for the data. Copying stops there, or charges more.
     pub space: &'a Space,
+    /// What the request has published.
+    pub receipt: &'a Receipt,
 }
 
 /// Result of a query or a mutation.

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     audience::{Audience, Interests, Viewer},
     broker::{Ack, Reopen},
-    cursor::Source,
+    cursor::{Source, Written},
     domain::{Fact, Identity},
     hub::{Relayed, Render, SendQueue, Step, Watch, window::Bounds},
     membership::{self, Heartbeat},
@@ -86,6 +86,7 @@ impl Feed for TestFeed {
 /// Relay and hub of one pod, and the sending ends of its feed.
 struct Pod {
     hub: Hub,
+    applied: Applied,
     events: mpsc::Sender<Event>,
     state: watch::Sender<FeedState>,
     _relay: JoinSet<()>,
@@ -109,12 +110,13 @@ impl Pod {
         let messaging = Messaging { pod: "pod".into(), system: "memory", topic: "t".into() };
         let retention = Retention { began, window: WINDOW, may_come_late: false, least: SECOND * 600 };
         let mut relay = Relay::new(Arc::new(Anything), hub.clone(), membership, retention, messaging, &meter);
+        let applied = relay.applied().clone();
         let (events, received) = mpsc::channel(16);
         let state = watch::Sender::new(FeedState::Opening(None));
         let mut feed = TestFeed { events: received, state: state.subscribe(), reaches_back };
         let mut task = JoinSet::new();
         task.spawn(async move { relay.run(&mut feed).await });
-        Self { hub, events, state, _relay: task }
+        Self { hub, applied, events, state, _relay: task }
     }
 
     async fn set_open(&self, generation: &str) {
@@ -241,26 +243,6 @@ async fn new_generation_delivers_missed_events_only() {
     assert_eq!(payloads(&send_queue), ["forgets", "missed"]);
 }
 
-#[test]
-fn repeat_is_recognized_within_window_only() {
-    let mut seen = Seen::new(Duration::from_secs(10));
-    let start = Instant::now();
-    assert!(seen.insert("/s", "a", start));
-    assert!(!seen.insert("/s", "a", start + Duration::from_secs(9)));
-    assert!(seen.insert("/s", "a", start + Duration::from_secs(10)));
-    assert_eq!((seen.ids.len(), seen.order.len()), (1, 1));
-}
-
-#[test]
-fn seen_ids_are_bounded() {
-    let mut seen = Seen::new(Duration::from_secs(1_000));
-    let now = Instant::now();
-    for n in 0..=MAX_SEEN {
-        seen.insert("/s", &n.to_string(), now);
-    }
-    assert_eq!((seen.ids.len(), seen.order.len()), (MAX_SEEN, MAX_SEEN));
-}
-
 #[tokio::test(start_paused = true)]
 async fn domain_panic_skips_one_event() {
     let pod = Pod::new(SystemTime::now(), true);
@@ -275,11 +257,24 @@ async fn domain_panic_skips_one_event() {
     assert_eq!(delivered, ["good"]);
 }
 
-#[test]
-fn same_id_of_two_sources_is_two_events() {
-    let (mut seen, now) = (Seen::new(WINDOW), Instant::now());
-    assert!(seen.insert("/a", "1", now));
-    assert!(seen.insert("/b", "1", now));
-    assert!(seen.insert("/a1", "", now));
-    assert!(!seen.insert("/b", "1", now));
+#[tokio::test(start_paused = true)]
+async fn write_is_shown_once_it_is_applied() {
+    let topic = SystemTime::now();
+    let pod = Pod::new(topic, true);
+    let shows = |id: &str, time| pod.applied.shows(&Written { time, source: "/test".into(), id: id.into() });
+    pod.set_open("one").await;
+    pod.event("early", topic - SECOND * 60).await;
+    assert!(shows("early", topic - SECOND * 60));
+    assert!(!shows("old", topic - SECOND * 900), "its history may still come");
+    pod.heartbeat("one", topic + SECOND).await;
+    assert!(shows("old", topic - SECOND * 900));
+    assert!(!shows("late", topic + SECOND * 2));
+    pod.event("late", topic + SECOND * 2).await;
+    assert!(shows("late", topic + SECOND * 2));
+    // A topic that lost events never brings them.
+    pod.set_open("two").await;
+    pod.heartbeat("two", topic + SECOND * 9).await;
+    sleep(SECOND * 30).await;
+    assert!(shows("lost", topic + SECOND * 8));
+    assert!(!shows("next", topic + SECOND * 10));
 }

@@ -138,9 +138,9 @@ async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Resul
         _ => {
             let answer = app.engine.answer(prepared, session.viewer).await;
             drop(held);
-            match answer.refusal {
-                Some(Code::Overloaded) => Err(Refusal::overloaded()),
-                _ => Ok(result(form, answer)),
+            match answer.refusal.and_then(|_| Refusal::at_present(&answer.response)) {
+                Some(refusal) => Err(refusal),
+                None => Ok(result(form, answer)),
             }
         }
     }

@@ -107,6 +107,7 @@ async fn pages_may_send_headers_of_stock_clients() {
         "apollographql-client-name",
         "apollographql-client-version",
         "apollo-require-preflight",
+        "x-relay-read-after",
         "authorization",
         "baggage",
         "cache-control",

@@ -52,5 +52,6 @@ mod tokens;
 mod traces;
 mod truth;
 mod tutorial;
+mod written;
 
 use support::postgres as postgres_server;

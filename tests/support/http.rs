@@ -102,6 +102,20 @@ impl Http {
         self.answer(request.body(json!({ "query": query }).to_string())).await.unwrap()
     }
 
+    /// Sends a GraphQL request as this demo user, which must see the event of this token.
+    pub(crate) async fn graphql_after(
+        &self,
+        user: &str,
+        query: &str,
+        variables: &Value,
+        token: Option<&str>,
+    ) -> Answer {
+        let body = json!({ "query": query, "variables": variables, "extensions": { "readAfter": token } });
+        let request = self.client.post(self.url("/graphql")).header("content-type", "application/json");
+        let request = request.header("authorization", format!("Bearer {user}"));
+        self.answer(request.body(body.to_string())).await.unwrap()
+    }
+
     /// Sends a query by GET as this demo user.
     pub(crate) async fn graphql_get(&self, user: &str, query: &str) -> Answer {
         let request = self.client.get(self.url(&format!("/graphql?query={}", encoded(query))));

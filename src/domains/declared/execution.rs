@@ -220,9 +220,9 @@ impl Writer<'_> {
     }
 
     async fn mutation(&mut self, rule: &MutationRule, step: &Step<'_>) -> Result<(), Failed> {
-        let Operation { viewer, event_publisher, space, .. } = *self.operation;
+        let Operation { viewer, event_publisher, space, receipt, .. } = *self.operation;
         let publication = Publication::new(self.domain, rule, &step.arguments, viewer, event_publisher)?;
-        let answer = publication.publish(event_publisher).await?;
+        let answer = publication.publish(event_publisher, receipt).await?;
         let Some(object) = answer else {
             self.data.push_str("true");
             return Ok(());

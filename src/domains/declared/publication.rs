@@ -23,7 +23,7 @@ use crate::{
     audience::Viewer,
     domain::Fact,
     event::Event,
-    graphql::{Error, EventPublisher},
+    graphql::{Error, EventPublisher, Receipt},
 };
 
 /// Event that is ready to be published, with the answer to its mutation.
@@ -73,9 +73,13 @@ impl Publication {
     ///
     /// # Errors
     /// As of [`EventPublisher::commit`].
-    pub async fn publish(self, event_publisher: &EventPublisher) -> Result<Option<Arc<Object>>, Error> {
+    pub async fn publish(
+        self,
+        event_publisher: &EventPublisher,
+        receipt: &Receipt,
+    ) -> Result<Option<Arc<Object>>, Error> {
         let Self { event, fact, answer } = self;
-        event_publisher.commit(event, |_| Ok(fact)).await?;
+        event_publisher.commit(event, |_| Ok(fact), receipt).await?;
         Ok(answer)
     }
 }

@@ -73,16 +73,19 @@ impl Refusal {
     /// any other.
     #[must_use]
     pub fn at_present(refusal: &async_graphql::Response) -> Option<Self> {
+        if Body::from(refusal).refusal() == Some(Code::NotCaughtUp) {
+            return Some(Self::not_caught_up());
+        }
         let error = refusal.errors.first().filter(|_| is_overloaded(refusal))?;
         let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded, error.message.clone());
         Some(refusal.with(RETRY_AFTER, RETRY_SECONDS))
     }
 
-    /// Creates a refusal with 503: there is no room for the answer at present.
+    /// Creates a refusal with 503: this pod has not applied what the client wrote.
     #[must_use]
-    pub fn overloaded() -> Self {
-        let text = "too many answers of this user or this pod are not read yet; try again later";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Overloaded, text).with(RETRY_AFTER, RETRY_SECONDS)
+    pub fn not_caught_up() -> Self {
+        let (status, error) = (StatusCode::SERVICE_UNAVAILABLE, Error::not_caught_up());
+        Self { status, header: None, error, limit: None }.with(RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
     /// Creates a refusal with 503: there is no room for the request at present.

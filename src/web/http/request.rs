@@ -9,7 +9,7 @@ use async_graphql::{Request, Value as ConstValue, Variables};
 use axum::{
     body::Body,
     extract::{Query, Request as HttpRequest},
-    http::{HeaderName, Method, StatusCode, Uri, header::CONTENT_ENCODING},
+    http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header::CONTENT_ENCODING},
 };
 use futures_util::StreamExt as _;
 use serde_json::{Map, Value};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{negotiate, refusal::Refusal};
 use crate::{
     budget::{Charge, Pool},
-    graphql::{PERSISTED_QUERY, error::Code},
+    graphql::{PERSISTED_QUERY, READ_AFTER, error::Code},
     telemetry::traces::TRACEPARENT,
 };
 
@@ -84,23 +84,51 @@ impl AllowedHeaders {
     }
 }
 
+/// Header with the tokens of the writes that a request must see, for clients that cannot set the
+/// request's extension.
+pub const READ_AFTER_HEADER: &str = "x-relay-read-after";
+
 /// Parameters of GraphQL over HTTP. Others in a URL are ignored.
 const PARAMETERS: [&str; 4] = ["query", "operationName", "variables", "extensions"];
 
 /// Reads the request from the body of a POST, else from the URL, and adds the client's trace
-/// context. What is read is charged to the user.
+/// context and the tokens of its header. What is read is charged to the user.
 ///
 /// # Errors
 /// Those of `from_url` and `from_body`.
 pub async fn read(request: HttpRequest, pool: &Pool, user: &Arc<str>) -> Result<(Request, Charge), Refusal> {
     let trace = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(Into::into);
+    let tokens = tokens(request.headers())?;
     let mut charge = pool.try_charge(user, 0).ok_or_else(Refusal::no_room)?;
     let mut request = match *request.method() {
         Method::POST => from_body(request, &mut charge).await?,
         _ => from_url(request.uri(), &mut charge)?,
     };
     request.extensions.extend(trace.map(|trace| (TRACEPARENT.to_owned(), trace)));
+    if !tokens.is_empty() {
+        let of_body = match request.extensions.remove(READ_AFTER) {
+            None | Some(ConstValue::Null) => Vec::new(),
+            Some(ConstValue::List(values)) => values,
+            Some(value) => vec![value],
+        };
+        let all = of_body.into_iter().chain(tokens).collect();
+        request.extensions.insert(READ_AFTER.to_owned(), ConstValue::List(all));
+    }
     Ok((request, charge))
+}
+
+/// Returns the tokens in the headers.
+///
+/// # Errors
+/// 400 if a header is not ASCII.
+fn tokens(headers: &HeaderMap) -> Result<Vec<ConstValue>, Refusal> {
+    let mut tokens = Vec::new();
+    for value in headers.get_all(READ_AFTER_HEADER) {
+        let text = value.to_str().map_err(|_| Refusal::bad("`X-Relay-Read-After` must be ASCII"))?;
+        let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+        tokens.extend(texts.map(ConstValue::from));
+    }
+    Ok(tokens)
 }
 
 /// Changes the charge to what this text takes as values.
@@ -256,6 +284,23 @@ mod tests {
         let request = build("q".to_owned(), Some(String::new()), Map::new(), extensions);
         assert_eq!(request.operation_name, None);
         assert_eq!(request.extensions["traceparent"], ConstValue::from("t"));
+    }
+
+    #[tokio::test]
+    async fn tokens_of_header_and_body_are_added() {
+        for (body, expected) in [
+            (r#"{"query":"q"}"#, vec!["a", "b", "c"]),
+            (r#"{"query":"q","extensions":{"readAfter":"x"}}"#, vec!["x", "a", "b", "c"]),
+            (r#"{"query":"q","extensions":{"readAfter":["x","y"]}}"#, vec!["x", "y", "a", "b", "c"]),
+        ] {
+            let request = HttpRequest::post("/graphql").header("content-type", "application/json");
+            let request = request.header(READ_AFTER_HEADER, "a, b,").header(READ_AFTER_HEADER, "c");
+            let pool = Budget::default().requests;
+            let (request, _charge) =
+                read(request.body(body.into()).unwrap(), &pool, &"a".into()).await.unwrap();
+            let expected = ConstValue::List(expected.into_iter().map(ConstValue::from).collect());
+            assert_eq!(request.extensions[READ_AFTER], expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]

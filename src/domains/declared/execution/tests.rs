@@ -17,7 +17,7 @@ use crate::{
     domain::{Domain as _, Identity},
     domains::declared::{Declared, api, directory::Directory, rules::Rules},
     event::Event,
-    graphql::{Answer, Engine, EventPublisher, Space, error::Code, plan::Operation},
+    graphql::{Answer, Engine, EventPublisher, Receipt, Space, error::Code, plan::Operation},
     hub::{Hub, window::Bounds},
     lock::lock,
     telemetry::{Metrics, Refusals, traces::Messaging},
@@ -495,6 +495,7 @@ async fn long_answer_is_charged_before_it_is_written() {
             viewer: &viewer,
             event_publisher: &event_publisher,
             space: &space,
+            receipt: &Receipt::default(),
         };
         let copied = run(&pod.domain, &operation).await.unwrap().unwrap();
         assert_eq!(copied.data.err(), expected, "{room} {limit}");
