@@ -2,17 +2,24 @@
 // Both send the token of the headers editor. The token must never go anywhere else.
 
 import { getOperationAST, parse } from 'graphql';
-import { createClient } from 'graphql-ws';
+import { createRelayClient } from 'pubsub-relay-client/graphql-ws';
 
-/** Close code of a refused token: another attempt with the same token changes nothing. */
-const FORBIDDEN = 4403;
+import { nameOf } from './token.js';
 
-/** Returns a GraphiQL fetcher for the GraphQL endpoint at this URL. */
-export function fetcherOf(url) {
+/**
+ * Returns a GraphiQL fetcher for the GraphQL endpoint at this URL. Each result is listed in the log,
+ * but for those that GraphiQL asks for by itself.
+ */
+export function fetcherOf(url, log) {
   return ({ operationName, ...request }, { headers = {} } = {}) => {
     const operation = chosen(request.query, operationName);
-    const named = { ...request, operationName: operation?.name?.value };
-    return operation?.operation === 'subscription' ? watch(url, named, headers) : ask(url, named, headers);
+    const name = operation?.name?.value;
+    const run = { url, request: { ...request, operationName: name }, headers, log };
+    if (operation?.operation === 'subscription') return watch({ ...run, of: name ?? 'subscription' });
+    return ask({
+      ...run,
+      of: operationName === 'IntrospectionQuery' ? undefined : (name ?? operation?.operation ?? 'request'),
+    });
   };
 }
 
@@ -30,32 +37,48 @@ function chosen(query, name) {
   }
 }
 
-async function ask(url, request, headers) {
+async function ask({ url, request, headers, log, of }) {
   const response = await fetch(url, {
     method: 'POST',
     headers: { accept: 'application/graphql-response+json', 'content-type': 'application/json', ...headers },
     body: JSON.stringify(request),
   });
-  return response.json();
+  const answer = await response.json();
+  if (of) log.add(of, answer);
+  return answer;
 }
 
-function watch(url, request, headers) {
+/** Runs a subscription. After a cut it goes on where it was, on any pod. */
+function watch({ url, request, headers, log, of }) {
+  const token = Object.entries(headers).find(([name]) => name.toLowerCase() === 'authorization')?.[1];
   return {
     subscribe(sink) {
-      const client = createClient({
+      let isOver = false;
+      const end = (connection) => {
+        if (isOver) return;
+        isOver = true;
+        log.set({ connection, cancel: undefined });
+        client.dispose();
+      };
+      const client = createRelayClient({
         url: url.replace(/^http/, 'ws'),
-        connectionParams: headers,
-        // A draining pod sends its watchers to another pod.
-        retryAttempts: Infinity,
-        shouldRetry: (cause) => cause instanceof CloseEvent && cause.code !== FORBIDDEN,
+        // The client adds the scheme, which the headers editor has already.
+        ...(token && { token: () => token.replace(/^bearer +/i, '') }),
+        onState: (connection) => isOver || log.set({ connection }),
       });
-      client.subscribe(request, { ...sink, error: (cause) => sink.error(readable(cause)) });
-      return { unsubscribe: () => client.dispose() };
+      log.set({ user: nameOf(token), connection: 'connecting', cancel: () => [end('cancelled'), sink.complete()] });
+      client.subscribe(request, {
+        next: (result) => [log.add(of, result), sink.next(result)],
+        error: (error) => [end('ended'), sink.error(readable(error))],
+        complete: () => [end('ended'), sink.complete()],
+      });
+      return { unsubscribe: () => end('cancelled') };
     },
   };
 }
 
-/** Turns a CloseEvent into an error, because GraphiQL shows only errors and plain values. */
-function readable(cause) {
-  return cause instanceof CloseEvent ? new Error(`the pod ended the connection: ${cause.code} ${cause.reason}`) : cause;
+/** Returns what GraphiQL shows: the text with the close code, since an error of ours has a cause. */
+function readable(error) {
+  const { code, reason } = error.cause ?? {};
+  return reason ? new Error(`the pod ended the connection: ${code} ${reason}`) : error;
 }

@@ -13,6 +13,8 @@ import { useRef, useState } from 'react';
 import { createRoot } from 'react-dom/client';
 
 import { fetcherOf } from './fetcher.js';
+import { Log } from './log.js';
+import { Results } from './results.jsx';
 
 const root = document.getElementById('page');
 const tabs = JSON.parse(root.dataset.tabs);
@@ -20,6 +22,9 @@ const tabs = JSON.parse(root.dataset.tabs);
 const cluster = JSON.parse(root.dataset.cluster);
 // Relative, so that the page works below a path of a proxy.
 const endpoint = new URL('graphql', document.baseURI).href;
+const log = new Log();
+/** Name of the pod. Behind a balancer the page knows its address only. */
+const pod = cluster?.pods.find(({ url }) => new URL(url).port === location.port)?.name ?? location.host;
 
 /** Time without typing after which a token counts as complete, in milliseconds. */
 const TYPED = 700;
@@ -31,13 +36,13 @@ globalThis.MonacoEnvironment = {
 };
 
 function Page() {
-  const [fetcher, setFetcher] = useState(() => fetcherOf(endpoint));
+  const [fetcher, setFetcher] = useState(() => fetcherOf(endpoint, log));
   const typing = useRef();
   // Replaces the fetcher after a pause in typing: then GraphiQL loads the schema again, which the
   // pod shows only with a token.
   const askAgain = () => {
     clearTimeout(typing.current);
-    typing.current = setTimeout(() => setFetcher(() => fetcherOf(endpoint)), TYPED);
+    typing.current = setTimeout(() => setFetcher(() => fetcherOf(endpoint, log)), TYPED);
   };
   return (
     <>
@@ -58,6 +63,7 @@ function Page() {
           <span className="logo">pubsub-relay</span>
         </GraphiQL.Logo>
         <GraphiQL.Footer>
+          <Results log={log} pod={pod} />
           <p className="footer">
             Authors do not receive their own changes: watch in one browser tab, change in another, as another user. The token
             stands under <em>Headers</em>. <a href="page/licences.txt">Licences</a>

@@ -8,7 +8,7 @@ import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
 import { inaccessible, launch, open, screenshot, skipped } from './browser.js';
-import { Cluster, eventually } from './pod.js';
+import { Cluster, addTemplate, eventually } from './pod.js';
 
 const LOCATIONS = { ZOWI: ['1', '2'], ZOLO: ['3'], ZEWI: ['3', '4'], ZELO: ['1'] };
 const USERS = Object.keys(LOCATIONS);
@@ -183,6 +183,49 @@ describe('the story of a cluster', { skip, timeout: 300_000 }, () => {
     await page.getByRole('button', { name: /^Execute query/ }).waitFor();
     await page.close();
   });
+
+  for (const width of [1280, 390]) {
+    it(`lists every result of GraphiQL and resumes after a restart, at ${width} pixels`, async () => {
+      const host = `http://${cluster.hosts[1]}`;
+      const page = await open(browser, `${host}/graphiql`, { hosts: cluster.hosts, viewport: { width, height: 844 } });
+      const list = page.getByRole('region', { name: 'Results', exact: true });
+      const state = list.getByRole('status');
+      await page.getByRole('button', { name: /^Execute query/ }).click();
+      await state.getByText('pod-2 as ZOLO, live', { exact: true }).waitFor();
+      await addTemplate(cluster.http, `first ${width}`);
+      await addTemplate(cluster.http, `second ${width}`);
+      for (const name of [`first ${width}`, `second ${width}`]) await list.getByText(`"${name}"`).waitFor();
+      assert.equal(await list.getByText(/^\d\d:\d\d:\d\d\.\d{3}$/).count(), 2);
+      assert.equal(await list.getByText('eventId').first().isVisible(), false);
+      await list.getByText('cursor and event id').first().click();
+      await list.getByText('eventId').first().waitFor();
+
+      await fetch(`${host}/cluster/restart/pod-2`, { method: 'POST', headers: { origin: host } });
+      await state.getByText('pod-2 as ZOLO, reconnecting').waitFor();
+      await addTemplate(cluster.http, `away ${width}`);
+      await state.getByText('pod-2 as ZOLO, live').waitFor();
+      await list
+        .getByRole('listitem')
+        .filter({ hasText: `"away ${width}"` })
+        .getByText('replayed')
+        .waitFor();
+      for (const name of [`first ${width}`, `second ${width}`, `away ${width}`])
+        assert.equal(await list.getByText(`"${name}"`).count(), 1, name);
+
+      assert.deepEqual(await inaccessible(page, '.log'), []);
+      const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      assert.ok(overflow <= 0, `${overflow} pixels too wide`);
+      await screenshot(page, `page-${width}`, { fullPage: true });
+      await list.getByRole('button', { name: 'Cancel' }).click();
+      await state.getByText('pod-2 as ZOLO, cancelled').waitFor();
+      await page.getByRole('button', { name: /^Execute query/ }).waitFor();
+      await addTemplate(cluster.http, 'after the end');
+      await list.getByRole('button', { name: 'Clear' }).click();
+      assert.equal(await list.getByRole('listitem').count(), 0);
+      assert.deepEqual(faults(page), []);
+      await page.close();
+    });
+  }
 
   it('refuses what other pages ask of the process', async () => {
     const ask = (headers) => fetch(`${cluster.http}/cluster/restart/pod-1`, { method: 'POST', headers });

@@ -37,6 +37,9 @@ describe('the page at /', { skip, timeout: 300_000 }, () => {
     await response(page).getByText('shown on the page').waitFor();
     await screenshot(page, 'page');
 
+    const list = page.getByRole('region', { name: 'Results', exact: true });
+    await list.getByText(`${new URL(pod.http).host} as ZOLO, live`).waitFor();
+    await list.getByText('shown on the page').waitFor();
     await page.getByRole('button', { name: /^Stop query/ }).click();
     await pod.untilWatchers(0);
     assert.deepEqual(page.faults, []);

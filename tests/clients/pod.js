@@ -21,6 +21,20 @@ export async function eventually(what, ask) {
   }
 }
 
+/** Adds a template as ZOWI for location 3, where ZOLO is. */
+export async function addTemplate(http, name) {
+  const query = `mutation ($name: String!) {
+    addTemplate(templateInput: { name: $name, shareLocationIds: ["3"] }) { success }
+  }`;
+  const response = await fetch(`${http}/graphql`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', authorization: bearer('ZOWI') },
+    body: JSON.stringify({ query, variables: { name } }),
+  });
+  const { data, errors } = await response.json();
+  if (!data?.addTemplate?.success) throw new Error(JSON.stringify(errors));
+}
+
 export class Pod {
   static async start(settings = {}) {
     if (!RELAY) throw new Error('RELAY_BINARY names no relay: run these tests by `cargo test --test clients`');
@@ -54,18 +68,8 @@ export class Pod {
     await eventually(`${count} watchers`, async () => (await this.metric('relay_watchers')) === count);
   }
 
-  /** Adds a template as ZOWI for location 3, where ZOLO is. */
-  async addTemplate(name) {
-    const query = `mutation ($name: String!) {
-      addTemplate(templateInput: { name: $name, shareLocationIds: ["3"] }) { success }
-    }`;
-    const response = await fetch(`${this.http}/graphql`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json', authorization: bearer('ZOWI') },
-      body: JSON.stringify({ query, variables: { name } }),
-    });
-    const { data, errors } = await response.json();
-    if (!data?.addTemplate?.success) throw new Error(JSON.stringify(errors));
+  addTemplate(name) {
+    return addTemplate(this.http, name);
   }
 
   /** Stops the pod as Kubernetes does, and waits until it is gone. */
