@@ -3,6 +3,7 @@ import { createClient, type Client } from 'graphql-sse';
 import { RelayError, typed } from './errors.js';
 import { PATIENCE, Subscription, authorization, iterate, retryWait, type Options, type Request, type Result, type Sink } from './subscription.js';
 import { watchful } from './watchful.js';
+import { Writes } from './writes.js';
 
 export type SseOptions = Options & { fetchFn?: typeof fetch };
 
@@ -13,7 +14,8 @@ export interface RelaySseClient extends Omit<Client, 'subscribe' | 'iterate'> {
 }
 
 /** Creates a client over server-sent events. It reconnects for ever, but not with a refused token. */
-export function createRelaySseClient(options: SseOptions): RelaySseClient {
+export function createRelaySseClient(given: SseOptions): RelaySseClient {
+  const options = { writes: new Writes(), ...given };
   const { url, onState, patience = PATIENCE, fetchFn = fetch } = options;
   let failure: RelayError | undefined;
   const headers = async (): Promise<Record<string, string>> => {

@@ -2,6 +2,7 @@ import { createClient, type Client, type ClientOptions } from 'graphql-ws';
 
 import { RelayError, typed } from './errors.js';
 import { PATIENCE, Subscription, authorization, iterate, retryWait, type Options, type Request, type Result, type Sink } from './subscription.js';
+import { Writes } from './writes.js';
 
 export type WebSocketOptions = Options & Omit<ClientOptions, 'url' | 'connectionParams' | 'retryAttempts' | 'shouldRetry' | 'retryWait'>;
 
@@ -15,8 +16,9 @@ export interface RelayClient extends Omit<Client, 'subscribe' | 'iterate'> {
 const NOT_A_RELAY = 4900;
 
 /** Creates a client over WebSocket. It reconnects for ever, but not with a refused token. */
-export function createRelayClient(options: WebSocketOptions): RelayClient {
-  const { token, onGap, onState, onWarning, storage, patience = PATIENCE, ...rest } = options;
+export function createRelayClient(given: WebSocketOptions): RelayClient {
+  const options = { writes: new Writes(), ...given };
+  const { token, onGap, onState, onWarning, storage, writes, patience = PATIENCE, ...rest } = options;
   let start: string | undefined;
   let failure: RelayError | undefined;
   let silence: ReturnType<typeof setTimeout> | undefined;

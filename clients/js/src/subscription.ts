@@ -1,5 +1,6 @@
 import { RelayError, typed } from './errors.js';
 import type { CursorStore } from './storage.js';
+import type { Writes } from './writes.js';
 
 /** A subscription to start. Its document need not declare `$after`. */
 export interface Request {
@@ -46,6 +47,8 @@ export interface Options {
   onWarning?: (warning: RelayError) => void;
   /** Store of the cursors. Default: none, so that a new page begins anew. */
   storage?: CursorStore;
+  /** Tokens of writes, shared with other clients and with `writes.fetch()`. Default: this client's own. */
+  writes?: Writes;
   /** Time of silence after which a connection counts as lost, in ms. Default: 40,000. A pod pings every 25 s. */
   patience?: number;
   /** Waits before the next attempt. Default: a random time, at most 1, 2, 4, 8, then 10 s. */
@@ -87,13 +90,15 @@ export class Subscription<T> {
       const after = this.cursor;
       // Before the first result, a second connection begins where the first one did.
       this.cursor ??= this.start();
-      return after === undefined ? request.extensions : { ...request.extensions, after };
+      const extensions = after === undefined ? request.extensions : { ...request.extensions, after };
+      return this.options.writes ? this.options.writes.extend(extensions) : extensions;
     };
     return Object.defineProperty({ ...request }, 'extensions', { enumerable: true, get: extensions });
   }
 
   /** Passes on a result, unless it is a repeat. */
   next(result: Result<T>): void {
+    this.options.writes?.note(result);
     const { cursor, eventId, gap } = result.extensions ?? {};
     // The refusal of a subscription has no data and no place in the order of events.
     if (result.errors && result.data === undefined && !cursor) return this.error(result.errors);
@@ -120,6 +125,7 @@ export class Subscription<T> {
     if (this.isOver) return;
     this.isOver = true;
     const problem = typed(error);
+    if (Array.isArray(problem.cause)) this.options.writes?.note({ errors: problem.cause });
     if (problem.code === 'BAD_CURSOR') this.stored((store) => store.remove(this.key));
     this.sink.error(problem);
   }
