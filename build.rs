@@ -1,8 +1,9 @@
 //! Bundles the page at `/` (the npm project in `page/`) for `src/web/page.rs`, if npm is installed.
 //!
-//! The crate must also build on a machine without npm or without a network. There the pod serves a
-//! plain page instead, and cargo prints a warning. The script runs again only when the page's own
-//! files change. It must never write outside `OUT_DIR`.
+//! A published package has the bundle already, in `page/built/` (`ci/package` puts it there), and
+//! needs no npm. The crate must also build from a clone without npm or without a network. There the
+//! pod serves a plain page instead, and cargo prints a warning. The script runs again only when the
+//! page's own files change. It must never write outside `OUT_DIR`.
 
 use std::{
     env, fs, io,
@@ -20,6 +21,9 @@ const SOURCES: [&str; 6] = [
     "clients/js/src",
 ];
 
+/// Folder of the bundle in a published package. A clone does not have it.
+const BUILT: &str = "page/built";
+
 fn main() -> io::Result<()> {
     for source in SOURCES {
         say(&format!("rerun-if-changed={source}"));
@@ -30,7 +34,12 @@ fn main() -> io::Result<()> {
         remove(folder)?;
         fs::create_dir_all(folder)?;
     }
-    if let Err(reason) = build(&project, &bundle) {
+    let built = Path::new(BUILT);
+    if built.exists() {
+        for file in files(built)? {
+            fs::copy(&file, bundle.join(file.file_name().unwrap_or_default()))?;
+        }
+    } else if let Err(reason) = build(&project, &bundle) {
         remove(&bundle)?;
         fs::create_dir(&bundle)?;
         say(&format!("warning=GET / will be a plain page, without GraphiQL: {reason}"));
@@ -87,14 +96,19 @@ fn run(command: &mut Command) -> Result<(), String> {
 
 /// Returns a Rust expression that lists the bundle's files: name, content.
 fn listing(bundle: &Path) -> io::Result<String> {
-    let mut paths: Vec<_> =
-        fs::read_dir(bundle)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-    paths.sort();
-    let files = paths.iter().map(|path| {
+    let lines = files(bundle)?.into_iter().map(|path| {
         let name = path.file_name().unwrap_or_default();
         format!("({name:?}, include_bytes!({path:?})),\n")
     });
-    Ok(format!("&[\n{}]\n", files.collect::<String>()))
+    Ok(format!("&[\n{}]\n", lines.collect::<String>()))
+}
+
+/// Returns the paths of a folder's files, sorted.
+fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths: Vec<_> =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    paths.sort();
+    Ok(paths)
 }
 
 fn remove(folder: &Path) -> io::Result<()> {
