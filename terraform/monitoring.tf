@@ -1,6 +1,7 @@
 locals {
   # Prometheus' names from docs/TELEMETRY.md. All queries of this folder take them from here.
   metrics = {
+    clock_skew       = "relay_clock_skew_seconds"
     connections      = "relay_connections"
     connection_ends  = "relay_connection_ends_total"
     deliveries       = "relay_deliveries_total"
@@ -9,6 +10,7 @@ locals {
     events_rejected  = "relay_events_rejected_total"
     feed_lag         = "relay_feed_lag_seconds"
     gaps             = "relay_gaps_total"
+    log_trimmed      = "relay_log_trimmed_total"
     publishes        = "relay_publishes_total"
     resumes          = "relay_resumes_total"
     watchers         = "relay_watchers"
@@ -25,7 +27,9 @@ locals {
     unsent    = "sum(rate(${local.metrics.publishes}{${local.ours},outcome!~'acknowledged|invalid'}[5m]))"
   }
 
-  alerts = {
+  alerts = merge(local.pod_alerts, var.postgres == null ? {} : local.postgres_alerts)
+
+  pod_alerts = {
     feed-lag = {
       title    = "feed lags"
       severity = "ERROR"
@@ -33,7 +37,7 @@ locals {
       # A heartbeat takes well under a second. A pod opens a silent feed anew by itself after 30 s.
       # This alert fires if that did not help.
       query = "max by (pod) (${local.metrics.feed_lag}{${local.ours}}) > 5"
-      help  = "A pod receives the topic late. One pod: delete it, its clients resume elsewhere. All pods: see Pub/Sub's status page, then check whether the pods lack CPU."
+      help  = "A pod receives the topic late. One pod: delete it, its clients resume elsewhere. All pods: see the broker's status page, then check whether the pods lack CPU."
     }
     not-ready = {
       title    = "pods are not ready"
@@ -49,7 +53,7 @@ locals {
       seconds  = 300
       # Users see PUBLISH_FAILED. Invalid requests of clients (invalid) do not count.
       query = "${local.queries.unsent} / sum(rate(${local.metrics.publishes}{${local.ours}}[5m])) > 0.01"
-      help  = "More than 1 % of mutations fail. The label outcome says why: unavailable is Pub/Sub or a permission, timed_out is the network, overloaded is too few pods."
+      help  = "More than 1 % of mutations fail. The label outcome says why: unavailable is the broker or a permission, timed_out is the network, overloaded is too few pods."
     }
     gaps = {
       title    = "events are missing"
@@ -103,12 +107,48 @@ locals {
       query = "count(pubsub_googleapis_com:subscription_num_undelivered_messages{monitored_resource='pubsub_subscription'}) > 5000"
       help  = "At 10,000 subscriptions no new pod gets a feed. Delete the subscriptions of dead pods: gcloud pubsub subscriptions list --filter=labels.app=pubsub-relay."
     }
+    rejected-events = {
+      title    = "messages are rejected"
+      severity = "WARNING"
+      seconds  = 0 # as for gaps
+      # Other programs publish, too. Events of another release (unknown_type) do not count.
+      query = "sum by (reason) (increase(${local.metrics.events_rejected}{${local.ours},reason!='unknown_type'}[10m])) > 10"
+      help  = "A publisher sends messages that pods reject, so that no watcher gets them. The label reason says what is wrong, and the pods' log has the ids of the messages."
+    }
+    clock-skew = {
+      title    = "clocks differ"
+      severity = "WARNING"
+      seconds  = 600
+      query    = "max by (pod) (abs(${local.metrics.clock_skew}{${local.ours}})) > 4"
+      help     = "The clock of a pod differs from that of the broker by more than 4 s. One pod: the clock of its node. All pods: that of the database or of the broker. Set it by NTP."
+    }
     most-pods = {
       title    = "as many pods as allowed"
       severity = "WARNING"
       seconds  = 900
       query    = "max(kube_horizontalpodautoscaler_status_current_replicas{${local.ours}}) >= max(kube_horizontalpodautoscaler_spec_max_replicas{${local.ours}})"
       help     = "The autoscaler is at its maximum. A pod refuses connections above RELAY_MAX_CONNECTIONS (1013). Raise maxReplicas and the budget."
+    }
+  }
+
+  # With the topic in Cloud SQL.
+  postgres_alerts = {
+    log-not-trimmed = {
+      title    = "the table of events grows"
+      severity = "WARNING"
+      seconds  = 1800
+      # Heartbeats are events, too, so there are always old ones. With a replay window above an
+      # hour, a new topic has none before it is over.
+      query = "sum(increase(${local.metrics.log_trimmed}{${local.ours}}[1h])) == 0"
+      help  = "No pod deletes old events. The pods' log says why (old events not deleted), often the missing right to delete. Cloud SQL enlarges its disk by itself, and the bill with it."
+    }
+    database-connections = {
+      title    = "the database is nearly full of connections"
+      severity = "CRITICAL"
+      seconds  = 600
+      # The pods' own are three for each, twice during a rollout.
+      query = "sum(cloudsql_googleapis_com:database_postgresql_num_backends{monitored_resource='cloudsql_database',database_id='${var.project_id}:${local.name}-postgres'}) > ${floor(var.postgres == null ? 0 : var.postgres.max_connections * 0.8)}"
+      help  = "Above max_connections no new pod gets a feed, and pods that lose a connection stay unready. See pg_stat_activity by usename. Raise postgres.max_connections, or end what other programs hold."
     }
   }
 

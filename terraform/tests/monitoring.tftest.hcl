@@ -12,7 +12,7 @@ variables {
 run "alerts_reach_all_recipients_with_instructions" {
   assert {
     condition = toset(keys(google_monitoring_alert_policy.this)) == toset([
-      "feed-lag", "gaps", "most-pods", "not-ready", "orphan-feeds", "publish-failures", "slow-delivery", "slow-ends", "subscription-limit",
+      "clock-skew", "feed-lag", "gaps", "most-pods", "not-ready", "orphan-feeds", "publish-failures", "rejected-events", "slow-delivery", "slow-ends", "subscription-limit",
     ])
     error_message = "an alert is missing or new: docs/OPERATIONS.md has an entry for each"
   }
@@ -43,6 +43,22 @@ run "alerts_query_own_pods_only" {
       if name != "subscription-limit"
     ])
     error_message = "an alert must not count pods of other applications"
+  }
+}
+
+run "database_brings_its_alerts" {
+  variables {
+    postgres = { max_connections = 200 }
+  }
+
+  assert {
+    condition     = alltrue([for name in ["log-not-trimmed", "database-connections"] : length(google_monitoring_alert_policy.this[name].documentation[0].content) > 80])
+    error_message = "a database needs the alerts of its table and its connections"
+  }
+
+  assert {
+    condition     = endswith(google_monitoring_alert_policy.this["database-connections"].conditions[0].condition_prometheus_query_language[0].query, "database_id='relay-test:pubsub-relay-postgres'}) > 160")
+    error_message = "the alert must count this database's connections, up to four fifths of the most"
   }
 }
 
