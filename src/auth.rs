@@ -26,7 +26,7 @@ pub use self::{
 };
 use crate::{
     audience::Viewer,
-    domain::{Claims, Domain, Identity},
+    domain::{Claims, Domain, Found, Identity},
     revocations::Revocations,
 };
 use opentelemetry::{
@@ -139,6 +139,12 @@ impl Authenticator {
     #[must_use]
     pub fn viewer(&self, user: &str) -> Option<Viewer> {
         self.domain.viewer(Identity::Claims(&Claims::of_subject(user)))
+    }
+
+    /// Returns the user that an operator names by id, e-mail address or demo name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Found {
+        self.domain.find(name)
     }
 
     /// Reports whether tokens are demo names, which are no secret.

@@ -123,6 +123,19 @@ pub enum NoViewer {
     Forbidden(String),
 }
 
+/// User that an operator names, as the domain knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Found {
+    /// The domain has a table of users, and this is the user, with every key that a subscription of
+    /// the user without arguments listens to.
+    User(Viewer),
+    /// The domain has a table of users, and the user is not in it.
+    Unknown,
+    /// The domain has no table of users: every name may be the id of one.
+    NoTable,
+}
+
 /// A domain behind the relay.
 ///
 /// Every method is called for every event or connection: none may block or do I/O.
@@ -147,6 +160,13 @@ pub trait Domain: Send + Sync + 'static {
     /// [`NoViewer`] decides what the client reads.
     fn admit(&self, identity: Identity<'_>) -> Result<Viewer, NoViewer> {
         self.viewer(identity).ok_or(NoViewer::Unknown)
+    }
+
+    /// Returns the user with this id, e-mail address or demo name, for an operator who asks about
+    /// one. Default: there is no table of users.
+    fn find(&self, name: &str) -> Found {
+        let _ = name;
+        Found::NoTable
     }
 
     /// Returns names that demo tokens may have, for the refusal of a client without a valid one. A

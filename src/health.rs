@@ -78,6 +78,12 @@ impl Health {
         self
     }
 
+    /// Returns the name of the pod.
+    #[must_use]
+    pub fn pod(&self) -> &str {
+        self.membership.pod()
+    }
+
     /// Registers the metrics of readiness and of the feed's state.
     pub fn observe(&self, meter: &Meter) {
         let health = self.clone();

@@ -8,6 +8,7 @@
 mod delivery_log;
 mod dispatch;
 pub mod index;
+pub mod per_user;
 mod relayed;
 pub mod replay;
 pub mod send_queue;
@@ -35,10 +36,10 @@ use self::{
     window::{Bounds, Window},
 };
 pub use self::{
-    delivery_log::{Answer, DeliveryRecord},
+    delivery_log::{Answer, DeliveryRecord, GapNotice},
     relayed::{Relayed, Render},
     replay::{Replay, Step},
-    send_queue::{Deliveries, Delivery, Overflow, Rendered, SendQueue},
+    send_queue::{Deliveries, Delivery, Overflow, Rendered, SendQueue, Watched},
     watcher::Watch,
     watching::Watching,
 };
@@ -178,15 +179,20 @@ impl Hub {
     /// and so does every client that resumes from before this event. Must be called while the feed
     /// catches up.
     pub fn lose(&self, event: &Event) {
-        let (mut watchers, cursor) = {
+        let (mut watchers, cursor, from) = {
             let mut state = self.0.state();
+            let from = state.place().published;
             state.window.lose(&position(event));
             // The events that cursors were held back for are lost.
             state.held = Some(state.window.head().clone());
             let cursor: Arc<str> = state.window.head().encode(&self.0.topic).into();
-            (state.index.all().cloned().collect::<Vec<_>>(), cursor)
+            (state.index.all().cloned().collect::<Vec<_>>(), cursor, from)
         };
         self.0.counts.feed_lost.fetch_add(watchers.len() as u64, Ordering::Relaxed);
+        if let Some(delivery_log) = self.0.delivery_log.get() {
+            let notice = GapNotice { reason: FEED_LOST, from, to: position(event).published };
+            delivery_log.gap(watchers.iter().map(|watcher| &watcher.viewer.user), notice);
+        }
         for sharing in by_operation(&mut watchers) {
             let notice = sharing[0].operation.gap(FEED_LOST, &cursor);
             let notice = Arc::new(Rendered::old(notice, cursor.clone()));
@@ -264,7 +270,8 @@ impl Hub {
 
     /// Switches the delivery log on, so that [`explain`](Self::explain) has records.
     pub fn follow_events(&self) {
-        self.0.delivery_log.get_or_init(DeliveryLog::default);
+        let span = self.0.state().window.span_kept();
+        self.0.delivery_log.get_or_init(|| DeliveryLog::new(span));
     }
 
     /// Records in the delivery log that an event came again and was dropped.
@@ -279,6 +286,35 @@ impl Hub {
     #[must_use]
     pub fn explain(&self, id: &str) -> Option<(Arc<Relayed>, DeliveryRecord)> {
         self.0.delivery_log.get()?.find(id)
+    }
+
+    /// Returns the newest events of the window with their delivery records, `most` of them at most;
+    /// none if the delivery log is off.
+    #[must_use]
+    pub fn newest_events(&self, most: usize) -> Vec<(Arc<Relayed>, DeliveryRecord)> {
+        self.0.delivery_log.get().map(|delivery_log| delivery_log.newest(most)).unwrap_or_default()
+    }
+
+    /// Returns the last gap notice of the user that covers this time of publishing, and when the
+    /// user received it; without a time the last of all.
+    #[must_use]
+    pub fn gap_of(&self, user: &str, published: Option<SystemTime>) -> Option<(Instant, GapNotice)> {
+        self.0.delivery_log.get()?.gap_of(user, published)
+    }
+
+    /// Returns the time for which the window, and what is kept beside it, keeps events.
+    #[must_use]
+    pub fn window_span(&self) -> Duration {
+        self.0.state().window.span_kept()
+    }
+
+    /// Returns the viewers of this user's watchers, `most` of them at most. Visits all watchers, so
+    /// it is for `/debug`, not for each event.
+    #[must_use]
+    pub fn viewers_of(&self, user: &str, most: usize) -> Vec<Arc<Viewer>> {
+        let state = self.0.state();
+        let of_user = state.index.all().filter(|watcher| *watcher.viewer.user == *user);
+        of_user.take(most).map(|watcher| watcher.viewer.clone()).collect()
     }
 
     /// Returns the send queue and the viewer of every watcher. Visits all watchers, so it is for

@@ -142,6 +142,8 @@ pub mod membership;
 #[doc(hidden)]
 pub mod pod;
 #[doc(hidden)]
+pub mod question;
+#[doc(hidden)]
 pub mod relay;
 #[doc(hidden)]
 pub mod revocations;
@@ -163,7 +165,7 @@ pub use self::broker::pubsub::Topic as PubSubTopic;
 pub use self::{
     audience::{Audience, Interests, Key, Viewer},
     broker::{Broker, memory::Topic as MemoryTopic},
-    domain::{Claims, Domain, Fact, Identity, NoViewer, Unreadable},
+    domain::{Claims, Domain, Fact, Found, Identity, NoViewer, Unreadable},
     event::{Event, Payload},
     graphql::{
         Api, Error, build as build_api, build_dynamic as build_dynamic_api, error::Code,

@@ -414,6 +414,13 @@ impl Membership {
         self.0.settings.secrets.is_some()
     }
 
+    /// Returns the names of the live pods, in any order. This pod is among them once its heartbeats
+    /// come back.
+    #[must_use]
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.state().members.names()
+    }
+
     /// Signs a control event of this pod. Returns `false` if this pod has no secrets.
     #[must_use]
     pub fn sign(&self, event: &mut Event) -> bool {

@@ -37,7 +37,8 @@ use crate::{
     health::Health,
     hub::Hub,
     membership::Membership,
-    relay::Relay,
+    question::{Inbox, Questions},
+    relay::{Relay, Retention},
     revocations::Revocations,
     telemetry::{Metrics, Refusals, Traces, traces::Messaging},
     web::{
@@ -108,30 +109,25 @@ impl Pod {
             Revocations::new(membership.clone(), publisher.clone(), settings.revocation_age(), &meter);
         let auth = auth.with_revocations(revocations.clone());
         let health = health(feed.state(), &membership, &stop, &auth, &revocations);
-        let (retention, limits) = (settings.retention(), settings.web.connection_limits());
+        let (retention, limits) =
+            (settings.retention(), settings.web.connection_limits(settings.window.span));
         health.observe(&meter);
         let budget = Budget::new(settings.budget, settings.web.queue_bytes);
         budget.observe(&meter);
-        let hub = Hub::new(&messaging.topic, settings.window, retention.began).with_budget(&budget);
-        hub.observe(&meter);
-        if settings.web.reading_token().is_some() {
-            hub.follow_events();
-        }
+        let hub = open_hub(&settings, &messaging.topic, retention, &budget, &meter);
+        let (questions, inbox) = Questions::new(membership.clone(), publisher.clone(), &meter);
         let relay =
             Relay::new(domain.clone(), hub.clone(), membership.clone(), retention, messaging.clone(), &meter)
                 .with_rates(budget.rates.clone())
-                .with_revocations(revocations.clone());
+                .with_revocations(revocations.clone())
+                .with_questions(questions.clone());
         let (read_after, reopen) = (read_after(&relay, &messaging, &budget, &meter), feed.reopen());
         let (introspection, refusals) = (settings.introspection, Refusals::new(&meter));
         tasks.spawn(run_relay(relay, feed, stop.feed.clone()));
         let event_publisher = EventPublisher::new(publisher.clone(), domain, messaging, &meter)
             .with_rates(budget.rates.clone())
             .with_clock(membership.clock().clone());
-        let bounds = Bounds {
-            requests: budget.requests.clone(),
-            refusals: refusals.clone(),
-            trusted: settings.web.trusted_proxies.clone(),
-        };
+        let bounds = bounds(&settings.web, &budget, &refusals);
         let app = Arc::new(AppState {
             port: listeners.address.port(),
             engine: Engine::new(api, event_publisher, hub.clone(), introspection, refusals)
@@ -144,6 +140,7 @@ impl Pod {
             connections: Connections::new(limits, stop.connections.clone(), stop.drain.spread, &meter)
                 .with_clock(membership.clock().clone()),
             health: health.clone(),
+            questions,
             metrics,
             settings: settings.web,
         });
@@ -152,6 +149,7 @@ impl Pod {
         }
         tasks.spawn(send_heartbeats(membership, publisher.clone(), reopen, app.clone(), stop.feed.clone()));
         spawn_chores(&tasks, &app, &settings.name, &stop);
+        tasks.spawn(answer_questions(app.clone(), inbox, stop.feed.clone()));
         let Listeners { address, clients, admin, admin_address } = listeners;
         let router = web::router(app.clone(), admin.is_none() || settings.shares_probes);
         tasks.spawn(serve(clients, router, stop.connections.clone(), bounds.clone()));
@@ -262,6 +260,29 @@ async fn revoke(app: Arc<AppState>, stop: CancellationToken) {
         }
     };
     stop.run_until_cancelled(async { tokio::join!(end, app.revocations.run()) }).await;
+}
+
+fn open_hub(settings: &Settings, topic: &str, since: Retention, budget: &Budget, meter: &Meter) -> Hub {
+    let hub = Hub::new(topic, settings.window, since.began).with_budget(budget);
+    hub.observe(meter);
+    if settings.web.reading_token().is_some() {
+        hub.follow_events();
+    }
+    hub
+}
+
+fn bounds(settings: &web::Settings, budget: &Budget, refusals: &Refusals) -> Bounds {
+    let (requests, trusted) = (budget.requests.clone(), settings.trusted_proxies.clone());
+    Bounds { requests, refusals: refusals.clone(), trusted }
+}
+
+/// Answers the questions of other pods, if operators may ask at all.
+async fn answer_questions(app: Arc<AppState>, inbox: Inbox, stop: CancellationToken) {
+    if app.settings.reading_token().is_none() {
+        return;
+    }
+    let answer = |question: &_| web::admin::why::answer(&app, question);
+    stop.run_until_cancelled(app.questions.run(inbox, answer)).await;
 }
 
 async fn log_beginnings(pod: String, app: Arc<AppState>, stop: CancellationToken) {

@@ -31,6 +31,7 @@ use crate::{
     event::{Event, PODS},
     hub::{HEAD_START, Hub, window::KEY_OVERHEAD},
     membership::{HISTORY, Heard, History, Membership},
+    question::Questions,
     revocations::Revocations,
     telemetry::{self, traces::Messaging},
 };
@@ -72,6 +73,7 @@ pub struct Relay {
     own: String,
     rates: Arc<Rates>,
     revocations: Option<Revocations>,
+    questions: Option<Questions>,
     counters: Counters,
 }
 
@@ -116,6 +118,7 @@ impl Relay {
             own,
             rates: Arc::default(),
             revocations: None,
+            questions: None,
             counters: Counters::new(meter),
         }
     }
@@ -138,6 +141,13 @@ impl Relay {
     #[must_use]
     pub const fn applied(&self) -> &Applied {
         &self.applied
+    }
+
+    /// Passes questions and answers of pods on.
+    #[must_use]
+    pub fn with_questions(mut self, questions: Questions) -> Self {
+        self.questions = Some(questions);
+        self
     }
 
     /// Takes an event that another pod has published from its author's rate.
@@ -278,6 +288,7 @@ impl Relay {
             // It is counted and logged by the membership.
             Heard::Unproven => {}
             Heard::Event if self.revocations.as_ref().is_some_and(|them| them.hear(&event)) => {}
+            Heard::Event if self.questions.as_ref().is_some_and(|them| them.hear(&event)) => {}
             Heard::Event => self.relay(event, message_id).await,
         }
     }

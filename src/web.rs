@@ -121,6 +121,7 @@ fn admin_routes(app: &Arc<AppState>) -> Router {
         return routes;
     }
     let debug = Router::new()
+        .route("/debug/events", get(admin::debug::events))
         .route("/debug/connections", get(admin::debug::connections))
         .route("/debug/explain", get(admin::debug::explain))
         .layer(from_fn_with_state(app.clone(), admin::guard::require_reader))

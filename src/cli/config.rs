@@ -32,7 +32,7 @@ pub use self::{
 use clap::ArgMatches;
 
 use self::{reader::Reader, table as t};
-use super::terminal::{Identity, Revoke};
+use super::terminal::{DebugToken, Explain, Identity, Revoke};
 use crate::{auth::Secret, broker::open::BrokerUrl};
 
 /// Command to run, with its settings.
@@ -80,6 +80,8 @@ pub enum Command {
     Publish(Client),
     /// Refuses tokens on every pod.
     Revoke(Revoke),
+    /// Asks why a user did or did not receive an event.
+    Explain(Explain),
     /// Prints a text, such as completions.
     Print(String),
 }
@@ -128,6 +130,7 @@ impl Command {
             | Self::Watch(..)
             | Self::Publish(_)
             | Self::Revoke(_)
+            | Self::Explain(_)
             | Self::Print(_) => None,
         }
     }
@@ -216,6 +219,7 @@ pub fn parse_from(
         "watch" => Command::Watch(client(flags, environment), count(flags)?),
         "publish" => Command::Publish(client(flags, environment)),
         "revoke" => revoke(flags, &mut reader),
+        "explain" => Command::Explain(explain(flags, environment)),
         "completions" => {
             let shell = flags.get_one("SHELL").copied().expect("it is required");
             Command::Print(command_line::completions(shell))
@@ -298,6 +302,17 @@ fn client(flags: &ArgMatches, environment: &Environment) -> Client {
         template: text("NAME").map(|name| (name, text("share"))),
         no_colour: environment.get(OsStr::new("NO_COLOR")).is_some_and(|value| !value.is_empty()),
     }
+}
+
+/// Returns the arguments of `relay explain`.
+fn explain(flags: &ArgMatches, environment: &Environment) -> Explain {
+    let text = |name| flags.get_one::<String>(name).cloned().unwrap_or_default();
+    let variable = |name: &str| environment.get(OsStr::new(name)).filter(|value| !value.is_empty());
+    let inline = || Some(DebugToken::Text(variable("RELAY_DEBUG_TOKEN")?.to_string_lossy().into_owned()));
+    let file = || Some(DebugToken::File(variable("RELAY_DEBUG_TOKEN_FILE")?.into()));
+    let flag = flags.get_one::<String>("token-file").map(|file| DebugToken::File(file.into()));
+    let token = flag.or_else(inline).or_else(file);
+    Explain { url: text("url"), token, event: text("event"), user: text("user") }
 }
 
 /// Returns the number of results after which `relay watch` ends.

@@ -1,8 +1,9 @@
-//! Commands that are clients of a pod: `relay watch`, `relay publish` and `relay revoke`.
+//! Commands that ask a pod: `relay watch`, `publish`, `revoke` and `explain`.
 //!
 //! Results go to standard output, one line each, and all other words to standard error. So a script
 //! reads only results. They must never print a token, nor colour what a terminal does not show.
 
+mod explain;
 mod failure;
 mod paint;
 mod publish;
@@ -11,6 +12,7 @@ mod target;
 mod watch;
 
 pub use self::{
+    explain::{DebugToken, Explain, explain},
     failure::Failure,
     paint::Paint,
     publish::{Publish, publish},

@@ -35,7 +35,12 @@ impl Shared {
     /// Makes the result of an operation for its watchers, and puts it into their send queues.
     pub(super) async fn deliver(&self, relayed: &Relayed, sharing: Sharing<'_>) {
         let Some(first) = sharing.first() else { return };
-        let Some(payload) = first.operation.render(relayed).await else { return };
+        let Some(payload) = first.operation.render(relayed).await else {
+            if let Some(delivery_log) = self.delivery_log.get() {
+                delivery_log.filtered(relayed, sharing);
+            }
+            return;
+        };
         let charge = if sharing.len() > 1 {
             let Some(charge) = self.charge_shared(Rendered::bytes(&payload), sharing) else { return };
             Some(charge)

@@ -94,7 +94,7 @@ impl World {
             Action::Resize(..) | Action::End(_) => {}
             Action::Connect(by) => {
                 let queue = SendQueue::new(QUEUE);
-                queue.open_account(&self.budget.queues, &user(by));
+                queue.open_account(&self.budget.queues, &user(by), false);
                 self.connections.push(queue);
             }
             Action::Push(at, bytes) => {

@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     mem,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use super::{
+    delivery_log::GapNotice,
     relayed::Relayed,
     send_queue::{Delivery, Rendered},
     shared::{Shared, State, WINDOW_EXCEEDED},
@@ -58,7 +59,7 @@ pub enum Step {
 
 impl Replay {
     pub(super) fn new(shared: Arc<Shared>, watch: Watch, after: ClientCursor) -> Self {
-        watch.send_queue.open_account(&shared.queues, &watch.viewer.user);
+        watch.send_queue.open_account(&shared.queues, &watch.viewer.user, true);
         Self { shared, watch, after, progress: None, pending: VecDeque::new(), rendered: Vec::new() }
     }
 
@@ -131,12 +132,20 @@ impl Replay {
                 Ok(batch)
             }
             Err(_) if state.history_until.is_some_and(|until| Instant::now() < until) => Err(None),
-            Err(_) => Err(Some(Self::gap(shared, &mut state, watch, start(after)))),
+            Err(_) => {
+                let from = after.cursor.published;
+                Err(Some(Self::gap(shared, &mut state, watch, start(after), from)))
+            }
         }
     }
 
-    fn gap(shared: &Arc<Shared>, state: &mut State, watch: &Watch, start: Start) -> Step {
+    /// Ends the replay with a gap notice: events published since `from` may be missing.
+    fn gap(shared: &Arc<Shared>, state: &mut State, watch: &Watch, start: Start, from: SystemTime) -> Step {
         shared.counts.window_exceeded.fetch_add(1, Ordering::Relaxed);
+        if let Some(delivery_log) = shared.delivery_log.get() {
+            let notice = GapNotice { reason: WINDOW_EXCEEDED, from, to: state.place().published };
+            delivery_log.gap([&watch.viewer.user], notice);
+        }
         let cursor: Arc<str> = state.place().encode(&shared.topic).into();
         let payload = watch.operation.gap(WINDOW_EXCEEDED, &cursor);
         let notice = Delivery { watcher: watch.id, result: Rendered::old(payload, cursor).into() };

@@ -126,9 +126,26 @@ pub struct SendQueue {
     limit: usize,
     watchers: AtomicUsize,
     /// Account of the user, once there is a watcher.
-    account: OnceLock<(Pool, Arc<str>)>,
+    account: OnceLock<Account>,
     /// Whether anything is charged, so that nothing else locks the queue to release nothing.
     is_charged: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Account {
+    pool: Pool,
+    watched: Watched,
+}
+
+/// First watcher of a connection.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// User of the connection.
+    pub user: Arc<str>,
+    /// Time at which the first watcher began.
+    pub since: Instant,
+    /// Whether it began with what the client had missed.
+    pub resumed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -162,9 +179,19 @@ impl SendQueue {
         Arc::new(Self { queue, limit, watchers, account, is_charged })
     }
 
-    /// Charges what the connection holds to this user.
-    pub(super) fn open_account(&self, pool: &Pool, user: &Arc<str>) {
-        self.account.get_or_init(|| (pool.clone(), user.clone()));
+    /// Charges what the connection holds to this user. `resumed` is whether the watcher begins with
+    /// what the client has missed.
+    pub(super) fn open_account(&self, pool: &Pool, user: &Arc<str>, resumed: bool) {
+        self.account.get_or_init(|| {
+            let watched = Watched { user: user.clone(), since: Instant::now(), resumed };
+            Account { pool: pool.clone(), watched }
+        });
+    }
+
+    /// Returns the first watcher that the connection had, if it had any.
+    #[must_use]
+    pub fn watched(&self) -> Option<&Watched> {
+        self.account.get().map(|account| &account.watched)
     }
 
     /// Queues the delivery. If that is too much, the queue overflows instead: it is emptied and
@@ -254,9 +281,10 @@ impl SendQueue {
         if charged >= held && charged - held < 8 * STEP {
             return true;
         }
-        let (Some((pool, user)), bytes) = (self.account.get(), held.next_multiple_of(STEP)) else {
+        let (Some(account), bytes) = (self.account.get(), held.next_multiple_of(STEP)) else {
             return true;
         };
+        let (pool, user) = (&account.pool, &account.watched.user);
         match &mut queue.charge {
             Some(charge) => charge.resize(bytes),
             None => {
@@ -482,7 +510,7 @@ mod tests {
         let pool = Pool::new("test", 1 << 20, 128 << 10);
         let user: Arc<str> = "a".into();
         let queues: Vec<_> = (0..4).map(|_| SendQueue::new(1 << 20)).collect();
-        queues.iter().for_each(|queue| queue.open_account(&pool, &user));
+        queues.iter().for_each(|queue| queue.open_account(&pool, &user, false));
         queues.iter().for_each(|queue| queue.push(delivery(1_000)));
         assert_eq!(pool.used(), 0, "a reader that keeps up costs the ledger nothing");
         for queue in &queues[..2] {

@@ -17,7 +17,7 @@ impl Watching {
     /// Adds the watcher to the index. `state` is that of `shared`, locked. Events from
     /// before `start` are not for the watcher.
     pub(super) fn enter(shared: &Arc<Shared>, state: &mut State, watch: Watch, start: Start) -> Self {
-        watch.send_queue.open_account(&shared.queues, &watch.viewer.user);
+        watch.send_queue.open_account(&shared.queues, &watch.viewer.user, false);
         Self { shared: shared.clone(), slot: state.index.insert(Watcher::new(watch, start)) }
     }
 }

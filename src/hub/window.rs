@@ -306,6 +306,12 @@ impl Window {
         self.by_position.is_empty()
     }
 
+    /// Returns the time for which events are kept, if they fit.
+    #[must_use]
+    pub const fn span_kept(&self) -> Duration {
+        self.bounds.span
+    }
+
     /// Returns the time from the oldest to the newest event.
     #[must_use]
     pub fn span(&self) -> Duration {

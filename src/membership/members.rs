@@ -136,6 +136,13 @@ impl Members {
         })
     }
 
+    /// Returns the names of the live pods, in any order.
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        let longest = self.interval(MAX_INTERVAL);
+        let living = self.pods.iter().filter(|(_, last)| last.is_alive(self.now, longest));
+        living.map(|(pod, _)| pod.clone()).collect()
+    }
+
     /// Returns the longest time between two heartbeats of a pod. Only pods count that have sent
     /// several.
     pub(super) fn interval(&self, base: Duration) -> Duration {

@@ -5,6 +5,7 @@
 pub mod debug;
 pub mod guard;
 pub mod revoke;
+pub mod why;
 
 use std::sync::Arc;
 

@@ -26,7 +26,11 @@ use tokio_util::{
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
 
-pub use self::{end::End, registry::Entry, transport::Transport};
+pub use self::{
+    end::End,
+    registry::{Entry, Stay},
+    transport::Transport,
+};
 use self::{instruments::Instruments, registry::Registry};
 use super::server::Peer;
 use crate::{
@@ -53,8 +57,9 @@ pub struct Limits {
     /// Connections from one address at a time; 0: no limit. A further one is refused with
     /// [`End::Crowded`].
     pub connections_per_address: usize,
-    /// Whether the registry keeps the last cursor of each connection, for `/debug/connections`.
-    pub keeps_cursors: bool,
+    /// Time for which the registry keeps the last ends of each user's connections, for `/debug`;
+    /// `None`: it keeps neither ends nor cursors.
+    pub keeps: Option<Duration>,
 }
 
 /// Signal that ends all connections. Each ends at its own moment within `spread`, so that their
@@ -134,7 +139,7 @@ impl Connections {
             limit_per_address: limits.connections_per_address,
             open: Mutex::default(),
         });
-        let registry = Arc::new(Registry::new(limits.keeps_cursors));
+        let registry = Arc::new(Registry::new(limits.keeps));
         registry.observe(meter);
         let (instruments, clock) = (Arc::new(instruments), TopicClock::default());
         Self { count, drain, tasks: TaskTracker::new(), instruments, registry, clock }
@@ -195,6 +200,12 @@ impl Connections {
         }
     }
 
+    /// Returns the topic's clock.
+    #[must_use]
+    pub const fn clock(&self) -> &TopicClock {
+        &self.clock
+    }
+
     /// Reports whether new connections are refused because the pod drains.
     #[must_use]
     pub fn is_draining(&self) -> bool {
@@ -227,6 +238,13 @@ impl Connections {
     /// Ends the connections whose credentials are refused. Returns their number.
     pub fn end_refused(&self, refusal: impl Fn(&Credentials) -> Option<Overflow>) -> usize {
         self.registry.end_refused(refusal)
+    }
+
+    /// Returns the user's open connections with watchers, and then those that have ended lately,
+    /// the newest first; `most` of each at most.
+    #[must_use]
+    pub fn stays(&self, user: &str, most: usize) -> Vec<Stay> {
+        self.registry.stays(user, most)
     }
 
     /// Refuses new connections and ends the open ones, each at its own moment.
@@ -346,7 +364,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
-            self.registry.remove(slot);
+            self.registry.remove(slot, &self.end);
         }
         if self.place.is_none() {
             return;

@@ -4,6 +4,8 @@
 
 mod authenticate;
 
+use std::time::Duration;
+
 use super::{
     connection::{Connections, Guard, Limits},
     http::{cookie::CookieName, origin::Origins, request::AllowedHeaders},
@@ -16,6 +18,7 @@ use crate::{
     graphql::Engine,
     health::Health,
     hub::{Hub, Overflow, SendQueue},
+    question::Questions,
     revocations::{Credentials, Refused, Revocations},
     telemetry::Metrics,
 };
@@ -60,12 +63,12 @@ impl Settings {
         }
     }
 
-    /// Returns the bounds on connections, and what is kept of each.
-    pub(crate) const fn connection_limits(&self) -> Limits {
+    /// Returns the bounds on connections. `window` is how far back events can be explained.
+    pub(crate) fn connection_limits(&self, window: Duration) -> Limits {
         Limits {
             connections: self.max_connections,
             connections_per_address: self.max_connections_per_address,
-            keeps_cursors: self.reading_token().is_some(),
+            keeps: self.reading_token().map(|_| window),
         }
     }
 }
@@ -88,6 +91,8 @@ pub struct AppState {
     pub connections: Connections,
     /// Readiness of the pod.
     pub health: Health,
+    /// Questions to all pods, for `/debug/explain`.
+    pub questions: Questions,
     /// Metrics that `/metrics` shows.
     pub metrics: Metrics,
     /// Settings of what clients may do.

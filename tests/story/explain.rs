@@ -65,7 +65,7 @@ async fn explain_gives_each_user_its_own_reason() {
         (ZOLO, "TOLD"),
         (ZEWI, "NOT_CONNECTED"),
         (ZELO, "NO_COMMON_KEY"),
-        ("9", "NOT_CONNECTED"),
+        ("9", "UNKNOWN_USER"),
     ] {
         let path = format!("/debug/explain?event={event}&user={user}");
         let explained = ask(&machines, &path).await;

@@ -68,6 +68,7 @@ fn run(command: Command, domains: &DomainFactory) -> anyhow::Result<ExitCode> {
         Command::Watch(client, count) => return Ok(ended(terminal::watch(client, count))),
         Command::Publish(client) => return Ok(ended(terminal::publish(client))),
         Command::Revoke(revoke) => return Ok(ended(terminal::revoke(&revoke))),
+        Command::Explain(explain) => return Ok(ended(terminal::explain(&explain))),
         Command::Print(text) => return Ok(print(&text)),
         Command::Serve(settings) => (settings, None),
         Command::Cluster { settings, pods, first_port, wanted, cloudsdk_root, path, emulator_host } => {

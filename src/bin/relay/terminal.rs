@@ -1,4 +1,4 @@
-//! `relay watch`, `relay publish` and `relay revoke`: reads their files, and runs them until a
+//! `relay watch`, `publish`, `revoke` and `explain`: reads their files, and runs them until a
 //! signal.
 //!
 //! The tutorial's documents stand here, since the library's clients know no domain.
@@ -12,7 +12,7 @@ use std::{
 use pubsub_relay::{
     cli::{
         config::Client,
-        terminal::{self, Failure, Paint, Publish, Revoke, Target, Watch},
+        terminal::{self, Explain, Failure, Paint, Publish, Revoke, Target, Watch},
     },
     domains::tutorial,
     shutdown::Signals,
@@ -53,6 +53,11 @@ pub(crate) fn publish(client: Client) -> Result<(), Failure> {
 /// Runs `relay revoke`.
 pub(crate) fn revoke(revoke: &Revoke) -> Result<(), Failure> {
     runtime()?.block_on(terminal::revoke(revoke, &mut io::stdout()))
+}
+
+/// Runs `relay explain`.
+pub(crate) fn explain(explain: &Explain) -> Result<(), Failure> {
+    runtime()?.block_on(terminal::explain(explain, &mut io::stdout(), &mut io::stderr()))
 }
 
 /// Returns the variables of the tutorial's mutation.

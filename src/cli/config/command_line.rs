@@ -127,7 +127,7 @@ fn check() -> Command {
 }
 
 /// Returns the commands that need no settings: clients of a pod, and help at the terminal.
-fn clients() -> [Command; 5] {
+fn clients() -> [Command; 6] {
     [
         Command::new("watch")
             .about("Subscribes to a pod and prints each result; resumes after a cut")
@@ -173,6 +173,7 @@ fn clients() -> [Command; 5] {
                 value("url", "URL", "The admin address of a pod, that of RELAY_ADMIN_LISTEN")
                     .default_value("localhost:9090"),
             ),
+        explain(),
         Command::new("completions")
             .about("Prints completions for a shell")
             .arg(
@@ -183,6 +184,24 @@ fn clients() -> [Command; 5] {
             ),
         Command::new("version").about("Prints the version"),
     ]
+}
+
+/// Returns the `relay explain` command.
+fn explain() -> Command {
+    Command::new("explain")
+        .about("Prints for each pod why a user did or did not receive an event")
+        .long_about(
+            "Asks a pod at its admin address, which asks all others over the topic. Prints one sentence for\n\
+             each pod. The debug token is RELAY_DEBUG_TOKEN, RELAY_DEBUG_TOKEN_FILE or --token-file. Exits\n\
+             with 0, with 1 if the token is refused or the user unknown, with 64 if an argument is wrong, or\n\
+             with 69 if no pod answers.",
+        )
+        .args([
+            value("event", "ID", "The eventId of a result, or of a row of /debug/events").required(true),
+            value("user", "USER", "The user's id, e-mail address or demo name").required(true),
+            value("token-file", "FILE", "A file with the debug token"),
+            value("url", "URL", "The admin address of a pod").default_value("localhost:9090"),
+        ])
 }
 
 /// Returns a flag of `relay check`.

@@ -56,6 +56,23 @@ pub enum Failure {
     /// The pod refuses the document or its variables.
     #[error("the pod refuses the document: {0}")]
     Refused(String),
+    /// The pod refuses the debug token.
+    #[error("the pod refuses the debug token: set RELAY_DEBUG_TOKEN (or --token-file) to that of the pods")]
+    DebugToken,
+    /// What answers has no `/debug`.
+    #[error(
+        "{url} answers with {status} and has no /debug: give the admin address (RELAY_ADMIN_LISTEN) of a pod \
+         that has a debug token"
+    )]
+    NoDebug {
+        /// URL as it was asked.
+        url: String,
+        /// HTTP status.
+        status: u16,
+    },
+    /// The domain's table of users does not have the user.
+    #[error("there is no user {0}: give an id, an e-mail address or a demo name of the table of users")]
+    UnknownUser(String),
     /// The output cannot be written.
     #[error("cannot write: {0}")]
     Output(String),
@@ -67,10 +84,17 @@ impl Failure {
     pub const fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => super::super::config::EX_USAGE,
-            Self::Unreachable { .. } | Self::NoPod { .. } | Self::NoAdmin { .. } | Self::Busy { .. } => {
-                EX_UNAVAILABLE
-            }
-            Self::Token(_) | Self::Refused(_) | Self::NotDone(_) | Self::Output(_) => 1,
+            Self::Unreachable { .. }
+            | Self::NoPod { .. }
+            | Self::NoAdmin { .. }
+            | Self::NoDebug { .. }
+            | Self::Busy { .. } => EX_UNAVAILABLE,
+            Self::Token(_)
+            | Self::Refused(_)
+            | Self::NotDone(_)
+            | Self::DebugToken
+            | Self::UnknownUser(_)
+            | Self::Output(_) => 1,
         }
     }
 

@@ -70,6 +70,15 @@ pub fn interests(
     Ok(Some(Interests::new(joined(&prefixes, &keys))))
 }
 
+/// Returns the index keys of a watcher without arguments, whose viewer listens to these keys.
+pub fn without_arguments(filters: &[Filter], keys: &[Key]) -> Vec<Key> {
+    let prefix = "|".repeat(indexed(filters).count());
+    if prefix.is_empty() {
+        return keys.to_vec();
+    }
+    joined(&[prefix], &keys.iter().collect::<Vec<_>>())
+}
+
 /// Returns the texts of an argument's values; `None` if it is absent or null, so that it does not
 /// narrow.
 ///

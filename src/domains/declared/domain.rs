@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     audience::{Audience, Viewer},
-    domain::{Domain, Fact, Identity, NoViewer, Unreadable},
+    domain::{Domain, Fact, Found, Identity, NoViewer, Unreadable},
     event::Event,
 };
 
@@ -122,6 +122,10 @@ impl Domain for Declared {
                 NoViewer::Forbidden(refused.to_string())
             }
         })
+    }
+
+    fn find(&self, name: &str) -> Found {
+        self.viewers.find(name)
     }
 
     fn demo_names(&self) -> Vec<String> {

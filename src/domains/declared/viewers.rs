@@ -8,17 +8,19 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::{
+    cells,
     directory::{Directory, cell, is_user},
     expansion::{Excess, Keys},
     interest::{Interest, Rows, ViewerTable},
     key_rule::EVERYONE,
     rules::Rules,
+    subscription_rule::SubscriptionRule,
     template::{Root, Template},
     viewer_paths,
 };
 use crate::{
     audience::{Interests, Viewer},
-    domain::Identity,
+    domain::{Claims, Found, Identity},
 };
 
 /// Most keys that a viewer listens to. A viewer with more is refused.
@@ -99,6 +101,23 @@ impl Viewers {
         names.sort();
         names.truncate(4);
         names
+    }
+
+    /// Returns the user with this id, e-mail address or demo token, with the keys of all its
+    /// subscriptions without arguments. A user that is refused listens to nothing.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Found {
+        let Some(users) = &self.users else { return Found::NoTable };
+        let email = || users.by_email.get(&name.to_lowercase());
+        let place = users.by_id.get(name).or_else(|| users.by_token.get(name)).or_else(email);
+        let Some((id, _)) = place.and_then(|place| self.row(users, *place)) else { return Found::Unknown };
+        let Ok(viewer) = self.viewer(Identity::Claims(&Claims::of_subject(&id))) else {
+            return Found::User(Viewer::new(id, Interests::default()));
+        };
+        let own = viewer.interests.keys();
+        let of_field = |field: &SubscriptionRule| cells::without_arguments(&field.filters, own);
+        let all = self.rules.subscriptions.iter().flat_map(of_field).chain(own.iter().cloned());
+        Found::User(Viewer::new(id, Interests::new(all)))
     }
 
     /// Returns the viewer of a checked token.

@@ -1,26 +1,44 @@
 //! [`Registry`]: the open connections, read by `/debug/connections` and the gauges.
 //!
 //! A connection is added when it begins and removed when it ends. Events do not touch the registry,
-//! so that it costs time only when it is read. Only if operators may ask for cursors, each write
-//! stores one.
+//! so that it costs time only when it is read. Only if operators may ask, each write stores a
+//! cursor, and the last ends of each user's connections are kept.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use opentelemetry::{KeyValue, metrics::Meter};
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::transport::Transport;
+use super::{end::End, transport::Transport};
 use crate::{
-    hub::{Delivery, Overflow, SendQueue},
+    hub::{Delivery, Overflow, SendQueue, Watched, per_user::PerUser},
     revocations::Credentials,
 };
 
 /// Registry of open connections, read by `/debug/connections` and the gauges.
 pub(super) struct Registry {
     entries: Mutex<Slab<Entry>>,
-    /// Whether the last cursor of each connection is kept.
-    keeps_cursors: bool,
+    /// Ends of connections with watchers; `None`: neither ends nor cursors are kept.
+    stays: Option<Mutex<PerUser<Stay>>>,
+}
+
+/// Time in which a connection had a user, from its first watcher to its end.
+#[derive(Clone, Debug)]
+pub struct Stay {
+    /// Transport of the connection.
+    pub transport: Transport,
+    /// Time at which the first watcher began.
+    pub began: Instant,
+    /// Whether it began with what the client had missed.
+    pub resumed: bool,
+    /// Time and reason of the end; `None`: it is open.
+    pub end: Option<(Instant, &'static str)>,
+    /// Number of watchers now.
+    pub watchers: usize,
 }
 
 /// One connection in the registry.
@@ -38,9 +56,31 @@ pub struct Entry {
     pub cursor: Option<Arc<str>>,
 }
 
+impl Stay {
+    /// Returns whether the connection was open, and watched, at this time.
+    #[must_use]
+    pub fn includes(&self, time: Instant) -> bool {
+        self.began <= time && self.end.is_none_or(|(ended, _)| time < ended)
+    }
+}
+
+impl Entry {
+    fn stay(&self, watched: &Watched) -> Stay {
+        Stay {
+            transport: self.transport,
+            began: watched.since,
+            resumed: watched.resumed,
+            end: None,
+            watchers: self.send_queue.watchers(),
+        }
+    }
+}
+
 impl Registry {
-    pub(super) fn new(keeps_cursors: bool) -> Self {
-        Self { entries: Mutex::default(), keeps_cursors }
+    /// Creates an empty registry. It keeps cursors and, for this time, ends; without a time
+    /// neither.
+    pub(super) fn new(keeps: Option<Duration>) -> Self {
+        Self { entries: Mutex::default(), stays: keeps.map(|span| Mutex::new(PerUser::new(span))) }
     }
 
     /// Registers the gauges that add up values of all connections.
@@ -92,7 +132,7 @@ impl Registry {
 
     /// Stores the cursor of the last delivery, if cursors are kept.
     pub(super) fn delivered(&self, slot: Option<usize>, last: Option<&Delivery>) {
-        if !self.keeps_cursors {
+        if self.stays.is_none() {
             return;
         }
         let mut entries = self.entries();
@@ -107,8 +147,30 @@ impl Registry {
         (entries.len(), entries.iter().take(most).map(|(_, entry)| entry.clone()).collect())
     }
 
-    pub(super) fn remove(&self, slot: usize) {
-        self.entries().try_remove(slot);
+    /// Removes a connection that ends for this reason.
+    pub(super) fn remove(&self, slot: usize, end: &End) {
+        let Some(entry) = self.entries().try_remove(slot) else { return };
+        if let (Some(stays), Some(watched)) = (&self.stays, entry.send_queue.watched()) {
+            let stay = Stay { end: Some((Instant::now(), end.reason())), ..entry.stay(watched) };
+            crate::lock::lock(stays).add(&watched.user, stay);
+        }
+    }
+
+    /// Returns the user's open connections with watchers, and then those that have ended lately,
+    /// the newest first; `most` of each at most. Visits all connections.
+    pub(super) fn stays(&self, user: &str, most: usize) -> Vec<Stay> {
+        let mut stays: Vec<Stay> = {
+            let entries = self.entries();
+            let open = entries.iter().filter_map(|(_, entry)| {
+                let watched = entry.send_queue.watched().filter(|watched| *watched.user == *user)?;
+                Some(entry.stay(watched))
+            });
+            open.take(most).collect()
+        };
+        if let Some(ended) = &self.stays {
+            stays.extend(crate::lock::lock(ended).of(user).take(most).map(|(_, stay)| stay.clone()));
+        }
+        stays
     }
 
     fn entries(&self) -> MutexGuard<'_, Slab<Entry>> {

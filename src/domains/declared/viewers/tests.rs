@@ -56,6 +56,21 @@ fn claims_give_interests() {
 }
 
 #[test]
+fn operator_finds_user_by_any_name() {
+    let filtered =
+        TUTORIAL.replace("templateAdded: Template", "templateAdded(name: String @filter): Template");
+    let found = viewers(&filtered, DIRECTORY);
+    for name in ["4", "ZOLO", "user-4@gmail.com", "USER-4@gmail.com"] {
+        let Found::User(viewer) = found.find(name) else { panic!("{name}") };
+        let keys: Vec<_> = viewer.interests.keys().iter().map(|key| &**key).collect();
+        assert_eq!(&*viewer.user, "4", "{name}");
+        assert!(keys.contains(&"location:3") && keys.contains(&"||location:3"), "{keys:?}");
+    }
+    assert_eq!(found.find("ZORRO"), Found::Unknown);
+    assert_eq!(viewers(ORDERS, "{}").find("4"), Found::NoTable);
+}
+
+#[test]
 fn demo_tokens_are_names_or_claims() {
     let viewers = viewers(ORDERS, "{}");
     assert_eq!(of_demo(&viewers, "ann"), is("ann", &["user:ann"]));
