@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     broker::FeedState,
-    membership::{Membership, Size},
+    membership::{Member, Membership, Size},
 };
 
 /// Gates that readiness depends on. Clones read the same gates.
@@ -76,6 +76,18 @@ impl Health {
     pub fn with_revocations(mut self, lack: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
         self.revocations = Some(Arc::new(lack));
         self
+    }
+
+    /// Returns the live pods, sorted by their names, `most` of them at most.
+    #[must_use]
+    pub fn members(&self, most: usize) -> Vec<Member> {
+        self.membership.list(most)
+    }
+
+    /// Returns whether the pod drains.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_cancelled()
     }
 
     /// Returns the name of the pod.

@@ -308,6 +308,12 @@ impl Hub {
         self.0.state().window.span_kept()
     }
 
+    /// Returns the time from the oldest to the newest event of the window.
+    #[must_use]
+    pub fn held_span(&self) -> Duration {
+        self.0.state().window.span()
+    }
+
     /// Returns the viewers of this user's watchers, `most` of them at most. Visits all watchers, so
     /// it is for `/debug`, not for each event.
     #[must_use]

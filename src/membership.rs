@@ -14,10 +14,11 @@ mod feed_health;
 mod heartbeat;
 mod members;
 mod spared;
+mod status;
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -34,7 +35,8 @@ use tokio::{
 pub use self::{
     catch_up::History,
     heartbeat::{Heartbeat, sender},
-    members::Size,
+    members::{Member, Size},
+    status::PodStatus,
 };
 use self::{
     feed_health::{FeedHealth, Skew},
@@ -109,7 +111,11 @@ struct Shared {
     unproven_lines: Seldom,
     namesakes: Seldom,
     wrong_clocks: Seldom,
+    status: OnceLock<Report>,
 }
+
+/// Report of this pod's own status for its heartbeats.
+type Report = Box<dyn Fn() -> Option<PodStatus> + Send + Sync>;
 
 struct State {
     members: Members,
@@ -167,6 +173,7 @@ impl Membership {
             unproven_lines: Seldom::new(WARN_EVERY),
             namesakes: Seldom::new(WARN_EVERY),
             wrong_clocks: Seldom::new(WARN_EVERY),
+            status: OnceLock::new(),
             heartbeats: telemetry::counter_by(
                 meter,
                 "relay.heartbeats",
@@ -414,6 +421,20 @@ impl Membership {
         self.0.settings.secrets.is_some()
     }
 
+    /// Adds a status to each heartbeat of this pod from now on. The first call counts.
+    pub fn report(&self, status: impl Fn() -> Option<PodStatus> + Send + Sync + 'static) {
+        self.0.status.get_or_init(|| Box::new(status));
+    }
+
+    /// Returns the live pods, sorted by their names, `most` of them at most.
+    #[must_use]
+    pub fn list(&self, most: usize) -> Vec<Member> {
+        let mut members = self.state().members.list();
+        members.sort_unstable_by(|a, b| a.pod.cmp(&b.pod));
+        members.truncate(most);
+        members
+    }
+
     /// Returns the names of the live pods, in any order. This pod is among them once its heartbeats
     /// come back.
     #[must_use]
@@ -499,7 +520,9 @@ impl Membership {
         loop {
             let Some(generation) = open_generation(&mut generations).await else { return };
             let interval = self.announce();
-            let heartbeat = Heartbeat::new(self.0.settings.pod.clone(), generation, connections(), interval);
+            let pod = self.0.settings.pod.clone();
+            let mut heartbeat = Heartbeat::new(pod, generation, connections(), interval);
+            heartbeat.status = self.0.status.get().and_then(|status| status());
             let mut event = heartbeat.event();
             if let Some(secrets) = &self.0.settings.secrets {
                 secrets.sign(&mut event, self.0.clock.now());

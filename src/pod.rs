@@ -42,7 +42,7 @@ use crate::{
     revocations::Revocations,
     telemetry::{Metrics, Refusals, Traces, traces::Messaging},
     web::{
-        self, AppState, Connections,
+        self, AppState, Connections, Consoles,
         server::{Bounds, serve},
     },
 };
@@ -141,9 +141,11 @@ impl Pod {
                 .with_clock(membership.clock().clone()),
             health: health.clone(),
             questions,
+            consoles: Consoles::default(),
             metrics,
             settings: settings.web,
         });
+        report_status(&membership, &app);
         if let Some(upkeep) = upkeep {
             tasks.spawn(keep(upkeep, membership.clone(), settings.orphan_after, meter, stop.feed.clone()));
         }
@@ -274,6 +276,12 @@ fn open_hub(settings: &Settings, topic: &str, since: Retention, budget: &Budget,
 fn bounds(settings: &web::Settings, budget: &Budget, refusals: &Refusals) -> Bounds {
     let (requests, trusted) = (budget.requests.clone(), settings.trusted_proxies.clone());
     Bounds { requests, refusals: refusals.clone(), trusted }
+}
+
+/// Lets heartbeats report the status of this pod. The membership must not keep the pod in memory.
+fn report_status(membership: &Membership, app: &Arc<AppState>) {
+    let app = Arc::downgrade(app);
+    membership.report(move || Some(web::admin::snapshot::status(&*app.upgrade()?)));
 }
 
 /// Answers the questions of other pods, if operators may ask at all.

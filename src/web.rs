@@ -41,7 +41,7 @@ pub use self::{
     },
     page::Tab,
     server::TrustedProxies,
-    state::{AppState, Settings},
+    state::{AppState, Consoles, Settings},
 };
 use self::{endpoint::Endpoint, transport::sse::reservation};
 
@@ -110,7 +110,7 @@ async fn not_found(line: &'static str) -> (StatusCode, &'static str) {
 }
 
 /// Builds the routes of the admin address: those for machines, `/admin` for what acts and, if there
-/// is a token that reads, `/debug`.
+/// is a token that reads, `/debug` and `/console`.
 pub fn admin(app: &Arc<AppState>) -> Router {
     admin_routes(app).fallback(|| not_found("nothing is here; try /livez, /readyz or /metrics\n"))
 }
@@ -121,12 +121,14 @@ fn admin_routes(app: &Arc<AppState>) -> Router {
         return routes;
     }
     let debug = Router::new()
+        .route("/console/events", get(admin::console::events))
         .route("/debug/events", get(admin::debug::events))
         .route("/debug/connections", get(admin::debug::connections))
         .route("/debug/explain", get(admin::debug::explain))
         .layer(from_fn_with_state(app.clone(), admin::guard::require_reader))
         .with_state(app.clone());
-    routes.merge(debug)
+    // The page itself holds no secret.
+    routes.merge(debug).merge(admin::console::page())
 }
 
 /// Builds the routes of `/admin`, which act. Each needs the admin token, and so does a path that

@@ -316,7 +316,11 @@ For operators, at http://{admin} (pod-1), until the cluster ends:
   token that acts:  {admin_token}
 
 Revoke what ZOLO (user 4) may do, on every pod; --retry lets the client come back:
-  RELAY_ADMIN_TOKEN={admin_token} {program} revoke --user 4 --retry --url {admin}"
+  RELAY_ADMIN_TOKEN={admin_token} {program} revoke --user 4 --retry --url {admin}
+Console, which shows pods, events and people:
+  http://{admin}/console#token={debug_token}
+Why did ZOLO get an event, or not? (the console lists the ids)
+  RELAY_DEBUG_TOKEN={debug_token} {program} explain --user ZOLO --url {admin} --event ID"
         )?;
     }
     writeln!(

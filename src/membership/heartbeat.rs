@@ -5,8 +5,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::status::PodStatus;
 use crate::event::{Event, HEARTBEAT, PODS};
 
 /// Longest name of a feed, in bytes. A heartbeat with a longer one is refused.
@@ -36,13 +37,30 @@ pub struct Heartbeat {
     /// Whether a checkup of the deployment sent it. Then it makes no member.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub probe: bool,
+    /// What the pod reports of itself; `None` for an older release, and for a status that cannot be
+    /// read.
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
+    pub status: Option<PodStatus>,
+}
+
+/// Reads a status. One that cannot be read makes no heartbeat unreadable.
+fn readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PodStatus>, D::Error> {
+    let status = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(status).ok().filter(PodStatus::is_sound))
 }
 
 impl Heartbeat {
     /// Creates a heartbeat. `interval` is the longest time until the next one.
     #[must_use]
     pub fn new(pod: Arc<str>, feed: Arc<str>, connections: usize, interval: Duration) -> Self {
-        Self { pod, feed, connections: connections as u64, interval: interval.as_secs_f64(), probe: false }
+        Self {
+            pod,
+            feed,
+            connections: connections as u64,
+            interval: interval.as_secs_f64(),
+            probe: false,
+            status: None,
+        }
     }
 
     /// Creates the heartbeat of a checkup, which makes no member of its sender.
@@ -100,6 +118,24 @@ mod tests {
         let event = heartbeat.event();
         assert_eq!((&*event.kind, event.author.clone()), (HEARTBEAT, None));
         assert_eq!(Heartbeat::read(&event), Some(heartbeat));
+    }
+
+    #[test]
+    fn status_is_read_or_dropped() {
+        let status = PodStatus { version: "1.2.3".into(), ready: true, lag: Some(5), ..PodStatus::default() };
+        let ten = Duration::from_secs(10);
+        let mut heartbeat = Heartbeat::new("pod-1".into(), "f".into(), 7, ten);
+        heartbeat.status = Some(status);
+        assert_eq!(Heartbeat::read(&heartbeat.event()), Some(heartbeat.clone()));
+        let long = PodStatus { version: "x".repeat(33).into(), ..PodStatus::default() };
+        let with_long = Heartbeat { status: Some(long), ..heartbeat.clone() };
+        assert_eq!(
+            Heartbeat::read(&with_long.event()),
+            Some(Heartbeat { status: None, ..heartbeat.clone() })
+        );
+        let data = r#"{"pod":"p","feed":"f","connections":1,"interval":10,"status":{"a":[1]}}"#;
+        let newer = Event::new("/pods/p".into(), HEARTBEAT, None, data.into());
+        assert_eq!(Heartbeat::read(&newer).map(|heartbeat| heartbeat.status), Some(None));
     }
 
     #[test]

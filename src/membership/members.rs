@@ -11,7 +11,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::Heartbeat;
+use super::{Heartbeat, PodStatus};
 
 /// Number of its own intervals for which a pod counts as alive after a heartbeat.
 pub(super) const PATIENCE: u32 = 3;
@@ -42,6 +42,19 @@ pub struct Size {
     pub connections: u64,
 }
 
+/// Live pod, as its last heartbeat shows it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Name of the pod.
+    pub pod: Arc<str>,
+    /// Number of its connections.
+    pub connections: u64,
+    /// Age of its last heartbeat, by the newest heartbeat of all.
+    pub age: Duration,
+    /// What it reports of itself; `None` for an older release.
+    pub status: Option<PodStatus>,
+}
+
 /// Pods that sent heartbeats lately.
 #[derive(Debug)]
 pub(super) struct Members {
@@ -60,6 +73,7 @@ struct LastHeartbeat {
     interval: Duration,
     connections: u64,
     feed: Arc<str>,
+    status: Option<PodStatus>,
     /// Number of the pod's heartbeats, up to [`REPEATED`].
     count: u32,
 }
@@ -87,8 +101,8 @@ impl Members {
             }
         }
         let (interval, connections) = (heartbeat.interval(), heartbeat.connections);
-        let feed = heartbeat.feed.clone();
-        let last = LastHeartbeat { published, sent, interval, connections, feed, count: 1 };
+        let (feed, status) = (heartbeat.feed.clone(), heartbeat.status.clone());
+        let last = LastHeartbeat { published, sent, interval, connections, feed, status, count: 1 };
         match self.pods.entry(heartbeat.pod.clone()) {
             Entry::Vacant(entry) => {
                 entry.insert(last);
@@ -134,6 +148,19 @@ impl Members {
             pods: size.pods + 1,
             connections: size.connections + last.connections,
         })
+    }
+
+    /// Returns the live pods, in any order.
+    pub(super) fn list(&self) -> Vec<Member> {
+        let longest = self.interval(MAX_INTERVAL);
+        let living = self.pods.iter().filter(|(_, last)| last.is_alive(self.now, longest));
+        let member = |(pod, last): (&Arc<str>, &LastHeartbeat)| Member {
+            pod: pod.clone(),
+            connections: last.connections,
+            age: self.now.duration_since(last.published).unwrap_or_default(),
+            status: last.status.clone(),
+        };
+        living.map(member).collect()
     }
 
     /// Returns the names of the live pods, in any order.

@@ -2,9 +2,11 @@
 //!
 //! They must never wait for a broker or a client: a probe that times out restarts the pod.
 
+pub mod console;
 pub mod debug;
 pub mod guard;
 pub mod revoke;
+pub mod snapshot;
 pub mod why;
 
 use std::sync::Arc;

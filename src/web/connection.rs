@@ -240,6 +240,13 @@ impl Connections {
         self.registry.end_refused(refusal)
     }
 
+    /// Returns the number of open connections of each transport, in the order of
+    /// [`Transport::ALL`].
+    #[must_use]
+    pub fn by_transport(&self) -> [u64; Transport::ALL.len()] {
+        self.registry.by_transport()
+    }
+
     /// Returns the user's open connections with watchers, and then those that have ended lately,
     /// the newest first; `most` of each at most.
     #[must_use]

@@ -3,9 +3,11 @@
 //! Each handler gets one value instead of many arguments. It must never depend on a transport.
 
 mod authenticate;
+mod consoles;
 
 use std::time::Duration;
 
+pub use self::consoles::{Consoles, Snapshot};
 use super::{
     connection::{Connections, Guard, Limits},
     http::{cookie::CookieName, origin::Origins, request::AllowedHeaders},
@@ -93,6 +95,8 @@ pub struct AppState {
     pub health: Health,
     /// Questions to all pods, for `/debug/explain`.
     pub questions: Questions,
+    /// Open consoles.
+    pub consoles: Consoles,
     /// Metrics that `/metrics` shows.
     pub metrics: Metrics,
     /// Settings of what clients may do.

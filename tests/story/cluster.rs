@@ -126,7 +126,9 @@ async fn cluster_log_lines_name_their_pods() {
             }
         }
         let levels = ["INFO", "WARN", "DEBUG"];
-        for line in log.lines().filter(|line| levels.iter().any(|level| line.contains(level))) {
+        let is_word_char = |c: char| c.is_alphanumeric() || c == '_';
+        let has_level = |line: &&str| line.split(|c| !is_word_char(c)).any(|word| levels.contains(&word));
+        for line in log.lines().filter(has_level) {
             // What the process does before its pods start is of no pod.
             let is_of_all =
                 [" main ", "emulator-output", "\"pod\":\"main\""].iter().any(|text| line.contains(text));

@@ -214,19 +214,24 @@ fn time(time: SystemTime) -> String {
 }
 
 /// Form in which users and keys are shown.
-struct Names<'a> {
+pub(super) struct Names<'a> {
     reveal: bool,
     secret: Option<&'a Secret>,
 }
 
 impl<'a> Names<'a> {
     const fn new(app: &'a AppState, asked: &Asked) -> Self {
-        Self { reveal: asked.reveal, secret: app.settings.reading_token() }
+        Self::of(app, asked.reveal)
+    }
+
+    /// Returns the names themselves, or their hashes.
+    pub(super) const fn of(app: &'a AppState, reveal: bool) -> Self {
+        Self { reveal, secret: app.settings.reading_token() }
     }
 
     /// Returns the name itself, or a hash that only operators with the token can compute. Pods with
     /// the same token show the same hash.
-    fn show(&self, name: &str) -> String {
+    pub(super) fn show(&self, name: &str) -> String {
         if self.reveal {
             return name.to_owned();
         }

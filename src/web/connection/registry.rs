@@ -177,6 +177,10 @@ impl Registry {
         crate::lock::lock(&self.entries)
     }
 
+    pub(super) fn by_transport(&self) -> [u64; Transport::ALL.len()] {
+        self.sum(|_| 1)
+    }
+
     /// Adds up a value over the connections of each transport.
     fn sum(&self, value: impl Fn(&SendQueue) -> usize) -> [u64; Transport::ALL.len()] {
         let mut sums = [0; Transport::ALL.len()];

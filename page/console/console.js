@@ -1,0 +1,329 @@
+// The console of a pod: shows what its stream sends once a second.
+//
+// Names and all other texts of the stream become text nodes, never markup. The token stays in this
+// tab: in the session's storage, or in the address behind #token=, which no server receives.
+"use strict";
+
+const SILENCE = 5000; // ms without a message after which the pod counts as lost
+const RETRY = [1000, 5000]; // ms before the first and before each later attempt
+const POINTS = 60; // seconds in a chart
+const GONE = 300; // seconds for which a pod that is gone is shown
+const MAX_EVENTS = 100; // rows of the list
+
+const find = (id) => document.getElementById(id);
+
+/** Creates an element with a class and children, which are elements or texts. */
+function make(name, className, ...children) {
+  const element = document.createElement(name);
+  if (className) element.className = className;
+  element.append(...children.filter((child) => child !== null && child !== undefined).map(
+    (child) => (child instanceof Node ? child : String(child))));
+  return element;
+}
+
+const state = { token: null, pods: new Map(), events: new Map(), last: null, first: null, charts: new Map(),
+  abort: null, shown: "" };
+
+function readToken() {
+  const hash = new URLSearchParams(location.hash.slice(1));
+  if (hash.has("token")) {
+    sessionStorage.setItem("relay-token", hash.get("token"));
+    history.replaceState(null, "", location.pathname);
+  }
+  return sessionStorage.getItem("relay-token");
+}
+
+function say(text, className) {
+  const line = find("state");
+  if (line.textContent !== text) line.textContent = text;
+  line.className = className;
+}
+
+/** Shows the form for the token, with the reason. */
+function askToken(why) {
+  find("login").hidden = false;
+  find("board").hidden = true;
+  find("token-error").textContent = why;
+  say("waits for a token", "warn");
+  find("token").focus();
+}
+
+/** Reads one stream until it ends. Returns false if a new token is needed. */
+async function follow() {
+  const abort = new AbortController();
+  state.abort = abort;
+  const reveal = find("reveal").checked;
+  let timer = setTimeout(() => abort.abort(), SILENCE);
+  try {
+    const answer = await fetch(`/console/events?reveal=${reveal}`, {
+      headers: { Authorization: `Bearer ${state.token}` }, signal: abort.signal, cache: "no-store" });
+    if (answer.status === 401) return false;
+    if (!answer.ok) throw new Error((await answer.text()).trim() || `status ${answer.status}`);
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return true;
+      clearTimeout(timer);
+      timer = setTimeout(() => abort.abort(), SILENCE);
+      text += value;
+      let end;
+      while ((end = text.indexOf("\n\n")) >= 0) {
+        const data = text.slice(0, end).replace(/^data: /, "");
+        text = text.slice(end + 2);
+        show(JSON.parse(data));
+      }
+    }
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function run() {
+  let wait = RETRY[0];
+  for (;;) {
+    try {
+      if (!state.token) return askToken("");
+      const shown = state.last;
+      if (!(await follow())) return askToken("The pod refuses this token. Give the one of RELAY_DEBUG_TOKEN.");
+      wait = RETRY[0];
+      if (shown !== state.last) continue;
+    } catch (error) {
+      if (state.restart) {
+        state.restart = false;
+        continue;
+      }
+      const why = error.name === "AbortError" || error instanceof TypeError ? "the pod does not answer" : error.message;
+      say(`connection lost: ${why}; trying again`, "bad");
+    }
+    await new Promise((resolve) => setTimeout(resolve, wait));
+    wait = RETRY[1];
+  }
+}
+
+const sum = (values) => Object.values(values || {}).reduce((total, value) => total + value, 0);
+const duration = (seconds) => seconds < 90 ? `${Math.round(seconds)} s`
+  : seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+const bytes = (count) => count < 1024 ? `${count} B` : count < 1048576 ? `${Math.round(count / 1024)} KiB`
+  : `${(count / 1048576).toFixed(1)} MiB`;
+
+function show(snapshot) {
+  find("login").hidden = true;
+  find("board").hidden = false;
+  find("own").textContent = `${snapshot.pod}, version ${snapshot.version}`;
+  const own = snapshot.own;
+  if (own.draining) say("live; the pod drains", "warn");
+  else if (!own.ready) say(`live; not ready: ${own.reasons.join("; ")}`, "warn");
+  else if (own.degraded) say(`live; degraded: ${own.reasons.join("; ")}`, "warn");
+  else say("live", "good");
+  state.first ||= snapshot;
+  if (sum(snapshot.sums.relay_events_received_total) < sum(state.first.sums.relay_events_received_total)) {
+    state.first = state.last = snapshot; // the pod began anew
+  }
+  showPods(snapshot);
+  showEvents(snapshot);
+  showCharts(snapshot);
+  showPeople(snapshot);
+  showTrouble(snapshot);
+  state.last = snapshot;
+}
+
+function showPods(snapshot) {
+  const now = Date.now();
+  for (const pod of snapshot.pods) state.pods.set(pod.pod, { pod, seen: now });
+  for (const [name, { seen }] of state.pods) if (now - seen > GONE * 1000) state.pods.delete(name);
+  const columns = [...state.pods].sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true }));
+  find("pods").replaceChildren(...columns.map(([name, { pod, seen }]) => {
+    const status = pod.status;
+    const [className, word] = now - seen > 3000 ? ["gone", "gone"]
+      : !status ? ["", "unknown: an older release"]
+      : status.draining ? ["draining", "draining"]
+      : status.ready ? ["ready", "ready"] : ["catching", "catching up"];
+    const list = make("dl");
+    const row = (term, value) => list.append(make("dt", "", term), make("dd", "", value));
+    row("connections", pod.connections);
+    if (status) {
+      row("ws / sse / multipart", status.transports.join(" / "));
+      row("watchers", status.watchers);
+      row("lag", status.lag === null || status.lag === undefined ? "unknown" : `${status.lag} ms`);
+      row("window", duration(status.window));
+      row("version", status.version);
+    }
+    row("heartbeat", `${duration(pod.age)} ago`);
+    return make("li", className, make("strong", "", name), ` ${word}`, list);
+  }));
+}
+
+const TONES = { TOLD: "good", AUTHOR: "soft", NO_COMMON_KEY: "soft", FILTERED: "soft" };
+const WORDS = { TOLD: "got it", AUTHOR: "author", NO_COMMON_KEY: "no common key", FILTERED: "filtered",
+  QUEUE_FULL: "queue full", NOT_CONNECTED: "not watching", BEFORE_START: "before the pod's start" };
+
+function showEvents(snapshot) {
+  const received = sum(snapshot.sums.relay_events_received_total)
+    - sum((state.last || snapshot).sums.relay_events_received_total);
+  const fresh = snapshot.events.filter((event) => !state.events.has(event.event));
+  if (state.last && received > fresh.length + 1 && snapshot.events.length >= 20) {
+    find("sampling").textContent =
+      `Sampled: ${fresh.length} of about ${received} events of the last second are shown.`;
+  } else if (state.events.size + fresh.length > 0) {
+    find("sampling").textContent = "Every event of this pod. Choose one to explain it.";
+  }
+  for (const event of snapshot.events) state.events.set(event.event, event);
+  for (const id of state.events.keys()) {
+    if (state.events.size <= MAX_EVENTS) break;
+    state.events.delete(id);
+  }
+  // The list stays as it is while nothing changes, so that the focus stays where it is.
+  const shown = JSON.stringify([...state.events.values()]);
+  if (shown === state.shown) return;
+  state.shown = shown;
+  const focused = document.activeElement?.dataset?.event;
+  const newest = [...state.events.values()].sort((a, b) => (a.received < b.received ? 1 : -1));
+  find("event-list").replaceChildren(...newest.map((event) => {
+    const who = event.users.map(({ user, answer }) =>
+      make("span", `who ${TONES[answer] || "warn"}`, `${user}: ${WORDS[answer] || answer}`));
+    const button = make("button", "", make("span", "soft", `${event.received.slice(11, 19)} `),
+      make("strong", "", event.kind), ` by ${event.author || "a program"}, ${event.matched_watchers} watchers `,
+      make("br"), ...who, who.length ? null : make("span", "soft", "no user is connected here"),
+      make("br"), make("code", "soft", event.event));
+    button.type = "button";
+    button.dataset.event = event.event;
+    button.addEventListener("click", () => choose(event));
+    return make("li", "", button);
+  }));
+  if (focused) [...find("event-list").querySelectorAll("button")].find((it) => it.dataset.event === focused)?.focus();
+}
+
+function choose(event) {
+  find("explain-event").value = event.event;
+  find("explain").scrollIntoView({ block: "nearest" });
+  find("explain-user").focus();
+}
+
+async function explain(event) {
+  event.preventDefault();
+  const asked = new URLSearchParams({ event: find("explain-event").value.trim(), user: find("explain-user").value.trim() });
+  const answers = find("answers");
+  answers.replaceChildren(make("li", "soft", "asking all pods"));
+  try {
+    const answer = await fetch(`/debug/explain?${asked}`, {
+      headers: { Authorization: `Bearer ${state.token}` }, cache: "no-store" });
+    if (!answer.ok) throw new Error(`the pod answers with ${answer.status}`);
+    const body = await answer.json();
+    const lines = (body.pods || []).map((pod) => make("li", TONES[pod.answer] || "warn", pod.sentence));
+    for (const pod of body.silent || []) lines.push(make("li", "bad", `${pod} did not answer within 2 s.`));
+    if (body.not_asked) lines.push(make("li", "warn", `Only this pod was asked: ${body.not_asked.message}.`));
+    if (body.user?.answer === "UNKNOWN_USER") lines.push(make("li", "warn", "There is no such user."));
+    answers.replaceChildren(...lines);
+  } catch (error) {
+    answers.replaceChildren(make("li", "bad", `No answer: ${error.message}.`));
+  }
+}
+
+const RATES = [
+  ["Events received", "/s", "relay_events_received_total"],
+  ["Results written", "/s", "relay_deliveries_total"],
+  ["Events published", "/s", "relay_publishes_total"],
+  ["Lag of the feed", " ms", null],
+];
+
+function showCharts(snapshot) {
+  const seconds = state.last ? Math.max((Date.parse(snapshot.at) - Date.parse(state.last.at)) / 1000, 0.5) : 1;
+  for (const [title, unit, metric] of RATES) {
+    let chart = state.charts.get(title);
+    if (!chart) {
+      const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+      svg.setAttribute("viewBox", `0 0 ${POINTS - 1} 20`);
+      svg.setAttribute("preserveAspectRatio", "none");
+      svg.setAttribute("aria-hidden", "true");
+      const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+      for (const [name, value] of [["fill", "none"], ["stroke", "currentColor"], ["vector-effect", "non-scaling-stroke"]]) {
+        line.setAttribute(name, value);
+      }
+      svg.append(line);
+      const label = make("span");
+      find("charts").append(make("li", "", label, svg));
+      chart = { values: [], line, label };
+      state.charts.set(title, chart);
+    }
+    const before = state.last || snapshot;
+    const value = metric
+      ? Math.max((sum(snapshot.sums[metric]) - sum(before.sums[metric])) / seconds, 0)
+      : (snapshot.own.lag || 0) * 1000;
+    chart.values.push(value);
+    if (chart.values.length > POINTS) chart.values.shift();
+    const most = Math.max(...chart.values, 1);
+    const from = POINTS - chart.values.length;
+    chart.line.setAttribute("points", chart.values.map((it, n) => `${from + n},${19 - (it / most) * 18}`).join(" "));
+    chart.label.textContent = `${title}: ${value < 10 ? value.toFixed(1) : Math.round(value)}${unit}, at most `
+      + `${most < 10 ? most.toFixed(1) : Math.round(most)}${unit} lately`;
+  }
+}
+
+function showPeople(snapshot) {
+  const { total, rows } = snapshot.connections;
+  find("people-total").textContent = total > rows.length
+    ? `Sampled: ${rows.length} of ${total} connections of this pod.` : `${total} connections of this pod.`;
+  find("people").replaceChildren(...rows.map((row) => make("tr", "",
+    make("td", row.user ? "" : "soft", row.user || "no watcher"), make("td", "", row.transport),
+    make("td", "", row.watchers), make("td", row.queue_bytes > 0 ? "warn" : "", bytes(row.queue_bytes)),
+    make("td", "", duration(row.age)), make("td", "soft", row.cursor ? row.cursor.slice(-12) : "none"))));
+}
+
+const TROUBLE = [
+  ["Gap notices", "relay_gaps_total"],
+  ["Connections that ended as slow", "relay_connection_ends_total", "slow"],
+  ["Refusals by a limit", "relay_refusals_total"],
+  ["Tokens refused", "relay_auth_failures_total"],
+  ["Messages rejected", "relay_events_rejected_total"],
+  ["Publishes that failed", "relay_publishes_total", "failed"],
+  ["Control events without proof", "relay_control_unproven_total"],
+  ["Orphaned feeds deleted", "relay_feed_orphans_deleted_total"],
+];
+
+function showTrouble(snapshot) {
+  const count = (from, metric, label) => label
+    ? Object.entries(from.sums[metric] || {}).reduce((total, [key, value]) =>
+      total + (key.split(",").includes(label) ? value : 0), 0)
+    : sum(from.sums[metric]);
+  find("trouble").replaceChildren(...TROUBLE.flatMap(([title, metric, label]) => {
+    const now = count(snapshot, metric, label);
+    const since = now - count(state.first, metric, label);
+    return [make("dt", "", title), make("dd", "", now), make("dd", since > 0 ? "bad" : "soft", `+${Math.max(since, 0)}`)];
+  }));
+}
+
+/** Asks the pod to revoke the user's tokens, so that the connections end and clients come back. */
+async function revoke(event) {
+  event.preventDefault();
+  const line = find("revoked");
+  line.textContent = "asking the pod";
+  try {
+    const answer = await fetch("/admin/revoke", {
+      method: "POST", cache: "no-store",
+      headers: { Authorization: `Bearer ${find("admin-token").value.trim()}`, "Content-Type": "application/json" },
+      body: JSON.stringify({ user: find("revoke-user").value.trim(), retry: true }) });
+    const body = await answer.json();
+    line.textContent = answer.ok
+      ? `The connections of ${body.revoked.user} end on every pod.` : `Refused: ${body.error.message}.`;
+  } catch (error) {
+    line.textContent = `No answer: ${error.message}.`;
+  }
+}
+
+find("revoke-form").addEventListener("submit", revoke);
+find("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  state.token = find("token").value.trim();
+  sessionStorage.setItem("relay-token", state.token);
+  find("token").value = "";
+  run();
+});
+find("explain-form").addEventListener("submit", explain);
+find("reveal").addEventListener("change", () => {
+  state.events.clear();
+  state.restart = true;
+  state.abort?.abort();
+});
+state.token = readToken();
+run();
