@@ -12,7 +12,9 @@ mod support;
 
 mod addresses;
 mod answers;
+mod attacks;
 mod liveness;
+mod long;
 mod operations;
 mod queues;
 mod rates;
