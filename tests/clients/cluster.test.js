@@ -201,7 +201,7 @@ describe('the story of a cluster', { skip, timeout: 300_000 }, () => {
       await list.getByText('eventId').first().waitFor();
 
       await fetch(`${host}/cluster/restart/pod-2`, { method: 'POST', headers: { origin: host } });
-      await state.getByText('pod-2 as ZOLO, reconnecting').waitFor();
+      await state.getByText(/connecting$/).waitFor();
       await addTemplate(cluster.http, `away ${width}`);
       await state.getByText('pod-2 as ZOLO, live').waitFor();
       await list
