@@ -188,10 +188,13 @@ fn each_file_opens_with_its_doc() {
 fn each_alert_has_paragraph_in_runbook() {
     let (terraform, runbook) = (read("terraform/monitoring.tf"), read("docs/OPERATIONS.md"));
     let rules = read("k8s/components/monitoring/rules.yaml");
-    let (_, alerts) = terraform.split_once("  alerts = {\n").expect("the file defines alerts");
-    let (alerts, _) = alerts.split_once("\n  }\n").expect("they end");
-    let keys = alerts.lines().filter_map(|line| line.strip_prefix("    ")?.strip_suffix(" = {"));
-    let keys: Vec<_> = keys.filter(|key| !key.starts_with(' ')).collect();
+    let keys_of = |list: &str| {
+        let (_, alerts) = terraform.split_once(&format!("  {list} = {{\n")).expect("the file defines alerts");
+        let (alerts, _) = alerts.split_once("\n  }\n").expect("they end");
+        let keys = alerts.lines().filter_map(|line| line.strip_prefix("    ")?.strip_suffix(" = {"));
+        keys.filter(|key| !key.starts_with(' ')).collect::<Vec<_>>()
+    };
+    let keys = [keys_of("pod_alerts"), keys_of("postgres_alerts")].concat();
     let rules: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(keys.len() > 4 && rules.len() > 4, "{keys:?} {rules:?}");
     let headings = runbook.lines().filter_map(|line| line.strip_prefix("### "));
