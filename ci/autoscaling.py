@@ -2,8 +2,8 @@
 """A model of the deployment and of Kubernetes' autoscaler, with the numbers of the manifests.
 
 It has what is special about WebSockets. Sockets stay on their pod when pods are added. The balancer
-spreads new sockets evenly. A draining pod ends its own over RELAY_DRAIN_SPREAD. The autoscaler sees
-an old value of the metric. The model is deterministic, in steps of a second. It must never hold a
+spreads new sockets evenly. A draining pod ends its own over RELAY_DRAIN_SPREAD. With a control
+secret, pods above the mean end some of theirs after growth. The autoscaler sees an old value of the metric. The model is deterministic, in steps of a second. It must never hold a
 number that a manifest has.
 """
 import argparse
@@ -42,12 +42,27 @@ CORES = float(MANIFEST["template"]["spec"]["containers"][0]["resources"]["reques
 SURGE = int(MANIFEST["strategy"]["rollingUpdate"]["maxSurge"].rstrip("%")) / 100
 
 
+def rust(path, name):
+    """Returns the number of a constant of the program."""
+    text = (ROOT / path).read_text()
+    return float(re.search(rf"const {name}: \w+ = (?:Duration::from_secs\()?([\d.]+)", text)[1])
+
+
+BALANCE = "src/membership/balance.rs"
+QUIET, ABOVE, STEP = (rust(BALANCE, name) for name in ("QUIET", "TOLERANCE", "STEP"))
+HEARTBEAT = int(re.search(r'"RELAY_HEARTBEAT_INTERVAL",\s*Is\("(\d+)s"\)', (ROOT / "src/cli/config/table.rs").read_text())[1])
+ROUND = int(rust("src/pod/rebalance.rs", "INTERVALS")) * HEARTBEAT  # s
+BALANCED = 1.2  # most connections of a pod, as a share of the mean, BALANCE_TIME after the last growth
+MOST_MOVES = 0.01  # share of all connections that may move in one second
+BALANCE_TIME = QUIET + 15 * ROUND
+
+
 class Pod:
     """One pod: when it gets ready, its connections, and since when it drains."""
 
     def __init__(self, revision, ready_at):
         self.revision, self.ready_at, self.held, self.drain_at = revision, ready_at, 0.0, None
-        self.arrivals = 0.0
+        self.arrivals, self.moving = 0.0, 0.0
         self.past = collections.deque(maxlen=METRIC_AGE)
 
     def remember(self):
@@ -126,10 +141,13 @@ class Autoscaler:
 class Deployment:
     """The pods behind a balancer that spreads new connections evenly over the ready ones."""
 
-    def __init__(self):
+    def __init__(self, rebalances):
+        self.rebalances = rebalances
         self.now, self.revision, self.replicas = 0, 0, HPA["minReplicas"]
         self.pods = [Pod(0, 0) for _ in range(self.replicas)]
         self.autoscaler, self.history, self.refused = Autoscaler(), [], 0.0
+        self.members, self.has_grown, self.changed = frozenset(self.pods), False, 0
+        self.moves, self.spreads = {}, {}
 
     def serving(self):
         return [p for p in self.pods if p.ready_at <= self.now and p.drain_at is None]
@@ -161,6 +179,8 @@ class Deployment:
             for pod in self.pods:  # clients that leave are on all pods
                 pod.held *= wanted / held
         self.connect(moved)
+        if self.rebalances:
+            self.connect(self.rebalance())
         for pod in self.serving():
             pod.remember()
         if self.now % SYNC == 0:
@@ -168,6 +188,32 @@ class Deployment:
         self.roll_out()
         serving = self.serving()
         self.history.append((self.now, wanted, len(serving), self.replicas, max(p.held for p in serving), min(p.held for p in serving)))
+
+    def rebalance(self):
+        """Returns the connections that pods end in this second, as src/membership/balance.rs has it."""
+        serving = self.serving()
+        members = frozenset(p for p in self.pods if p.ready_at <= self.now)
+        is_calm = len(serving) == len(members) and len({p.revision for p in members}) == 1
+        if members != self.members:
+            more = len(members) - len(self.members)
+            self.has_grown = more > 0 or (self.has_grown and more == 0)
+        if members != self.members or not is_calm:
+            self.members, self.changed = members, self.now
+        mean = sum(p.held for p in members) / len(members)
+        may = self.has_grown and is_calm and self.now - self.changed >= QUIET
+        if self.now % ROUND == 0 or not may:
+            for pod in self.pods:
+                pod.moving = math.ceil((pod.held - mean) * STEP) if may and pod.held > mean * (1 + ABOVE) else 0
+        moved = 0.0
+        for pod in serving:
+            part = min(pod.held, pod.moving / ROUND)
+            pod.held -= part
+            moved += part
+        if moved:
+            self.moves[self.now] = moved
+        if may and self.now - self.changed >= BALANCE_TIME:
+            self.spreads[self.now] = max(p.held for p in serving) / max(1, mean)
+        return moved
 
     def leave(self):
         moved = 0.0
@@ -208,8 +254,8 @@ def scenario(minute):
 DEPLOY, END = 90, 360  # minutes
 
 
-def run():
-    deployment = Deployment()
+def run(rebalances):
+    deployment = Deployment(rebalances)
     for second in range(1, END * 60 + 1):
         if second == DEPLOY * 60:
             deployment.revision += 1
@@ -233,8 +279,28 @@ def verdict(deployment):
     during = {r for t, _, _, r, *_ in deployment.history if DEPLOY * 60 <= t < 150 * 60}
     if len(during) != 1:
         faults.append(f"the deploy moves the autoscaler: {sorted(during)}")
+    if deployment.rebalances:
+        faults += balance(deployment)
     peak, last = max(h[3] for h in deployment.history), deployment.history[-1]
     print(f"peak {peak} pods; fullest pod {fullest[4]:.0f} of {LIMIT} after {fullest[0] // 60} min; at the end {last[3]} pods")
+    return faults
+
+
+def balance(deployment):
+    """Returns what is wrong with how connections move to new pods."""
+    faults, moves = [], deployment.moves
+    if not moves or not deployment.spreads:
+        return ["nothing moves after growth, or the membership is never quiet"]
+    worst = max(deployment.spreads.items(), key=lambda at: at[1])
+    if worst[1] > BALANCED:
+        faults.append(f"a pod has {worst[1]:.2f} of the mean after {worst[0] // 60} min, though the membership is quiet")
+    wanted = {t: count for t, count, *_ in deployment.history}
+    if any(count > MOST_MOVES * wanted[t] for t, count in moves.items()):
+        faults.append(f"a second moves more than {MOST_MOVES:.0%} of all connections")
+    if any(DEPLOY * 60 <= t < DEPLOY * 60 + QUIET for t in moves):
+        faults.append("connections move while pods are replaced")
+    print(f"{sum(moves.values()):.0f} connections move to new pods, {max(moves.values()):.0f} a second at most; "
+          f"{BALANCE_TIME / 60:.0f} min after growth a pod has {worst[1]:.2f} of the mean at most")
     return faults
 
 
@@ -271,8 +337,9 @@ def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--write", action="store_true")
     write = arguments.parse_args().write
-    deployment = run()
+    deployment = run(False)
     faults = verdict(deployment)
+    faults += [f"with RELAY_REBALANCE: {fault}" for fault in verdict(run(True))]
     drawn = chart(deployment)
     if write:
         CHART.write_text(drawn)

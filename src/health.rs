@@ -96,6 +96,12 @@ impl Health {
         self.membership.pod()
     }
 
+    /// Returns the membership that readiness depends on.
+    #[must_use]
+    pub const fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
     /// Registers the metrics of readiness and of the feed's state.
     pub fn observe(&self, meter: &Meter) {
         let health = self.clone();

@@ -9,6 +9,7 @@
 //! brings. [`Membership::run`] is the task that publishes heartbeats and asks for a new feed when
 //! nothing comes back.
 
+mod balance;
 mod catch_up;
 mod feed_health;
 mod heartbeat;
@@ -33,6 +34,7 @@ use tokio::{
 };
 
 pub use self::{
+    balance::{Balancer, View},
     catch_up::History,
     heartbeat::{Heartbeat, sender},
     members::{Member, Size},
@@ -406,6 +408,19 @@ impl Membership {
             control::check_age(sent, published)?;
         }
         Ok(Some(sent))
+    }
+
+    /// Returns the members for a pod that holds `own` connections; `None` if nothing proves their
+    /// heartbeats.
+    #[must_use]
+    pub fn view(&self, own: usize) -> Option<View> {
+        self.has_secrets().then(|| self.state().members.view(own as u64))
+    }
+
+    /// Returns the longest time between two heartbeats of a pod.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.judged_interval(&self.state())
     }
 
     /// Returns a receiver of the number of feeds that other pods have opened: it changes when a pod

@@ -8,6 +8,7 @@ pub mod drain;
 mod error;
 mod janitor;
 mod listeners;
+mod rebalance;
 mod settings;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -150,7 +151,7 @@ impl Pod {
             tasks.spawn(keep(upkeep, membership.clone(), settings.orphan_after, meter, stop.feed.clone()));
         }
         tasks.spawn(send_heartbeats(membership, publisher.clone(), reopen, app.clone(), stop.feed.clone()));
-        spawn_chores(&tasks, &app, &settings.name, &stop);
+        spawn_chores(&tasks, &app, &settings.name, settings.rebalances, &stop);
         tasks.spawn(answer_questions(app.clone(), inbox, stop.feed.clone()));
         let Listeners { address, clients, admin, admin_address } = listeners;
         let router = web::router(app.clone(), admin.is_none() || settings.shares_probes);
@@ -210,7 +211,10 @@ impl Pod {
 }
 
 /// Starts the tasks that need the app state alone.
-fn spawn_chores(tasks: &TaskTracker, app: &Arc<AppState>, pod: &str, stop: &Stop) {
+fn spawn_chores(tasks: &TaskTracker, app: &Arc<AppState>, pod: &str, rebalances: bool, stop: &Stop) {
+    if rebalances {
+        tasks.spawn(rebalance::run(app.clone(), stop.unready.clone()));
+    }
     tasks.spawn(revoke(app.clone(), stop.feed.clone()));
     tasks.spawn(log_beginnings(pod.to_owned(), app.clone(), stop.feed.clone()));
 }

@@ -366,6 +366,8 @@ fn cluster(reader: &mut Reader<'_>) -> Command {
     }
     let mut settings = settings::shared(reader, BrokerUrl::Memory, &settings::CLUSTER_WAITS);
     settings.telemetry.names_threads = true;
+    // Pods of one process start together, and a user of a laptop watches single connections.
+    settings.pod.rebalances &= reader.is_given(&t::REBALANCE);
     Command::Cluster {
         settings,
         pods,

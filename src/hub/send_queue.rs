@@ -117,6 +117,8 @@ pub enum Overflow {
     Revoked,
     /// The token of its user counts as expired.
     Outdated,
+    /// The pod has more connections than others.
+    Moved,
 }
 
 /// Send queue of one connection, bounded in bytes.

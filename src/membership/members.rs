@@ -5,13 +5,14 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use serde::Serialize;
 
-use super::{Heartbeat, PodStatus};
+use super::{Heartbeat, PodStatus, balance::View};
 
 /// Number of its own intervals for which a pod counts as alive after a heartbeat.
 pub(super) const PATIENCE: u32 = 3;
@@ -170,6 +171,24 @@ impl Members {
         living.map(|(pod, _)| pod.clone()).collect()
     }
 
+    /// Returns the members as a pod sees them that holds `own` connections.
+    pub(super) fn view(&self, own: u64) -> View {
+        let longest = self.interval(MAX_INTERVAL);
+        let living: Vec<_> = self.pods.iter().filter(|(_, last)| last.is_alive(self.now, longest)).collect();
+        let version = living.first().and_then(|(_, last)| Some(&last.status.as_ref()?.version));
+        let is_fit = |last: &LastHeartbeat| {
+            let status = last.status.as_ref().filter(|status| status.ready && !status.draining);
+            last.sent.is_some() && status.is_some_and(|status| Some(&status.version) == version)
+        };
+        View {
+            pods: living.len(),
+            members: living.iter().fold(0, |members, (pod, _)| members ^ hash(pod)),
+            total: living.iter().map(|(_, last)| last.connections).sum(),
+            own,
+            is_calm: version.is_some() && living.iter().all(|(_, last)| is_fit(last)),
+        }
+    }
+
     /// Returns the longest time between two heartbeats of a pod. Only pods count that have sent
     /// several.
     pub(super) fn interval(&self, base: Duration) -> Duration {
@@ -189,6 +208,12 @@ impl Members {
         let is_silent = |last: &LastHeartbeat| is_past(last.published, after.max(last.interval * PATIENCE));
         is_past(created, after) && self.pods.get(pod).is_none_or(is_silent)
     }
+}
+
+fn hash(pod: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    pod.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl LastHeartbeat {
@@ -283,6 +308,33 @@ mod tests {
         hear(&mut members, "real", 181, 0);
         assert_eq!(members.size().pods, 1, "no membership of this size has such an interval");
         assert!(!members.is_orphan("ghost-1", at(0), Duration::from_secs(180)), "but its feed is spared");
+    }
+
+    #[test]
+    fn view_is_calm_only_if_all_members_serve() {
+        let serving = PodStatus { version: "1.0.0".into(), ready: true, ..PodStatus::default() };
+        let view = |pods: &[(&str, Option<&PodStatus>)], sent: Option<SystemTime>| {
+            let mut members = Members::new();
+            for (pod, status) in pods {
+                let mut heartbeat = Heartbeat::new((*pod).into(), "f".into(), 4, TEN);
+                heartbeat.status = status.cloned();
+                members.hear(&heartbeat, at(0), sent);
+            }
+            members.view(7)
+        };
+        let fit = Some(&serving);
+        let calm = view(&[("a", fit), ("b", fit)], Some(at(0)));
+        assert_eq!((calm.pods, calm.total, calm.own, calm.is_calm), (2, 8, 7, true));
+        assert_ne!(calm.members, view(&[("a", fit), ("c", fit)], Some(at(0))).members);
+        assert!(!view(&[("a", fit), ("b", fit)], None).is_calm, "nothing proves them");
+        for other in [
+            PodStatus { ready: false, ..serving.clone() },
+            PodStatus { draining: true, ..serving.clone() },
+            PodStatus { version: "1.0.1".into(), ..serving.clone() },
+        ] {
+            assert!(!view(&[("a", fit), ("b", Some(&other))], Some(at(0))).is_calm, "{other:?}");
+        }
+        assert!(!view(&[("a", fit), ("b", None)], Some(at(0))).is_calm, "another release");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! [`PodStatus`]: what a pod's heartbeats report of it to operators.
 //!
-//! Nothing is decided by it: whether a pod lives is what its heartbeats alone show.
+//! Whether a pod lives is what its heartbeats alone show. The version, the readiness and the drain
+//! decide whether pods rebalance; nothing else is decided by a status.
 
 use std::sync::Arc;
 

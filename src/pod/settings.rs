@@ -55,6 +55,9 @@ pub struct Settings {
     pub orphan_after: Duration,
     /// Secrets that prove control events. Default: none, and every heartbeat is believed.
     pub control_secrets: Option<Secrets>,
+    /// Whether a pod with more connections than others ends some, after the membership has grown.
+    /// Default: yes. It needs `control_secrets`.
+    pub rebalances: bool,
     /// Waits of the pod's end.
     pub drain: Drain,
     /// Whether metrics are pushed by OTLP, besides being read.
@@ -99,6 +102,7 @@ impl Settings {
             heartbeat_interval: seconds(10),
             orphan_after: seconds(180),
             control_secrets: None,
+            rebalances: true,
             drain: Drain { delay: Duration::ZERO, spread: seconds(1), deadline: seconds(45) },
             export_metrics: false,
             traces: Traces::off(),

@@ -254,6 +254,11 @@ impl Connections {
         self.registry.stays(user, most)
     }
 
+    /// Ends one connection, so that its client connects again. Returns `false` if there is none.
+    pub fn move_one(&self) -> bool {
+        self.registry.move_one()
+    }
+
     /// Refuses new connections and ends the open ones, each at its own moment.
     pub fn drain(&self) {
         self.drain.began.get_or_init(Instant::now);

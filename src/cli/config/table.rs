@@ -312,6 +312,12 @@ pub(super) static CONTROL_SECRET_FILE: Setting = Setting::new(
     Form("file of 32 bytes or more, or of two secrets: NEW,OLD"),
     "file with the secret, or with two; a comma or a line end separates them",
 );
+pub(super) static REBALANCE: Setting = Setting::new(
+    "RELAY_REBALANCE",
+    Is("on"),
+    Form("on or off"),
+    "whether old pods end some connections for new pods; needs the control secret (cluster: off)",
+);
 
 pub(super) static DRAIN_DELAY: Setting = Setting::new(
     "RELAY_DRAIN_DELAY",
@@ -491,7 +497,7 @@ pub static SETTINGS: &[Concern] = &[
     },
     Concern {
         title: "Membership",
-        settings: &[&HEARTBEAT_INTERVAL, &ORPHAN_AFTER, &CONTROL_SECRET, &CONTROL_SECRET_FILE],
+        settings: &[&HEARTBEAT_INTERVAL, &ORPHAN_AFTER, &CONTROL_SECRET, &CONTROL_SECRET_FILE, &REBALANCE],
     },
     Concern { title: "Drain", settings: &[&DRAIN_DELAY, &DRAIN_SPREAD, &DRAIN_DEADLINE] },
     Concern { title: "Doctor", settings: &[&URL, &TOKEN_FILE, &HOLD, &GRACE] },

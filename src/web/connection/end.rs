@@ -39,6 +39,8 @@ pub enum End {
     Overloaded,
     /// A message came too slowly. The client may reconnect.
     Late,
+    /// The pod has more connections than others. The client may reconnect, to any pod.
+    Moved,
     /// The pod drains. The client may reconnect, to another pod.
     Drained,
 }
@@ -64,6 +66,7 @@ impl End {
             Self::Crowded => "crowded",
             Self::Overloaded => "overloaded",
             Self::Late => "late",
+            Self::Moved => "moved",
             Self::Drained => "drained",
         }
     }
@@ -92,6 +95,7 @@ impl From<Overflow> for End {
             Overflow::NoRoom => Self::NoRoom,
             Overflow::Revoked => Self::Revoked,
             Overflow::Outdated => Self::Expired,
+            Overflow::Moved => Self::Moved,
         }
     }
 }

@@ -141,6 +141,17 @@ impl Registry {
         }
     }
 
+    /// Ends one connection with credentials, any of them, so that its client connects again.
+    /// Returns `false` if there is none.
+    pub(super) fn move_one(&self) -> bool {
+        let entries = self.entries();
+        let start = rand::random_range(0..entries.capacity().max(1));
+        let from = (start..entries.capacity()).chain(0..start);
+        let mut open = from.filter_map(|slot| entries.get(slot));
+        let one = open.find(|entry| entry.credentials.is_some() && entry.send_queue.overflowed().is_none());
+        one.inspect(|entry| entry.send_queue.end(Overflow::Moved)).is_some()
+    }
+
     /// Returns the number of connections, and the first `most` of them.
     pub(super) fn first(&self, most: usize) -> (usize, Vec<Entry>) {
         let entries = self.entries();
@@ -188,5 +199,29 @@ impl Registry {
             sums[entry.transport as usize] += value(&entry.send_queue) as u64;
         }
         sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revocations::Issued;
+
+    #[test]
+    fn each_move_ends_another_connection() {
+        let registry = Registry::new(None);
+        let queues: Vec<_> = (0..10).map(|_| SendQueue::new(1_000)).collect();
+        for queue in &queues {
+            let slot = registry.insert(Transport::WebSocket, queue.clone());
+            let credentials = Credentials { user: "ann".into(), id: None, issued: Issued::Unknown };
+            registry.identify(Some(slot), credentials.into());
+        }
+        registry.insert(Transport::WebSocket, SendQueue::new(1_000));
+        for moved in 1..=10 {
+            assert!(registry.move_one());
+            let ended = queues.iter().filter(|queue| queue.overflowed() == Some(Overflow::Moved));
+            assert_eq!(ended.count(), moved);
+        }
+        assert!(!registry.move_one(), "one has no user yet");
     }
 }

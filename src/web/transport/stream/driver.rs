@@ -360,6 +360,7 @@ const fn interruption(end: &End) -> Option<(Code, &'static str)> {
     match end {
         End::Drained => Some((Code::LimitReached, DRAINING)),
         End::Expired => Some((Code::Unauthenticated, "the token has expired")),
+        End::Moved => Some((Code::LimitReached, "this pod has too many connections; connect again")),
         End::Revoked => Some((Code::TokenRevoked, "the token was revoked")),
         End::Slow => Some((Code::LimitReached, "the results were not read in time; connect again")),
         End::NoRoom => Some((Code::LimitReached, "too many results are unread; connect again")),

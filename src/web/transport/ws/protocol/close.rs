@@ -31,6 +31,8 @@ impl Close {
     pub(in crate::web) const TOO_BIG: Self = Self::new(1009, "message too big");
     /// The pod drains.
     pub(in crate::web) const DRAINED: Self = Self::new(1012, "service restart");
+    /// The pod has more connections than others.
+    pub(in crate::web) const MOVED: Self = Self::new(1012, "moved to another pod");
     /// The client did not read its deliveries in time.
     pub(in crate::web) const SLOW: Self = Self::new(1013, "too slow");
     /// The results of the user's many subscriptions took too long.
@@ -80,6 +82,7 @@ impl Close {
             End::Crowded => Self::CROWDED,
             End::Overloaded => Self::OVERLOADED,
             End::Late => Self::LATE,
+            End::Moved => Self::MOVED,
             End::Drained => Self::DRAINED,
         })
     }
