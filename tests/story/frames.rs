@@ -41,6 +41,8 @@ async fn pong_echoes_ping_even_between_fragments() {
     // One character is split: its second byte is in the third fragment
     socket.send_frame(MORE, b"\xc3", false).await;
     socket.send_frame(MORE, b"\xb6\"}}", true).await;
+    let pong = socket.receive().await.unwrap();
+    assert_eq!((&pong["type"], &pong["payload"]["a"]), (&json!("pong"), &json!("ö")), "{pong}");
     // The answer to this last message proves that the pod understood all before it
     socket.send(json!({ "id": "1", "type": "subscribe", "payload": { "query": "{ nothing }" } })).await;
     assert_eq!(socket.receive().await.unwrap()["type"], "error");
