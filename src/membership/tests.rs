@@ -4,11 +4,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use opentelemetry::metrics::{MeterProvider as _, noop::NoopMeterProvider};
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{
+    select,
+    sync::mpsc,
+    task::JoinSet,
+    time::{sleep, sleep_until, timeout},
+};
 
 use super::*;
 use crate::{
-    broker::{Feed, PublishError, Received, memory::Topic},
+    broker::{Feed, Publish, PublishError, Received, Reopen, memory::Topic},
     event::HEARTBEAT,
 };
 
