@@ -7,6 +7,7 @@
 
 mod broker;
 mod checks;
+mod clock;
 mod permissions;
 mod postgres;
 mod rabbitmq;

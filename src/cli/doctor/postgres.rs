@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     checks::{Checks, POD},
+    clock::{self, MAX_SKEW},
     report::{Finding, Report},
 };
 use crate::{
@@ -23,9 +24,6 @@ use crate::{
     },
     membership::Heartbeat,
 };
-
-/// Largest difference between the clocks, as for Pub/Sub.
-const MAX_SKEW: Duration = Duration::from_secs(3);
 
 /// Extra time for which old events may stay: pods delete them about once a minute.
 const TRIM_SLACK: Duration = Duration::from_secs(300);
@@ -287,17 +285,7 @@ fn clock(facts: &ServerFacts, log: Option<&Result<LogFacts, Cause>>) -> Finding 
         );
     }
     let (theirs, ours) = facts.clock;
-    let (skew, word) = match ours.duration_since(theirs) {
-        Ok(ahead) => (ahead, "ahead of"),
-        Err(behind) => (behind.duration(), "behind"),
-    };
-    match skew > MAX_SKEW {
-        false => Finding::ok(format!("within {} of the server's", span(MAX_SKEW))),
-        true => Finding::wrong(
-            format!("this clock is {} {word} the server's", span(Duration::from_secs(skew.as_secs()))),
-            "set both by NTP (timedatectl set-ntp true)",
-        ),
-    }
+    clock::judge(theirs, ours, "the server's")
 }
 
 /// Judges whether old events are deleted, and none too early.

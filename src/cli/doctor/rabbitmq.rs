@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     checks::{Checks, POD},
+    clock,
     report::{Finding, Report},
 };
 use crate::{
@@ -22,9 +23,6 @@ use crate::{
     },
     membership::Heartbeat,
 };
-
-/// Largest difference between the clocks, as for Pub/Sub.
-const MAX_SKEW: Duration = Duration::from_secs(3);
 
 /// Checks after that of the server.
 const CHECKS: [&str; 7] = ["stream", "publish", "receive", "routing", "stamp", "clock", "replicas"];
@@ -147,17 +145,7 @@ fn clock(stamp: Option<Stamp>) -> Finding {
     let Some(Stamp { theirs: Some(theirs), ours }) = stamp else {
         return Finding::skipped("the broker's time is not known without its stamp");
     };
-    let (skew, word) = match ours.duration_since(theirs) {
-        Ok(ahead) => (ahead, "ahead of"),
-        Err(behind) => (behind.duration(), "behind"),
-    };
-    match skew > MAX_SKEW {
-        false => Finding::ok(format!("within {} of the broker's", span(MAX_SKEW))),
-        true => Finding::wrong(
-            format!("this clock is {} {word} the broker's", span(Duration::from_secs(skew.as_secs()))),
-            "set both by NTP (timedatectl set-ntp true)",
-        ),
-    }
+    clock::judge(theirs, ours, "the broker's")
 }
 
 #[cfg(test)]
