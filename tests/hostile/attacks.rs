@@ -239,7 +239,7 @@ async fn inits(port: u16) {
     let frame = [&[0x81, 0xfe], &length[..], &[0; 4], init.as_bytes()].concat();
     let attacker = async |_| {
         loop {
-            let Raw(mut socket) = Raw::send(port, handshake("Bearer nobody")).await;
+            let Raw(mut socket) = Raw::send(port, handshake("Bearer unknown")).await;
             let _ = socket.write_all(&frame).await;
             let _ = timeout(Duration::from_secs(1), socket.read(&mut [0; 1_024])).await;
             sleep(PAUSE).await;

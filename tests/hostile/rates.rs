@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::support::{Client, Dialect, Relay, Setup, Topic, watchers_on};
+use crate::{
+    support::{Client, Dialect, Relay, Setup, Topic, watchers_on},
+    window::assert_missed_nothing,
+};
 
 /// Returns a pod with the rates that the program has by default.
 fn limited(name: &str) -> Setup {
@@ -73,13 +76,7 @@ async fn burst_ends_no_reader_and_flushes_nothing() {
     assert_eq!(found["data"]["templateById"]["name"], "precious");
     let mut back = Client::connect(pod.port(), Dialect::Transport, "ZOLO").await;
     back.start("1", &format!("subscription {{templateAdded(after: {cursor}) {{name}}}}")).await;
-    let mut names = Vec::new();
-    while names.last() != Some(&json!("last")) {
-        let next = back.socket.receive().await.unwrap();
-        assert_eq!(next["payload"]["extensions"]["gap"], Value::Null, "{next}");
-        names.push(next["payload"]["data"]["templateAdded"]["name"].clone());
-    }
-    assert!(names.contains(&json!("missed")), "{names:?}");
+    assert_missed_nothing(&mut back).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,17 @@ async fn leave(pod: &Relay, user: &str) -> Value {
     cursor
 }
 
+/// Reads until the template `last`. Asserts that `missed` was among what came, and no gap.
+pub(super) async fn assert_missed_nothing(client: &mut Client) {
+    let mut names = Vec::new();
+    while names.last() != Some(&json!("last")) {
+        let next = client.socket.receive().await.unwrap();
+        assert_eq!(next["payload"]["extensions"]["gap"], Value::Null, "{next}");
+        names.push(next["payload"]["data"]["templateAdded"]["name"].clone());
+    }
+    assert!(names.contains(&json!("missed")), "{names:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn flood_gives_gaps_only_to_its_audience() {
     let pod = Setup::new("pod").set("RELAY_REPLAY_BYTES", "1MiB").start().await;
@@ -30,13 +41,7 @@ async fn flood_gives_gaps_only_to_its_audience() {
         client
     };
     let mut back = resume("ZOLO", elsewhere).await;
-    let mut names = Vec::new();
-    while names.last() != Some(&json!("last")) {
-        let next = back.socket.receive().await.unwrap();
-        assert_eq!(next["payload"]["extensions"]["gap"], Value::Null, "{next}");
-        names.push(next["payload"]["data"]["templateAdded"]["name"].clone());
-    }
-    assert!(names.contains(&json!("missed")), "{names:?}");
+    assert_missed_nothing(&mut back).await;
     let next = resume("ZOWI", concerned).await.socket.receive().await.unwrap();
     assert_eq!(next["payload"]["extensions"]["gap"]["reason"], "WINDOW_EXCEEDED", "{next}");
 }
