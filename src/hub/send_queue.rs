@@ -209,7 +209,7 @@ impl SendQueue {
         // large the event.
         if queue.bytes > self.limit && !queue.deliveries.is_empty() && queue.is_too_much(self.limit) {
             queue.end(Overflow::Slow);
-        } else if !self.charge(&mut queue) {
+        } else if !self.charge_held(&mut queue) {
             queue.end(Overflow::NoRoom);
         } else {
             queue.deliveries.push(delivery);
@@ -235,14 +235,24 @@ impl SendQueue {
         }
     }
 
-    /// Takes the deliveries that wait now, or the first of them if they are many. What was taken
-    /// before has been written.
+    /// Takes the deliveries that wait now, or the first of them if they are many, or if the user's
+    /// share has no room to write many together. What was taken before has been written.
     pub fn take(&self) -> Deliveries {
         let mut queue = self.queue();
         queue.above_since = None;
-        let taken = queue.take();
+        if queue.charge.is_none() {
+            queue.writing = 0;
+        }
+        let most = if self.has_room(&mut queue) { MAX_TAKEN } else { FREE / 2 };
+        let taken = queue.take(most);
         self.charge_or_end(&mut queue);
         taken
+    }
+
+    /// Returns whether all that waits may be written together, and charges it.
+    fn has_room(&self, queue: &mut Queue) -> bool {
+        let bytes = queue.writing + queue.bytes.min(MAX_TAKEN);
+        bytes <= FREE || self.charge(queue, bytes)
     }
 
     /// Charges deliveries that the connection writes without the queue. Without room for them the
@@ -264,14 +274,18 @@ impl SendQueue {
     }
 
     fn charge_or_end(&self, queue: &mut Queue) {
-        if queue.overflow.is_none() && !self.charge(queue) {
+        if queue.overflow.is_none() && !self.charge_held(queue) {
             queue.end(Overflow::NoRoom);
         }
     }
 
     /// Charges what the connection holds. Returns `false` if there is no room.
-    fn charge(&self, queue: &mut Queue) -> bool {
-        let held = queue.held + queue.writing;
+    fn charge_held(&self, queue: &mut Queue) -> bool {
+        self.charge(queue, queue.held + queue.writing)
+    }
+
+    /// Charges this many bytes. Returns `false` if there is no room.
+    fn charge(&self, queue: &mut Queue, held: usize) -> bool {
         let charged = queue.charge.as_ref().map_or(0, |charge| charge.bytes());
         if held <= FREE {
             if charged > 0 {
@@ -371,12 +385,9 @@ impl Queue {
         (self.deliveries, self.bytes, self.held, self.charge) = (Deliveries::new(), 0, 0, None);
     }
 
-    /// Takes out what is written next.
-    fn take(&mut self) -> Deliveries {
-        if self.charge.is_none() {
-            self.writing = 0;
-        }
-        if self.bytes <= MAX_TAKEN {
+    /// Takes out what is written next: one delivery, and more up to `most` bytes.
+    fn take(&mut self, most: usize) -> Deliveries {
+        if self.bytes <= most {
             self.writing += self.bytes;
             (self.bytes, self.held) = (0, 0);
             return mem::take(&mut self.deliveries);
@@ -384,7 +395,7 @@ impl Queue {
         let (mut count, mut taken) = (0, 0);
         for Delivery { result, .. } in &self.deliveries {
             let bytes = result.payload.len() + OVERHEAD;
-            if count > 0 && taken + bytes > MAX_TAKEN {
+            if count > 0 && taken + bytes > most {
                 break;
             }
             (count, taken) = (count + 1, taken + bytes);
@@ -420,6 +431,13 @@ mod tests {
 
     fn delivery(bytes: usize) -> Delivery {
         Delivery { watcher: 1, result: Rendered::old("x".repeat(bytes).into(), "".into()).into() }
+    }
+
+    /// Returns a delivery of a result that several connections share, charged to another pool.
+    fn shared_delivery(bytes: usize) -> Delivery {
+        let charge = Pool::new("results", 1 << 20, 1 << 20).try_charge_shared(None, bytes);
+        let old = Rendered::old("x".repeat(bytes).into(), "".into());
+        Delivery { watcher: 1, result: Rendered { charge, ..old }.into() }
     }
 
     #[tokio::test]
@@ -528,6 +546,28 @@ mod tests {
         assert!(pool.used() < used, "what is written does not");
         assert!(queues[0].take().is_empty());
         drop(queues);
+        assert_eq!(pool.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_share_write_less_at_once() {
+        let pool = Pool::new("test", 1 << 20, 64 << 10);
+        let user: Arc<str> = "a".into();
+        let queues: Vec<_> = (0..100).map(|_| SendQueue::new(1 << 20)).collect();
+        queues.iter().for_each(|queue| queue.open_account(&pool, &user, false));
+        let results: Vec<_> = (0..32).map(|_| shared_delivery(300)).collect();
+        queues.iter().for_each(|queue| results.iter().for_each(|result| queue.push(result.clone())));
+        let first: Vec<_> = queues.iter().map(|queue| queue.take().len()).collect();
+        assert!(first[0] == 32 && first[99] < 10 && first[99] > 0, "{first:?}");
+        for (queue, first) in queues.iter().zip(first) {
+            let mut taken = first;
+            while taken < 32 {
+                queue.written();
+                taken += queue.take().len();
+            }
+            queue.written();
+            assert!(queue.overflowed().is_none(), "a reader that keeps up goes on");
+        }
         assert_eq!(pool.used(), 0);
     }
 }
