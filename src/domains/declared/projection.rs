@@ -51,18 +51,16 @@ pub struct Projection {
 struct State {
     /// Entries by key.
     entries: BTreeMap<Arc<str>, Entry>,
-    /// Time of each entry's last event, and the key. The first one is forgotten first.
-    by_age: Ages,
     /// What the entries of each author take.
     shares: HashMap<Author, Share>,
     /// Bytes of each author. The last one holds most.
     by_bytes: BTreeSet<(usize, Author)>,
+    /// Time of each author's oldest entry. The first one is forgotten first.
+    by_oldest: BTreeSet<(SystemTime, Author)>,
     bytes: usize,
     is_overfull: bool,
     arrivals: Arrivals,
 }
-
-type Ages = BTreeSet<(SystemTime, Arc<str>)>;
 
 /// Author of an event; `None` if a foreign publisher names none.
 type Author = Option<Arc<str>>;
@@ -71,7 +69,16 @@ type Author = Option<Arc<str>>;
 #[derive(Debug, Default)]
 struct Share {
     bytes: usize,
-    by_age: Ages,
+    /// Time of each entry's last event, and the key.
+    by_age: BTreeSet<(SystemTime, Arc<str>)>,
+}
+
+/// What an entry counts as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    author: Author,
+    time: SystemTime,
+    bytes: usize,
 }
 
 /// Value of one key. It has at least one version.
@@ -103,7 +110,7 @@ impl Projection {
     /// Applies an event with its value, where `now` is the time by the topic's clock. An event
     /// without a published time is this pod's own, not yet back from the topic. Neither the order
     /// of calls nor repeats change what shows in the end.
-    pub fn apply(&self, event: &Event, key: Arc<str>, row: Arc<Row>, now: SystemTime) {
+    pub fn apply(&self, event: &Event, key: &Arc<str>, row: Arc<Row>, now: SystemTime) {
         let bytes = OVERHEAD + row.bytes();
         let (id, author) = (event.identity(), event.author.clone());
         let mut state = crate::lock::write(&self.state);
@@ -152,7 +159,7 @@ impl Projection {
 }
 
 impl State {
-    fn settle(&mut self, key: Arc<str>, version: Version) {
+    fn settle(&mut self, key: &Arc<str>, version: Version) {
         self.change(key, version, |entry, version| {
             entry.provisional.take_if(|provisional| provisional.yields_to(&version));
             if entry.settled.as_ref().is_none_or(|settled| settled.order() < version.order()) {
@@ -161,52 +168,69 @@ impl State {
         });
     }
 
-    fn anticipate(&mut self, key: Arc<str>, version: Version) {
+    fn anticipate(&mut self, key: &Arc<str>, version: Version) {
         self.change(key, version, |entry, version| entry.provisional = Some(version));
     }
 
-    /// Changes the entry of a key, and keeps the counts of bytes right.
-    fn change(&mut self, key: Arc<str>, version: Version, change: impl FnOnce(&mut Entry, Version)) {
-        let mut entry = self.remove(&key).unwrap_or_default();
-        change(&mut entry, version);
-        self.count(&key, &entry, |bytes, more| bytes + more, Ages::insert);
-        self.entries.insert(key, entry);
+    /// Changes the entry of a key, and keeps the counts right.
+    fn change(&mut self, key: &Arc<str>, version: Version, change: impl FnOnce(&mut Entry, Version)) {
+        let entry = self.entries.entry(key.clone()).or_default();
+        let before = entry.place();
+        change(entry, version);
+        let after = entry.place();
+        self.count(key, before.as_ref(), after.as_ref());
     }
 
-    fn remove(&mut self, key: &Arc<str>) -> Option<Entry> {
-        let entry = self.entries.remove(key)?;
-        self.count(key, &entry, |bytes, less| bytes - less, |ages, age| ages.remove(&age));
-        Some(entry)
-    }
-
-    /// Adds an entry to all counts, or takes it out of them.
-    fn count(
-        &mut self,
-        key: &Arc<str>,
-        entry: &Entry,
-        change: impl Fn(usize, usize) -> usize,
-        enter: impl Fn(&mut Ages, (SystemTime, Arc<str>)) -> bool,
-    ) {
-        let Some(last) = entry.last() else { return };
-        let (time, author) = (last.time, last.author.clone());
-        let bytes = entry.bytes();
-        self.bytes = change(self.bytes, bytes);
-        enter(&mut self.by_age, (time, key.clone()));
-        let share = self.shares.entry(author.clone()).or_default();
-        self.by_bytes.remove(&(share.bytes, author.clone()));
-        share.bytes = change(share.bytes, bytes);
-        enter(&mut share.by_age, (time, key.clone()));
-        if share.by_age.is_empty() {
-            self.shares.remove(&author);
-        } else {
-            self.by_bytes.insert((share.bytes, author));
+    fn remove(&mut self, key: &Arc<str>) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.count(key, entry.place().as_ref(), None);
         }
+    }
+
+    /// Counts an entry as `after` instead of `before`.
+    fn count(&mut self, key: &Arc<str>, before: Option<&Place>, after: Option<&Place>) {
+        let (from, to) = (before.map(|place| &place.author), after.map(|place| &place.author));
+        if from == to {
+            self.update(from, |share| share.replace(key, before, after));
+        } else {
+            self.update(from, |share| share.replace(key, before, None));
+            self.update(to, |share| share.replace(key, None, after));
+        }
+    }
+
+    /// Changes the share of an author, if there is one.
+    fn update(&mut self, author: Option<&Author>, change: impl FnOnce(&mut Share)) {
+        let Some(author) = author else { return };
+        let share = self.shares.entry(author.clone()).or_default();
+        let (bytes, oldest) = (share.bytes, share.oldest());
+        change(share);
+        self.bytes = self.bytes - bytes + share.bytes;
+        let (of_bytes, of_oldest) = (share.bytes, share.oldest());
+        if of_oldest.is_none() {
+            self.shares.remove(author);
+        }
+        if oldest != of_oldest {
+            oldest.map(|oldest| self.by_oldest.remove(&(oldest, author.clone())));
+            of_oldest.map(|oldest| self.by_oldest.insert((oldest, author.clone())));
+        }
+        if bytes != of_bytes {
+            self.by_bytes.remove(&(bytes, author.clone()));
+            of_oldest.map(|_| self.by_bytes.insert((of_bytes, author.clone())));
+        }
+    }
+
+    /// Returns the key of the author's oldest entry.
+    fn oldest_of(&self, author: &Author) -> Option<Arc<str>> {
+        let (_, key) = self.shares.get(author)?.by_age.first()?;
+        Some(key.clone())
     }
 
     /// Drops the entries with a last event before `oldest`. While all take more than `max_bytes`,
     /// drops the oldest of the author who holds most: one author never displaces the others.
     fn forget(&mut self, oldest: SystemTime, max_bytes: usize) {
-        while let Some((_, key)) = self.by_age.first().filter(|(last, _)| *last < oldest).cloned() {
+        while let Some((_, author)) = self.by_oldest.first().filter(|(last, _)| *last < oldest)
+            && let Some(key) = self.oldest_of(author)
+        {
             self.remove(&key);
         }
         while self.bytes > max_bytes {
@@ -216,14 +240,38 @@ impl State {
                     "too many values; the oldest of the largest author are forgotten before their time"
                 );
             }
-            let largest = self.by_bytes.last().and_then(|(_, author)| self.shares.get(author));
-            let Some((_, key)) = largest.and_then(|share| share.by_age.first()).cloned() else { return };
+            let largest = self.by_bytes.last().and_then(|(_, author)| self.oldest_of(author));
+            let Some(key) = largest else { return };
             self.remove(&key);
         }
     }
 }
 
+impl Share {
+    /// Counts an entry as `after` instead of `before`.
+    fn replace(&mut self, key: &Arc<str>, before: Option<&Place>, after: Option<&Place>) {
+        let bytes = |place: Option<&Place>| place.map_or(0, |place| place.bytes);
+        self.bytes = self.bytes - bytes(before) + bytes(after);
+        let time = |place: Option<&Place>| place.map(|place| place.time);
+        if time(before) != time(after) {
+            time(before).map(|time| self.by_age.remove(&(time, key.clone())));
+            time(after).map(|time| self.by_age.insert((time, key.clone())));
+        }
+    }
+
+    /// Returns the time of the oldest entry; `None` without entries.
+    fn oldest(&self) -> Option<SystemTime> {
+        self.by_age.first().map(|(time, _)| *time)
+    }
+}
+
 impl Entry {
+    /// Returns what the entry counts as; `None` without a version.
+    fn place(&self) -> Option<Place> {
+        let last = self.last()?;
+        Some(Place { author: last.author.clone(), time: last.time, bytes: self.bytes() })
+    }
+
     fn showing(&self, oldest: SystemTime) -> Option<&Arc<Row>> {
         let version = self.provisional.as_ref().or(self.settled.as_ref())?;
         self.last().is_some_and(|last| last.time >= oldest).then_some(&version.row)

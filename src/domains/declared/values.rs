@@ -86,7 +86,7 @@ impl Values {
             return;
         };
         let Some(key) = data.fields.get(*key).and_then(|value| value.key()) else { return };
-        projection.apply(event, (&*key).into(), audiences.row(data.clone()), self.clock.now());
+        projection.apply(event, &(&*key).into(), audiences.row(data.clone()), self.clock.now());
     }
 
     /// Returns the value of a type with this key.

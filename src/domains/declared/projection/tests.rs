@@ -29,7 +29,7 @@ fn value(id: &str, name: &str) -> Arc<Row> {
 }
 
 fn put(values: &Projection, event: &Event, id: &str, name: &str, now: SystemTime) {
-    values.apply(event, id.into(), value(id, name), now);
+    values.apply(event, &id.into(), value(id, name), now);
 }
 
 fn name(row: &Row) -> String {
@@ -99,7 +99,8 @@ fn value_is_kept_for_its_retention() {
     assert_eq!(values.get("u", at(602)), None);
     put(&values, &event("d", Some(at(901))), "v", "v", at(901));
     let state = values.read();
-    assert_eq!((state.entries.len(), state.by_age.len()), (1, 1), "forgotten, not only hidden");
+    assert_eq!(state.entries.len(), 1, "forgotten, not only hidden");
+    check_counts(&state);
 }
 
 #[test]
@@ -112,7 +113,8 @@ fn oldest_values_make_room() {
     assert_eq!(names(&values, at(100)), ["097", "098", "099"].map(|name| name[1..].to_owned()));
     let mut state = values.state.into_inner().unwrap();
     state.forget(at(1_000), 0);
-    assert_eq!((state.entries.len(), state.by_age.len(), state.bytes), (0, 0, 0));
+    assert_eq!((state.entries.len(), state.bytes), (0, 0));
+    check_counts(&state);
 }
 
 #[test]
@@ -153,6 +155,7 @@ fn authors() -> impl Strategy<Value = [Vec<Event>; 2]> {
             let event = |(n, (wait, template)): (usize, (u64, u8))| {
                 time += wait;
                 let mut event = event(&format!("{n:02}-{author}"), Some(at(time)));
+                event.author = Some(author.into());
                 event.data = format!("{template} {n}-{author}").into();
                 event
             };
@@ -194,7 +197,25 @@ fn after(authors: &[Vec<Event>; 2], steps: &[Step]) -> Vec<String> {
             }
         }
     }
+    check_counts(&values.read());
     names(&values, at(100))
+}
+
+/// Checks that the counts are those of the entries.
+fn check_counts(state: &State) {
+    let mut shares: HashMap<Author, Share> = HashMap::new();
+    for (key, entry) in &state.entries {
+        let place = entry.place().expect("every entry has a version");
+        shares.entry(place.author.clone()).or_default().replace(key, None, Some(&place));
+    }
+    let by_bytes = shares.iter().map(|(author, share)| (share.bytes, author.clone())).collect();
+    let oldest = shares.iter().filter_map(|(author, share)| Some((share.oldest()?, author.clone())));
+    assert_eq!((&state.by_bytes, &state.by_oldest), (&by_bytes, &oldest.collect()));
+    assert_eq!(state.bytes, shares.values().map(|share| share.bytes).sum::<usize>());
+    let ages = |shares: &HashMap<Author, Share>| {
+        shares.iter().map(|(author, share)| (author.clone(), share.by_age.clone())).collect::<HashMap<_, _>>()
+    };
+    assert_eq!(ages(&state.shares), ages(&shares));
 }
 
 proptest! {
@@ -232,6 +253,7 @@ fn one_author_displaces_no_other() {
     assert_eq!(names.first().map(String::as_str), Some("aa"));
     assert_eq!(names.get(1).map(String::as_str), Some("bb"));
     assert_eq!(names.last().map(String::as_str), Some("99"));
+    check_counts(&values.read());
 }
 
 #[test]
