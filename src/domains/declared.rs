@@ -27,6 +27,7 @@ pub mod foreign;
 pub mod interest;
 pub mod interfaces;
 pub mod json;
+pub mod key_match;
 pub mod key_rule;
 pub mod mutation_rule;
 pub mod payload;

@@ -12,7 +12,7 @@ use super::{
     event_types::EventTypes,
     foreign::Foreign,
     interest::{self, Interest, ViewerTable},
-    key_rule::KeyRule,
+    key_match,
     mutation_rule::{self, Context, MutationRule},
     problem::{Problem, Problems},
     query_rule::{self, QueryRule},
@@ -77,24 +77,13 @@ impl Rules {
         let states = States::read(&file, &types, &mut problems);
         let event_types = EventTypes::read(&file, &types, &mut problems);
 
-        let before = problems.len();
         let interests = interest::interests(&file, &types, &states, &mut problems);
         let subscriptions = subscription_rule::subscriptions(&file, &types, &mut problems);
-        let mut keys: Vec<KeyRule> = Vec::new();
-        for subscription in &subscriptions {
-            keys.extend(subscription.audience.keys.iter().chain(&subscription.allows).cloned());
-        }
         let mut row_audiences = RowAudiences::default();
         let queries = query_rule::queries(&file, &types, &states, &mut row_audiences, &mut problems);
-        for query in &queries {
-            keys.extend(query.audience.keys.iter().chain(&query.allows).cloned());
-        }
         let context = Context { file: &file, types: &types, states: &states, events: &event_types };
         let mutations = mutation_rule::mutations(&context, &mut row_audiences, &mut problems);
-        for mutation in &mutations {
-            keys.extend(mutation.audience.keys.iter().chain(&mutation.allows).cloned());
-        }
-        check_keys(&interests, &keys, problems.len() == before, &mut problems);
+        key_match::check(&file, &mut problems);
 
         if !file.types.iter().any(|ty| super::sdl::ROOTS.contains(&ty.name.node.as_str()))
             && problems.is_empty()
@@ -124,25 +113,6 @@ impl Rules {
     pub fn has_tables(&self) -> bool {
         let is_table = |state: &State| matches!(state.source, Source::Table(_));
         self.viewer.is_some() || self.states.by_type.values().any(is_table)
-    }
-}
-
-/// Reports keys that no viewer can listen to, and interests that nothing uses. `is_whole` tells
-/// that no template is missing because of another mistake.
-fn check_keys(interests: &[Interest], keys: &[KeyRule], is_whole: bool, problems: &mut Problems) {
-    if !is_whole {
-        return;
-    }
-    let meets = |interest: &Interest, key: &KeyRule| interest.key.template.may_equal(&key.template);
-    for key in keys.iter().filter(|key| !interests.iter().any(|interest| meets(interest, key))) {
-        let text =
-            format!("no viewer can listen to `{}`; correct it, or add an `@interest`", key.template.text());
-        problems.add(key.at, text);
-    }
-    for interest in interests.iter().filter(|interest| !keys.iter().any(|key| meets(interest, key))) {
-        let text =
-            format!("no audience or `@allow` can equal `{}`; correct it", interest.key.template.text());
-        problems.add(interest.key.at, text);
     }
 }
 

@@ -10,7 +10,7 @@ use thiserror::Error;
 pub const MAX_TEMPLATE_BYTES: usize = 1_024;
 
 /// Characters that end a segment of a key. A value never has one of them unescaped.
-const SEPARATORS: [char; 3] = ['/', ':', '|'];
+pub const SEPARATORS: [char; 3] = ['/', ':', '|'];
 
 /// Text with placeholders. `S` is a step of a path: a name, or a field's number once the type of
 /// the document is known.
