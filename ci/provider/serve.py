@@ -1,21 +1,25 @@
 """A Terraform provider with a real schema and no cloud: it invents what the cloud would answer.
 
-Terraform starts it (see ci/terraform), with the schema that schema.py wrote in the variable
-PROVIDER_SCHEMA. Terraform itself then checks arguments, types, blocks, references and expressions,
-plans, applies into a local state, and runs tests. It must never connect to anything.
+    ci/provider/serve.py SCHEMA SOCKET
+
+SCHEMA is what schema.py wrote. It prints the value of TF_REATTACH_PROVIDERS that leads Terraform to
+it, and serves on SOCKET until it is killed. Terraform itself then checks arguments, types, blocks,
+references and expressions, plans, applies into a local state, and runs tests. It must never connect
+to anything, nor keep anything from one call to the next.
 """
 import hashlib
 import json
 import os
 import pathlib
+import sys
+from concurrent import futures
 
+import grpc
 import msgpack
-import tf.provider
-from tf import runner
 from tf.gen import tfplugin_pb2 as protocol
 from tf.gen import tfplugin_pb2_grpc as service
 
-SCHEMA = json.loads(pathlib.Path(os.environ["PROVIDER_SCHEMA"]).read_text())
+SCHEMA = json.loads(pathlib.Path(sys.argv[1]).read_text())
 # The protocol's mark for a value that is known only after apply.
 UNKNOWN = msgpack.ExtType(0, b"\0")
 NESTING = {kind: getattr(protocol.Schema.NestedBlock, kind.upper()) for kind in ("list", "set", "single", "map")}
@@ -233,5 +237,16 @@ class Provider(service.ProviderServicer):
         return protocol.ReadDataSource.Response(state=pack(read(block, unpack(request.config), f"data.{request.type_name}")))
 
 
-tf.provider.ProviderServicer = lambda provider: Provider()
-runner.run_provider(None, ["provider"])
+def main():
+    address = {"Network": "unix", "String": sys.argv[2]}
+    server = grpc.server(futures.ThreadPoolExecutor())
+    service.add_ProviderServicer_to_server(Provider(), server)
+    server.add_insecure_port(f"unix:{address['String']}")
+    server.start()
+    # Test: Terraform leaves the process alone when it ends.
+    here = {"Protocol": "grpc", "ProtocolVersion": 6, "Pid": os.getpid(), "Test": True, "Addr": address}
+    print(json.dumps({"registry.terraform.io/hashicorp/google": here}), flush=True)
+    server.wait_for_termination()
+
+
+main()
