@@ -142,6 +142,8 @@ pub mod membership;
 #[doc(hidden)]
 pub mod pod;
 #[doc(hidden)]
+pub mod presence;
+#[doc(hidden)]
 pub mod question;
 #[doc(hidden)]
 pub mod relay;

@@ -38,6 +38,7 @@ use crate::{
     health::Health,
     hub::Hub,
     membership::Membership,
+    presence::{Presence, Waiting},
     question::{Inbox, Questions},
     relay::{Relay, Retention},
     revocations::Revocations,
@@ -110,8 +111,7 @@ impl Pod {
             Revocations::new(membership.clone(), publisher.clone(), settings.revocation_age(), &meter);
         let auth = auth.with_revocations(revocations.clone());
         let health = health(feed.state(), &membership, &stop, &auth, &revocations);
-        let (retention, limits) =
-            (settings.retention(), settings.web.connection_limits(settings.window.span));
+        let retention = settings.retention();
         health.observe(&meter);
         let budget = Budget::new(settings.budget, settings.web.queue_bytes);
         budget.observe(&meter);
@@ -138,8 +138,7 @@ impl Pod {
             auth,
             revocations,
             hub: hub.clone(),
-            connections: Connections::new(limits, stop.connections.clone(), stop.drain.spread, &meter)
-                .with_clock(membership.clock().clone()),
+            connections: open_connections(&settings, &membership, &publisher, &stop, &tasks, &meter),
             health: health.clone(),
             questions,
             consoles: Consoles::default(),
@@ -254,6 +253,39 @@ async fn send_heartbeats(
 ) {
     let connections = || app.connections.count();
     stop.run_until_cancelled(membership.run(publisher.as_ref(), &reopen, connections)).await;
+}
+
+/// Creates the set of connections, which are announced on the topic if the settings say so.
+fn open_connections(
+    settings: &Settings,
+    membership: &Membership,
+    publisher: &Arc<dyn Publish>,
+    stop: &Stop,
+    tasks: &TaskTracker,
+    meter: &Meter,
+) -> Connections {
+    let limits = settings.web.connection_limits(settings.window.span);
+    let connections = Connections::new(limits, stop.connections.clone(), stop.drain.spread, meter)
+        .with_clock(membership.clock().clone());
+    let (presence, waiting) = Presence::new(meter);
+    if !settings.connection_events {
+        return connections;
+    }
+    let (membership, publisher) = (membership.clone(), publisher.clone());
+    tasks.spawn(announce(presence.clone(), waiting, membership, publisher, stop.feed.clone()));
+    connections.with_presence(presence)
+}
+
+/// Publishes connect and disconnect events until the connections have ended.
+async fn announce(
+    presence: Presence,
+    waiting: Waiting,
+    membership: Membership,
+    publisher: Arc<dyn Publish>,
+    stop: CancellationToken,
+) {
+    let pods = || membership.size().pods;
+    waiting.run(&presence, membership.pod(), publisher.as_ref(), pods, &stop).await;
 }
 
 /// Ends the connections of revoked tokens, and shares revocations with other pods.

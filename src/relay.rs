@@ -31,6 +31,7 @@ use crate::{
     event::{Event, PODS},
     hub::{HEAD_START, Hub, window::KEY_OVERHEAD},
     membership::{HISTORY, Heard, History, Membership},
+    presence,
     question::Questions,
     revocations::Revocations,
     telemetry::{self, traces::Messaging},
@@ -289,6 +290,7 @@ impl Relay {
             Heard::Unproven => {}
             Heard::Event if self.revocations.as_ref().is_some_and(|them| them.hear(&event)) => {}
             Heard::Event if self.questions.as_ref().is_some_and(|them| them.hear(&event)) => {}
+            Heard::Event if presence::is_announcement(&event) => {}
             Heard::Event => self.relay(event, message_id).await,
         }
     }

@@ -108,6 +108,7 @@ fn relay_reports_every_bad_setting_at_once() {
         ("RELAY_USER_EVENT_BYTES", "1/s"),
         ("RELAY_QUEUE_BYTES", "lots"),
         ("RELAY_MAX_CONNECTIONS", "-1"),
+        ("RELAY_CONNECTION_EVENTS", "maybe"),
         ("RELAY_MAX_WATCHERS", "0"),
         ("RELAY_HEARTBEAT_INTERVAL", "1ms"),
         ("RELAY_ORPHAN_AFTER", "soon"),

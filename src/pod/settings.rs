@@ -58,6 +58,8 @@ pub struct Settings {
     /// Whether a pod with more connections than others ends some, after the membership has grown.
     /// Default: yes. It needs `control_secrets`.
     pub rebalances: bool,
+    /// Whether connect and disconnect events go to the topic, for other programs. Default: no.
+    pub connection_events: bool,
     /// Waits of the pod's end.
     pub drain: Drain,
     /// Whether metrics are pushed by OTLP, besides being read.
@@ -103,6 +105,7 @@ impl Settings {
             orphan_after: seconds(180),
             control_secrets: None,
             rebalances: true,
+            connection_events: false,
             drain: Drain { delay: Duration::ZERO, spread: seconds(1), deadline: seconds(45) },
             export_metrics: false,
             traces: Traces::off(),

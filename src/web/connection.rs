@@ -36,6 +36,7 @@ use super::server::Peer;
 use crate::{
     clock::TopicClock,
     hub::{Delivery, Overflow, SendQueue},
+    presence::{Presence, Visit},
     revocations::Credentials,
 };
 
@@ -47,6 +48,8 @@ pub struct Connections {
     instruments: Arc<Instruments>,
     registry: Arc<Registry>,
     clock: TopicClock,
+    /// Announcements on the topic; `None`: they are off.
+    presence: Option<Presence>,
 }
 
 /// Limits on the connections of one pod, per address as well; [`Connections::enter`] enforces them.
@@ -142,13 +145,20 @@ impl Connections {
         let registry = Arc::new(Registry::new(limits.keeps));
         registry.observe(meter);
         let (instruments, clock) = (Arc::new(instruments), TopicClock::default());
-        Self { count, drain, tasks: TaskTracker::new(), instruments, registry, clock }
+        Self { count, drain, tasks: TaskTracker::new(), instruments, registry, clock, presence: None }
     }
 
     /// Measures latencies by the topic's clock.
     #[must_use]
     pub fn with_clock(mut self, clock: TopicClock) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// Announces connections on the topic.
+    #[must_use]
+    pub fn with_presence(mut self, presence: Presence) -> Self {
+        self.presence = Some(presence);
         self
     }
 
@@ -196,6 +206,7 @@ impl Connections {
             since: Instant::now(),
             drain: self.drain.clone(),
             drain_moment: rand::random(),
+            visit: self.presence.as_ref().map(|presence| Box::new(presence.visit(transport.name()))),
             _counted: self.tasks.token(),
         }
     }
@@ -315,6 +326,8 @@ pub struct Guard {
     /// When in a drain the connection ends, as a fraction of the spread. Drawn once, since each
     /// event polls the drain anew.
     drain_moment: f32,
+    /// What is announced on the topic; `None`: nothing.
+    visit: Option<Box<Visit>>,
     _counted: TaskTrackerToken,
 }
 
@@ -325,13 +338,19 @@ impl Guard {
     }
 
     /// Stores the credentials of the connection's token, in place of those of an earlier one.
-    pub fn identify(&self, credentials: Arc<Credentials>) {
+    pub fn identify(&mut self, credentials: Arc<Credentials>) {
+        if let Some(visit) = &mut self.visit {
+            visit.identify(&credentials.user);
+        }
         self.registry.identify(self.slot, credentials);
     }
 
     /// Counts the connection from now on.
     pub fn occupy(&mut self, place: Place) {
         (self.place, self.since) = (Some(place), Instant::now());
+        if let Some(visit) = &mut self.visit {
+            visit.count();
+        }
     }
 
     /// Records why the connection ends. Without a call the reason is [`End::Lost`].
@@ -380,6 +399,9 @@ impl Drop for Guard {
         }
         if self.place.is_none() {
             return;
+        }
+        if let Some(visit) = &self.visit {
+            visit.end(self.end.reason());
         }
         self.instruments.end(self.transport, &self.end);
         let (reason, seconds) = (self.end.reason(), self.since.elapsed().as_secs_f64());

@@ -106,7 +106,7 @@ pub struct AppState {
 impl AppState {
     /// Stores the credentials of a connection, so that a revocation ends it. One that came while
     /// the token was checked ends it now.
-    pub(in crate::web) fn identify(&self, guard: &Guard, send_queue: &SendQueue, session: &Session) {
+    pub(in crate::web) fn identify(&self, guard: &mut Guard, send_queue: &SendQueue, session: &Session) {
         guard.identify(session.credentials.clone());
         if let Some(end) = self.refusal(&session.credentials) {
             send_queue.end(end);

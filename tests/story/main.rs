@@ -38,6 +38,7 @@ mod machines;
 mod membership;
 mod multipart;
 mod nulls;
+mod presence;
 mod questions;
 mod quickstart;
 mod refusals;

@@ -226,6 +226,36 @@ impl Topic {
         request.body(settings.to_string()).send().await.unwrap().error_for_status().unwrap();
     }
 
+    /// Creates a subscription of another program, and returns its full name.
+    pub(crate) async fn subscribe(&self) -> String {
+        let topic = format!("projects/{}/topics/{NAME}", self.project);
+        self.put("subscriptions/another-program", &json!({ "topic": topic })).await;
+        format!("projects/{}/subscriptions/another-program", self.project)
+    }
+
+    /// Takes messages of this subscription, and returns the attributes and the JSON data of each.
+    pub(crate) async fn pull(&self, subscription: &str) -> Vec<(Value, Value)> {
+        let pulled = self.post(&format!("{subscription}:pull"), &json!({ "maxMessages": 100 })).await;
+        let messages = pulled["receivedMessages"].as_array().cloned().unwrap_or_default();
+        if messages.is_empty() {
+            return Vec::new();
+        }
+        let acks: Vec<_> = messages.iter().map(|message| message["ackId"].clone()).collect();
+        self.post(&format!("{subscription}:acknowledge"), &json!({ "ackIds": acks })).await;
+        let parts = |message: &Value| {
+            let data = BASE64_STANDARD.decode(message["message"]["data"].as_str().unwrap_or_default());
+            let data = serde_json::from_slice(&data.unwrap()).unwrap_or_default();
+            (message["message"]["attributes"].clone(), data)
+        };
+        messages.iter().map(parts).collect()
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Value {
+        let request = reqwest::Client::new().post(self.url(path)).header("content-type", "application/json");
+        let answer = request.body(body.to_string()).send().await.unwrap().error_for_status().unwrap();
+        serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default()
+    }
+
     /// Deletes the topic. Its feeds stay, but never receive an event again.
     pub(crate) async fn drop(&self) {
         self.delete(&format!("projects/{}/topics/{NAME}", self.project)).await;

@@ -194,6 +194,7 @@ pub(super) fn shared(reader: &mut Reader<'_>, broker: BrokerUrl, waits: &[(&Sett
     pod.orphan_after = reader.duration(&t::ORPHAN_AFTER);
     pod.control_secrets = reader.control_secrets();
     pod.rebalances = reader.required(&t::REBALANCE, value::switch);
+    pod.connection_events = reader.required(&t::CONNECTION_EVENTS, value::switch);
     pod.budget = budget(reader);
     pod.drain = drain(reader, waits);
     pod.export_metrics = export.metrics;

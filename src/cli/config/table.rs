@@ -319,6 +319,13 @@ pub(super) static REBALANCE: Setting = Setting::new(
     "whether old pods end some connections for new pods; needs the control secret (cluster: off)",
 );
 
+pub(super) static CONNECTION_EVENTS: Setting = Setting::new(
+    "RELAY_CONNECTION_EVENTS",
+    Is("off"),
+    Form("on or off"),
+    "whether connect and disconnect events go to the topic, for other programs",
+);
+
 pub(super) static DRAIN_DELAY: Setting = Setting::new(
     "RELAY_DRAIN_DELAY",
     Is("5s"),
@@ -497,7 +504,14 @@ pub static SETTINGS: &[Concern] = &[
     },
     Concern {
         title: "Membership",
-        settings: &[&HEARTBEAT_INTERVAL, &ORPHAN_AFTER, &CONTROL_SECRET, &CONTROL_SECRET_FILE, &REBALANCE],
+        settings: &[
+            &HEARTBEAT_INTERVAL,
+            &ORPHAN_AFTER,
+            &CONTROL_SECRET,
+            &CONTROL_SECRET_FILE,
+            &REBALANCE,
+            &CONNECTION_EVENTS,
+        ],
     },
     Concern { title: "Drain", settings: &[&DRAIN_DELAY, &DRAIN_SPREAD, &DRAIN_DEADLINE] },
     Concern { title: "Doctor", settings: &[&URL, &TOKEN_FILE, &HOLD, &GRACE] },

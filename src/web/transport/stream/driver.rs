@@ -106,7 +106,7 @@ impl Stream {
     ) -> Self {
         let send_queue = SendQueue::new(app.settings.queue_bytes);
         guard.attach(send_queue.clone());
-        app.identify(&guard, &send_queue, session);
+        app.identify(&mut guard, &send_queue, session);
         let expires = expiry(session.expires);
         Self {
             send_queue,
