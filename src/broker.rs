@@ -318,6 +318,18 @@ pub struct Received {
     pub ack: Ack,
 }
 
+impl Received {
+    /// Returns the number of bytes of data that the message holds in memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match &self.event {
+            Ok(event) => event.data.len(),
+            Err(Undecodable::Foreign(message)) => message.data.len(),
+            Err(_) => 0,
+        }
+    }
+}
+
 /// Acknowledgement of one message. If it is dropped without a call, the message comes again.
 #[must_use = "dropped without `ack`, the message comes again"]
 pub struct Ack(Option<Box<dyn FnOnce() + Send>>);

@@ -11,7 +11,11 @@ use thiserror::Error;
 
 use crate::{
     audience::{Audience, Viewer},
-    event::{Event, Payload},
+    event::{
+        Event, Foreign, Payload,
+        cloudevent::Undecodable,
+        foreign::{self, Envelope, Unmapped},
+    },
 };
 
 /// Identity that a checked token proves. The domain finds the user.
@@ -175,6 +179,31 @@ pub trait Domain: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Returns the envelope of a message without CloudEvents, for a topic that had such messages
+    /// before the relay. By default there is none, and the message is rejected.
+    ///
+    /// ```
+    /// # use pubsub_relay::event::{Foreign, foreign::{Envelope, Unmapped}};
+    /// fn envelope(message: &Foreign) -> Option<Result<Envelope, Unmapped>> {
+    ///     let attribute = |name| message.attributes.get(name).cloned();
+    ///     let missing = || Unmapped { reason: "type", text: "attribute eventType is missing".into() };
+    ///     Some(attribute("eventType").ok_or_else(missing).map(|kind| Envelope {
+    ///         kind,
+    ///         source: "/shop".into(),
+    ///         id: attribute("messageId"),
+    ///         author: attribute("userId"),
+    ///     }))
+    /// }
+    /// # assert_eq!(envelope(&Foreign::default()).unwrap().unwrap_err().reason, "type");
+    /// ```
+    ///
+    /// # Errors
+    /// [`Unmapped`] names what the message lacks. It is acknowledged, counted and logged.
+    fn envelope(&self, message: &Foreign) -> Option<Result<Envelope, Unmapped>> {
+        let _ = message;
+        None
+    }
+
     /// Decodes an event. Every publisher of the topic can send any data, so this method should not
     /// panic. An event at which it panics counts as malformed.
     ///
@@ -220,6 +249,16 @@ pub trait Domain: Send + Sync + 'static {
     fn hear(&self, published: SystemTime) {
         let _ = published;
     }
+}
+
+/// Returns the event in a message without CloudEvents, by the envelope that the domain gives it.
+///
+/// # Errors
+/// The domain has no envelope for it, or [`foreign::event`](crate::event::foreign::event) refuses
+/// the envelope.
+pub fn read_foreign(domain: &dyn Domain, message: &Foreign) -> Result<Event, Unmapped> {
+    let envelope = domain.envelope(message).unwrap_or_else(|| Err(Undecodable::NotCloudEvent.into()));
+    foreign::event(message, &envelope?)
 }
 
 #[cfg(test)]

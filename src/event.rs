@@ -5,8 +5,9 @@
 //! ([`crate::domain::Domain`]). It must never hold a type of Google's or of GraphQL's.
 
 pub mod cloudevent;
+pub mod foreign;
 
-use std::{any::Any, sync::Arc, time::SystemTime};
+use std::{any::Any, collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -20,6 +21,10 @@ pub const HEARTBEAT: &str = "relay.heartbeat.v1";
 
 /// Beginning of the types of heartbeats of all releases.
 pub const HEARTBEATS: &str = "relay.heartbeat.";
+
+/// Beginning of the types of all control events, by which pods steer each other. No other program
+/// and no domain may use it.
+pub const CONTROL: &str = "relay.";
 
 /// Beginning of the source of an event that a pod has published.
 pub const PODS: &str = "/pods/";
@@ -73,6 +78,20 @@ impl Event {
         }
         format!("{}#{}", self.source, self.id).into()
     }
+}
+
+/// Message that is marked neither as a CloudEvent nor as a batch of them. A domain may read it as
+/// an event all the same ([`foreign`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// Attributes or headers of the message, as texts.
+    pub attributes: BTreeMap<String, String>,
+    /// Data of the message, unchanged.
+    pub data: Bytes,
+    /// Time at which the topic took the message; `None` if that is unknown.
+    pub published: Option<SystemTime>,
+    /// Broker's id of the message: the same each time that the message comes, and on each pod.
+    pub message_id: String,
 }
 
 #[cfg(test)]

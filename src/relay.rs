@@ -27,8 +27,8 @@ use crate::{
     applied::Applied,
     broker::{Feed, FeedState, Order, Received},
     budget::Rates,
-    domain::{Domain, Fact, Unreadable},
-    event::{Event, PODS},
+    domain::{self, Domain, Fact, Unreadable},
+    event::{Event, Foreign, PODS, cloudevent::Undecodable, foreign::Unmapped},
     hub::{HEAD_START, Hub, window::KEY_OVERHEAD},
     membership::{HISTORY, Heard, History, Membership},
     presence,
@@ -192,10 +192,8 @@ impl Relay {
                     let Some(Received { event, message_id, ack }) = received else { return };
                     match event {
                         Ok(event) => self.receive(event, &message_id).await,
-                        Err(undecodable) => {
-                            let text = format!("{undecodable}; docs/PUBLISH.md has what a message needs");
-                            self.reject(&message_id, undecodable.reason(), None, &text);
-                        }
+                        Err(Undecodable::Foreign(message)) => self.receive_foreign(&message, &message_id).await,
+                        Err(undecodable) => self.refuse(&message_id, &undecodable.into()),
                     }
                     ack.ack();
                 }
@@ -293,6 +291,25 @@ impl Relay {
             Heard::Event if presence::is_announcement(&event) => {}
             Heard::Event => self.relay(event, message_id).await,
         }
+    }
+
+    /// Relays a message without CloudEvents, if the domain has an envelope for it. No such message
+    /// is ever shown to what reads control events.
+    async fn receive_foreign(&mut self, message: &Foreign, message_id: &str) {
+        let read = AssertUnwindSafe(|| domain::read_foreign(&*self.domain, message));
+        let event = panic::catch_unwind(read).unwrap_or_else(|_| {
+            Err(Unmapped { reason: MALFORMED, text: "the domain panicked at it".to_owned() })
+        });
+        match event {
+            Ok(event) => self.relay(event, message_id).await,
+            Err(unmapped) => self.refuse(message_id, &unmapped),
+        }
+    }
+
+    /// Rejects a message that holds no event.
+    fn refuse(&self, message_id: &str, why: &Unmapped) {
+        let text = format!("{why}; docs/PUBLISH.md has what a message needs");
+        self.reject(message_id, why.reason, None, &text);
     }
 
     /// Counts and logs a message that is of no use.

@@ -41,7 +41,7 @@ impl Sender {
     /// # Errors
     /// [`Closed`] if the receiver is closed or gone.
     pub(super) async fn send(&self, message: Received) -> Result<(), Closed> {
-        let bytes = message.event.as_ref().map_or(0, |event| event.data.len());
+        let bytes = message.bytes();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(QUEUE_BYTES);
         let room = self.room.clone().acquire_many_owned(bytes).await.map_err(|_| Closed)?;
         self.messages.send((message, room)).await.map_err(|_| Closed)
@@ -79,7 +79,10 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::{broker::Ack, event::Event};
+    use crate::{
+        broker::Ack,
+        event::{Event, Foreign, cloudevent::Undecodable},
+    };
 
     fn message(bytes: usize) -> Received {
         let event = Event::new("/test".into(), "k", None, vec![b'x'; bytes].into());
@@ -102,6 +105,15 @@ mod tests {
         assert!(fits(&sender, 9_000_000).await, "the largest event has room alone");
         assert!(!fits(&sender, 1).await);
         assert!(receiver.recv().await.is_some() && fits(&sender, 1).await);
+    }
+
+    #[tokio::test]
+    async fn message_without_cloudevent_takes_room_too() {
+        let (sender, _receiver) = queue(3);
+        let foreign = Foreign { data: vec![b'x'; 5 << 20].into(), ..Foreign::default() };
+        let event = Err(Undecodable::Foreign(Box::new(foreign)));
+        sender.send(Received { event, message_id: String::new(), ack: Ack::none() }).await.unwrap();
+        assert!(!fits(&sender, 5 << 20).await, "more than 8 MiB");
     }
 
     #[tokio::test]

@@ -155,6 +155,9 @@ pub struct Trial {
     pub kind: Option<String>,
     /// `--author`: id of the author of data.
     pub author: Option<String>,
+    /// `--attributes`: attributes of the message that a pod would read; `None`: they are not
+    /// tried.
+    pub attributes: Option<String>,
     /// `--viewer`: claims of the viewer's token.
     pub viewer: String,
     /// `--arguments`: arguments of the subscription.
@@ -259,6 +262,7 @@ fn check(flags: &ArgMatches, reader: &Reader<'_>) -> Check {
         event,
         kind: text("type"),
         author: text("author"),
+        attributes: text("attributes"),
         viewer: text("viewer").unwrap_or_default(),
         arguments: text("arguments"),
     });

@@ -18,6 +18,7 @@ pub mod definitions;
 pub mod directives;
 pub mod directory;
 pub mod domain;
+pub mod envelope;
 pub mod event_types;
 pub mod execution;
 pub mod expansion;

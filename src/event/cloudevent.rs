@@ -12,21 +12,24 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::{event::Event, rfc3339};
+use crate::{
+    event::{Event, Foreign},
+    rfc3339,
+};
 
-const SPEC_VERSION: &str = "ce-specversion";
-const ID: &str = "ce-id";
-const SOURCE: &str = "ce-source";
-const TYPE: &str = "ce-type";
+pub(super) const SPEC_VERSION: &str = "ce-specversion";
+pub(super) const ID: &str = "ce-id";
+pub(super) const SOURCE: &str = "ce-source";
+pub(super) const TYPE: &str = "ce-type";
 const TIME: &str = "ce-time";
-const AUTHOR: &str = "ce-author";
-const CONTENT_TYPE: &str = "content-type";
+pub(super) const AUTHOR: &str = "ce-author";
+pub(super) const CONTENT_TYPE: &str = "content-type";
 /// Media type of a message in structured mode.
 const STRUCTURED: &str = "application/cloudevents+json";
 /// Begin of the media types of several events in one message.
 const BATCH: &str = "application/cloudevents-batch";
 /// Name under which Google's own clients carry a `traceparent`.
-const TRACE: &str = "googclient_traceparent";
+pub(super) const TRACE: &str = "googclient_traceparent";
 
 /// Longest id, type and author, in bytes: they are kept for a whole window and compared for every
 /// event.
@@ -42,6 +45,10 @@ pub enum Undecodable {
     /// The message is not marked as a CloudEvent, neither in binary nor in structured mode.
     #[error("attribute specversion (ce-specversion) is missing")]
     NotCloudEvent,
+    /// As [`Self::NotCloudEvent`], and it has no type (`ce-type`) either. The domain may have an
+    /// envelope for it ([`foreign::event`](super::foreign::event)).
+    #[error("attribute specversion (ce-specversion) is missing")]
+    Foreign(Box<Foreign>),
     /// The message is a batch of events. A publisher must send each event as a message of its own.
     #[error("the message is a batch")]
     Batch,
@@ -79,7 +86,7 @@ impl Undecodable {
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::NotCloudEvent => "not_cloudevent",
+            Self::NotCloudEvent | Self::Foreign(_) => "not_cloudevent",
             Self::Batch => "batch",
             Self::Structured => "structured",
             Self::DataBase64 => "data_base64",
@@ -150,6 +157,25 @@ pub fn decode<'a>(
         trace: attribute(TRACE),
     };
     attributes.event(data, published)
+}
+
+/// Decodes a message as [`decode`] does. A message without any mark of a CloudEvent is handed back
+/// as [`Undecodable::Foreign`], as `message` makes it of the data.
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn decode_or_keep<'a>(
+    attribute: impl Fn(&str) -> Option<&'a str>,
+    data: Bytes,
+    published: Option<SystemTime>,
+    message: impl FnOnce(Bytes) -> Foreign,
+) -> Result<Event, Undecodable> {
+    match decode(&attribute, data.clone(), published) {
+        Err(Undecodable::NotCloudEvent) if non_empty(attribute(TYPE)).is_none() => {
+            Err(Undecodable::Foreign(Box::new(message(data))))
+        }
+        decoded => decoded,
+    }
 }
 
 /// Returns the event that the data of a message in structured mode holds. `trace` is the trace

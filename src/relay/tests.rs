@@ -1,6 +1,7 @@
 //! The relay's loop, on a feed that the test controls; time is paused.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use opentelemetry::metrics::{MeterProvider as _, noop::NoopMeterProvider};
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 
@@ -10,6 +11,7 @@ use crate::{
     broker::{Ack, Reopen},
     cursor::{Source, Written},
     domain::{Fact, Identity},
+    event::foreign::Envelope,
     hub::{Relayed, Render, SendQueue, Step, Watch, window::Bounds},
     membership::{self, Heartbeat},
     telemetry::traces::Messaging,
@@ -24,6 +26,12 @@ struct Anything;
 impl Domain for Anything {
     fn viewer(&self, _: Identity<'_>) -> Option<Viewer> {
         None
+    }
+
+    fn envelope(&self, message: &Foreign) -> Option<Result<Envelope, Unmapped>> {
+        let kind = message.attributes["kind"].clone();
+        assert_ne!(kind, "poison");
+        Some(Ok(Envelope { kind, source: "/test".to_owned(), ..Envelope::default() }))
     }
 
     fn read(&self, _: &Event) -> Result<Fact, Unreadable> {
@@ -56,7 +64,7 @@ impl Render for Echo {
 
 /// Feed that brings what the test sends.
 struct TestFeed {
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Result<Event, Undecodable>>,
     state: watch::Receiver<FeedState>,
     reaches_back: bool,
 }
@@ -65,7 +73,7 @@ struct TestFeed {
 impl Feed for TestFeed {
     async fn next(&mut self) -> Option<Received> {
         let event = self.events.recv().await?;
-        Some(Received { event: Ok(event), message_id: String::new(), ack: Ack::none() })
+        Some(Received { event, message_id: String::new(), ack: Ack::none() })
     }
 
     fn state(&self) -> watch::Receiver<FeedState> {
@@ -87,7 +95,7 @@ impl Feed for TestFeed {
 struct Pod {
     hub: Hub,
     applied: Applied,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Result<Event, Undecodable>>,
     state: watch::Sender<FeedState>,
     _relay: JoinSet<()>,
 }
@@ -127,14 +135,22 @@ impl Pod {
     async fn event(&self, data: &'static str, published: SystemTime) {
         let mut event = Event::new("/test".into(), "k", None, data.into());
         (event.id, event.published) = (data.into(), Some(published));
-        self.events.send(event).await.unwrap();
+        self.events.send(Ok(event)).await.unwrap();
+        sleep(SECOND).await;
+    }
+
+    /// Sends a message without CloudEvents. The domain takes its type from an attribute.
+    async fn foreign(&self, kind: &str, data: Bytes, published: SystemTime) {
+        let attributes = [("kind".to_owned(), kind.to_owned())].into();
+        let message = Foreign { attributes, data, published: Some(published), message_id: "1".to_owned() };
+        self.events.send(Err(Undecodable::Foreign(Box::new(message)))).await.unwrap();
         sleep(SECOND).await;
     }
 
     async fn heartbeat(&self, generation: &str, published: SystemTime) -> Event {
         let mut event = Heartbeat::new("pod".into(), generation.into(), 0, SECOND * 10).event();
         event.published = Some(published);
-        self.events.send(event.clone()).await.unwrap();
+        self.events.send(Ok(event.clone())).await.unwrap();
         sleep(SECOND).await;
         event
     }
@@ -238,7 +254,7 @@ async fn new_generation_delivers_missed_events_only() {
     pod.event("forgets", topic + SECOND * 4_500).await;
     pod.event("old", topic + SECOND).await;
     pod.event("missed", topic + SECOND * 3_601).await;
-    pod.events.send(last).await.unwrap();
+    pod.events.send(Ok(last)).await.unwrap();
     pod.heartbeat("two", topic + SECOND * 4_502).await;
     assert_eq!(payloads(&send_queue), ["forgets", "missed"]);
 }
@@ -255,6 +271,21 @@ async fn domain_panic_skips_one_event() {
     let delivered: Vec<_> =
         send_queue.take().iter().map(|delivery| delivery.result.payload.to_string()).collect();
     assert_eq!(delivered, ["good"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn message_without_cloudevent_steers_nothing() {
+    let topic = SystemTime::now();
+    let (pod, send_queue) = (Pod::new(topic, true), SendQueue::new(1 << 16));
+    pod.set_open("one").await;
+    let _watching = pod.hub.watch(pod.watch(&send_queue));
+    let heartbeat = Heartbeat::new("pod".into(), "one".into(), 0, SECOND * 10).event();
+    pod.foreign(&heartbeat.kind, heartbeat.data, topic).await;
+    let old = Written { time: topic - SECOND * 900, source: "/test".into(), id: "old".into() };
+    assert!(!pod.applied.shows(&old), "no heartbeat came, so the feed has not caught up");
+    pod.foreign("poison", "poison".into(), topic).await;
+    pod.foreign("k", "good".into(), topic + SECOND).await;
+    assert_eq!(payloads(&send_queue), ["good"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -108,6 +108,47 @@ async fn check_tries_rules_on_event() {
 }
 
 #[tokio::test]
+async fn check_tries_envelope_on_message() {
+    let file = fs::read_to_string(ORDERS).unwrap();
+    let envelope =
+        r#"extend schema @envelope(type: "order.{eventType}.v1", author: "{userId}", id: "{$data.id}")"#;
+    let path = std::env::temp_dir().join(format!("relay-{}.graphql", uuid::Uuid::now_v7()));
+    fs::write(&path, format!("{envelope}\n{file}")).unwrap();
+    let name = path.to_str().unwrap();
+    let data = r#"{"id": "o-1", "customer": {"id": "ann"}, "status": "PAID", "total": 9, "items": []}"#;
+    let check = async |attributes: &str| {
+        let flags = ["--event", data, "--attributes", attributes, "--viewer", r#"{"sub": "ann"}"#];
+        run(&[&["check", name][..], &flags].concat(), &[]).await
+    };
+    let (code, out, err) = check(r#"{"eventType": "placed", "userId": "bob"}"#).await;
+    let line = "event: type order.placed.v1, source /envelope, id o-1, author bob\n";
+    assert_eq!((code, &*out), (Some(0), &*format!("{line}orderUpdated: told by user:ann\n")), "{err}");
+    let whole =
+        r#"{"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/shop", "ce-type": "order.changed.v1"}"#;
+    let (code, out, _) = check(whole).await;
+    let line = "event: type order.changed.v1, source /shop, id 1, author none\n";
+    assert!(code == Some(0) && out.starts_with(line), "an event needs no envelope: {out}");
+    for (attributes, code, expected) in [
+        ("{}", 1, "relay: attribute eventType (@envelope type) is missing\n"),
+        (r#"{"eventType": "gone"}"#, 1, "relay: unknown event type\n"),
+        (
+            r#"{"ce-type": "order.placed.v1"}"#,
+            1,
+            "relay: attribute specversion (ce-specversion) is missing\n",
+        ),
+        (r#"{"eventType": 7}"#, 64, "relay: --attributes is no JSON object of texts: "),
+    ] {
+        let (exit, out, err) = check(attributes).await;
+        assert!(exit == Some(code) && err.starts_with(expected), "{attributes}: {out}{err}");
+    }
+    fs::write(&path, format!("{}\n{file}", envelope.replace("order.", "orders."))).unwrap();
+    let (code, _, err) = check("{}").await;
+    fs::remove_file(&path).unwrap();
+    let problem = ":1:31: no field or projection reads such an event type";
+    assert!(code == Some(64) && err.contains(problem), "{err}");
+}
+
+#[tokio::test]
 async fn sample_events_reach_their_viewers() {
     let ops = r#"{"sub": "eve", "org_id": "acme", "teams": ["ops"]}"#;
     for (example, event, viewer, expected) in [

@@ -26,6 +26,7 @@ mod doctor;
 mod doctor_postgres;
 mod doctor_rabbitmq;
 mod drain;
+mod envelope;
 mod explain;
 mod faults;
 mod flood;

@@ -139,11 +139,16 @@ pub(crate) async fn publish(
     } else if attributes.contains_key("ce-id") {
         attributes.entry("ce-time".into()).or_insert(now);
     }
+    let is_event = attributes.contains_key("ce-id");
     let mut headers = FieldTable::default();
     for (name, value) in attributes {
         headers.insert(name.into(), AMQPValue::LongString(value.into()));
     }
     let mut properties = BasicProperties::default().with_headers(headers);
+    if !content_type.starts_with("application/cloudevents") && !is_event {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        properties = properties.with_timestamp(since.as_secs());
+    }
     if !content_type.is_empty() {
         properties = properties.with_content_type(content_type.into());
     }

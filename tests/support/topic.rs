@@ -155,6 +155,16 @@ impl Topic {
         }
     }
 
+    /// Returns a topic for a test of messages that are no CloudEvents. In PostgreSQL each row is
+    /// an event, so there the test is skipped.
+    pub(crate) async fn of_messages() -> Option<Self> {
+        if environment("RELAY_TEST_BROKER").as_deref() == Some("postgres") {
+            skip(&test_name(), "each row of PostgreSQL is an event");
+            return None;
+        }
+        Self::fresh().await
+    }
+
     /// Returns a topic at this broker. Without its server it prints the reason and returns `None`.
     pub(crate) async fn at(kind: Kind) -> Option<Self> {
         let id = Uuid::now_v7().simple().to_string();

@@ -2,12 +2,12 @@
 //!
 //! Its answers are for people and for CI. It must never serve anything.
 
-use std::{fmt::Display, fs};
+use std::{collections::BTreeMap, fmt::Display, fs};
 
 use pubsub_relay::{
     Claims,
     cli::config::{BadFile, Check, EX_USAGE, Trial},
-    domains::declared::trial,
+    domains::declared::{Declared, trial},
     event::{Event, cloudevent},
 };
 use serde_json::{Map, Value};
@@ -24,20 +24,32 @@ type Complaint = (String, u8);
 pub(crate) fn run(Check { files, trial }: &Check) -> Result<String, Complaint> {
     let Some(trial) = trial else { return domain_factory::check(files).map_err(bad) };
     let domain = DomainFactory::load(files).map_err(bad)?;
-    let event = event(trial)?;
+    let declared = domain.declared();
+    let (event, line) = event(trial, &declared)?;
     let claims = Claims::new(object("--viewer", &trial.viewer)?);
     let arguments = trial.arguments.as_deref().map(|text| object("--arguments", text)).transpose()?;
-    trial::tell(&domain.declared(), &event, &claims, &arguments.unwrap_or_default())
+    trial::tell(&declared, &event, &claims, &arguments.unwrap_or_default())
+        .map(|told| line + &told)
         .map_err(|error| misfit(&error))
 }
 
-/// Returns the event of `--event`.
-fn event(Trial { event, kind, author, .. }: &Trial) -> Result<Event, Complaint> {
+/// Returns the event of `--event`. With `--attributes` also a line about its envelope.
+fn event(trial: &Trial, domain: &Declared) -> Result<(Event, String), Complaint> {
+    let Trial { event, kind, author, attributes, .. } = trial;
     let data = text("--event", event)?.into_bytes().into();
-    match kind {
-        Some(kind) => Ok(Event::new("/check".into(), kind, author.as_deref().map(Into::into), data)),
-        None => cloudevent::decode_structured(&data, None, None).map_err(|error| misfit(&error)),
+    if let Some(attributes) = attributes {
+        let attributes: BTreeMap<String, String> =
+            serde_json::from_str(&text("--attributes", attributes)?)
+                .map_err(|problem| usage("--attributes", format!("is no JSON object of texts: {problem}")))?;
+        let event = trial::receive(domain, &attributes, data).map_err(|error| misfit(&error))?;
+        let line = trial::envelope(&event);
+        return Ok((event, line));
     }
+    let event = match kind {
+        Some(kind) => Event::new("/check".into(), kind, author.as_deref().map(Into::into), data),
+        None => cloudevent::decode_structured(&data, None, None).map_err(|error| misfit(&error))?,
+    };
+    Ok((event, String::new()))
 }
 
 /// Returns the JSON object of a flag.

@@ -121,6 +121,9 @@ fn check() -> Command {
                 .requires("viewer"),
             trial("type", "The type of the event").requires("event"),
             trial("author", "The id of the author of the data").requires("type"),
+            trial("attributes", "The attributes of a message whose data is the event's data")
+                .requires("event")
+                .conflicts_with("type"),
             trial("viewer", "The claims of the viewer's token").requires("event"),
             trial("arguments", "The arguments of the subscription").requires("event"),
         ])

@@ -55,7 +55,7 @@ pub const DIRECTIVES: &str = include_str!("directives.graphql");
 /// Comparisons of `@filter`.
 pub const OPS: [&str; 5] = ["EQUALS", "ABOVE", "AT_LEAST", "BELOW", "AT_MOST"];
 
-const SHAPES: [Shape; 11] = [
+const SHAPES: [Shape; 12] = [
     Shape {
         name: "interest",
         places: &[Place::Schema],
@@ -142,6 +142,17 @@ const SHAPES: [Shape; 11] = [
             ("id", Kind::Text, false),
             ("token", Kind::Text, false),
             ("email", Kind::Text, false),
+        ],
+    },
+    Shape {
+        name: "envelope",
+        places: &[Place::Schema],
+        is_repeatable: false,
+        arguments: &[
+            ("type", Kind::Text, true),
+            ("author", Kind::Text, false),
+            ("id", Kind::Text, false),
+            ("source", Kind::Text, false),
         ],
     },
 ];

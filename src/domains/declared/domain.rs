@@ -21,7 +21,10 @@ use super::{
 use crate::{
     audience::{Audience, Viewer},
     domain::{Domain, Fact, Found, Identity, NoViewer, Unreadable},
-    event::Event,
+    event::{
+        Event, Foreign,
+        foreign::{self, Unmapped},
+    },
 };
 
 /// Domain of one file and its directory.
@@ -130,6 +133,10 @@ impl Domain for Declared {
 
     fn demo_names(&self) -> Vec<String> {
         self.viewers.demo_names()
+    }
+
+    fn envelope(&self, message: &Foreign) -> Option<Result<foreign::Envelope, Unmapped>> {
+        self.rules.envelope.as_ref().map(|rule| rule.envelope(message))
     }
 
     fn read(&self, event: &Event) -> Result<Fact, Unreadable> {

@@ -10,6 +10,7 @@ use super::{
     sdl::{File, named},
     types::{TypeId, Types},
 };
+use crate::event::CONTROL;
 
 /// Type of the data of each event type.
 #[derive(Debug, Default)]
@@ -47,7 +48,7 @@ impl EventTypes {
     }
 
     fn add(&mut self, kind: &str, id: TypeId, at: Pos, types: &Types, problems: &mut Problems) {
-        if kind.is_empty() || kind.starts_with("relay.") {
+        if kind.is_empty() || kind.starts_with(CONTROL) {
             problems.add(at, "an event type is not empty and does not begin with `relay.`; name another");
         }
         let known = *self.0.entry(kind.into()).or_insert(id);

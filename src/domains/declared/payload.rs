@@ -163,7 +163,7 @@ impl<'a> Document<'a> for Node<'a> {
 }
 
 /// Returns the text that a key takes from a leaf: none for fractions, objects and lists.
-fn key_text(leaf: &str) -> Option<Cow<'_, str>> {
+pub(super) fn key_text(leaf: &str) -> Option<Cow<'_, str>> {
     match leaf.as_bytes().first()? {
         b'"' => json::unquote(leaf),
         b't' | b'f' => Some(leaf.into()),

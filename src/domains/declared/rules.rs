@@ -9,6 +9,7 @@ use async_graphql::Pos;
 use super::{
     definitions,
     directives::{self, Place},
+    envelope::{self, EnvelopeRule},
     event_types::EventTypes,
     foreign::Foreign,
     interest::{self, Interest, ViewerTable},
@@ -50,6 +51,8 @@ pub struct Rules {
     pub row_audiences: RowAudiences,
     /// Meaning of each event type.
     pub events: HashMap<Box<str>, EventRule>,
+    /// Envelope of messages without CloudEvents. `None`: they are rejected.
+    pub envelope: Option<EnvelopeRule>,
 }
 
 /// Meaning of an event type.
@@ -76,6 +79,7 @@ impl Rules {
         let types = definitions::types(&file, &foreign, &mut problems);
         let states = States::read(&file, &types, &mut problems);
         let event_types = EventTypes::read(&file, &types, &mut problems);
+        let envelope = envelope::read(&file, &event_types, &mut problems);
 
         let interests = interest::interests(&file, &types, &states, &mut problems);
         let subscriptions = subscription_rule::subscriptions(&file, &types, &mut problems);
@@ -105,6 +109,7 @@ impl Rules {
             mutations,
             row_audiences,
             events,
+            envelope,
         })
     }
 

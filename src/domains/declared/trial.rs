@@ -3,8 +3,9 @@
 //! `relay check --event` prints its answer, so that a team can test its rules in CI. It must ask
 //! the same code that a pod runs.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _, time::SystemTime};
 
+use bytes::Bytes;
 use serde_json::{Map, Value as Json};
 
 use super::{
@@ -13,12 +14,42 @@ use super::{
 };
 use crate::{
     audience::{Key, Viewer},
-    domain::{Claims, Domain as _, Fact, Identity, Unreadable},
-    event::Event,
+    domain::{Claims, Domain as _, Fact, Identity, Unreadable, read_foreign},
+    event::{
+        Event, Foreign,
+        cloudevent::{self, Undecodable},
+        foreign::Unmapped,
+    },
 };
 
 /// The most keys that an answer lists.
 const MAX_LISTED: usize = 10;
+
+/// Returns the event in a message that is published now, as a pod reads it.
+///
+/// # Errors
+/// The message holds no event, and the file has no envelope that fits it.
+pub fn receive(
+    domain: &Declared,
+    attributes: &BTreeMap<String, String>,
+    data: Bytes,
+) -> Result<Event, Unmapped> {
+    let published = Some(SystemTime::now());
+    let attribute = |name: &str| attributes.get(name).map(String::as_str);
+    let message =
+        |data| Foreign { attributes: attributes.clone(), data, published, message_id: "1".to_owned() };
+    match cloudevent::decode_or_keep(attribute, data, published, message) {
+        Err(Undecodable::Foreign(message)) => read_foreign(domain, &message),
+        decoded => Ok(decoded?),
+    }
+}
+
+/// Returns the envelope of an event as a line of text.
+#[must_use]
+pub fn envelope(event: &Event) -> String {
+    let Event { kind, source, id, author, .. } = event;
+    format!("event: type {kind}, source {source}, id {id}, author {}\n", author.as_deref().unwrap_or("none"))
+}
 
 /// Tells for each subscription field whether this viewer receives the event: one line each, with
 /// the key by which it does, or with the reason why not. `arguments` are given to each field that

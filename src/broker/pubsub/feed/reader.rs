@@ -25,7 +25,7 @@ use crate::{
         pubsub::{Settings, cause::Cause},
         queue,
     },
-    event::{HEARTBEAT, cloudevent},
+    event::{Foreign, HEARTBEAT, cloudevent},
 };
 
 /// Time without a message after which a second feed that has brought some has nothing more: ten of
@@ -172,7 +172,11 @@ impl Reader {
 fn receive(message: Message, handler: Handler) -> Received {
     let Message { message_id, publish_time, attributes, data, .. } = message;
     let published = publish_time.and_then(|time| SystemTime::try_from(time).ok());
-    let event = cloudevent::decode(|name| attributes.get(name).map(String::as_str), data, published);
+    let attribute = |name: &str| attributes.get(name).map(String::as_str);
+    let event = cloudevent::decode_or_keep(attribute, data, published, |data| {
+        let attributes = attributes.clone().into_iter().collect();
+        Foreign { attributes, data, published, message_id: message_id.clone() }
+    });
     Received { event, message_id, ack: Ack::new(move || handler.ack()) }
 }
 

@@ -443,12 +443,14 @@ fn extensions_are_merged() {
 proptest! {
     #[test]
     fn broken_files_never_panic(
-        example in 0usize..4,
+        example in 0usize..5,
         from in any::<prop::sample::Index>(),
         length in 0usize..40,
         text in "[ -~]{0,12}",
     ) {
-        let mut file = [TUTORIAL, ORDERS, CHAT, NOTIFICATIONS][example].to_owned();
+        let envelope = r#"extend schema @envelope(type: "order.{$data.what}.v1", id: "{no}", author: "{by}") "#;
+        let mapped = format!("{envelope}{ORDERS}");
+        let mut file = [TUTORIAL, ORDERS, CHAT, NOTIFICATIONS, &mapped][example].to_owned();
         let from = from.index(file.len());
         let to = (from + length).min(file.len());
         file.replace_range(from..to, &text);
