@@ -25,7 +25,9 @@ import uuid
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from pubsub_relay_client import MemoryStore, RelayError, watch  # noqa: E402
+from gql import Client, gql  # noqa: E402
+from gql.transport.exceptions import TransportConnectionFailed, TransportQueryError  # noqa: E402
+from pubsub_relay_client import MemoryStore, RelayError, RelayTransport, Writes, watch  # noqa: E402
 
 PATIENCE = 30
 QUERY = "subscription { templateAdded { name } }"
@@ -77,8 +79,7 @@ class Pod:
             return json.load(response)
 
     def add(self, name, user="ZOWI"):
-        share = f'mutation {{ addTemplate(templateInput: {{ name: "{name}", shareLocationIds: ["3"] }}) {{ success }} }}'
-        assert self.ask(share, user)["data"]["addTemplate"]["success"]
+        assert self.ask(mutation(name), user)["data"]["addTemplate"]["success"]
 
     def stop(self):
         self.process.kill()
@@ -304,6 +305,79 @@ class Package(unittest.IsolatedAsyncioTestCase):
             await eventually("none watches", lambda: pods[0].has_watchers(0))
             self.assertEqual([warning.code for warning in warnings], ["STORAGE_FAILED"])
 
+    def session(self, pod, **options):
+        options = {"token": lambda: "ZOLO", **options}
+        return Client(transport=RelayTransport(f"ws://127.0.0.1:{pod.port}/graphql", **options))
+
+    async def test_each_request_reads_what_earlier_ones_have_written(self):
+        pods, _ = await self.pods()
+        writes = Writes()
+        async with self.session(pods[0], writes=writes) as first, self.session(pods[1], writes=writes) as second:
+            names = gql("{ templates { name } }")
+            for n in range(100):
+                name = f"written {n}"
+                await first.execute(gql(mutation(name)))
+                answer = await second.execute(names)
+                self.assertIn(name, [template["name"] for template in answer["templates"]])
+        tokens = writes.extend(None)["readAfter"]
+        self.assertEqual((len(tokens), len(set(tokens))), (8, 8))
+        count = re.search(r"^relay_read_after_requests_total\S* (\d+)", pods[1].get("/metrics"), re.M)
+        self.assertTrue(count, "the second pod was asked to wait")
+
+    async def test_keeps_the_latest_eight_writes(self):
+        writes = Writes()
+        self.assertIsNone(writes.extend(None))
+        for n in [*range(10), 5]:
+            writes.note({"written": str(n), "cursor": "c"})
+        writes.note({"cursor": "c"})
+        writes.note(None)
+        self.assertEqual(writes.extend({"own": 1}), {"readAfter": list("23467895"), "own": 1})
+        self.assertEqual(writes.extend({"readAfter": "own"}), {"readAfter": "own"})
+
+    async def test_requests_end_with_typed_errors(self):
+        (pod,), _ = await self.pods(1)
+        (foreign,), _ = await self.pods(1)
+        writes = Writes()
+        async with self.session(foreign, writes=writes) as session:
+            await session.execute(gql(mutation("elsewhere")))
+        async with self.session(pod, writes=writes) as session:
+            query = gql("{ templates { name } }")
+            with self.assertRaises(RelayError) as refused:
+                await session.execute(query)
+            self.assertEqual(refused.exception.code, "BAD_READ_AFTER")
+            self.assertEqual(await session.execute(query), {"templates": []}, "the tokens were forgotten")
+            with self.assertRaises(TransportQueryError) as failed:
+                await session.execute(gql('mutation { editTemplate(templateInput: { id: "x" }) { success } }'))
+            self.assertEqual(failed.exception.errors[0]["extensions"]["code"], "NOT_FOUND")
+            with self.assertRaises(RelayError) as refused:
+                await session.execute(gql("{ nothing }"))
+            self.assertEqual(refused.exception.code, "GRAPHQL_VALIDATION_FAILED")
+            with self.assertRaises(RelayError) as refused:
+                async for _ in session.subscribe(gql(QUERY)):
+                    pass
+            self.assertIn("watch", str(refused.exception))
+
+        def failing():
+            raise ValueError("signed out")
+
+        for token, code in ((lambda: "NO_USER", "UNAUTHENTICATED"), (failing, "TOKEN_FAILED")):
+            async with self.session(pod, token=token) as session:
+                with self.assertRaises(RelayError) as refused:
+                    await session.execute(query)
+                self.assertEqual(refused.exception.code, code)
+        pod.stop()
+        async with self.session(pod) as session:
+            with self.assertRaises(TransportConnectionFailed):
+                await session.execute(query)
+
+    async def test_write_that_has_not_come_is_a_typed_error(self):
+        body = {"errors": [{"message": "not yet", "extensions": {"code": "NOT_CAUGHT_UP"}}]}
+        port = await plain_server(self, json.dumps(body).encode(), "503 Service Unavailable")
+        async with Client(transport=RelayTransport(f"http://127.0.0.1:{port}/graphql")) as session:
+            with self.assertRaises(RelayError) as refused:
+                await session.execute(gql("{ __typename }"))
+        self.assertEqual(refused.exception.code, "NOT_CAUGHT_UP")
+
     async def test_built_package_runs_the_example_of_its_readme(self):
         (pod,), balancer = await self.pods(1)
         example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
@@ -327,14 +401,26 @@ class Package(unittest.IsolatedAsyncioTestCase):
                 await app.wait()
         self.assertEqual(line.decode().strip(), "by the example")
 
+    async def test_example_of_requests_in_the_readme_runs(self):
+        (pod,), _ = await self.pods(1)
+        example = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+        env = {"RELAY_URL": f"http://127.0.0.1:{pod.port}/graphql", "PYTHONPATH": str(ROOT / "src")}
+        options = {"env": env, "capture_output": True, "text": True, "timeout": PATIENCE}
+        done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", example], **options)
+        self.assertEqual((done.returncode, done.stdout), (0, "Invoice\n"), done.stderr)
 
-async def plain_server(test):
+
+def mutation(name):
+    share = f'addTemplate(templateInput: {{ name: "{name}", shareLocationIds: ["3"] }})'
+    return f"mutation {{ {share} {{ success }} }}"
+
+
+async def plain_server(test, body=b'{"data":{"__typename":"Query"}}', status="200 OK"):
     """Starts a server of GraphQL that knows no cursors. Returns its port."""
 
     async def answer(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
-        body = b'{"data":{"__typename":"Query"}}'
-        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
 

@@ -12,7 +12,12 @@ CURES = {
         "The stored cursor belongs to another topic or to an older release, and was removed. "
         "Query the present state, then subscribe again."
     ),
-    "UNAUTHENTICATED": "The pod refused the token. Check what `token` returns, then subscribe again.",
+    "UNAUTHENTICATED": "The pod refused the token. Check what `token` returns, then try again.",
+    "BAD_READ_AFTER": (
+        "The tokens of earlier writes belong to another topic or to an older release, and were forgotten. "
+        "Send the request again."
+    ),
+    "NOT_CAUGHT_UP": "The pod has not received an earlier write yet. Send the request again after a second.",
 }
 
 # A refused token, unless it has expired or cannot be checked at the moment.
@@ -22,8 +27,8 @@ _RETRIABLE = re.compile(r"^token expired$|at the moment")
 class RelayError(Exception):
     """Error with a code for programs, and a message that says what to do.
 
-    Codes: BAD_CURSOR, UNAUTHENTICATED, NOT_A_RELAY, TOKEN_FAILED, STORAGE_FAILED (a warning), or
-    the code that the server gives to an error.
+    Codes: BAD_CURSOR, UNAUTHENTICATED, NOT_A_RELAY, NOT_A_REQUEST, TOKEN_FAILED, STORAGE_FAILED (a
+    warning), or the code that the server gives to an error.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -36,7 +41,7 @@ def of_errors(errors: list[Any]) -> RelayError:
     first = errors[0] if errors else {}
     first = first if isinstance(first, dict) else getattr(first, "formatted", {"message": str(first)})
     code = (first.get("extensions") or {}).get("code", "REFUSED")
-    text = first.get("message", "the subscription was refused")
+    text = first.get("message", "the request was refused")
     return RelayError(code, f"{text} {CURES[code]}" if code in CURES else text)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import logging
 import random
 from collections import OrderedDict
 from contextlib import aclosing
-from typing import Any, AsyncGenerator, Awaitable, Callable
+from typing import Any, AsyncGenerator, Callable
 
 from gql import GraphQLRequest, gql
 from gql.transport.async_transport import AsyncTransport
@@ -20,13 +19,12 @@ from graphql import ExecutionResult
 from .errors import RelayError, fatal, of_errors
 from .sse import SseTransport
 from .store import Store
+from .token import Token, authorization
 
 log = logging.getLogger("pubsub_relay_client")
 
 # Number of event ids that are kept to drop repeats. A resume repeats at most 15 s.
 _KEPT_IDS = 1_000
-
-Token = Callable[[], "str | Awaitable[str]"]
 
 
 def _wait(retries: int) -> float:
@@ -171,14 +169,7 @@ class _Place:
 
 
 async def _transport(url: str, token: Token | None, patience: float) -> AsyncTransport:
-    header = None
-    if token:
-        try:
-            value = token()
-            header = f"Bearer {await value if inspect.isawaitable(value) else value}"
-        except Exception as cause:  # it is the application's function
-            text = f"The function `token` failed: {cause}. Let it return a valid token, then subscribe again."
-            raise RelayError("TOKEN_FAILED", text) from cause
+    header = await authorization(token)
     if url.startswith(("ws://", "wss://")):
         return WebsocketsTransport(
             url=url,
