@@ -21,14 +21,6 @@ python_tools() {
   export PATH=$tools/python/bin:$PATH
 }
 
-# cargo_tool NAME VERSION
-cargo_tool() {
-  if [ ! -x "$tools/cargo/bin/$1" ] || ! grep -q "\"$1 $2 " "$tools/cargo/.crates.toml"; then
-    CARGO_TARGET_DIR=$tools/build cargo install --quiet --locked --root "$tools/cargo" --version "$2" "$1"
-  fi
-  export PATH=$tools/cargo/bin:$PATH
-}
-
 # debian_tool COMMAND PACKAGE
 debian_tool() {
   command -v "$1" >/dev/null || install_package "$2" >/dev/null || {
