@@ -15,6 +15,7 @@ mod read_after;
 mod receipt;
 mod space;
 pub mod subscription;
+mod test_event;
 mod viewer;
 
 use std::{
@@ -48,6 +49,7 @@ pub use self::{
     read_after::{READ_AFTER, ReadAfter},
     receipt::Receipt,
     space::Space,
+    test_event::{NotPublished, TestEvent},
     viewer::viewer,
 };
 use crate::{
@@ -269,6 +271,14 @@ impl Engine {
             None => Watched::Live(self.hub.watch(watch)),
             Some(after) => Watched::Behind(Box::new(self.hub.resume(watch, after))),
         })
+    }
+
+    /// Publishes an event that an operator has written. Returns its identity.
+    ///
+    /// # Errors
+    /// As of [`EventPublisher::publish_test`].
+    pub async fn publish_test(&self, test: TestEvent) -> Result<Arc<str>, NotPublished> {
+        self.event_publisher.publish_test(test).await
     }
 
     /// Returns the cursor of the feed's present position, for a client that gets it from this

@@ -141,6 +141,7 @@ impl Pod {
             connections: open_connections(&settings, &membership, &publisher, &stop, &tasks, &meter),
             health: health.clone(),
             questions,
+            drain_asked: CancellationToken::new(),
             consoles: Consoles::default(),
             metrics,
             settings: settings.web,
@@ -186,6 +187,12 @@ impl Pod {
     #[must_use]
     pub const fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// Waits until an operator asks the pod to drain. The program that runs the pod then drains it.
+    /// Cancel-safe.
+    pub async fn drain_asked(&self) {
+        self.app.drain_asked.cancelled().await;
     }
 
     /// Drains the pod: asks clients to reconnect elsewhere, deletes the feed, flushes publishing

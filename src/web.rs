@@ -135,6 +135,8 @@ fn admin_routes(app: &Arc<AppState>) -> Router {
 /// does not exist.
 fn actions(app: Arc<AppState>) -> Router {
     Router::new()
+        .route("/drain", post(admin::drain::drain))
+        .route("/publish", post(admin::publish::publish))
         .route("/revoke", post(admin::revoke::revoke))
         .fallback(|| not_found("no such action; docs/OPERATIONS.md lists them\n"))
         .layer(from_fn_with_state(app.clone(), admin::guard::require_admin))

@@ -111,6 +111,7 @@ function show(snapshot) {
   find("login").hidden = true;
   find("board").hidden = false;
   find("own").textContent = `${snapshot.pod}, version ${snapshot.version}`;
+  find("drain").textContent = `Drain ${snapshot.pod}`;
   const own = snapshot.own;
   if (own.draining) say("live; the pod drains", "warn");
   else if (!own.ready) say(`live; not ready: ${own.reasons.join("; ")}`, "warn");
@@ -179,6 +180,7 @@ function showEvents(snapshot) {
   state.shown = shown;
   const focused = document.activeElement?.dataset?.event;
   const newest = [...state.events.values()].sort((a, b) => (a.received < b.received ? 1 : -1));
+  find("kinds").replaceChildren(...[...new Set(newest.map((event) => event.kind))].map((kind) => new Option(kind)));
   find("event-list").replaceChildren(...newest.map((event) => {
     const who = event.users.map(({ user, answer }) =>
       make("span", `who ${TONES[answer] || "warn"}`, `${user}: ${WORDS[answer] || answer}`));
@@ -293,25 +295,67 @@ function showTrouble(snapshot) {
   }));
 }
 
-/** Asks the pod to revoke the user's tokens, so that the connections end and clients come back. */
-async function revoke(event) {
-  event.preventDefault();
-  const line = find("revoked");
+/** Asks the pod to act, by a body of JSON. Shows in the line what `done` makes of the answer, or why there is none. */
+async function act(line, action, body, done) {
+  if (!find("admin-token").reportValidity()) {
+    line.textContent = "Give the admin token first.";
+    return;
+  }
   line.textContent = "asking the pod";
   try {
-    const answer = await fetch("/admin/revoke", {
-      method: "POST", cache: "no-store",
-      headers: { Authorization: `Bearer ${find("admin-token").value.trim()}`, "Content-Type": "application/json" },
-      body: JSON.stringify({ user: find("revoke-user").value.trim(), retry: true }) });
-    const body = await answer.json();
-    line.textContent = answer.ok
-      ? `The connections of ${body.revoked.user} end on every pod.` : `Refused: ${body.error.message}.`;
+    const answer = await fetch(`/admin/${action}`, {
+      method: "POST", cache: "no-store", body,
+      headers: { Authorization: `Bearer ${find("admin-token").value.trim()}`, "Content-Type": "application/json" } });
+    const said = await answer.json();
+    line.textContent = answer.ok ? done(said) : `Refused: ${said.error.message}.`;
   } catch (error) {
     line.textContent = `No answer: ${error.message}.`;
   }
 }
 
-find("revoke-form").addEventListener("submit", revoke);
+/** Asks the pod to revoke the user's tokens, so that the connections end and clients come back. */
+function revoke() {
+  const body = JSON.stringify({ user: find("revoke-user").value.trim(), retry: true });
+  act(find("revoked"), "revoke", body, ({ revoked }) => `The connections of ${revoked.user} end on every pod.`);
+}
+
+function publish() {
+  const line = find("published");
+  const data = find("publish-data").value;
+  try {
+    JSON.parse(data);
+  } catch (error) {
+    line.textContent = `The data is not JSON: ${error.message}.`;
+    return;
+  }
+  const text = (id) => JSON.stringify(find(id).value.trim());
+  const author = find("publish-author").value.trim() ? `, "author": ${text("publish-author")}` : "";
+  // The data goes as it was typed: JavaScript would round long numbers.
+  act(line, "publish", `{"type": ${text("publish-kind")}, "data": ${data}${author}}`, ({ published }) => {
+    find("explain-event").value = published.event;
+    return `Published as ${published.event}. Who got it, and why, is asked above.`;
+  });
+}
+
+function drain() {
+  find("drain-dialog").close();
+  act(find("drained"), "drain", JSON.stringify({ pod: state.last.pod }), ({ draining, already }) =>
+    already ? `${draining.pod} drains already.` : `${draining.pod} drains.`);
+}
+
+function askDrain() {
+  find("drain-question").textContent = `Drain ${state.last.pod}? Its ${state.last.connections.total} connections end.`;
+  find("drain-dialog").showModal();
+}
+
+for (const [id, action] of [["admin", () => {}], ["revoke", revoke], ["publish", publish], ["drain", askDrain]]) {
+  find(`${id}-form`).addEventListener("submit", (event) => {
+    event.preventDefault();
+    action();
+  });
+}
+find("drain-yes").addEventListener("click", drain);
+find("drain-no").addEventListener("click", () => find("drain-dialog").close());
 find("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   state.token = find("token").value.trim();

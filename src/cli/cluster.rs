@@ -220,6 +220,11 @@ impl NamedPod {
         self.pod.admin_address()
     }
 
+    /// Waits until an operator asks the pod to drain. Cancel-safe.
+    pub async fn drain_asked(&self) {
+        self.pod.drain_asked().await;
+    }
+
     /// Drains the pod.
     pub async fn drain(self) -> Drained {
         let Self { pod, threads, .. } = self;

@@ -119,6 +119,12 @@ impl Error {
         Self { code, text: text.into(), field: None, retry_after: None }
     }
 
+    /// Returns the code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+
     /// Adds the path of the value that the error is about, sent as `extensions.field`.
     #[must_use]
     pub fn about(mut self, field: &str) -> Self {

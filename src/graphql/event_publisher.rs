@@ -39,16 +39,22 @@ const ACKNOWLEDGED: &str = "acknowledged";
 /// Least time between two log lines about events that were refused for the same cause.
 const REFUSALS_EVERY: Duration = Duration::from_secs(10);
 
+/// Test events that the operators of a pod may publish each second. Four seconds' worth of them may
+/// come at once; a further one is refused.
+const TEST_EVENTS: u64 = 2;
+
 /// Publisher of the events of mutations. Each pod has one, in the data of each of its requests.
 pub struct EventPublisher {
     publisher: Arc<dyn Publish>,
-    domain: Arc<dyn Domain>,
+    pub(super) domain: Arc<dyn Domain>,
     pub(super) messaging: Messaging,
-    source: Arc<str>,
+    pub(super) source: Arc<str>,
     publishes: Counter<u64>,
     duration: Histogram<f64>,
     refusals: Seldom,
     rates: Arc<Rates>,
+    /// Rate of test events.
+    pub(super) test_rate: Rates,
     clock: TopicClock,
     limits: Refusals,
 }
@@ -82,6 +88,7 @@ impl EventPublisher {
                 .with_description("Time until the topic acknowledged an event, or did not.")
                 .build(),
             rates: Arc::default(),
+            test_rate: Rates::new(Some(TEST_EVENTS), None),
             clock: TopicClock::default(),
             limits: Refusals::new(meter),
         }

@@ -4,7 +4,9 @@
 
 pub mod console;
 pub mod debug;
+pub mod drain;
 pub mod guard;
+pub mod publish;
 pub mod revoke;
 pub mod snapshot;
 pub mod why;

@@ -7,6 +7,8 @@ mod consoles;
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 pub use self::consoles::{Consoles, Snapshot};
 use super::{
     connection::{Connections, Guard, Limits},
@@ -95,6 +97,8 @@ pub struct AppState {
     pub health: Health,
     /// Questions to all pods, for `/debug/explain`.
     pub questions: Questions,
+    /// Cancelled once an operator asks the pod to drain.
+    pub drain_asked: CancellationToken,
     /// Open consoles.
     pub consoles: Consoles,
     /// Metrics that `/metrics` shows.

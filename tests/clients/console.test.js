@@ -139,6 +139,53 @@ describe('the console', { skip, timeout: 300_000 }, () => {
     await page.close();
   });
 
+  it('publishes a test event that the domain can read', async () => {
+    const { admin, token, adminToken } = cluster;
+    const page = await open(browser, `http://${admin}/console#token=${token}`);
+    const form = page.getByRole('form', { name: 'Publish a test event' });
+    const publish = async (data) => {
+      await form.getByLabel('Type').fill('template.added.v1');
+      await form.getByLabel('Author').fill('1');
+      await form.getByLabel('Data').fill(data);
+      await form.getByRole('button', { name: 'Publish' }).click();
+    };
+    await publish('{}');
+    await form.getByText('Give the admin token first.').waitFor();
+    await page.getByLabel('Admin token').fill(adminToken);
+    await publish('{"id": 1,}');
+    await form.getByText('The data is not JSON').waitFor();
+    await publish('{"id": "t"}');
+    await form.getByText('Refused: ').waitFor();
+    await publish('{"id": "t", "name": "by hand", "shareLocationIds": ["3"]}');
+    await form.getByText('Published as ').waitFor();
+    await page.getByLabel('User (id').fill('ZOLO');
+    await page.getByRole('button', { name: 'Explain' }).click();
+    await page.getByText(/^pod-1 gave the event to the user at /).waitFor();
+    await page.close();
+  });
+
+  it('drains its pod once that is confirmed, and comes back', async () => {
+    const { admin, token, adminToken } = cluster;
+    const page = await open(browser, `http://${admin}/console#token=${token}`);
+    await page.getByText('live', { exact: true }).waitFor();
+    await page.getByLabel('Admin token').fill(adminToken);
+    const ask = () => page.getByRole('button', { name: 'Drain pod-1' }).click();
+    const dialog = page.getByRole('dialog');
+    await ask();
+    await dialog.getByText(/^Drain pod-1\? Its \d+ connections end\.$/).waitFor();
+    assert.deepEqual(await inaccessible(page), []);
+    await screenshot(page, 'console-drain');
+    await dialog.getByRole('button', { name: 'Cancel' }).click();
+    await dialog.waitFor({ state: 'hidden' });
+    assert.equal(await page.locator('#drained').textContent(), '');
+    await ask();
+    await dialog.getByRole('button', { name: 'Drain it' }).click();
+    await page.getByText('pod-1 drains.').waitFor();
+    await page.getByText(/^connection lost/).waitFor();
+    await page.getByText('live', { exact: true }).waitFor();
+    await page.close();
+  });
+
   it('refuses too many consoles, and requests without the token', async () => {
     const events = `http://${cluster.admin}/console/events`;
     assert.equal((await fetch(events)).status, 401);

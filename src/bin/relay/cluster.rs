@@ -5,6 +5,7 @@
 
 use std::{ffi::OsString, future::pending, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use pubsub_relay::{
     auth,
     broker::{Broker, memory},
@@ -61,7 +62,7 @@ pub(crate) async fn run(
         ran = members.run(&broker, &secrets, requests) => ran,
         _ = signals.next() => Ok(()),
     };
-    let drained = drain(members.end(), signals).await;
+    let drained = drain(members.end(), async { signals.next().await }).await;
     broker.stop().await;
     ran.map(|()| drained)
 }
@@ -81,6 +82,18 @@ fn show(settings: &mut Settings, story: &Story) {
         origins.extend(story.origins().filter_map(|origin| AllowedOrigin::parse(&origin)));
     }
     settings.web.story = Some(story.clone());
+}
+
+/// Waits until an operator asks one of the pods to drain. Returns its name.
+async fn drain_asked(pods: &[NamedPod]) -> String {
+    let asked = pods.iter().map(|pod| async {
+        pod.drain_asked().await;
+        pod.name().to_owned()
+    });
+    match asked.collect::<FuturesUnordered<_>>().next().await {
+        Some(name) => name,
+        None => pending().await,
+    }
 }
 
 /// Pods of a cluster.
@@ -108,7 +121,11 @@ impl Members<'_> {
         }
         cluster::wait_until_ready(&self.pods).await;
         cluster::welcome(&mut io::stdout(), broker, &self.pods, secrets)?;
-        while let Some(request) = requests.recv().await {
+        loop {
+            let request = select! {
+                Some(request) = requests.recv() => request,
+                name = drain_asked(&self.pods) => Request::Restart(name),
+            };
             match request {
                 Request::Restart(name) => self.restart(&name, broker).await,
                 Request::StartDeaf(report) => {
@@ -118,7 +135,6 @@ impl Members<'_> {
                 }
             }
         }
-        pending().await
     }
 
     async fn start(
@@ -138,7 +154,7 @@ impl Members<'_> {
     async fn restart(&mut self, name: &str, broker: &ClusterBroker) {
         let (story, mut settings) = (self.story.clone(), self.settings.clone());
         let Some(place) = story.pods().iter().find(|place| place.name == name) else { return };
-        tracing::info!(pod = name, "restarting, as the page asks");
+        tracing::info!(pod = name, "restarting, as a page asks");
         if let Some(n) = self.pods.iter().position(|pod| pod.name() == name) {
             let pod = self.pods.swap_remove(n);
             settings.admin_listen = pod.admin_address().or(settings.admin_listen);
@@ -159,7 +175,7 @@ impl Members<'_> {
         }
         let (window, mut pods) = (self.settings.window, Vec::new());
         let mut settings = self.settings.clone();
-        (settings.web.page, settings.web.story) = (None, None);
+        (settings.web.page, settings.web.story, settings.web.admin_token) = (None, None, None);
         for place in self.story.clone().deaf() {
             let topic = memory::Topic::new(window.span, window.bytes);
             pods.push(self.start(place, Arc::new(topic), settings.clone()).await?);

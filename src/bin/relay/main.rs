@@ -138,9 +138,24 @@ async fn serve(settings: Settings, domains: &DomainFactory) -> anyhow::Result<Dr
             return Ok(Drained::Cleanly);
         }
     };
-    let signal = signals.next().await;
-    tracing::info!(signal, "draining");
-    Ok(drain(pod.drain(), signals).await)
+    let is_asked = select! {
+        signal = signals.next() => {
+            tracing::info!(signal, "draining");
+            false
+        }
+        () = pod.drain_asked() => {
+            tracing::info!("draining, as an operator asks");
+            true
+        }
+    };
+    let second = async {
+        if is_asked {
+            // The first signal asks for what goes on already.
+            signals.next().await;
+        }
+        signals.next().await
+    };
+    Ok(drain(pod.drain(), second).await)
 }
 
 /// Checks the deployment that a pod with these settings would run in.
@@ -176,10 +191,10 @@ fn examine(settings: Settings, questions: Questions) -> anyhow::Result<ExitCode>
 }
 
 /// Drains. A second signal ends the drain at once.
-async fn drain(drain: impl Future<Output = Drained>, mut signals: Signals) -> Drained {
+async fn drain(drain: impl Future<Output = Drained>, second: impl Future<Output = &'static str>) -> Drained {
     select! {
         drained = drain => drained,
-        signal = signals.next() => {
+        signal = second => {
             tracing::warn!(signal, "drain given up");
             Drained::CutOff
         }

@@ -85,6 +85,9 @@ pub async fn events(State(app): State<Arc<AppState>>, Query(asked): Query<Asked>
             return None;
         }
         sleep_until(due).await;
+        if count > 0 && open.is_over() {
+            return None;
+        }
         let message = format!("data: {}\n\n", open.snapshot(asked.reveal));
         // A slow reader gets its next message a second after it has taken this one.
         Some((Ok::<_, Infallible>(message), (open, Instant::now() + PERIOD, count + 1)))

@@ -17,7 +17,7 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::web::state::AppState;
+use crate::web::{server::Peer, state::AppState};
 
 /// Rights of a request, by its token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,10 @@ pub async fn require_admin(State(app): State<Arc<AppState>>, request: Request, n
         return refusal(StatusCode::FORBIDDEN, "ADMIN_OFF", text);
     }
     match Rights::of(&app, request.headers()) {
-        Rights::Act => next.run(request).await,
+        Rights::Act => {
+            log(&request);
+            next.run(request).await
+        }
         Rights::Read => {
             let text = "the debug token may only read: send the token of RELAY_ADMIN_TOKEN_FILE";
             refusal(StatusCode::FORBIDDEN, "READ_ONLY_TOKEN", text)
@@ -67,6 +70,12 @@ pub async fn require_admin(State(app): State<Arc<AppState>>, request: Request, n
             ([(WWW_AUTHENTICATE, "Bearer")], refused).into_response()
         }
     }
+}
+
+/// Logs the action that a request asks for, and the address that it came from.
+fn log(request: &Request) {
+    let address = Peer::of(request.extensions()).map(Peer::address).map(tracing::field::display);
+    tracing::info!(action = request.uri().path(), address, "an operator asks");
 }
 
 /// Answers that an action is refused: a stable code, and what to do.

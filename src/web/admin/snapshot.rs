@@ -74,6 +74,13 @@ impl Open {
         (before < MAX_OPEN).then_some(open)
     }
 
+    /// Returns whether the pod drains and has no connection left. An open stream would hold the end
+    /// of its process up.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.health.is_draining() && self.0.connections.count() == 0
+    }
+
     /// Returns the present snapshot as JSON, with names or with their hashes.
     #[must_use]
     pub fn snapshot(&self, reveal: bool) -> Arc<str> {
