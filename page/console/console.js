@@ -222,43 +222,85 @@ async function explain(event) {
   }
 }
 
-const RATES = [
-  ["Events received", "/s", "relay_events_received_total"],
-  ["Results written", "/s", "relay_deliveries_total"],
-  ["Events published", "/s", "relay_publishes_total"],
-  ["Lag of the feed", " ms", null],
+/** Makes a chart of what a counter grows by in a second. */
+const rate = (title, metric) => ({ title, unit: "/s", lines: [""],
+  read: (snapshot, before, seconds) => [Math.max((sum(snapshot.sums[metric]) - sum(before.sums[metric])) / seconds, 0)] });
+
+const CHARTS = [
+  rate("Events received", "relay_events_received_total"),
+  rate("Results written", "relay_deliveries_total"),
+  rate("Events published", "relay_publishes_total"),
+  { title: "Lag of the feed", unit: " ms", lines: [""], read: (snapshot) => [(snapshot.own.lag || 0) * 1000] },
+  { title: "Delivery latency", unit: " ms", lines: ["median ", "99th percentile "],
+    read: ({ sums }, before) => percentiles(sums[LATENCY], before.sums[LATENCY], [0.5, 0.99]) },
 ];
+const LATENCY = "relay_delivery_latency_seconds_bucket";
+
+/**
+ * Returns the times, in ms, that these shares of what a histogram has counted since `before` do not exceed. Nulls: it
+ * has counted nothing. Each key ends with the upper bound of its bucket.
+ */
+function percentiles(now, before, shares) {
+  const counts = new Map();
+  for (const [key, count] of Object.entries(now)) {
+    const bound = Number(key.split(",").pop().replace("+Inf", "Infinity"));
+    counts.set(bound, (counts.get(bound) || 0) + count - (before[key] || 0));
+  }
+  const buckets = [...counts].sort(([a], [b]) => a - b);
+  const total = counts.get(Infinity) || 0;
+  return shares.map((share) => {
+    if (total <= 0) return null;
+    let [lower, below] = [0, 0];
+    for (const [bound, count] of buckets) {
+      if (count >= share * total) {
+        const part = Number.isFinite(bound) ? (bound - lower) * (share * total - below) / (count - below) : 0;
+        return (lower + part) * 1000;
+      }
+      [lower, below] = [bound, count];
+    }
+    return null;
+  });
+}
+
+function svg(name, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+}
+
+/** Adds an empty chart. Its label has all that the picture shows, so the picture is hidden from screen readers. */
+function addChart(kind) {
+  const picture = svg("svg", { viewBox: `0 0 ${POINTS - 1} 20`, preserveAspectRatio: "none", "aria-hidden": "true" });
+  const lines = kind.lines.map((_, n) => svg("path", { fill: "none", stroke: "currentColor",
+    "vector-effect": "non-scaling-stroke", "stroke-width": 2, "stroke-linecap": "round", "stroke-dasharray": n ? "2 5" : "none" }));
+  picture.append(...lines);
+  const label = make("span");
+  find("charts").append(make("li", "", label, picture));
+  const chart = { kind, label, lines, points: [] };
+  state.charts.set(kind.title, chart);
+  return chart;
+}
 
 function showCharts(snapshot) {
-  const seconds = state.last ? Math.max((Date.parse(snapshot.at) - Date.parse(state.last.at)) / 1000, 0.5) : 1;
-  for (const [title, unit, metric] of RATES) {
-    let chart = state.charts.get(title);
-    if (!chart) {
-      const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-      svg.setAttribute("viewBox", `0 0 ${POINTS - 1} 20`);
-      svg.setAttribute("preserveAspectRatio", "none");
-      svg.setAttribute("aria-hidden", "true");
-      const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-      for (const [name, value] of [["fill", "none"], ["stroke", "currentColor"], ["vector-effect", "non-scaling-stroke"]]) {
-        line.setAttribute(name, value);
-      }
-      svg.append(line);
-      const label = make("span");
-      find("charts").append(make("li", "", label, svg));
-      chart = { values: [], line, label };
-      state.charts.set(title, chart);
-    }
-    const before = state.last || snapshot;
-    const value = metric
-      ? Math.max((sum(snapshot.sums[metric]) - sum(before.sums[metric])) / seconds, 0)
-      : (snapshot.own.lag || 0) * 1000;
-    chart.values.push(value);
-    if (chart.values.length > POINTS) chart.values.shift();
-    const most = Math.max(...chart.values, 1);
-    const from = POINTS - chart.values.length;
-    chart.line.setAttribute("points", chart.values.map((it, n) => `${from + n},${19 - (it / most) * 18}`).join(" "));
-    chart.label.textContent = `${title}: ${value < 10 ? value.toFixed(1) : Math.round(value)}${unit}, at most `
-      + `${most < 10 ? most.toFixed(1) : Math.round(most)}${unit} lately`;
+  const before = state.last || snapshot;
+  const seconds = Math.max((Date.parse(snapshot.at) - Date.parse(before.at)) / 1000, 0.5);
+  const number = (value) => value < 10 ? value.toFixed(1) : String(Math.round(value));
+  for (const kind of CHARTS) {
+    const { label, lines, points } = state.charts.get(kind.title) || addChart(kind);
+    points.push(kind.read(snapshot, before, seconds));
+    if (points.length > POINTS) points.shift();
+    const most = Math.max(...points.flat(), 1);
+    const from = POINTS - points.length;
+    lines.forEach((line, n) => line.setAttribute("d", points.map((values, at) => {
+      if (values[n] === null) return "";
+      const place = `${from + at},${19 - (values[n] / most) * 18}`;
+      return at && points[at - 1][n] !== null ? `L${place}` : `M${place}h0`; // a second alone is a dot
+    }).join(" ")));
+    const last = points.findLastIndex((values) => values[0] !== null);
+    const ago = points.length - 1 - last;
+    label.textContent = last < 0 ? `${kind.title}: none yet` : `${kind.title}: ${points[last].map((value, n) =>
+      `${kind.lines[n]}${number(value)}${kind.unit}`).join(", ")}${ago ? ` ${ago} s ago` : ""}, at most ${
+      number(most)}${kind.unit} lately`;
   }
 }
 

@@ -75,6 +75,11 @@ describe('the console', { skip, timeout: 300_000 }, () => {
       await row.getByText('3: author').waitFor();
       await row.getByText('1: no common key').waitFor();
 
+      const latency = page.locator('#charts li', { hasText: 'Delivery latency' });
+      const measured = await latency.filter({ hasText: /: median \d/ }).textContent();
+      const [, median, slow] = measured.match(/median ([\d.]+) ms, 99th percentile ([\d.]+) ms/).map(Number);
+      assert.ok(median <= slow && slow <= 5_000, measured);
+
       // By keyboard alone: the event, the user, and the answer of each pod.
       await row.focus();
       await page.keyboard.press('Enter');

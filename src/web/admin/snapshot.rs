@@ -41,12 +41,13 @@ const MAX_CONNECTIONS: usize = 200;
 /// Most pods of a snapshot.
 const MAX_PODS: usize = 100;
 
-/// Metrics that the page shows, or draws as rates.
-const METRICS: [&str; 10] = [
+/// Metrics that the page shows, or draws. Of a histogram it draws percentiles.
+const METRICS: [&str; 11] = [
     "relay_auth_failures_total",
     "relay_connection_ends_total",
     "relay_control_unproven_total",
     "relay_deliveries_total",
+    "relay_delivery_latency_seconds_bucket",
     "relay_events_received_total",
     "relay_events_rejected_total",
     "relay_feed_orphans_deleted_total",
@@ -222,10 +223,12 @@ mod tests {
     #[test]
     fn sums_have_each_series_by_its_labels() {
         let text = "# HELP relay_gaps_total x\nrelay_gaps_total{reason=\"feed_lost\"} 2\n\
+                    relay_delivery_latency_seconds_bucket{transport=\"ws\",le=\"0.5\"} 6\n\
                     relay_publishes_total{outcome=\"a\",x=\"b\"} 3\nrelay_events_received_total 4\nother_total 5\n";
         let sums = sums(text.as_bytes());
         assert_eq!(sums["relay_gaps_total"], json!({ "feed_lost": 2.0 }));
         assert_eq!(sums["relay_publishes_total"], json!({ "a,b": 3.0 }));
+        assert_eq!(sums["relay_delivery_latency_seconds_bucket"], json!({ "ws,0.5": 6.0 }));
         assert_eq!(sums["relay_events_received_total"], json!({ "": 4.0 }));
         assert_eq!((sums.get("other_total"), &sums["relay_refusals_total"]), (None, &json!({})));
     }
