@@ -17,8 +17,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, v
 use super::{baseline::Writes, process::Kind, swarm::Author};
 
 /// Scenarios, in the order in which they run.
-pub(crate) const SCENARIOS: [&str; 8] =
-    ["fan-out", "selectivity", "memory", "storm", "mutations", "cores", "telemetry", "broker"];
+pub(crate) const SCENARIOS: [&str; 9] =
+    ["fan-out", "selectivity", "memory", "storm", "mutations", "cores", "telemetry", "console", "broker"];
 
 /// Task of this process.
 pub(crate) enum Task {
@@ -91,11 +91,13 @@ fn command() -> Command {
         .arg(option("location", "ID", "Where they are shared").default_value("3"))
         .arg(option("name-chars", "N", "Length of their names, 15 to 200").default_value("15"))
         .arg(list("watchers", "N,..", "How many watchers, in fan-out").default_value("1000,5000"))
-        .arg(option("connections", "N", "How many, in selectivity and memory").default_value("10000"))
+        .arg(
+            option("connections", "N", "How many, in selectivity, memory and console").default_value("10000"),
+        )
         .arg(option(
             "rate",
             "EVENTS/S",
-            "Paced rate; by default a fifth of what the loop does when saturated",
+            "Paced rate; by default 2000 in console, else a fifth of what the loop does when saturated",
         ))
         .arg(option("in-flight", "N", "Events under way when saturated, 1 to 256").default_value("32"))
         .arg(option("warm-up", "SECONDS", "Before each window").default_value("1"))

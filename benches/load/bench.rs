@@ -135,6 +135,8 @@ impl Bench {
             return Server::running(address, self.options.pid);
         }
         let address = process::free_address()?;
+        let probes = settings.iter().find(|(name, _)| *name == "RELAY_ADMIN_LISTEN");
+        let probes = probes.map_or(Ok(address), |(_, admin)| admin.parse())?;
         let command = if kind == Kind::Relay {
             let mut command = process::pinned(cores, &self.relay()?);
             command
@@ -150,7 +152,7 @@ impl Bench {
             command.args(["--frame-bytes", &self.frame_bytes.to_string()]);
             command
         };
-        Server::start(kind, command, address)
+        Server::start(kind, command, address, probes)
     }
 
     fn relay(&self) -> anyhow::Result<PathBuf> {

@@ -1,12 +1,12 @@
-//! Receivers of a relay's telemetry while it is measured: a sink for OTLP over HTTP and a scraper
-//! of its metrics.
+//! Receivers of what a relay shows while it is measured: a sink for OTLP over HTTP, a scraper of
+//! its metrics, and a reader of its console.
 //!
-//! Both are small because they share the load's cores: bodies are read and dropped, and the answer
+//! They are small because they share the load's cores: bodies are read and dropped, and the answer
 //! is always 200. They must never check what the relay sends.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 /// Time between two scrapes.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -107,4 +107,37 @@ fn scrape(relay: SocketAddr) -> io::Result<()> {
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     if text.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(io::Error::other(text)) }
+}
+
+/// Reader of the console's stream, as an open page reads it.
+pub(crate) struct Console {
+    stream: TcpStream,
+    thread: JoinHandle<(u32, u64)>,
+}
+
+impl Console {
+    /// Opens the stream at the admin address with the debug token, and reads it on a thread.
+    pub(crate) fn open(admin: SocketAddr, token: &str) -> anyhow::Result<Self> {
+        let mut stream = TcpStream::connect(admin)?;
+        write!(
+            stream,
+            "GET /console/events HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Bearer {token}\r\n\r\n"
+        )?;
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut status = String::new();
+        reader.read_line(&mut status)?;
+        ensure!(status.starts_with("HTTP/1.1 200"), "the console's stream is refused: {status}");
+        let thread = thread::spawn(move || {
+            let messages =
+                reader.split(b'\n').map_while(Result::ok).filter(|line| line.starts_with(b"data: "));
+            messages.fold((0, 0), |(count, bytes), line| (count + 1, bytes + line.len() as u64))
+        });
+        Ok(Self { stream, thread })
+    }
+
+    /// Closes the stream. Returns the number of messages and their bytes.
+    pub(crate) fn close(self) -> anyhow::Result<(u32, u64)> {
+        self.stream.shutdown(Shutdown::Both)?;
+        self.thread.join().ok().context("the reader panicked")
+    }
 }

@@ -80,14 +80,20 @@ pub(crate) fn free_address() -> io::Result<SocketAddr> {
 }
 
 impl Server {
-    /// Runs the command, which serves on `address`, and returns once it is ready.
-    pub(crate) fn start(kind: Kind, mut command: Command, address: SocketAddr) -> anyhow::Result<Self> {
+    /// Runs the command, which serves on `address`, and returns once it is ready, as it says at
+    /// `probes`.
+    pub(crate) fn start(
+        kind: Kind,
+        mut command: Command,
+        address: SocketAddr,
+        probes: SocketAddr,
+    ) -> anyhow::Result<Self> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let child = child.with_context(|| format!("cannot start {}", kind.name()))?;
         // taskset becomes the program that it runs, so that the process is the server's own
         let mut server = Self { address, pid: Some(child.id()), child: Some(child) };
         let deadline = Instant::now() + START_TIMEOUT;
-        while !is_ready(address) {
+        while !is_ready(probes) {
             if let Some(Ok(Some(status))) = server.child.as_mut().map(Child::try_wait) {
                 bail!("{} ended at its start: {status}", kind.name());
             }

@@ -9,7 +9,7 @@ use pubsub_relay::cli::emulator::{Emulator, Search};
 
 use super::{
     bench::{Bench, Pace, Window},
-    collector::{Scraper, Sink},
+    collector::{Console, Scraper, Sink},
     process::{self, Kind},
     progress,
     report::Sheet,
@@ -28,6 +28,15 @@ const STORM: usize = 5_000;
 /// In `selectivity`, one watcher in so many matches.
 const SHARE: usize = 100;
 
+/// In `console`, one watcher in so many matches: a pod on one core then keeps up with its rate.
+const CONSOLE_SHARE: usize = 1_000;
+
+/// Events a second in `console`, unless the command line has a rate.
+const CONSOLE_RATE: f64 = 2_000.0;
+
+/// Debug token in `console`.
+const DEBUG_TOKEN: &str = "the debug token of a pod under load";
+
 pub(crate) fn run(bench: &mut Bench, name: &str) -> anyhow::Result<Vec<Sheet>> {
     Ok(match name {
         "fan-out" => bench
@@ -43,6 +52,7 @@ pub(crate) fn run(bench: &mut Bench, name: &str) -> anyhow::Result<Vec<Sheet>> {
         "mutations" => vec![mutations(bench)?],
         "cores" => vec![cores(bench)?],
         "telemetry" => vec![telemetry(bench)?],
+        "console" => vec![console(bench)?],
         _ => vec![broker(bench)?],
     })
 }
@@ -280,6 +290,50 @@ fn telemetry(bench: &mut Bench) -> anyhow::Result<Sheet> {
             sheet.add(row, "cores: load", window.load_share());
             sheet.add(row, "OTLP posts", sink.posts() as f64);
             add(&mut sheet, row, "scrapes", scrapes.map(f64::from));
+        }
+    }
+    Ok(sheet)
+}
+
+/// Measures a pod with many connections and events, without an open console and then with one.
+fn console(bench: &mut Bench) -> anyhow::Result<Sheet> {
+    let (rate, connections) = (bench.options.rate.unwrap_or(CONSOLE_RATE), bench.options.connections);
+    let matching = (connections / CONSOLE_SHARE).max(1);
+    let mut sheet = Sheet::new(format!(
+        "console: {rate} events/s to {matching} of {connections} connections, closed and open"
+    ));
+    if bench.options.url.is_some() {
+        sheet.note("Not measured: this bench does not know the debug token of a relay that already runs.");
+        return Ok(sheet);
+    }
+    for round in 1..=bench.options.alternations {
+        let mut closed = None;
+        for row in ["closed", "open"] {
+            progress(&format!("console, round {round}: {row}"));
+            let admin = process::free_address()?;
+            let listen = admin.to_string();
+            let settings = [("RELAY_ADMIN_LISTEN", listen.as_str()), ("RELAY_DEBUG_TOKEN", DEBUG_TOKEN)];
+            let server = bench.start_on(Kind::Relay, &bench.options.pod_cores, &settings)?;
+            let mut swarm = bench.swarm(&server, Transport::WebSocket)?;
+            swarm.publishers(bench.options.in_flight as usize)?;
+            swarm.connect(connections - matching, &bench.options.idle_tokens, false)?;
+            swarm.connect(matching, &bench.options.tokens, true)?;
+            let open = (row == "open").then(|| Console::open(admin, DEBUG_TOKEN)).transpose()?;
+            let window = bench.measure(&server, &mut swarm, Pace::Events(rate))?;
+            let read = open.map(Console::close).transpose()?;
+            bench.close(swarm);
+            sheet.add(row, "events/s", window.events_per_second());
+            add(&mut sheet, row, "CPU µs/event", window.cpu_per_event());
+            if let Some(cpu) = window.cpu_per_event() {
+                sheet.add(row, "× closed (CPU)", cpu / *closed.get_or_insert(cpu));
+            }
+            add(&mut sheet, row, "p99 ms", window.latency(0.99));
+            add(&mut sheet, row, "cores: server", window.share());
+            sheet.add(row, "cores: load", window.load_share());
+            if let Some((messages, bytes)) = read {
+                sheet.add(row, "messages", f64::from(messages));
+                sheet.add(row, "KiB/message", bytes as f64 / 1024.0 / f64::from(messages.max(1)));
+            }
         }
     }
     Ok(sheet)
