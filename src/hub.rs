@@ -323,12 +323,10 @@ impl Hub {
         of_user.take(most).map(|watcher| watcher.viewer.clone()).collect()
     }
 
-    /// Returns the send queue and the viewer of every watcher. Visits all watchers, so it is for
-    /// `/debug`, not for each event.
-    #[must_use]
-    pub fn viewers(&self) -> Vec<(Arc<SendQueue>, Arc<Viewer>)> {
-        let state = self.0.state();
-        state.index.all().map(|watcher| (watcher.send_queue.clone(), watcher.viewer.clone())).collect()
+    /// Shows the send queue and the viewer of every watcher to `visit`. Events wait meanwhile, so it
+    /// is for operators, not for each event.
+    pub fn visit(&self, mut visit: impl FnMut(&Arc<SendQueue>, &Arc<Viewer>)) {
+        self.0.state().index.all().for_each(|watcher| visit(&watcher.send_queue, &watcher.viewer));
     }
 
     /// Returns the number of watchers.

@@ -29,14 +29,15 @@ use self::story::Story;
 /// Files of the bundle: names and compressed contents. Empty if the pod was built without npm.
 static BUNDLE: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/page.rs"));
 
-/// Page with GraphiQL.
+/// Frame of each page.
 const HTML: &str = include_str!("../../page/page.html");
 
-/// Page with the story of a cluster.
-const STORY_HTML: &str = include_str!("../../page/story.html");
-
-/// Page without GraphiQL, for an empty bundle.
+/// Body of the page without GraphiQL, for an empty bundle.
 const PLAIN_HTML: &str = include_str!("../../page/plain.html");
+
+/// What a page of the bundle shows without JavaScript.
+const NO_SCRIPT: &str = "<noscript>This page needs JavaScript. Programs find GraphQL at <code>graphql</code>, beside \
+                         this page.</noscript>";
 
 /// Content security policy: everything comes from this pod, and requests go to this pod only.
 /// Monaco, the editor of GraphiQL, makes style sheets while it runs, hence `unsafe-inline` for
@@ -66,21 +67,20 @@ pub struct Tab {
 
 /// Builds the routes of a page that opens with these tabs, and of the story of a cluster.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(tabs: &[Tab], story: Option<&Story>) -> Router<S> {
-    let html =
-        |text: String| File::new(HeaderValue::from_static("text/html; charset=utf-8"), None, text.into());
     let story = story.filter(|_| !BUNDLE.is_empty());
     let cluster = story.map_or_else(|| "null".to_owned(), |story| attribute(&story.to_json()));
     let page = if BUNDLE.is_empty() {
-        html(PLAIN_HTML.to_owned())
+        html("pubsub-relay", "", PLAIN_HTML)
     } else {
-        html(HTML.replace("{{tabs}}", &attribute(&headers(tabs))).replace("{{cluster}}", &cluster))
+        let tabs = attribute(&headers(tabs));
+        bundled("pubsub-relay", "page", &format!(r#"data-tabs="{tabs}" data-cluster="{cluster}""#))
     };
     let router = match story {
         None => page.route(Router::new(), "/"),
         Some(story) => {
             let policy = story.policy();
             let router = page.route(story.routes(Router::new()), "/graphiql");
-            let page = html(STORY_HTML.replace("{{cluster}}", &cluster));
+            let page = bundled("pubsub-relay: the story", "story", &format!(r#"data-cluster="{cluster}""#));
             File { policy, ..page }.route(router, "/")
         }
     };
@@ -89,6 +89,21 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>(tabs: &[Tab], story: Opti
         let file = File::new(media_type(name), Some(gzip), Bytes::from_static(content));
         file.route(router, &format!("/page/{name}"))
     })
+}
+
+/// Returns the page of this name in the bundle. `data` are attributes of its element.
+fn bundled(title: &str, name: &str, data: &str) -> File {
+    let links = format!(
+        r#"<link rel="icon" href="page/icon.svg">
+    <link rel="stylesheet" href="page/{name}.css">
+    <script type="module" src="page/{name}.js"></script>"#
+    );
+    html(title, &links, &format!(r#"<div id="{name}" {data}></div>{NO_SCRIPT}"#))
+}
+
+fn html(title: &str, links: &str, body: &str) -> File {
+    let text = HTML.replace("{{title}}", title).replace("{{links}}", links).replace("{{body}}", body);
+    File::new(HeaderValue::from_static("text/html; charset=utf-8"), None, text.into())
 }
 
 /// Returns the tabs as GraphiQL takes them.

@@ -18,11 +18,12 @@ use serde_json::{Map, Value, json};
 use sha1::{Digest as _, Sha1};
 
 use super::why;
-use crate::web::state::AppState;
+use crate::web::{connection::Entry, state::AppState};
 use crate::{
+    audience::Viewer,
     auth::secret::Secret,
     domain::Found,
-    hub::Answer,
+    hub::{Answer, DeliveryRecord, Relayed, SendQueue},
     question::{Gathered, Question, verdicts},
     rfc3339,
 };
@@ -58,16 +59,9 @@ pub struct Asked {
 /// Answers `GET /debug/connections`.
 pub async fn connections(State(app): State<Arc<AppState>>, Query(asked): Query<Asked>) -> Response {
     let names = Names::new(&app, &asked);
-    let viewers: HashMap<_, _> = app
-        .hub
-        .viewers()
-        .into_iter()
-        .map(|(send_queue, viewer)| (Arc::as_ptr(&send_queue), viewer))
-        .collect();
-    let (total, entries) = app.connections.entries(MAX_ROWS);
-    let rows = entries.into_iter().map(|entry| {
-        // The watchers show the viewer: a connection without watchers has no interests.
-        let viewer = viewers.get(&Arc::as_ptr(&entry.send_queue));
+    let (total, connections) = sample(&app, MAX_ROWS);
+    let rows = connections.into_iter().map(|(entry, viewer)| {
+        let viewer = viewer.as_ref();
         json!({
             "viewer": viewer.map(|viewer| names.show(&viewer.user)),
             "transport": entry.transport.name(),
@@ -81,27 +75,43 @@ pub async fn connections(State(app): State<Arc<AppState>>, Query(asked): Query<A
     answer(&json!({ "total": total, "connections": rows.collect::<Value>() }))
 }
 
+/// Connection of an answer, with the viewer of its watchers.
+pub(super) type Shown = (Entry, Option<Arc<Viewer>>);
+
+/// Returns the number of connections, and the first `most` of them. Watchers show the viewer: a
+/// connection without watchers has none.
+pub(super) fn sample(app: &AppState, most: usize) -> (usize, Vec<Shown>) {
+    let (total, entries) = app.connections.entries(most);
+    let place = |queue: &Arc<SendQueue>| Arc::as_ptr(queue).addr();
+    let mut viewers: HashMap<usize, Option<Arc<Viewer>>> =
+        entries.iter().map(|entry| (place(&entry.send_queue), None)).collect();
+    app.hub.visit(|queue, viewer| {
+        if let Some(of_queue) = viewers.get_mut(&place(queue)) {
+            *of_queue = Some(viewer.clone());
+        }
+    });
+    let with_viewer = |entry: Entry| {
+        let viewer = viewers.remove(&place(&entry.send_queue)).flatten();
+        (entry, viewer)
+    };
+    (total, entries.into_iter().map(with_viewer).collect())
+}
+
 /// Answers `GET /debug/events`: the newest events of the window, and what became of them.
 pub async fn events(State(app): State<Arc<AppState>>, Query(asked): Query<Asked>) -> Response {
     let names = Names::new(&app, &asked);
     let most = asked.limit.unwrap_or(DEFAULT_EVENTS).min(MAX_EVENTS);
     let rows = app.hub.newest_events(most).into_iter().map(|(relayed, record)| {
         let count = |answer| record.told.values().filter(|known| **known == answer).count();
-        json!({
-            "event": relayed.position.event,
-            "kind": &*relayed.event.kind,
-            "fields": relayed.fields,
-            "published": relayed.event.published.map(time),
-            "received": time(record.received),
-            "author": relayed.event.author.as_deref().map(|author| names.show(author)),
-            "keys": names.show_few(relayed.audience.keys()),
-            "matched_watchers": record.matched,
+        let mut row = row(&names, &relayed, &record, MAX_KEYS);
+        row.extend(object(json!({
             "told": count(Answer::Told),
             "queue_full": count(Answer::QueueFull),
             "filtered": count(Answer::Filtered),
             "is_cut": record.is_cut,
             "repeats": record.repeats,
-        })
+        })));
+        Value::Object(row)
     });
     answer(&json!({ "events": rows.collect::<Value>() }))
 }
@@ -128,18 +138,27 @@ fn describe(app: &AppState, names: &Names<'_>, event: &str) -> Map<String, Value
     };
     let receivers = record.told.iter().filter(|(_, answer)| **answer == Answer::Told);
     let receivers: Vec<_> = receivers.take(MAX_ROWS).map(|(user, _)| names.show(user)).collect();
+    let mut row = row(names, &relayed, &record, MAX_ROWS);
+    row.extend(object(json!({
+        "repeats": { "count": record.repeats, "answer": "ALREADY_SEEN" },
+        "told": receivers,
+        "told_is_cut": record.is_cut,
+    })));
+    row
+}
+
+/// Returns what all answers have of an event, with this many of its keys.
+fn row(names: &Names<'_>, relayed: &Relayed, record: &DeliveryRecord, most: usize) -> Map<String, Value> {
+    let keys = relayed.audience.keys();
     object(json!({
-        "event": event,
+        "event": relayed.position.event,
         "kind": &*relayed.event.kind,
         "fields": relayed.fields,
         "published": relayed.event.published.map(time),
         "received": time(record.received),
         "author": relayed.event.author.as_deref().map(|author| names.show(author)),
-        "keys": names.show_all(relayed.audience.keys()),
+        "keys": names.show_all(keys.get(..most).unwrap_or(keys)),
         "matched_watchers": record.matched,
-        "repeats": { "count": record.repeats, "answer": "ALREADY_SEEN" },
-        "told": receivers,
-        "told_is_cut": record.is_cut,
     }))
 }
 
@@ -240,10 +259,6 @@ impl<'a> Names<'a> {
         hash.update([0]);
         hash.update(name);
         hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    fn show_few(&self, names: &[Arc<str>]) -> Vec<String> {
-        self.show_all(names.get(..MAX_KEYS).unwrap_or(names))
     }
 
     fn show_all(&self, names: &[Arc<str>]) -> Vec<String> {

@@ -5,7 +5,6 @@
 //! never show a payload.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
@@ -13,7 +12,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::debug::Names;
+use super::debug::{Names, Shown, sample};
 use crate::web::state::{AppState, Snapshot};
 use crate::{
     audience::Viewer,
@@ -116,12 +115,11 @@ pub fn status(app: &AppState) -> PodStatus {
 fn make(app: &AppState, reveal: bool) -> Value {
     let names = Names::of(app, reveal);
     let readiness = app.health.readiness();
-    let viewers: HashMap<_, _> = app
-        .hub
-        .viewers()
-        .into_iter()
-        .map(|(send_queue, viewer)| (Arc::as_ptr(&send_queue).addr(), viewer))
-        .collect();
+    let (total, connections) = sample(app, MAX_CONNECTIONS);
+    let mut present: Vec<&Arc<Viewer>> =
+        connections.iter().filter_map(|(_, viewer)| viewer.as_ref()).collect();
+    present.sort_unstable_by(|a, b| a.user.cmp(&b.user));
+    present.dedup_by(|a, b| a.user == b.user);
     json!({
         "pod": app.health.pod(),
         "at": rfc3339::write_millis(SystemTime::now()),
@@ -135,8 +133,8 @@ fn make(app: &AppState, reveal: bool) -> Value {
         },
         "pods": pods(app),
         "sums": sums(&app.metrics.text().unwrap_or_default()),
-        "events": events(app, &names, &viewers),
-        "connections": connections(app, &names, &viewers),
+        "events": events(app, &names, &present),
+        "connections": { "total": total, "rows": rows(&connections, &names) },
     })
 }
 
@@ -168,10 +166,7 @@ fn sums(text: &[u8]) -> Value {
     Value::Object(sums)
 }
 
-fn events(app: &AppState, names: &Names<'_>, viewers: &HashMap<usize, Arc<Viewer>>) -> Value {
-    let mut present: Vec<&Arc<Viewer>> = viewers.values().collect();
-    present.sort_unstable_by(|a, b| a.user.cmp(&b.user));
-    present.dedup_by(|a, b| a.user == b.user);
+fn events(app: &AppState, names: &Names<'_>, present: &[&Arc<Viewer>]) -> Value {
     let row = |(relayed, record): (Arc<Relayed>, DeliveryRecord)| {
         json!({
             "event": relayed.position.event,
@@ -179,7 +174,7 @@ fn events(app: &AppState, names: &Names<'_>, viewers: &HashMap<usize, Arc<Viewer
             "received": rfc3339::write_millis(record.received),
             "author": relayed.event.author.as_deref().map(|author| names.show(author)),
             "matched_watchers": record.matched,
-            "users": users(&relayed, &record, &present, names),
+            "users": users(&relayed, &record, present, names),
         })
     };
     app.hub.newest_events(MAX_EVENTS).into_iter().map(row).collect()
@@ -200,20 +195,18 @@ fn users(relayed: &Relayed, record: &DeliveryRecord, present: &[&Arc<Viewer>], n
     answers.into_iter().take(MAX_USERS).map(row).collect()
 }
 
-fn connections(app: &AppState, names: &Names<'_>, viewers: &HashMap<usize, Arc<Viewer>>) -> Value {
-    let (total, entries) = app.connections.entries(MAX_CONNECTIONS);
-    let rows = entries.into_iter().map(|entry| {
-        let viewer = viewers.get(&Arc::as_ptr(&entry.send_queue).addr());
+fn rows(connections: &[Shown], names: &Names<'_>) -> Value {
+    let row = |(entry, viewer): &Shown| {
         json!({
-            "user": viewer.map(|viewer| names.show(&viewer.user)),
+            "user": viewer.as_ref().map(|viewer| names.show(&viewer.user)),
             "transport": entry.transport.name(),
             "watchers": entry.send_queue.watchers(),
             "queue_bytes": entry.send_queue.bytes(),
             "age": entry.since.elapsed().as_secs_f64(),
             "cursor": entry.cursor,
         })
-    });
-    json!({ "total": total, "rows": rows.collect::<Value>() })
+    };
+    connections.iter().map(row).collect()
 }
 
 #[cfg(test)]
