@@ -5,11 +5,9 @@ import assert from 'node:assert/strict';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
-import { createClient } from 'graphql-ws';
-import WebSocket from 'ws';
-
 import { inaccessible, launch, open, screenshot, skipped } from './browser.js';
 import { Balancer, Cluster, Pod, eventually } from './pod.js';
+import { watch } from './watch.js';
 
 const MARKUP = '<img src=x onerror=document.title="hacked">';
 const NOTIFICATIONS = path.resolve(import.meta.dirname, '../../examples/notifications/schema.graphql');
@@ -25,20 +23,6 @@ async function startCluster(settings = {}) {
   const pods = cluster.ports.slice(0, 4).map((port) => Object.assign(new Pod(), { port }));
   const [, adminToken] = cluster.log.match(/token that acts: +(\S+)/);
   return { admin, token, adminToken, pods, stop: () => cluster.stop() };
-}
-
-/** Subscribes as a user at a pod, and waits until the pod has the watcher. */
-async function watch(pod, user, query = 'subscription { templateAdded { id name } }') {
-  const before = await pod.metric('relay_watchers');
-  const client = createClient({
-    url: `ws://127.0.0.1:${pod.port}/graphql`,
-    webSocketImpl: WebSocket,
-    connectionParams: { Authorization: `Bearer ${user}` },
-    retryAttempts: 0,
-  });
-  client.subscribe({ query }, { next() {}, error() {}, complete() {} });
-  await pod.untilWatchers(before + 1);
-  return client;
 }
 
 describe('the console', { skip, timeout: 300_000 }, () => {
@@ -188,6 +172,33 @@ describe('the console', { skip, timeout: 300_000 }, () => {
     await page.getByText('pod-1 drains.').waitFor();
     await page.getByText(/^connection lost/).waitFor();
     await page.getByText('live', { exact: true }).waitFor();
+    await page.close();
+  });
+
+  it('samples a stream of events, says so, and stays usable', async () => {
+    const { admin, token, pods } = cluster;
+    const page = await open(browser, `http://${admin}/console#token=${token}`);
+    let sends = true;
+    const sending = Array.from({ length: 16 }, async () => {
+      while (sends) await pods[1].addTemplate('one of very many');
+    });
+    try {
+      const sampled = page.getByText(/^Sampled: \d+ of about \d+ events of the last second are shown\.$/);
+      const [shown, received] = (await sampled.textContent()).match(/\d+/g).map(Number);
+      assert.ok(shown <= 20 && received > shown, `${shown} of ${received}`);
+      const began = performance.now();
+      await page.locator('#event-list button').first().click();
+      await page.getByLabel('User (id').fill('ZOLO');
+      await page.getByRole('button', { name: 'Explain' }).click();
+      await page.getByText(/^pod-1 gave the event to the user at /).waitFor();
+      const took = performance.now() - began;
+      assert.ok(took < 5_000, `an answer took ${took} ms`);
+      assert.ok((await page.locator('#event-list li').count()) <= 100);
+    } finally {
+      sends = false;
+      await Promise.all(sending);
+    }
+    assert.deepEqual(page.faults, []);
     await page.close();
   });
 

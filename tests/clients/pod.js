@@ -41,13 +41,14 @@ export class Pod {
     const pod = new Pod();
     pod.port = await freePort();
     const env = { RELAY_LISTEN: `127.0.0.1:${pod.port}`, ...settings };
+    pod.admin = settings.RELAY_ADMIN_LISTEN;
     pod.process = spawn(RELAY, [], { env, stdio: ['ignore', 'ignore', 'pipe'] });
     pod.log = '';
     pod.process.stderr.on('data', (data) => (pod.log += data));
     pod.process.on('exit', () => (pod.ended = true));
     await eventually('the pod is ready', async () => {
       if (pod.ended) throw new Error(`the pod ended: ${pod.log}`);
-      const answer = await fetch(`${pod.http}/readyz`).catch(() => null);
+      const answer = await fetch(`${pod.probes}/readyz`).catch(() => null);
       return answer?.ok;
     });
     return pod;
@@ -57,9 +58,14 @@ export class Pod {
     return `http://127.0.0.1:${this.port}`;
   }
 
+  /** Returns where its probes and metrics are. */
+  get probes() {
+    return this.admin ? `http://${this.admin}` : this.http;
+  }
+
   /** Returns the sum of a metric over all its labels. */
   async metric(name) {
-    const text = await (await fetch(`${this.http}/metrics`)).text();
+    const text = await (await fetch(`${this.probes}/metrics`)).text();
     const lines = text.split('\n').filter((line) => line.startsWith(name) && ' {'.includes(line[name.length]));
     return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' '))), 0);
   }
