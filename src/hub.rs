@@ -323,8 +323,8 @@ impl Hub {
         of_user.take(most).map(|watcher| watcher.viewer.clone()).collect()
     }
 
-    /// Shows the send queue and the viewer of every watcher to `visit`. Events wait meanwhile, so it
-    /// is for operators, not for each event.
+    /// Shows the send queue and the viewer of every watcher to `visit`. Events wait meanwhile, so
+    /// it is for operators, not for each event.
     pub fn visit(&self, mut visit: impl FnMut(&Arc<SendQueue>, &Arc<Viewer>)) {
         self.0.state().index.all().for_each(|watcher| visit(&watcher.send_queue, &watcher.viewer));
     }

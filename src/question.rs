@@ -11,6 +11,7 @@ mod wire;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -21,8 +22,9 @@ use opentelemetry::{
 };
 use thiserror::Error;
 use tokio::{
+    select,
     sync::mpsc,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep},
 };
 
 use self::{bucket::Bucket, wire::Answered};
@@ -223,25 +225,36 @@ impl Questions {
             self.count(REFUSED);
             return Err(NotAsked::TooMany(wait));
         }
-        let deadline = Instant::now() + PATIENCE;
+        let mut deadline = pin!(sleep(PATIENCE));
         let (sender, mut arrived) = mpsc::channel(MAX_ANSWERS);
         lock(&shared.open).insert(message.id.clone(), sender);
         let _open = Open { questions: self, id: message.id.clone() };
-        match timeout_at(deadline, shared.publisher.publish(&message)).await {
-            Ok(Ok(())) => self.count(ASKED_LABEL),
-            Ok(Err(error)) => return Err(self.fail(&error.to_string())),
-            Err(_) => return Err(self.fail("it did not acknowledge in time")),
-        }
+        let mut publish = pin!(shared.publisher.publish(&message));
+        let mut is_published = false;
         let mut awaited: BTreeSet<Arc<str>> = shared.membership.names().into_iter().collect();
         awaited.remove(&pod);
         let mut answers: Vec<PodAnswer> = Vec::new();
-        while !awaited.is_empty() {
-            let Ok(Some(answer)) = timeout_at(deadline, arrived.recv()).await else { break };
-            awaited.remove(&answer.pod);
-            if answers.iter().all(|known| known.pod != answer.pod) {
-                answers.push(answer);
+        while !(is_published && awaited.is_empty()) {
+            select! {
+                published = &mut publish, if !is_published => match published {
+                    Ok(()) => is_published = true,
+                    Err(error) => return Err(self.fail(&error.to_string())),
+                },
+                Some(answer) = arrived.recv() => {
+                    // It may come before the acknowledgement, and shows as much.
+                    is_published = true;
+                    awaited.remove(&answer.pod);
+                    if answers.iter().all(|known| known.pod != answer.pod) {
+                        answers.push(answer);
+                    }
+                }
+                () = &mut deadline => break,
             }
         }
+        if !is_published {
+            return Err(self.fail("it did not acknowledge in time"));
+        }
+        self.count(ASKED_LABEL);
         Ok(Gathered { answers, silent: awaited.into_iter().collect() })
     }
 

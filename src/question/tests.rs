@@ -28,6 +28,16 @@ impl Pods {
     }
 
     fn start(&mut self, name: &str, secret: Option<&str>, answers: bool) -> Questions {
+        self.start_with(Arc::new(self.topic.clone()), name, secret, answers)
+    }
+
+    fn start_with(
+        &mut self,
+        publisher: Arc<dyn Publish>,
+        name: &str,
+        secret: Option<&str>,
+        answers: bool,
+    ) -> Questions {
         let meter = NoopMeterProvider::new().meter("test");
         let settings = Settings {
             pod: name.into(),
@@ -37,7 +47,7 @@ impl Pods {
             secrets: secret.map(|secret| Secrets::parse(secret).unwrap()),
         };
         let membership = Membership::new(settings, &meter);
-        let (questions, inbox) = Questions::new(membership.clone(), Arc::new(self.topic.clone()), &meter);
+        let (questions, inbox) = Questions::new(membership.clone(), publisher, &meter);
         let (mut feed, heard) = (self.topic.open_feed(), questions.clone());
         self.tasks.spawn(async move {
             while let Some(Received { event: Ok(event), .. }) = feed.next().await {
@@ -92,6 +102,33 @@ async fn all_pods_answer_and_silent_one_is_named() {
     let gathered = asked.ask("event", "user").await.unwrap();
     assert_eq!((gathered.answers.len(), gathered.silent), (1, vec!["c".into()]));
     assert!(lock(&asked.0.open).is_empty());
+}
+
+/// Publisher whose acknowledgements never come.
+struct Unacknowledged(Topic);
+
+#[async_trait::async_trait]
+impl Publish for Unacknowledged {
+    async fn publish(&self, event: &Event) -> Result<(), crate::broker::PublishError> {
+        self.0.publish(event).await?;
+        std::future::pending().await
+    }
+
+    async fn flush(&self) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_count_before_the_acknowledgement() {
+    let mut pods = Pods::new();
+    let asked = pods.start_with(Arc::new(Unacknowledged(pods.topic.clone())), "a", Some(SECRET), true);
+    pods.start("b", Some(SECRET), true);
+    pods.beat(&["a", "b"]).await;
+    let began = Instant::now();
+    let gathered = asked.ask("event", "user").await.unwrap();
+    assert!(gathered.answers.len() == 1 && began.elapsed() < PATIENCE, "{gathered:?} {:?}", began.elapsed());
+    pods.beat(&["c"]).await;
+    let gathered = asked.ask("event", "user").await.unwrap();
+    assert_eq!((gathered.answers.len(), gathered.silent), (1, vec!["c".into()]));
 }
 
 #[tokio::test(start_paused = true)]

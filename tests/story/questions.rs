@@ -245,18 +245,16 @@ async fn frozen_pod_is_named_within_two_seconds() {
     assert_eq!((all["pods"].as_array().unwrap().len(), &all["silent"]), (6, &json!([])), "{all}");
 
     pods.pods[5].0.signal("STOP");
-    // Other work of the machine may spoil a measurement.
-    let (mut took, mut explained) = (Duration::MAX, Value::Null);
     for _ in 0..3 {
         let began = Instant::now();
-        explained = pods.explain(1, &event, "ZOLO").await;
-        took = took.min(began.elapsed());
+        let explained = pods.explain(1, &event, "ZOLO").await;
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert_eq!(explained["silent"], json!(["pod-6"]), "{explained}");
+        assert_eq!(explained["pods"].as_array().unwrap().len(), 5, "{explained}");
+        assert_eq!(of(&explained, 2)["answer"], "TOLD", "{explained}");
     }
     pods.pods[5].0.signal("CONT");
-    assert!(took < Duration::from_secs(2), "{took:?}");
-    assert_eq!(explained["silent"], json!(["pod-6"]), "{explained}");
-    assert_eq!(explained["pods"].as_array().unwrap().len(), 5, "{explained}");
-    assert_eq!(of(&explained, 2)["answer"], "TOLD", "{explained}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
