@@ -174,14 +174,18 @@ function showEvents(snapshot) {
     if (state.events.size <= MAX_EVENTS) break;
     state.events.delete(id);
   }
-  // The list stays as it is while nothing changes, so that the focus stays where it is.
+  const list = find("event-list");
+  if (list.matches(":hover, :focus-within")) {
+    find("sampling").textContent = "The list stands still while you are in it.";
+    return;
+  }
+  // It also stays as it is while nothing changes.
   const shown = JSON.stringify([...state.events.values()]);
   if (shown === state.shown) return;
   state.shown = shown;
-  const focused = document.activeElement?.dataset?.event;
   const newest = [...state.events.values()].sort((a, b) => (a.received < b.received ? 1 : -1));
   find("kinds").replaceChildren(...[...new Set(newest.map((event) => event.kind))].map((kind) => new Option(kind)));
-  find("event-list").replaceChildren(...newest.map((event) => {
+  list.replaceChildren(...newest.map((event) => {
     const who = event.users.map(({ user, answer }) =>
       make("span", `who ${TONES[answer] || "warn"}`, `${user}: ${WORDS[answer] || answer}`));
     const button = make("button", "", make("span", "soft", `${event.received.slice(11, 19)} `),
@@ -193,7 +197,6 @@ function showEvents(snapshot) {
     button.addEventListener("click", () => choose(event));
     return make("li", "", button);
   }));
-  if (focused) [...find("event-list").querySelectorAll("button")].find((it) => it.dataset.event === focused)?.focus();
 }
 
 function choose(event) {
