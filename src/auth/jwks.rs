@@ -32,7 +32,7 @@ use jsonwebtoken::Algorithm;
 use reqwest::{Client, Url, redirect};
 use serde::Deserialize;
 use tokio::{
-    sync::OwnedMutexGuard,
+    sync::{OwnedMutexGuard, Semaphore},
     task::spawn_blocking,
     time::{Instant, sleep, timeout},
 };
@@ -118,6 +118,10 @@ const PAUSE_WITHOUT_KEYS: Duration = Duration::from_secs(5);
 
 const MAX_REDIRECTS: usize = 3;
 
+/// Most tokens that wait for a load. A further one is refused with 503 at once: each takes the
+/// place of a request while it waits, and any peer can invent a key.
+const MAX_WAITING: usize = 128;
+
 /// A key set that is loaded again when a token needs it.
 pub(super) struct Jwks {
     name: JwksSource,
@@ -126,6 +130,8 @@ pub(super) struct Jwks {
     state: Mutex<State>,
     /// Held by the load that runs, so that there is one at a time.
     load_lock: Arc<tokio::sync::Mutex<()>>,
+    /// Places of the tokens that wait for a load.
+    waiting: Semaphore,
     /// Tasks of the loads, so that a client that hangs up cannot stop a load. The timeout ends
     /// them.
     loads: TaskTracker,
@@ -224,6 +230,7 @@ impl Jwks {
             schedule,
             state: Mutex::new(state),
             load_lock: Arc::default(),
+            waiting: Semaphore::new(MAX_WAITING),
             loads: TaskTracker::new(),
         };
         match (&jwks.source, jwks.source.load().await) {
@@ -290,8 +297,10 @@ impl Jwks {
     }
 
     /// Loads the keys if the schedule permits it. Returns whether they were loaded since this time.
-    /// The wait for a load is at most [`FETCH_TIMEOUT`].
+    /// The wait for a load is at most [`FETCH_TIMEOUT`]. If as many tokens wait as may, it returns
+    /// at once.
     pub(super) async fn reload(self: &Arc<Self>, since: Instant) -> bool {
+        let Ok(_waiting) = self.waiting.try_acquire() else { return false };
         self.load(Arc::clone(&self.load_lock).lock_owned().await).await;
         let state = self.state();
         !state.is_failing && state.began >= since
@@ -861,6 +870,23 @@ mod tests {
         let authenticator = server.authenticator("/silent").await;
         assert!(begin.elapsed() <= FETCH_TIMEOUT + Duration::from_millis(10));
         assert_eq!(authenticate(&authenticator, &Issuer::ec("1")).await, UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn tokens_that_wait_for_load_are_bounded() {
+        let server = Server::start(&[]).await;
+        time::pause();
+        let authenticator = server.authenticator("/silent").await;
+        time::advance(PAUSE_WITHOUT_KEYS).await;
+        let (foreign, more) = (Issuer::ec("foreign"), 10);
+        let crowd = (0..MAX_WAITING + more).map(async |_| {
+            let began = Instant::now();
+            assert_eq!(authenticate(&authenticator, &foreign).await, UNAVAILABLE);
+            began.elapsed()
+        });
+        let times = futures_util::future::join_all(crowd).await;
+        let at_once = times.iter().filter(|time| **time < Duration::from_secs(1)).count();
+        assert_eq!(at_once, more, "{times:?}");
     }
 
     #[tokio::test]
