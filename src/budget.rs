@@ -88,6 +88,10 @@ const REQUESTS_OF_USER: usize = 16;
 /// Bytes of the largest request. One user may hold one, whatever the memory.
 const LARGEST_REQUEST: usize = 4 << 20;
 
+/// Most requests over HTTP that one user may have running: a quarter of the places of sockets that
+/// are no connection. A request that runs keeps its place, so that users would shut out others.
+const RUNNING_OF_USER: usize = 256;
+
 /// Part of the memory for answers, as a divisor: those being made, and those not yet written.
 const ANSWERS: usize = 4;
 
@@ -133,6 +137,8 @@ pub struct Budget {
     pub operations: Pool,
     /// One place for each user, for work on a document that is not kept.
     pub documents: Pool,
+    /// Places of the requests over HTTP that run.
+    pub running: Pool,
     /// Pool of what waits for connections.
     pub queues: Pool,
     /// Rates of the events that users publish.
@@ -159,7 +165,8 @@ impl Budget {
         let least = queue_bytes.saturating_mul(LEAST_QUEUES).max(LEAST_QUEUES_OF_USER);
         let queues = Pool::new("queues", pool, (pool / QUEUES_OF_USER).max(least));
         let (result_bytes, documents) = (queue_bytes, Pool::of_turns("documents"));
-        Self { answer_bytes, result_bytes, requests, answers, operations, documents, queues, rates }
+        let running = Pool::new("running", usize::MAX, RUNNING_OF_USER);
+        Self { answer_bytes, result_bytes, requests, answers, operations, documents, running, queues, rates }
     }
 
     /// Registers the metrics of all pools.

@@ -62,7 +62,7 @@ impl Endpoint {
 pub async fn graphql(State(endpoint): State<Endpoint>, request: Request) -> Response {
     let app = &endpoint.app;
     let accept = Accept::read(request.headers());
-    let answered = match app.check_head(request.version(), request.headers()) {
+    let answered = match app.check_head(request.uri(), request.version(), request.headers()) {
         Ok(()) if ws::handshake::is_wanted(request.headers()) => return ws::accept(app, &request),
         Ok(()) if is_page_wanted(app, request.method(), &accept) => return to_page(),
         Ok(()) => run(&endpoint, request, &accept).await,
@@ -110,14 +110,14 @@ async fn run(endpoint: &Endpoint, request: Request, accept: &Accept) -> Result<R
 
 async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Result<Response, Refusal> {
     let form = accept.result().ok_or_else(not_acceptable)?;
-    let session = app.authenticate(request.headers()).await?;
+    let peer = Peer::of(request.extensions()).cloned();
+    let session = app.receive(request.headers(), peer.as_ref()).await?;
     let may_change = request.method() == Method::POST;
     let after = stream::last_event_id(request.headers()).map(str::to_owned);
-    let peer = Peer::of(request.extensions()).cloned();
     let heartbeat = sse::heartbeat(request.uri())?;
     let user = &session.viewer.user;
-    peer.iter().for_each(|peer| peer.is_of(user));
     let (request, held) = request::read(request, &app.budget.requests, user).await?;
+    let _place = app.run(user)?;
     let prepared = match app.engine.prepare(request, user).await {
         Ok(prepared) => prepared,
         Err(response) => {

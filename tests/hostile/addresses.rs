@@ -1,6 +1,11 @@
 //! Addresses of clients behind a load balancer, and addresses that clients invent.
 
-use crate::support::{EVENTS, Relay, Setup, Streamed, post};
+use serde_json::Value;
+
+use crate::{
+    raw::Raw,
+    support::{EVENTS, PATIENCE, Relay, Setup, Streamed, post},
+};
 
 /// Subscription of each client.
 const WATCH: &str = "subscription {templateAdded {name}}";
@@ -43,5 +48,24 @@ async fn foreign_peer_cannot_name_another_address() {
         let (status, _stream) = open(&pod, "203.0.113.7").await;
         assert_eq!(status, 200);
         assert_eq!(open(&pod, "203.0.113.8").await.0, 503);
+    }
+}
+
+#[tokio::test]
+async fn target_names_the_same_host() {
+    let pod = Setup::new("pod").start().await;
+    let port = pod.port();
+    for (target, status) in [
+        ("", 200),
+        (&*format!("http://127.0.0.1:{port}"), 200),
+        ("http://evil.example", 400),
+        (&*format!("http://evil.example:{port}"), 400),
+    ] {
+        let request = format!(
+            "GET {target}/graphql?query=%7B__typename%7D HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\
+             Connection: close\r\nAuthorization: Bearer ZOLO\r\n\r\n"
+        );
+        let answer = Raw::send(port, request).await.answer(PATIENCE).await.unwrap();
+        assert_eq!((answer.0, answer.2["data"] == Value::Null), (status, status == 400), "{target}");
     }
 }

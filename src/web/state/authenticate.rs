@@ -2,13 +2,16 @@
 //!
 //! It must never let a request through without a token or from a page of a foreign origin.
 
+use std::sync::Arc;
+
 use axum::http::{
-    HeaderMap, StatusCode, Version,
+    HeaderMap, StatusCode, Uri, Version,
     header::{AUTHORIZATION, HOST, ORIGIN},
+    uri::Authority,
 };
 
 use super::{super::http::refusal::Refusal, AppState};
-use crate::{auth::Session, graphql::error::Code};
+use crate::{auth::Session, budget::Charge, graphql::error::Code, web::server::Peer};
 
 /// Place of the token, for a client that sent none.
 const TOKEN_PLACE: &str = "send it in the header `Authorization: Bearer <token>`";
@@ -39,6 +42,29 @@ impl AppState {
         self.auth.authenticate(self.token(headers)).await.map_err(refuse)
     }
 
+    /// Authenticates the viewer of a request. Its socket counts for the viewer from then on.
+    ///
+    /// # Errors
+    /// Those of [`authenticate`](Self::authenticate).
+    pub(in crate::web) async fn receive(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<Session, Refusal> {
+        let session = self.authenticate(headers).await?;
+        peer.into_iter().for_each(|peer| peer.is_of(&session.viewer.user));
+        Ok(session)
+    }
+
+    /// Takes one of the places that a user has for requests that run. Dropping the charge gives it
+    /// back. A request whose body has not come needs none: its socket may be closed.
+    ///
+    /// # Errors
+    /// 503 if the user has no place left.
+    pub(in crate::web) fn run(&self, user: &Arc<str>) -> Result<Charge, Refusal> {
+        self.budget.running.try_charge(user, 1).ok_or_else(Refusal::no_room)
+    }
+
     /// Checks the parts of a request's head that say from where it comes: `Host`, `Origin` and
     /// `Authorization`, each of which must stand once at most.
     ///
@@ -53,9 +79,15 @@ impl AppState {
     /// whose own name resolves to this machine (DNS rebinding) shares the origin of the pod.
     ///
     /// # Errors
-    /// 400 for a repeated header, or an HTTP/1.1 request without `Host` (RFC 9112, 3.2). 403 for an
+    /// 400 for a repeated header, an HTTP/1.1 request without `Host` (RFC 9112, 3.2), or one whose
+    /// target names another host. 403 for an
     /// origin or a host that is not allowed.
-    pub(in crate::web) fn check_head(&self, version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(in crate::web) fn check_head(
+        &self,
+        uri: &Uri,
+        version: Version,
+        headers: &HeaderMap,
+    ) -> Result<(), Refusal> {
         for name in [HOST, ORIGIN, AUTHORIZATION] {
             if headers.get_all(&name).iter().nth(1).is_some() {
                 return Err(Refusal::bad(format!("the header `{name}` stands more than once")));
@@ -64,6 +96,12 @@ impl AppState {
         let host = headers.get(HOST);
         if host.is_none() && version == Version::HTTP_11 {
             return Err(Refusal::bad("the header `host` is missing"));
+        }
+        let is_same = |authority: &Authority| {
+            host.is_some_and(|host| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
+        };
+        if uri.authority().is_some_and(|authority| !is_same(authority)) {
+            return Err(Refusal::bad("the header `host` and the target of the request differ"));
         }
         let origins = &self.settings.origins;
         let forbidden = |limit, text| {

@@ -41,8 +41,12 @@ pub(in crate::web) fn heartbeat(uri: &Uri) -> Result<Option<NonZeroU8>, Refusal>
 
 /// Returns a parameter of the URL; an empty one counts as none.
 fn parameter(uri: &Uri, name: &str) -> Option<String> {
-    let Query(parameters) = Query::<HashMap<String, String>>::try_from_uri(uri).ok()?;
-    parameters.get(name).filter(|value| !value.is_empty()).cloned()
+    // Each request is asked for it, and a query may have thousands of parameters: one is decoded.
+    let is_named = |pair: &&str| pair.strip_prefix(name).is_some_and(|rest| rest.starts_with('='));
+    let pair = uri.query()?.rsplit('&').find(is_named)?;
+    let uri = Uri::builder().path_and_query(["/?", pair].concat()).build().ok()?;
+    let Query(mut parameters) = Query::<HashMap<String, String>>::try_from_uri(&uri).ok()?;
+    parameters.remove(name).filter(|value| !value.is_empty())
 }
 
 struct Events;

@@ -172,7 +172,8 @@ pub(in crate::web) async fn reserve(
     reservations: &Arc<Reservations>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let session = app.authenticate(request.headers()).await?;
+    let peer = Peer::of(request.extensions()).cloned();
+    let session = app.receive(request.headers(), peer.as_ref()).await?;
     if app.connections.is_draining() {
         return Err(Refusal::unavailable(&End::Drained));
     }
@@ -228,10 +229,12 @@ pub(in crate::web) async fn submit(
     request: Request,
     token: &str,
 ) -> Result<Response, Refusal> {
-    let session = app.authenticate(request.headers()).await?;
+    let peer = Peer::of(request.extensions()).cloned();
+    let session = app.receive(request.headers(), peer.as_ref()).await?;
     let commands = reservations.find(token, &session).ok_or_else(unknown)?;
     let after = stream::last_event_id(request.headers()).map(str::to_owned);
     let (request, held) = request::read(request, &app.budget.requests, &session.viewer.user).await?;
+    let _place = app.run(&session.viewer.user)?;
     let id = request.extensions.get("operationId").cloned().and_then(|id| id.into_json().ok());
     let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;
     let refused = |refusal: Box<_>| Refusal::at_present(&refusal).map_or_else(|| Ok(bad(&refusal)), Err);
@@ -266,7 +269,8 @@ pub(in crate::web) async fn stop(
     request: Request,
     token: &str,
 ) -> Result<Response, Refusal> {
-    let session = app.authenticate(request.headers()).await?;
+    let peer = Peer::of(request.extensions()).cloned();
+    let session = app.receive(request.headers(), peer.as_ref()).await?;
     let commands = reservations.find(token, &session).ok_or_else(unknown)?;
     let id = parameter(request.uri(), "operationId").map(Value::String);
     let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;

@@ -18,7 +18,7 @@ use std::{
 
 use tokio::{
     select,
-    task::coop,
+    task::{coop, yield_now},
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
@@ -53,6 +53,10 @@ const WRITE_TIMEOUT: Duration = KEEP_ALIVE;
 /// How long a write may take once the connection's moment in a drain has come. The rest of the
 /// deadline has room for it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Messages of a client that are handled before other tasks run. A thousand connections that send
+/// without a pause must not keep the others waiting.
+const MESSAGES_AT_ONCE: u8 = 8;
 
 /// Label of an operation on a WebSocket.
 pub(super) struct Label {
@@ -201,6 +205,7 @@ impl Connection {
         // Every other round looks for deliveries alone. Mostly there is nothing else, and the next
         // round looks for everything.
         let mut has_delivered = false;
+        let mut messages = 0;
         loop {
             let due = poll_fn(|cx| {
                 if !has_delivered && !self.running.is_behind() && self.send_queue.poll_changed(cx).is_ready()
@@ -230,6 +235,10 @@ impl Connection {
             }
             if let Some(message) = due.message {
                 Box::pin(self.receive(message)).await?;
+                messages = (messages + 1) % MESSAGES_AT_ONCE;
+                if messages == 0 {
+                    yield_now().await;
+                }
             }
             if due.time {
                 Box::pin(self.on_time()).await?;
