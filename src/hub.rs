@@ -45,7 +45,7 @@ pub use self::{
 };
 use crate::{
     audience::Viewer,
-    budget::Budget,
+    budget::{Budget, Pool},
     cursor::{BadCursor, ClientCursor, Cursor, Source},
     domain::Fact,
     event::Event,
@@ -80,6 +80,7 @@ impl Hub {
             counts: Counts::default(),
             turns: Turns::default(),
             queues: Budget::default().queues,
+            replays: Pool::of_turns("replays"),
             delivery_log: OnceLock::new(),
         }))
     }
@@ -536,6 +537,28 @@ mod tests {
         assert!(matches!(resume(before).step().await, Step::Live(_, Some(_))));
         let notified = hub.read_cursor(&notices[0].result.cursor).unwrap();
         assert!(matches!(resume(notified).step().await, Step::Live(_, None)), "one notice only");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replays_of_user_take_turns() {
+        let bounds = Bounds { span: Duration::from_secs(600), bytes: 1 << 20 };
+        let hub = Hub::new("t", bounds, SystemTime::now() - Duration::from_secs(60));
+        let before = hub.read_cursor(&hub.cursor(Source::Result)).unwrap();
+        hub.dispatch(event(), fact("f", &Audience::new(["a".into()], None)), true).await;
+        hub.set_caught_up(true);
+        let replay = |user: &str| {
+            let (viewer, send_queue) = (viewer(user, &["a".to_owned()]), SendQueue::new(1 << 16));
+            let watch = Watch { id: 1, field: "f".into(), viewer, operation: Arc::new(Echo), send_queue };
+            hub.resume(watch, before.clone())
+        };
+        let other = hub.0.replays.try_charge(&"1".into(), 1).unwrap();
+        let (mut waiting, wait) = (replay("1"), Duration::from_secs(60));
+        assert!(tokio::time::timeout(wait, waiting.step()).await.is_err());
+        assert!(matches!(replay("2").step().await, Step::Deliveries(_)), "another user has its own turn");
+        drop(other);
+        assert!(matches!(waiting.step().await, Step::Deliveries(_)));
+        assert!(matches!(waiting.step().await, Step::Live(_, None)));
+        assert_eq!(hub.0.replays.accounts(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,8 @@
 //! Replay of what a watcher missed, at the pace of its client, and then the change to live events.
 //!
 //! A replay holds one batch of the window at a time. It must never hold a lock while it renders or
-//! while its client reads. A thousand replays cost the live events of others only processor time.
+//! while its client reads. One replay of a user works at a time: a thousand of them cost the others
+//! no more than one does.
 
 use std::{
     collections::VecDeque,
@@ -32,6 +33,9 @@ const HISTORY_PAUSE: Duration = Duration::from_millis(250);
 /// Longest time that a replay renders without a pause for other tasks. A batch of one replay could
 /// keep a thread for long.
 const SLICE: Duration = Duration::from_millis(2);
+
+/// Longest wait of a replay for the turn of its user. It then waits again.
+const TURN_PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// Bytes of rendered results after which a step ends. One event may have many aliases.
 const MAX_RENDERED: usize = 64 << 10;
@@ -73,35 +77,51 @@ impl Replay {
     /// Must not be called again after [`Step::Live`].
     pub async fn step(&mut self) -> Step {
         loop {
-            let (mut began, mut bytes) = (Instant::now(), 0);
-            while let Some(relayed) = self.pending.front().filter(|_| bytes < MAX_RENDERED) {
-                if let Some(payload) = self.watch.operation.render_again(relayed).await {
-                    if let Some(delivery_log) = self.shared.delivery_log.get() {
-                        delivery_log.replayed(relayed, &self.watch.viewer.user);
+            if self.pending.is_empty() {
+                let mut caught_up = self.shared.caught_up.subscribe();
+                // An error would mean that the hub is gone, but this replay holds the hub.
+                let _ = caught_up.wait_for(|is_caught_up| *is_caught_up).await;
+            }
+            let turn = self.shared.replays.charge(&self.watch.viewer.user, 1, TURN_PATIENCE).await;
+            let Some(turn) = turn else { continue };
+            if self.pending.is_empty() {
+                match self.next_batch() {
+                    Ok(batch) => self.pending = batch.into(),
+                    Err(None) => {
+                        drop(turn);
+                        sleep(HISTORY_PAUSE).await;
+                        continue;
                     }
-                    bytes += payload.len();
-                    let result = Rendered::old(payload, relayed.cursor.clone()).into();
-                    self.rendered.push(Delivery { watcher: self.watch.id, result });
-                }
-                self.pending.pop_front();
-                if began.elapsed() >= SLICE {
-                    yield_now().await;
-                    began = Instant::now();
+                    Err(Some(end)) => return end,
                 }
             }
+            self.render().await;
+            drop(turn);
             if !self.rendered.is_empty() {
                 return Step::Deliveries(mem::take(&mut self.rendered));
             }
-            let mut caught_up = self.shared.caught_up.subscribe();
-            // An error would mean that the hub is gone, but this replay holds the hub.
-            let _ = caught_up.wait_for(|is_caught_up| *is_caught_up).await;
-            match self.next_batch() {
-                Ok(batch) => self.pending = batch.into(),
-                Err(None) => sleep(HISTORY_PAUSE).await,
-                Err(Some(end)) => return end,
-            }
             // Other tasks get their turn, even if a long window holds little for this viewer.
             yield_now().await;
+        }
+    }
+
+    /// Renders pending events, as many as one step may have.
+    async fn render(&mut self) {
+        let (mut began, mut bytes) = (Instant::now(), 0);
+        while let Some(relayed) = self.pending.front().filter(|_| bytes < MAX_RENDERED) {
+            if let Some(payload) = self.watch.operation.render_again(relayed).await {
+                if let Some(delivery_log) = self.shared.delivery_log.get() {
+                    delivery_log.replayed(relayed, &self.watch.viewer.user);
+                }
+                bytes += payload.len();
+                let result = Rendered::old(payload, relayed.cursor.clone()).into();
+                self.rendered.push(Delivery { watcher: self.watch.id, result });
+            }
+            self.pending.pop_front();
+            if began.elapsed() >= SLICE {
+                yield_now().await;
+                began = Instant::now();
+            }
         }
     }
 
@@ -125,6 +145,8 @@ impl Replay {
                 Err(Some(Step::Live(Watching::enter(shared, &mut state, watch.clone(), start(after)), None)))
             }
             Ok(mut batch) => {
+                // An event may have thousands of keys.
+                drop(state);
                 batch.retain(|relayed| {
                     relayed.fields.contains(&watch.field)
                         && relayed.audience.of(&watch.field).includes(&watch.viewer)

@@ -21,6 +21,8 @@ pub(super) struct Shared {
     pub(super) turns: Turns,
     /// Pool of what waits for connections.
     pub(super) queues: Pool,
+    /// Turns of the replays of each user.
+    pub(super) replays: Pool,
     /// Delivery log, once [`Hub::follow_events`] has switched it on.
     pub(super) delivery_log: OnceLock<DeliveryLog>,
 }
