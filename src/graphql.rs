@@ -34,7 +34,7 @@ use tracing::Instrument as _;
 
 use self::{
     answer::Room,
-    document::Documents,
+    document::{Documents, turn},
     error::Code,
     nulls::Nulls,
     operation::{Operations, Subscribed},
@@ -43,7 +43,7 @@ use self::{
 pub use self::{
     answer::{Answer, Bounded, take_room},
     api::{Api, Planned, build, build_dynamic, build_planned},
-    document::{PERSISTED_QUERY, Prepared},
+    document::{PERSISTED_QUERY, Prepared, Turn, Turns},
     error::Error,
     event_publisher::EventPublisher,
     read_after::{READ_AFTER, ReadAfter},
@@ -234,6 +234,19 @@ impl Engine {
                 Err(refusal) => return Outcome::Executed(*refusal),
             }
         }
+        // The executor has a document of its own.
+        let bytes = prepared.document.bytes();
+        let Some(_charge) = self.budget.requests.try_charge(&viewer.user, bytes) else {
+            return Outcome::Executed(error::overloaded());
+        };
+        // The answer of the schema takes long, and the executor makes it without a pause.
+        let _turn = match prepared.document.asks_for_schema() {
+            true => match turn(&self.budget.documents, &viewer.user).await {
+                Ok(turn) => Some(turn),
+                Err(error) => return Outcome::Executed(error.response()),
+            },
+            false => None,
+        };
         let request = prepared.request.data(viewer).data(self.event_publisher.clone());
         let mut request = request.data(Room::new(self.budget.answer_bytes)).data(receipt.clone());
         let (document, name) = (prepared.document, request.operation_name.clone());

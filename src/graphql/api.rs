@@ -13,8 +13,8 @@ use async_graphql::{
 use async_trait::async_trait;
 
 use super::{
-    document::{Prepared, pick, turn},
-    error::publicly,
+    document::{Prepared, Turns, pick, turn},
+    error::{Error, publicly},
     event_publisher::EventPublisher,
     plan::{Copied, Operation, Plans},
     receipt::Receipt,
@@ -122,7 +122,7 @@ impl Planned {
         if prepared.document.is_valid() {
             return Ok(());
         }
-        let turn = turn(turns, user).await?;
+        let turn = turn(turns, user).await.map_err(Error::response)?;
         let mut request = Request::new(prepared.request.query.as_str()).data(ValidateOnly);
         request.operation_name.clone_from(&prepared.request.operation_name);
         request.set_parsed_query(prepared.document.tree().clone());
@@ -159,6 +159,7 @@ impl Planned {
             event_publisher,
             space,
             receipt,
+            turns: Turns::new(turns, &viewer.user),
         };
         self.plans.execute(&operation).await.map_err(|error| error.response().into())
     }

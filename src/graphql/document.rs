@@ -13,18 +13,21 @@ use async_graphql::{
 };
 use tracing::Span;
 
-pub use self::cursor::AFTER;
+pub use self::{
+    cursor::AFTER,
+    turn::{Turn, Turns},
+};
 pub(super) use self::{
-    kept::Kept,
+    kept::{Held, Kept},
     parsed::{Document, value_bytes},
     turn::turn,
 };
 use super::{
-    error::{Code, own_operations, refuse},
+    error::{Code, Error, no_room, own_operations, refuse},
     read_after,
 };
 use crate::{
-    budget::{Budget, Pool},
+    budget::{Budget, Charge, Pool},
     telemetry::traces,
 };
 
@@ -52,6 +55,8 @@ pub struct Prepared {
     pub(super) after: Option<String>,
     /// Tokens of the events that a query or mutation must see. A subscription has a cursor instead.
     pub(super) read_after: Vec<String>,
+    /// Charge of the document, for as long as the request needs it.
+    pub(super) charge: Arc<Charge>,
 }
 
 impl Prepared {
@@ -100,19 +105,22 @@ pub(super) struct Documents {
     introspection: bool,
     kept: Arc<Kept>,
     turns: Pool,
+    /// Pool that documents are charged to that are not kept.
+    requests: Pool,
 }
 
 impl Documents {
     /// Creates a parser. Only with `introspection` may documents ask for the schema.
     pub(super) fn new(introspection: bool) -> Self {
-        let Budget { operations, documents: turns, .. } = Budget::default();
-        Self { introspection, kept: Kept::new(operations).into(), turns }
+        let Budget { operations, documents: turns, requests, .. } = Budget::default();
+        Self { introspection, kept: Kept::new(operations).into(), turns, requests }
     }
 
     /// Charges kept documents to this ledger, instead of one of their own.
     pub(super) fn set_budget(&mut self, budget: &Budget) {
         self.kept = Kept::new(budget.operations.clone()).into();
         self.turns = budget.documents.clone();
+        self.requests = budget.requests.clone();
     }
 
     /// Returns the documents that are kept.
@@ -138,8 +146,8 @@ impl Documents {
             return refuse(Code::BadRequest, "the request has no query");
         }
         let read_after = read_after::take(&mut request)?;
-        let (mut document, mut is_kept) = self.parse(&request, user).await?;
-        let operation = match pick(document.tree(), request.operation_name.as_deref()) {
+        let (mut held, mut is_kept) = self.parse(&request, user).await?;
+        let operation = match pick(held.document.tree(), request.operation_name.as_deref()) {
             Ok(operation) => &operation.node,
             Err(text) => return refuse(Code::BadRequest, text),
         };
@@ -160,7 +168,7 @@ impl Documents {
             response_key = root.node.response_key().node.to_string();
             let taken = cursor::take(&mut request, operation, &root.node);
             if taken.as_ref().is_some_and(|taken| taken.is_in_document) {
-                (document, is_kept) = self.parse(&request, user).await?;
+                (held, is_kept) = self.parse(&request, user).await?;
             }
             after = match request.extensions.remove(AFTER) {
                 None | Some(Value::Null) => taken.map(|taken| taken.cursor),
@@ -169,33 +177,37 @@ impl Documents {
             };
         }
         if !is_kept {
-            self.kept.insert(&request.query, &document, user);
+            self.kept.insert(&request.query, &mut held, user);
         }
-        Ok(Prepared { request, kind, document, field, response_key, after, read_after })
+        let Held { document, charge } = held;
+        Ok(Prepared { request, kind, document, field, response_key, after, read_after, charge })
     }
 
     /// Returns the document, and whether it is kept already. A new one is parsed when it is the
-    /// user's turn.
+    /// user's turn, and charged to the user as a part of its request.
     ///
     /// # Errors
-    /// A response that refuses the request. A subscription of a user without room for it is refused
-    /// before its document is parsed, since that is the cost.
-    async fn parse(
-        &self,
-        request: &Request,
-        user: &Arc<str>,
-    ) -> Result<(Arc<Document>, bool), Box<Response>> {
+    /// A response that refuses the request, also if there is no room for it. A subscription of a
+    /// user without room for it is refused before its document is parsed, since that is the cost.
+    async fn parse(&self, request: &Request, user: &Arc<str>) -> Result<(Held, bool), Box<Response>> {
         let Request { query: text, operation_name: name, .. } = request;
-        if let Some(document) = self.kept.get(text) {
-            return Ok((document, true));
+        if let Some(held) = self.kept.get(text) {
+            return Ok((held, true));
         }
         if self.kept.is_refused(user) && limits::subscribes(text, name.as_deref()) {
             return own_operations();
         }
-        let turn = turn(&self.turns, user).await?;
-        let parsed = limits::parse(text, self.introspection);
+        let turn = turn(&self.turns, user).await.map_err(Error::response)?;
+        let parsed = limits::parse(text, self.introspection).and_then(|document| self.hold(document, user));
         turn.end().await;
-        Ok((parsed?.into(), false))
+        Ok((parsed?, false))
+    }
+
+    /// Charges a document that was parsed. At most one of a user has no charge yet: the one whose
+    /// turn it is.
+    fn hold(&self, document: Document, user: &Arc<str>) -> Result<Held, Box<Response>> {
+        let charge = self.requests.try_charge(user, document.bytes()).map(Arc::new);
+        charge.map_or_else(no_room, |charge| Ok(Held { document: document.into(), charge }))
     }
 }
 
@@ -288,6 +300,54 @@ mod tests {
         assert_eq!(prepare("{ a }", "a").await, None);
         drop(held);
         assert_eq!(prepare(unread, "a").await, Some(None));
+    }
+
+    #[tokio::test]
+    async fn document_is_charged_while_it_lives() {
+        let settings = crate::budget::Settings { memory: 64 << 20, ..Default::default() };
+        let (mut documents, budget) = (Documents::new(true), Budget::new(settings, 256 << 10));
+        documents.set_budget(&budget);
+        let used = || budget.requests.used() + budget.operations.used();
+        let text = |n: usize| format!("{{ x{n} {} }}", "a ".repeat(990));
+        let prepare = async |n, user: &str| documents.prepare(Request::new(text(n)), &user.into()).await;
+        let mut held = Vec::new();
+        let refused = loop {
+            match prepare(held.len(), "a").await {
+                Ok(prepared) => held.push(prepared),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(crate::graphql::error::limit(&refused), Some("requests"));
+        let bytes: usize = held.iter().map(|prepared| prepared.document.bytes()).sum();
+        assert!(held.len() > 10 && used() >= bytes, "{} of {bytes}", used());
+        assert!(prepare(0, "b").await.is_ok(), "others have room");
+        held.pop();
+        assert!(prepare(0, "a").await.is_ok());
+        drop(held);
+        assert_eq!(budget.requests.used(), 0);
+        assert!(budget.operations.used() <= 2 * budget.operations.share(), "only kept ones are left");
+    }
+
+    #[tokio::test]
+    async fn replaced_document_stays_charged_while_used() {
+        let (mut documents, budget) = (Documents::new(true), Budget::default());
+        documents.set_budget(&budget);
+        let text = |n: usize| format!("{{ x{n} {} }}", "a ".repeat(990));
+        let prepare = async |n| documents.prepare(Request::new(text(n)), &"a".into()).await.ok().unwrap();
+        let (first, bytes) = (prepare(0).await, budget.operations.used());
+        assert!(
+            bytes >= first.document.bytes() && budget.requests.used() == 0,
+            "a kept document counts once"
+        );
+        for n in 1..50 {
+            prepare(n).await;
+        }
+        assert!(documents.kept.get(&text(0)).is_none(), "it was replaced");
+        let used = budget.operations.used();
+        documents.kept.make_room(crate::budget::Exhausted::Share, "a");
+        assert_eq!(budget.operations.used(), bytes, "{used} before");
+        drop(first);
+        assert_eq!(budget.operations.used(), 0);
     }
 
     #[test]

@@ -227,6 +227,17 @@ pub(super) fn own_operations<T>() -> Result<T, Box<Response>> {
     refuse(Code::LimitReached, "you run as many distinct subscriptions as you may; end some first")
 }
 
+/// Refuses a request that the user, or the pod, has no room for.
+pub(super) fn no_room<T>() -> Result<T, Box<Response>> {
+    Err(overloaded().into())
+}
+
+/// Creates the response to a request that the user, or the pod, has no room for.
+pub(super) fn overloaded() -> Response {
+    let text = "too many requests of this user or this pod are under way; try again later";
+    Error::new(Code::Overloaded, text).response()
+}
+
 /// Returns whether the response refuses a request that did not run at all.
 #[must_use]
 pub fn is_refusal(response: &Response) -> bool {
@@ -237,17 +248,19 @@ pub fn is_refusal(response: &Response) -> bool {
 
 /// Limits that the executor or this module reports: the metric's label, and the part of the text
 /// that identifies the limit.
-const LIMITS: [(&str, &str); 10] = [
+const LIMITS: [(&str, &str); 12] = [
     ("tokens", " tokens"),
     ("aliases", " aliases; "),
     ("selections", " selections"),
     ("bytes", " bytes"),
+    ("schema", " of the schema"),
     ("depth", "Query is nested too deep."),
     ("complexity", "Query is too complex."),
     ("directives", "The number of directives on the field "),
     ("operations", "this pod runs as many distinct subscriptions"),
     ("user_operations", "you run as many distinct subscriptions"),
-    ("documents", "too many new documents"),
+    ("documents", "too much work of yours waits"),
+    ("requests", "too many requests of this user or this pod are under way"),
 ];
 
 /// Returns the limit that a request exceeded, if it was refused for that.

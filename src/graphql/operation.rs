@@ -148,7 +148,9 @@ impl Operations {
         let subscription = Subscription { document, field, definition, variables, viewer: &viewer };
         let Compiled { plan, interests } = planned.plans().plan(&subscription).map_err(Error::response)?;
         let bytes = PLANNED_BYTES + plan.bytes() + variables_bytes(variables);
-        let Prepared { field: name, response_key, .. } = prepared;
+        let Prepared { field: name, response_key, charge: of_document, .. } = prepared;
+        // The plan needs the document no more, which may make room for it.
+        drop(of_document);
         let bytes = bytes + 2 * response_key.len();
         let charge = || self.charge(&viewer.user, bytes);
         let limit = self.budget.result_bytes;
@@ -178,6 +180,8 @@ impl Operations {
         if let Some(operation) = lock(&self.running).get(&key) {
             return Ok(operation);
         }
+        // From here on the operation is charged for the document, which may make room for it.
+        drop(prepared.charge);
         // The executor has a document and variables of its own.
         let held = prepared.document.bytes() + variables_bytes(&variables);
         let charge =
@@ -197,7 +201,7 @@ impl Operations {
             document: prepared.document,
             execution: tokio::sync::Mutex::default(),
         };
-        let turn = turn(&self.budget.documents, user).await?;
+        let turn = turn(&self.budget.documents, user).await.map_err(Error::response)?;
         operation.validate().await?;
         turn.end().await;
         let operation = Arc::new(operation);

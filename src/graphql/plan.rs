@@ -12,6 +12,7 @@ use async_graphql::{
 use async_trait::async_trait;
 
 use super::{
+    document::Turns,
     error::{Code, Error},
     event_publisher::EventPublisher,
     receipt::Receipt,
@@ -38,6 +39,8 @@ pub struct Operation<'a> {
     pub space: &'a Space,
     /// What the request has published.
     pub receipt: &'a Receipt,
+    /// Turns of the viewer, for work that takes long.
+    pub turns: Turns<'a>,
 }
 
 /// Result of a query or a mutation.

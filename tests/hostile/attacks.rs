@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// One attack on the pod with this port.
 pub(crate) type Attack = fn(u16) -> BoxFuture<'static, ()>;
 
-pub(crate) const ATTACKS: [(&str, Attack); 17] = [
+pub(crate) const ATTACKS: [(&str, Attack); 24] = [
     ("bodies that do not come", |port| bodies(port).boxed()),
     ("messages that do not end", |port| messages(port).boxed()),
     ("sockets that say nothing", |port| silence(port).boxed()),
@@ -48,6 +48,13 @@ pub(crate) const ATTACKS: [(&str, Attack); 17] = [
     ("streams that are not read", |port| streams(port).boxed()),
     ("GET with large variables", |port| gets(port).boxed()),
     ("deep documents and fragments", |port| deep(port).boxed()),
+    ("resumes from the oldest cursor", |port| resumes(port).boxed()),
+    ("answers compressed", |port| compressed(port).boxed()),
+    ("the schema, as deep as may be", |port| schema(port).boxed()),
+    ("operations of unread streams", |port| unread_streams(port).boxed()),
+    ("restarts in the older protocol", |port| restarts(port).boxed()),
+    ("pings with tokens", |port| refreshes(port).boxed()),
+    ("bodies in chunks of a byte", |port| chunks(port).boxed()),
 ];
 
 /// Returns a POST of this query, with further lines of the head.
@@ -145,12 +152,17 @@ async fn documents(port: u16) {
     join_all((0..50).map(attacker)).await;
 }
 
-async fn answers(port: u16) {
+/// Adds ten templates of 128 KB.
+async fn add_large(port: u16) {
     let http = Http::new(port);
     for _ in 0..10 {
         let template = json!({"name": "large", "shareLocationIds": large_locations()});
         http.graphql("ZOLO", ADD, json!({ "t": template })).await;
     }
+}
+
+async fn answers(port: u16) {
+    add_large(port).await;
     loop {
         let mut client = Client::connect(port, Dialect::Transport, "ZOLO").await;
         for id in 0..64 {
@@ -282,6 +294,113 @@ async fn deep(port: u16) {
         let request = post([&*nested, &*fragments][number % 2], "");
         loop {
             Raw::send(port, &request).await.answer(PATIENCE).await;
+            sleep(PAUSE).await;
+        }
+    };
+    join_all((0..20).map(attacker)).await;
+}
+
+async fn resumes(port: u16) {
+    let cursor = Client::cursor_at_start(port, "ZOLO").await;
+    add_large(port).await;
+    let attacker = async |_| {
+        loop {
+            let mut client = Client::connect(port, Dialect::Transport, "ZOLO").await;
+            client.watch_after(&cursor).await;
+            for _ in 0..100 {
+                let Ok(Ok(_)) = timeout(Duration::from_secs(1), client.socket.receive()).await else { break };
+            }
+        }
+    };
+    join_all((0..60).map(attacker)).await;
+}
+
+async fn compressed(port: u16) {
+    add_large(port).await;
+    let request = post("{templates {id name shareLocationIds}}", "Accept-Encoding: gzip\r\n");
+    let attacker = async |_| {
+        loop {
+            let Raw(mut socket) = Raw::send(port, &request).await;
+            let _ = timeout(PATIENCE, socket.read_to_end(&mut Vec::new())).await;
+        }
+    };
+    join_all((0..20).map(attacker)).await;
+}
+
+/// Returns a query for the schema with this many lists within one another.
+pub(crate) fn schema_lists(count: usize) -> String {
+    let level = "fields { name type { name ofType { name ofType { name ";
+    format!("{{ __schema {{ types {{ {} }} }} }}", level.repeat(count) + &"} } } }".repeat(count))
+}
+
+async fn schema(port: u16) {
+    let request = post(&schema_lists(2), "");
+    let attacker = async |_| {
+        loop {
+            Raw::send(port, &request).await.answer(PATIENCE).await;
+        }
+    };
+    join_all((0..20).map(attacker)).await;
+}
+
+/// Reserves streams that are never read, and starts as many operations on each as it may.
+async fn unread_streams(port: u16) {
+    let put =
+        "PUT /graphql HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer ZOLO\r\n\r\n";
+    loop {
+        let mut held = Vec::new();
+        let mut answer = String::new();
+        let Raw(mut socket) = Raw::send(port, put).await;
+        let _ = timeout(PATIENCE, socket.read_to_string(&mut answer)).await;
+        let token = answer.lines().last().unwrap_or_default();
+        for id in 0..64 {
+            let body = json!({"query": "{templates {id name shareLocationIds}}", "extensions": {"operationId": id.to_string()}});
+            let (body, head) = (body.to_string(), format!("\r\nX-GraphQL-Event-Stream-Token: {token}\r\n"));
+            let request = post_head("ZOLO", body.len()).replacen("\r\n", &head, 1) + &body;
+            held.push(Raw::send(port, request).await);
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn restarts(port: u16) {
+    let start =
+        json!({"id": "1", "type": "start", "payload": {"query": "subscription {templateAdded {name}}"}})
+            .to_string();
+    let attacker = async |_| {
+        let mut client = Client::connect(port, Dialect::Legacy, "ZOLO").await;
+        loop {
+            for _ in 0..100 {
+                client.socket.try_send_text(start.clone()).await;
+            }
+            sleep(PAUSE).await;
+        }
+    };
+    join_all((0..50).map(attacker)).await;
+}
+
+async fn refreshes(port: u16) {
+    let ping = json!({"type": "ping", "payload": {"token": "Bearer ZOLO"}}).to_string();
+    let attacker = async |_| {
+        let mut client = Client::connect(port, Dialect::Transport, "ZOLO").await;
+        loop {
+            for _ in 0..100 {
+                client.socket.try_send_text(ping.clone()).await;
+            }
+            sleep(PAUSE).await;
+        }
+    };
+    join_all((0..50).map(attacker)).await;
+}
+
+async fn chunks(port: u16) {
+    let head = post_head("ZOLO", 0).replace("Content-Length: 0", "Transfer-Encoding: chunked");
+    let attacker = async |_| {
+        let mut socket = Raw::send(port, &head).await.0;
+        loop {
+            if socket.write_all("1\r\n \r\n".repeat(1_000).as_bytes()).await.is_err() {
+                socket = Raw::send(port, &head).await.0;
+            }
             sleep(PAUSE).await;
         }
     };

@@ -16,6 +16,7 @@ mod attacks;
 mod liveness;
 mod long;
 mod operations;
+mod places;
 mod queues;
 mod rates;
 mod raw;

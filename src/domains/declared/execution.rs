@@ -20,6 +20,7 @@ use super::{
     query_rule::QueryRule,
     selection::{Compiler, Copied},
     trim::{self, Trim},
+    values::Visits,
 };
 use crate::graphql::{
     Error,
@@ -75,7 +76,8 @@ pub async fn run(domain: &Declared, operation: &Operation<'_>) -> Result<Option<
         };
         steps.push(Step { key, field: first, rule, copied, arguments });
     }
-    let mut writer = Writer { domain, operation, data: String::new(), errors: Vec::new() };
+    let visits = Visits::new(Some(operation.turns));
+    let mut writer = Writer { domain, operation, data: String::new(), errors: Vec::new(), visits };
     let written = writer.write(root_name, steps).await;
     let Writer { data, errors, .. } = writer;
     Ok(Some(plan::Copied { data: written.map(|()| data), errors }))
@@ -131,6 +133,7 @@ struct Writer<'a> {
     operation: &'a Operation<'a>,
     data: String,
     errors: Vec<ServerError>,
+    visits: Visits<'a>,
 }
 
 /// Why a root field has no value.
@@ -192,7 +195,7 @@ impl Writer<'_> {
     }
 
     async fn query(&mut self, rule: &QueryRule, step: &Step<'_>) -> Result<(), Failed> {
-        let (data, most) = (&mut self.data, self.operation.space.bytes());
+        let (data, visits, most) = (&mut self.data, &mut self.visits, self.operation.space.bytes());
         let (start, mut is_whole) = (data.len(), true);
         if rule.is_list {
             data.push('[');
@@ -204,7 +207,7 @@ impl Writer<'_> {
             is_whole = step.copied.object(value, data, most);
             if is_whole { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        query::run(self.domain, rule, &step.arguments, self.operation.viewer, visit).await?;
+        query::run(self.domain, rule, &step.arguments, self.operation.viewer, visits, visit).await?;
         if !is_whole {
             return Err(Failed::Answer(Code::ResultTooLarge));
         }

@@ -10,6 +10,7 @@ use super::{
     query_rule::{AFTER_KEY, FIRST, QueryRule},
     root_arguments::RootArguments,
     row::Row,
+    values::Visits,
 };
 use crate::{audience::Viewer, graphql::Error};
 
@@ -19,12 +20,14 @@ pub const MAX_PAGE: u64 = 1_000;
 /// Visits the values of a field in order, until a visit breaks. A single value is at most one.
 ///
 /// # Errors
-/// `FORBIDDEN`, or an argument out of bounds.
+/// `FORBIDDEN`, or an argument out of bounds. `OVERLOADED`: too many long queries of the viewer
+/// wait.
 pub async fn run(
     domain: &Declared,
     rule: &QueryRule,
     arguments: &RootArguments,
     viewer: &Viewer,
+    visits: &mut Visits<'_>,
     mut visit: impl FnMut(&Arc<Object>) -> ControlFlow<()> + Send,
 ) -> Result<(), Error> {
     allow::check(&rule.allows, arguments, viewer)?;
@@ -64,8 +67,7 @@ pub async fn run(
         visit(&row.value)?;
         if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    domain.values().each(rule.of, after.as_deref(), visit).await;
-    Ok(())
+    domain.values().each(rule.of, after.as_deref(), visits, visit).await
 }
 
 /// What a value must have to be part of a result.

@@ -28,6 +28,7 @@ use super::{
     sdl::{Definition, named},
     trim,
     types::Types,
+    values::Visits,
 };
 use crate::graphql::{document::AFTER, subscription::payloads, take_room, viewer};
 
@@ -191,7 +192,9 @@ fn query_field(field: &FieldDefinition, domain: &Arc<Declared>) -> Field {
                 values.push(FieldValue::value(object_value(value, &domain.rules().types)));
                 if room.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            query::run(&domain, &rule, &arguments, viewer(ctx.ctx)?, visit).await?;
+            // An operation that asks for the schema has its turn.
+            let mut visits = Visits::new(None);
+            query::run(&domain, &rule, &arguments, viewer(ctx.ctx)?, &mut visits, visit).await?;
             room?;
             Ok(if rule.is_list { Some(FieldValue::list(values)) } else { values.pop() })
         })

@@ -17,7 +17,10 @@ use super::{
     topic_clock::TopicClock,
     types::TypeId,
 };
-use crate::event::Event;
+use crate::{
+    event::Event,
+    graphql::{Error, Turn, Turns},
+};
 
 /// Bytes of rows that a query visits before other tasks run: well below a millisecond.
 pub const TURN_BYTES: usize = 64 << 10;
@@ -108,25 +111,29 @@ impl Values {
     /// values in that of their keys. With `after`, they begin behind this key; a table without it
     /// has none behind it.
     ///
-    /// Other tasks run in between: after each [`TURN_BYTES`] of rows.
+    /// Other tasks run in between: after each [`TURN_BYTES`] of rows. Behind the first ones it goes
+    /// on when it is the viewer's turn, so that one long query of a user runs at a time.
+    ///
+    /// # Errors
+    /// `OVERLOADED`: too many long queries of the viewer wait.
     pub async fn each(
         &self,
         of: TypeId,
         after: Option<&str>,
+        visits: &mut Visits<'_>,
         mut visit: impl FnMut(&Row) -> ControlFlow<()> + Send,
-    ) {
-        let mut turn = Turn::default();
+    ) -> Result<(), Error> {
         match self.held.get(&of).map(|held| &held.kept) {
             Some(Kept::Table(rows, places)) => {
                 let from = match after {
                     None => 0,
                     Some(key) => places.get(key).map_or(rows.len(), |place| place + 1),
                 };
-                turn.visit(&rows[from..], &mut visit).await;
+                visits.visit(&rows[from..], &mut visit).await?;
             }
             Some(Kept::Projection(projection)) => {
                 let (mut rows, mut last) = projection.page(after, self.clock.now());
-                while turn.visit(&rows, &mut visit).await
+                while visits.visit(&rows, &mut visit).await?
                     && let Some(key) = last
                 {
                     (rows, last) = projection.page(Some(&key), self.clock.now());
@@ -134,32 +141,46 @@ impl Values {
             }
             None => {}
         }
+        Ok(())
     }
 }
 
-/// Visits since other tasks last ran.
-#[derive(Default)]
-struct Turn {
+/// Visits of one operation, in all of its fields.
+pub struct Visits<'a> {
+    /// `None` if the operation has its turn already.
+    turns: Option<Turns<'a>>,
+    /// The viewer's turn, once the query takes long.
+    turn: Option<Turn>,
+    /// Bytes that were visited since other tasks last ran.
     bytes: usize,
 }
 
-impl Turn {
+impl<'a> Visits<'a> {
+    /// Creates the state of an operation that has visited nothing. `None`: it has its turn already.
+    #[must_use]
+    pub const fn new(turns: Option<Turns<'a>>) -> Self {
+        Self { turns, turn: None, bytes: 0 }
+    }
+
     /// Visits the rows. Returns whether no visit broke.
     async fn visit(
         &mut self,
         rows: &[Arc<Row>],
         visit: &mut (impl FnMut(&Row) -> ControlFlow<()> + Send),
-    ) -> bool {
+    ) -> Result<bool, Error> {
         for row in rows {
             self.bytes += ROW_OVERHEAD + row.bytes();
             if self.bytes > TURN_BYTES {
                 self.bytes = 0;
+                if let Some(turns) = self.turns.take() {
+                    self.turn = Some(turns.next().await?);
+                }
                 tokio::task::yield_now().await;
             }
             if visit(row).is_break() {
-                return false;
+                return Ok(false);
             }
         }
-        true
+        Ok(true)
     }
 }

@@ -19,6 +19,13 @@ const PART: usize = 4;
 /// Bytes of a kept document besides its text and its parsed form.
 const OVERHEAD: usize = 512;
 
+/// Parsed document, with the charge of its memory. The charge lasts as long as any copy of it.
+#[derive(Clone)]
+pub(in crate::graphql) struct Held {
+    pub(in crate::graphql) document: Arc<Document>,
+    pub(in crate::graphql) charge: Arc<Charge>,
+}
+
 /// Parsed documents by their text.
 pub(in crate::graphql) struct Kept {
     documents: Mutex<Documents>,
@@ -27,7 +34,7 @@ pub(in crate::graphql) struct Kept {
 
 #[derive(Default)]
 struct Documents {
-    by_text: HashMap<Arc<str>, KeptDocument>,
+    by_text: HashMap<Arc<str>, Held>,
     /// Texts, and the users that sent them first. The oldest stand first.
     by_age: BTreeMap<u64, (Arc<str>, Arc<str>)>,
     /// Ages of the documents of each user, the oldest first. A user without any has no entry.
@@ -36,25 +43,21 @@ struct Documents {
     bytes: usize,
 }
 
-struct KeptDocument {
-    document: Arc<Document>,
-    charge: Charge,
-}
-
 impl Kept {
     /// Creates an empty set that charges documents to this pool.
     pub(in crate::graphql) fn new(pool: Pool) -> Self {
         Self { documents: Mutex::default(), pool }
     }
 
-    pub(super) fn get(&self, text: &str) -> Option<Arc<Document>> {
-        self.documents().by_text.get(text).map(|kept| kept.document.clone())
+    pub(super) fn get(&self, text: &str) -> Option<Held> {
+        self.documents().by_text.get(text).cloned()
     }
 
-    /// Keeps the document, on the account of this user, in the place of older ones if need be. It
-    /// does not if other things of the user take all of its share.
-    pub(super) fn insert(&self, text: &str, document: &Arc<Document>, user: &Arc<str>) {
-        let bytes = document.bytes() + text.len() + OVERHEAD;
+    /// Keeps the document, on the account of this user, in the place of older ones if need be. Its
+    /// charge is that of the kept document from then on. It is not kept if other things of the user
+    /// take all of its share.
+    pub(super) fn insert(&self, text: &str, held: &mut Held, user: &Arc<str>) {
+        let bytes = held.document.bytes() + text.len() + OVERHEAD;
         let mut documents = self.documents();
         if documents.by_text.contains_key(text) {
             return;
@@ -66,7 +69,8 @@ impl Kept {
                 Err(_) => return,
             }
         };
-        documents.insert(text.into(), user, KeptDocument { document: document.clone(), charge });
+        held.charge = charge.into();
+        documents.insert(text.into(), user, held.clone());
         while documents.bytes > self.pool.limit() / PART && documents.remove_oldest(None) {}
     }
 
@@ -87,7 +91,7 @@ impl Kept {
 }
 
 impl Documents {
-    fn insert(&mut self, text: Arc<str>, user: &Arc<str>, kept: KeptDocument) {
+    fn insert(&mut self, text: Arc<str>, user: &Arc<str>, kept: Held) {
         let age = self.next_age;
         self.next_age += 1;
         self.bytes += kept.charge.bytes();
@@ -135,7 +139,8 @@ mod tests {
     fn keep(kept: &Kept, user: &str, n: usize) {
         let text = text(user, n);
         let document = Arc::new(limits::parse(&text, true).ok().unwrap());
-        kept.insert(&text, &document, &user.into());
+        let charge = Pool::new("test", 1, 1).try_charge(&user.into(), 0).unwrap().into();
+        kept.insert(&text, &mut Held { document, charge }, &user.into());
     }
 
     #[test]

@@ -32,6 +32,17 @@ const MAX_ALIASES: usize = 30;
 /// selection. Fragments that spread others twice double the number with each level.
 const MAX_SELECTIONS: usize = 2_000;
 
+/// Most fields of a document that ask for the schema, with each fragment written out. Tools need
+/// one or two. The answer to each may be long.
+const MAX_SCHEMA_FIELDS: usize = 4;
+
+/// Most lists of the schema within one another, with each fragment written out. The introspection
+/// query of tools has one. Each level multiplies the answer by the number of fields of a type.
+const MAX_SCHEMA_LISTS: usize = 2;
+
+/// Fields of the schema that are lists of what leads to further lists.
+const SCHEMA_LISTS: [&str; 4] = ["fields", "inputFields", "interfaces", "possibleTypes"];
+
 /// Parses the text, if it is within the limits. Only with `introspection` may it ask for the
 /// schema.
 ///
@@ -62,7 +73,81 @@ pub(super) fn parse(text: &str, introspection: bool) -> Result<Document, Box<Res
             format!("with its fragments written out, the document has more than {MAX_SELECTIONS} selections");
         return refuse(Code::ValidationFailed, text);
     }
-    Ok(Document::new(document, text, tokens))
+    if survey.asks_for_schema {
+        check_schema_fields(&document)?;
+    }
+    Ok(Document::new(document, text, tokens).asking_for_schema(survey.asks_for_schema))
+}
+
+/// Checks how much of the schema a document asks for.
+///
+/// # Errors
+/// A response that refuses the request.
+fn check_schema_fields(document: &ExecutableDocument) -> Result<(), Box<Response>> {
+    for (_, operation) in document.operations.iter() {
+        let mut found = Vec::new();
+        schema_fields(&operation.node.selection_set.node, document, &mut found);
+        if found.len() > MAX_SCHEMA_FIELDS {
+            let text = format!(
+                "the document has {} fields of the schema; {MAX_SCHEMA_FIELDS} is the most",
+                found.len()
+            );
+            return refuse(Code::ValidationFailed, text);
+        }
+        let lists = found.into_iter().map(|set| schema_lists(set, document)).max().unwrap_or_default();
+        if lists > MAX_SCHEMA_LISTS {
+            let text = format!(
+                "the document has {lists} lists of the schema within one another; {MAX_SCHEMA_LISTS} is the most"
+            );
+            return refuse(Code::ValidationFailed, text);
+        }
+    }
+    Ok(())
+}
+
+/// Returns whether a field asks for the schema.
+fn is_of_schema(name: &str) -> bool {
+    matches!(name, "__schema" | "__type" | "_service")
+}
+
+/// Returns the selections of a selection: those of a field, or of a fragment.
+fn inner<'a>(selection: &'a Selection, document: &'a ExecutableDocument) -> Option<&'a SelectionSet> {
+    Some(match selection {
+        Selection::Field(field) => &field.node.selection_set.node,
+        Selection::InlineFragment(fragment) => &fragment.node.selection_set.node,
+        Selection::FragmentSpread(spread) => {
+            &document.fragments.get(&spread.node.fragment_name.node)?.node.selection_set.node
+        }
+    })
+}
+
+/// Adds the selections of the fields that ask for the schema. The document has a bounded number of
+/// selections, so the recursion is bounded too.
+fn schema_fields<'a>(
+    set: &'a SelectionSet,
+    document: &'a ExecutableDocument,
+    found: &mut Vec<&'a SelectionSet>,
+) {
+    for selection in &set.items {
+        let Some(inner) = inner(&selection.node, document) else { continue };
+        match &selection.node {
+            Selection::Field(field) if is_of_schema(&field.node.name.node) => found.push(inner),
+            _ => schema_fields(inner, document, found),
+        }
+    }
+}
+
+/// Returns the most lists of the schema within one another.
+fn schema_lists(set: &SelectionSet, document: &ExecutableDocument) -> usize {
+    let lists = set.items.iter().map(|selection| {
+        let is_list = match &selection.node {
+            Selection::Field(field) => SCHEMA_LISTS.contains(&&*field.node.name.node),
+            _ => false,
+        };
+        let inner = inner(&selection.node, document).map_or(0, |inner| schema_lists(inner, document));
+        usize::from(is_list) + inner
+    });
+    lists.max().unwrap_or_default()
 }
 
 fn selection_sets(document: &ExecutableDocument) -> impl Iterator<Item = &SelectionSet> {
@@ -115,8 +200,7 @@ impl Survey {
             match &selection.node {
                 Selection::Field(field) => {
                     self.aliases += usize::from(field.node.alias.is_some());
-                    self.asks_for_schema |=
-                        matches!(&*field.node.name.node, "__schema" | "__type" | "_service");
+                    self.asks_for_schema |= is_of_schema(&field.node.name.node);
                     self.walk(&field.node.selection_set.node);
                 }
                 Selection::InlineFragment(fragment) => self.walk(&fragment.node.selection_set.node),
@@ -244,6 +328,31 @@ mod tests {
             assert!(parse(document, false).is_err(), "{document}");
         }
         assert!(parse("{ __typename a { __typename } }", false).is_ok());
+    }
+
+    #[test]
+    fn deep_or_repeated_schema_is_refused() {
+        let is_refused = |document: &str| {
+            let refused = parse(document, true).err();
+            refused.map(|refused| crate::graphql::error::limit(&refused)) == Some(Some("schema"))
+        };
+        let lists = |count: usize| {
+            let nested = "fields { type { ofType { ".repeat(count);
+            format!("{{ __schema {{ types {{ {nested} name {} }} }} }}", "} } }".repeat(count))
+        };
+        assert!(!is_refused(&lists(2)) && parse(&lists(2), true).is_ok());
+        assert!(is_refused(&lists(3)));
+        for hidden in [
+            "{ __type(name: \"a\") { ...F } } fragment F on __Type { fields { type { ...G } } } fragment G on __Type { possibleTypes { interfaces { name } } }",
+            "{ ... { ...S } } fragment S on Query { __schema { types { fields { type { ... { inputFields { type { fields { name } } } } } } } } }",
+            "query P { a { b } } query Q { __type(name: \"a\") { interfaces { interfaces { interfaces { name } } } } }",
+        ] {
+            assert!(is_refused(hidden), "{hidden}");
+        }
+        let fields = |count: usize| format!("{{ {} }}", "__type(name: \"a\") { name } ".repeat(count));
+        assert!(!is_refused(&fields(4)) && is_refused(&fields(5)));
+        let own = "{ __typename fields { fields { fields { fields { a } } } } __schema { types { name } } }";
+        assert!(parse(own, true).is_ok(), "a domain may have fields of these names");
     }
 
     #[test]

@@ -15,6 +15,7 @@ const TOKEN_BYTES: usize = 300;
 pub(in crate::graphql) struct Document {
     tree: ExecutableDocument,
     bytes: usize,
+    asks_for_schema: bool,
     is_valid: AtomicBool,
 }
 
@@ -22,7 +23,19 @@ impl Document {
     /// Creates a document that was parsed from a text of this many tokens.
     pub(in crate::graphql) const fn new(tree: ExecutableDocument, text: &str, tokens: usize) -> Self {
         let bytes = text.len() + TOKEN_BYTES * tokens;
-        Self { tree, bytes, is_valid: AtomicBool::new(false) }
+        Self { tree, bytes, asks_for_schema: false, is_valid: AtomicBool::new(false) }
+    }
+
+    /// Sets whether the document asks for the schema.
+    #[must_use]
+    pub(in crate::graphql) const fn asking_for_schema(mut self, asks_for_schema: bool) -> Self {
+        self.asks_for_schema = asks_for_schema;
+        self
+    }
+
+    /// Returns whether the document asks for the schema.
+    pub(in crate::graphql) const fn asks_for_schema(&self) -> bool {
+        self.asks_for_schema
     }
 
     /// Returns the most memory that the parsed document takes, in bytes.

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use super::run;
 use crate::{
     broker::{Publish, PublishError},
-    budget::Pool,
+    budget::{Budget, Pool},
     domain::{Domain as _, Identity},
     domains::declared::{Declared, api, directory::Directory, rules::Rules},
     event::Event,
-    graphql::{Answer, Engine, EventPublisher, Receipt, Space, error::Code, plan::Operation},
+    graphql::{Answer, Engine, EventPublisher, Receipt, Space, Turns, error::Code, plan::Operation},
     hub::{Hub, window::Bounds},
     lock::lock,
     telemetry::{Metrics, Refusals, traces::Messaging},
@@ -472,6 +472,34 @@ async fn other_tasks_run_during_long_scan() {
     assert!(turns >= ROWS / 128, "{turns} turns");
 }
 
+#[tokio::test(start_paused = true)]
+async fn long_scans_of_user_take_turns() {
+    let budget = Budget::default();
+    let mut pod = Pod::new(NOTES, "{}", false);
+    pod.engine = pod.engine.with_budget(budget.clone());
+    for n in 0..200 {
+        let data = json!({"slug": format!("{n:04}"), "place": {"room": "gin"}, "tags": ["x".repeat(400)]});
+        let mut event = Event::new("/test".into(), "note.set", None, data.to_string().into());
+        event.published = Some(SystemTime::now());
+        pod.domain.apply(&event, &pod.domain.read(&event).unwrap());
+    }
+    let scan = "{ notes(tag: [\"y\"]) { slug } }";
+    let [ann, bob] = ["ann", "bob"].map(|name| format!("{{\"sub\":\"{name}\",\"rooms\":[\"tea\"]}}"));
+    pod.run(&ann, scan, json!({})).await;
+    let other_scan = budget.documents.try_charge(&"ann".into(), 1).unwrap();
+    assert_eq!(code(&pod.run(&ann, scan, json!({})).await), "OVERLOADED");
+    let short = "{ notes(first: 0) { slug } }";
+    pod.run(&bob, short, json!({})).await;
+    assert_eq!(
+        pod.run(&ann, short, json!({})).await["data"],
+        json!({"notes": []}),
+        "a short query needs no turn"
+    );
+    assert_eq!(pod.run(&bob, scan, json!({})).await["data"], json!({"notes": []}));
+    drop(other_scan);
+    assert_eq!(pod.run(&ann, scan, json!({})).await["data"], json!({"notes": []}));
+}
+
 #[tokio::test]
 async fn long_answer_is_charged_before_it_is_written() {
     let pod = Pod::tutorial();
@@ -486,7 +514,7 @@ async fn long_answer_is_charged_before_it_is_written() {
     for (room, limit, expected) in
         [(1_000, 1_000, None), (300, 1_000, Some(Code::Overloaded)), (1_000, 300, Some(Code::ResultTooLarge))]
     {
-        let pool = Pool::new("test", room, room);
+        let (pool, turns) = (Pool::new("test", room, room), Pool::of_turns("test"));
         let space = Space::new(pool.try_charge(&viewer.user, 100).unwrap(), limit);
         let operation = Operation {
             document: &document,
@@ -496,6 +524,7 @@ async fn long_answer_is_charged_before_it_is_written() {
             event_publisher: &event_publisher,
             space: &space,
             receipt: &Receipt::default(),
+            turns: Turns::new(&turns, &viewer.user),
         };
         let copied = run(&pod.domain, &operation).await.unwrap().unwrap();
         assert_eq!(copied.data.err(), expected, "{room} {limit}");
