@@ -173,19 +173,14 @@ export class Balancer {
 }
 
 export async function freePort() {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
+  return (await freePorts(1))[0];
 }
 
 /**
  * Returns free ports that follow one another. They are below those that the system gives to outgoing
- * connections, one of which could take a port that a cluster uses later.
+ * connections, one of which could take a port before its pod does.
  */
-async function freePorts(count) {
+export async function freePorts(count) {
   for (;;) {
     const first = 20_000 + Math.floor(Math.random() * 10_000);
     const ports = Array.from({ length: count }, (_, n) => first + n);

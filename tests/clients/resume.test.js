@@ -10,6 +10,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import WebSocket from 'ws';
 
+import { freePorts } from './pod.js';
+
 const PATIENCE = 30_000;
 const document = readFileSync(new URL('../../docs/RESUME.md', import.meta.url), 'utf8');
 
@@ -26,12 +28,11 @@ async function eventually(what, ask) {
 /** Two pods on one topic, and one address in front of them that can be cut. */
 class Cluster {
   async start() {
-    const first = 20_000 + (process.pid % 10_000);
-    this.ports = [first, first + 1];
+    this.ports = await freePorts(2);
     const env = { PATH: process.env.PATH, ...pick('PUBSUB_EMULATOR_HOST', 'CLOUDSDK_ROOT_DIR', 'JAVA_HOME') };
     const { RELAY_TEST_BROKER } = process.env;
     const broker = RELAY_TEST_BROKER ? ['--broker', `${RELAY_TEST_BROKER}:`] : [];
-    const args = ['cluster', '--pods', '2', '--port', `${first}`, ...broker];
+    const args = ['cluster', '--pods', '2', '--port', `${this.ports[0]}`, ...broker];
     this.relay = spawn(process.env.RELAY_BINARY, args, { env, stdio: ['ignore', 'ignore', 'inherit'] });
     for (const port of this.ports) {
       await eventually(
