@@ -49,8 +49,9 @@ def rust(path, name):
 
 
 BALANCE = "src/membership/balance.rs"
-QUIET, ABOVE, STEP = (rust(BALANCE, name) for name in ("QUIET", "TOLERANCE", "STEP"))
+INTERVALS, ABOVE, STEP = (rust(BALANCE, name) for name in ("QUIET", "TOLERANCE", "STEP"))
 HEARTBEAT = int(re.search(r'"RELAY_HEARTBEAT_INTERVAL",\s*Is\("(\d+)s"\)', (ROOT / "src/cli/config/table.rs").read_text())[1])
+QUIET = INTERVALS * HEARTBEAT  # s
 ROUND = int(rust("src/pod/rebalance.rs", "INTERVALS")) * HEARTBEAT  # s
 BALANCED = 1.2  # most connections of a pod, as a share of the mean, BALANCE_TIME after the last growth
 MOST_MOVES = 0.01  # share of all connections that may move in one second

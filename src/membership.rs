@@ -30,7 +30,7 @@ use opentelemetry::{
 use tokio::{sync::watch, time::Instant};
 
 pub use self::{
-    balance::{Balancer, View},
+    balance::{Balancer, Moves, View},
     catch_up::History,
     heartbeat::{Heartbeat, sender},
     members::{Member, Size},

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Time for which the membership must not have changed.
-const QUIET: Duration = Duration::from_secs(120);
+/// Heartbeat intervals for which the membership must not have changed: 120 s by default.
+const QUIET: u32 = 12;
 
 /// Share of the mean by which a pod must be above it.
 const TOLERANCE: f64 = 0.15;
@@ -17,11 +17,11 @@ const TOLERANCE: f64 = 0.15;
 /// Share of its surplus that a pod ends in one round.
 const STEP: f64 = 0.25;
 
-/// Share of what was ended that must not have come back by the next round.
-const LEAST_FALL: f64 = 0.25;
+/// Share of what was ended that must not have come back to this pod.
+const LEAST_AWAY: f64 = 0.25;
 
-/// Rounds without a fall after which the pod stops.
-const STRIKES: u32 = 2;
+/// Rounds after which the pod stops if too much has come back.
+const TRIES: u32 = 2;
 
 /// Members as one pod sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,38 +38,43 @@ pub struct View {
     pub is_calm: bool,
 }
 
+/// Connections that this pod has ended, so that their clients connect to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    /// Number of them, since nothing moved last.
+    pub ended: u64,
+    /// Number of those whose users have connected to this pod again.
+    pub returned: u64,
+}
+
 /// State of one pod between two rounds.
 #[derive(Debug, Default)]
 pub struct Balancer {
     /// The members of the last round, and since when they are the same.
     known: Option<(View, Instant)>,
-    /// Whether the membership has grown since it was last balanced or has shrunk.
+    /// Whether the membership has grown. Not once it has shrunk, or clients have come back.
     has_grown: bool,
-    /// Connections before the last round, and how many of them it ended.
-    ended: Option<(u64, u64)>,
-    strikes: u32,
+    /// Rounds that moved something, since nothing moved last.
+    rounds: u32,
 }
 
 impl Balancer {
-    /// Returns how many connections this pod ends in the round that begins now.
-    pub fn round(&mut self, view: View, now: Instant) -> u64 {
-        let since = self.follow(view, now);
-        if !self.has_grown || !view.is_calm || view.pods < 2 || now.duration_since(since) < QUIET {
-            self.ended = None;
-            return 0;
-        }
-        if self.is_in_vain(view.own) {
-            self.has_grown = false;
-            return 0;
-        }
+    /// Returns how many connections this pod ends in the round that begins now. `interval` is the
+    /// longest time between two heartbeats of a pod.
+    pub fn round(&mut self, view: View, moves: Moves, interval: Duration, now: Instant) -> u64 {
+        let quiet = now.duration_since(self.follow(view, now));
+        let may = self.has_grown && view.is_calm && view.pods > 1 && quiet >= interval * QUIET;
+        // With session affinity, and other balancers that send clients back.
+        let is_in_vain =
+            self.rounds >= TRIES && moves.returned as f64 > moves.ended as f64 * (1.0 - LEAST_AWAY);
         let (own, mean) = (view.own as f64, view.total as f64 / view.pods as f64);
-        if own <= mean * (1.0 + TOLERANCE) {
-            self.ended = None;
+        if !may || is_in_vain || own <= mean * (1.0 + TOLERANCE) {
+            self.has_grown &= !is_in_vain;
+            self.rounds = 0;
             return 0;
         }
-        let count = ((own - mean) * STEP).ceil() as u64;
-        self.ended = Some((view.own, count));
-        count
+        self.rounds += 1;
+        ((own - mean) * STEP).ceil() as u64
     }
 
     /// Follows the members. Returns since when they are the same.
@@ -80,7 +85,6 @@ impl Balancer {
                 if known.members != view.members {
                     // After a loss the clients of the lost pod spread over all by themselves.
                     self.has_grown = view.pods > known.pods || (self.has_grown && view.pods == known.pods);
-                    self.strikes = 0;
                 }
                 now
             }
@@ -89,26 +93,25 @@ impl Balancer {
         self.known = Some((view, since));
         since
     }
-
-    /// Reports whether what was ended comes back to this pod, as with session affinity.
-    fn is_in_vain(&mut self, own: u64) -> bool {
-        let Some((before, count)) = self.ended.take() else { return false };
-        let has_fallen = own as f64 <= before as f64 - count as f64 * LEAST_FALL;
-        self.strikes = if has_fallen { 0 } else { self.strikes + 1 };
-        self.strikes >= STRIKES
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Time of one round: two intervals of heartbeats.
-    const ROUND: Duration = Duration::from_secs(20);
+    const INTERVAL: Duration = Duration::from_secs(10);
 
-    /// Model of the members behind a balancer.
+    /// Pod of the model: its balancer, its connections and its moves.
+    #[derive(Debug, Default)]
+    struct Pod {
+        balancer: Balancer,
+        held: u64,
+        moves: Moves,
+    }
+
+    /// Model of the members behind a load balancer that gives each the same share.
     struct Model {
-        pods: Vec<(Balancer, u64)>,
+        pods: Vec<Pod>,
         now: Instant,
         is_calm: bool,
         /// Whether clients come back to the pod that they left.
@@ -119,32 +122,36 @@ mod tests {
 
     impl Model {
         fn new(pods: &[u64]) -> Self {
-            let pods = pods.iter().map(|held| (Balancer::default(), *held)).collect();
+            let pods = pods.iter().map(|held| Pod { held: *held, ..Pod::default() }).collect();
             Self { pods, now: Instant::now(), is_calm: true, is_sticky: false, most: 0 }
         }
 
         fn add(&mut self, pods: usize) {
-            self.pods.extend((0..pods).map(|_| (Balancer::default(), 0)));
+            self.pods.extend((0..pods).map(|_| Pod::default()));
         }
 
-        /// Runs one round. Returns how many connections moved.
+        /// Runs one round: two intervals of heartbeats. Returns how many connections moved.
         fn round(&mut self) -> u64 {
-            self.now += ROUND;
-            let (pods, total) = (self.pods.len(), self.pods.iter().map(|(_, held)| held).sum());
+            self.now += INTERVAL * 2;
+            let (pods, total) = (self.pods.len(), self.pods.iter().map(|pod| pod.held).sum());
             let is_calm = self.is_calm;
-            let mut moved = 0;
-            for (balancer, held) in &mut self.pods {
-                let view = View { pods, members: pods as u64, total, own: *held, is_calm };
-                let count = balancer.round(view, self.now);
-                moved += count;
-                *held -= if self.is_sticky { 0 } else { count };
-            }
-            if !self.is_sticky {
-                for n in 0..moved {
-                    let at = usize::try_from(n).unwrap() % pods;
-                    self.pods[at].1 += 1;
+            let mut moved = Vec::new();
+            for (at, pod) in self.pods.iter_mut().enumerate() {
+                let view = View { pods, members: pods as u64, total, own: pod.held, is_calm };
+                let count = pod.balancer.round(view, pod.moves, INTERVAL, self.now);
+                if count == 0 {
+                    pod.moves = Moves::default();
                 }
+                pod.held -= count;
+                pod.moves.ended += count;
+                moved.extend((0..count).map(|_| at));
             }
+            for (n, from) in moved.iter().enumerate() {
+                let to = if self.is_sticky { *from } else { n % pods };
+                self.pods[to].held += 1;
+                self.pods[to].moves.returned += u64::from(to == *from);
+            }
+            let moved = moved.len() as u64;
             self.most = self.most.max(moved);
             moved
         }
@@ -154,8 +161,8 @@ mod tests {
         }
 
         fn spread(&self) -> f64 {
-            let most = self.pods.iter().map(|(_, held)| *held).max().unwrap();
-            let total: u64 = self.pods.iter().map(|(_, held)| held).sum();
+            let most = self.pods.iter().map(|pod| pod.held).max().unwrap();
+            let total: u64 = self.pods.iter().map(|pod| pod.held).sum();
             most as f64 * self.pods.len() as f64 / total as f64
         }
     }
@@ -170,6 +177,17 @@ mod tests {
         assert!(model.spread() < 1.2, "{:?}", model.spread());
         assert!(model.most <= 334, "a quarter of the surplus at once: {}", model.most);
         assert_eq!(model.rounds(50), 0, "it comes to rest");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_new_pods_among_many_get_their_share() {
+        for (old, new) in [(3, 1), (4, 1), (8, 2), (10, 3), (20, 5)] {
+            let mut model = Model::new(&vec![1_000; old]);
+            model.rounds(10);
+            model.add(new);
+            model.rounds(50);
+            assert!(model.spread() <= 1.16, "{old} and {new}: {:?}", model.spread());
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -202,7 +220,7 @@ mod tests {
         let mut model = Model::new(&[100, 100, 100]);
         model.rounds(10);
         model.add(1);
-        model.pods[3].1 = 90;
+        model.pods[3].held = 90;
         assert_eq!(model.rounds(50), 0);
     }
 }

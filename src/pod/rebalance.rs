@@ -31,11 +31,14 @@ pub(super) async fn run(app: Arc<AppState>, stop: CancellationToken) {
 
 async fn round(app: &AppState, balancer: &mut Balancer) {
     let membership = app.health.membership();
-    let (began, time) = (Instant::now(), membership.interval() * INTERVALS);
-    let view = view(app);
-    let count = view.map_or(0, |view| balancer.round(view, began));
+    let (began, interval) = (Instant::now(), membership.interval());
+    let (time, view) = (interval * INTERVALS, view(app));
+    let moves = app.connections.moves();
+    let count = view.map_or(0, |view| balancer.round(view, moves, interval, began));
     if count > 0 {
         tracing::info!(count, "connections move: this pod has more than others");
+    } else {
+        app.connections.forget_moves();
     }
     for n in 0..count {
         let part = (n as f64 + rand::random_range(0.0..1.0)) / count as f64;

@@ -6,6 +6,7 @@
 
 mod end;
 mod instruments;
+mod moved;
 mod registry;
 mod transport;
 
@@ -36,6 +37,7 @@ use super::server::Peer;
 use crate::{
     clock::TopicClock,
     hub::{Delivery, Overflow, SendQueue},
+    membership::Moves,
     presence::{Presence, Visit},
     revocations::Credentials,
 };
@@ -268,6 +270,17 @@ impl Connections {
     /// Ends one connection, so that its client connects again. Returns `false` if there is none.
     pub fn move_one(&self) -> bool {
         self.registry.move_one()
+    }
+
+    /// Returns how many connections were moved, and how many of them have come back.
+    #[must_use]
+    pub fn moves(&self) -> Moves {
+        self.registry.moves()
+    }
+
+    /// Forgets the moved connections.
+    pub fn forget_moves(&self) {
+        self.registry.forget_moves();
     }
 
     /// Refuses new connections and ends the open ones, each at its own moment.

@@ -13,9 +13,10 @@ use opentelemetry::{KeyValue, metrics::Meter};
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::{end::End, transport::Transport};
+use super::{end::End, moved::Moved, transport::Transport};
 use crate::{
     hub::{Delivery, Overflow, SendQueue, Watched, per_user::PerUser},
+    membership::Moves,
     revocations::Credentials,
 };
 
@@ -24,6 +25,7 @@ pub(super) struct Registry {
     entries: Mutex<Slab<Entry>>,
     /// Ends of connections with watchers; `None`: neither ends nor cursors are kept.
     stays: Option<Mutex<PerUser<Stay>>>,
+    moved: Mutex<Moved>,
 }
 
 /// Time in which a connection had a user, from its first watcher to its end.
@@ -80,7 +82,8 @@ impl Registry {
     /// Creates an empty registry. It keeps cursors and, for this time, ends; without a time
     /// neither.
     pub(super) fn new(keeps: Option<Duration>) -> Self {
-        Self { entries: Mutex::default(), stays: keeps.map(|span| Mutex::new(PerUser::new(span))) }
+        let stays = keeps.map(|span| Mutex::new(PerUser::new(span)));
+        Self { entries: Mutex::default(), stays, moved: Mutex::default() }
     }
 
     /// Registers the gauges that add up values of all connections.
@@ -114,6 +117,9 @@ impl Registry {
     pub(super) fn identify(&self, slot: Option<usize>, credentials: Arc<Credentials>) {
         let mut entries = self.entries();
         if let Some(entry) = slot.and_then(|slot| entries.get_mut(slot)) {
+            if entry.credentials.is_none() {
+                crate::lock::lock(&self.moved).begin(&credentials.user);
+            }
             entry.credentials = Some(credentials);
         }
     }
@@ -147,9 +153,24 @@ impl Registry {
         let entries = self.entries();
         let start = rand::random_range(0..entries.capacity().max(1));
         let from = (start..entries.capacity()).chain(0..start);
-        let mut open = from.filter_map(|slot| entries.get(slot));
-        let one = open.find(|entry| entry.credentials.is_some() && entry.send_queue.overflowed().is_none());
-        one.inspect(|entry| entry.send_queue.end(Overflow::Moved)).is_some()
+        let open = from.filter_map(|slot| entries.get(slot));
+        let mut open = open.filter(|entry| entry.send_queue.overflowed().is_none());
+        let one = open.find_map(|entry| Some((&entry.send_queue, &entry.credentials.as_ref()?.user)));
+        one.inspect(|(send_queue, user)| {
+            send_queue.end(Overflow::Moved);
+            crate::lock::lock(&self.moved).add((*user).clone());
+        })
+        .is_some()
+    }
+
+    /// Returns the moved connections, and how many have come back.
+    pub(super) fn moves(&self) -> Moves {
+        crate::lock::lock(&self.moved).moves()
+    }
+
+    /// Forgets the moved connections.
+    pub(super) fn forget_moves(&self) {
+        *crate::lock::lock(&self.moved) = Moved::default();
     }
 
     /// Returns the number of connections, and the first `most` of them.
@@ -207,14 +228,41 @@ mod tests {
     use super::*;
     use crate::revocations::Issued;
 
+    /// Begins a connection of this user. Returns its place.
+    fn begin(registry: &Registry, queue: &Arc<SendQueue>, user: &str) -> usize {
+        let slot = registry.insert(Transport::WebSocket, queue.clone());
+        registry.identify(Some(slot), credentials(user));
+        slot
+    }
+
+    fn credentials(user: &str) -> Arc<Credentials> {
+        Credentials { user: user.into(), id: None, issued: Issued::Unknown }.into()
+    }
+
+    #[test]
+    fn moved_connections_that_return_are_counted() {
+        let registry = Registry::new(None);
+        let queues: Vec<_> = (0..4).map(|_| SendQueue::new(1_000)).collect();
+        let ann = begin(&registry, &queues[0], "ann");
+        begin(&registry, &queues[1], "ann");
+        assert!(registry.move_one() && registry.move_one());
+        begin(&registry, &queues[2], "bob");
+        registry.identify(Some(ann), credentials("ann"));
+        assert_eq!(registry.moves(), Moves { ended: 2, returned: 0 }, "a fresh token is no return");
+        for returned in [1, 2, 2] {
+            begin(&registry, &queues[3], "ann");
+            assert_eq!(registry.moves(), Moves { ended: 2, returned });
+        }
+        registry.forget_moves();
+        assert_eq!(registry.moves(), Moves::default());
+    }
+
     #[test]
     fn each_move_ends_another_connection() {
         let registry = Registry::new(None);
         let queues: Vec<_> = (0..10).map(|_| SendQueue::new(1_000)).collect();
         for queue in &queues {
-            let slot = registry.insert(Transport::WebSocket, queue.clone());
-            let credentials = Credentials { user: "ann".into(), id: None, issued: Issued::Unknown };
-            registry.identify(Some(slot), credentials.into());
+            begin(&registry, queue, "ann");
         }
         registry.insert(Transport::WebSocket, SendQueue::new(1_000));
         for moved in 1..=10 {
