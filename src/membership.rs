@@ -27,7 +27,10 @@ use opentelemetry::{
     KeyValue,
     metrics::{Counter, Meter},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 pub use self::{
     balance::{Balancer, Moves, View},
@@ -96,6 +99,8 @@ struct Shared {
     generation: watch::Sender<Option<Arc<str>>>,
     /// Count of the feeds that other pods have opened.
     joins: watch::Sender<u64>,
+    /// Wakes the task that publishes heartbeats, before the next one is due.
+    news: Notify,
     heartbeats: Counter<u64>,
     silences: Counter<u64>,
     unproven: Counter<u64>,
@@ -154,6 +159,7 @@ impl Membership {
             settings,
             generation: watch::Sender::new(None),
             joins: watch::Sender::new(0),
+            news: Notify::new(),
             unproven: telemetry::counter_by(
                 meter,
                 "relay.control.unproven",
@@ -428,6 +434,11 @@ impl Membership {
     /// Adds a status to each heartbeat of this pod from now on. The first call counts.
     pub fn report(&self, status: impl Fn() -> Option<PodStatus> + Send + Sync + 'static) {
         self.0.status.get_or_init(|| Box::new(status));
+    }
+
+    /// Publishes a heartbeat at once, since this pod's status has changed for all.
+    pub fn tell(&self) {
+        self.0.news.notify_one();
     }
 
     /// Returns the live pods, sorted by their names, `most` of them at most.

@@ -200,6 +200,7 @@ impl Pod {
     pub async fn drain(self) -> Drained {
         drain::run(Parts {
             stop: &self.stop,
+            membership: self.health.membership(),
             connections: &self.app.connections,
             tasks: &self.tasks,
             publisher: &*self.publisher,

@@ -55,6 +55,7 @@ impl Membership {
             };
             select! {
                 () = sleep(pause) => {}
+                () = self.0.news.notified() => {}
                 // A new generation needs its first heartbeat at once.
                 _ = generations.changed() => {}
             }

@@ -66,6 +66,26 @@ fn start(tasks: &mut JoinSet<()>, membership: Membership, topic: &Topic, connect
 }
 
 #[tokio::test(start_paused = true)]
+async fn news_of_pod_come_at_once() {
+    let topic = Topic::new(TEN * 60, 1 << 20);
+    let mut tasks = JoinSet::new();
+    let (one, two) = (pod(&mut tasks, "one", &topic, 3), pod(&mut tasks, "two", &topic, 4));
+    let is_draining = Arc::new(AtomicBool::new(false));
+    let draining = is_draining.clone();
+    one.report(move || {
+        let draining = draining.load(Ordering::Relaxed);
+        Some(PodStatus { draining, ..PodStatus::default() })
+    });
+    sleep(TEN).await;
+    let seen = || two.list(1)[0].status.as_ref().is_some_and(|status| status.draining);
+    is_draining.store(true, Ordering::Relaxed);
+    assert!(!seen());
+    one.tell();
+    sleep(Duration::from_millis(100)).await;
+    assert!(seen(), "before the next heartbeat is due");
+}
+
+#[tokio::test(start_paused = true)]
 async fn pods_discover_each_other() {
     let topic = Topic::new(TEN * 60, 1 << 20);
     let mut tasks = JoinSet::new();

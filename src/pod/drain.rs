@@ -1,6 +1,6 @@
 //! Drains a pod: all the waits of its end, in their order.
 //!
-//! 1. The pod is not ready, for [`Drain::delay`].
+//! 1. The pod is not ready, for [`Drain::delay`]. Its heartbeat says so at once.
 //! 2. It accepts no new connections. Each open one ends at its own moment within [`Drain::spread`].
 //! 3. The feed is deleted.
 //! 4. Publishing and telemetry are flushed.
@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     broker::Publish,
+    membership::Membership,
     telemetry::{self, Metrics, Traces},
     web::{Connections, server::LAST_REQUEST},
 };
@@ -84,6 +85,7 @@ impl Stop {
 /// The parts of a pod that a drain ends.
 pub(super) struct Parts<'a> {
     pub(super) stop: &'a Stop,
+    pub(super) membership: &'a Membership,
     pub(super) connections: &'a Connections,
     pub(super) tasks: &'a TaskTracker,
     pub(super) publisher: &'a dyn Publish,
@@ -93,9 +95,10 @@ pub(super) struct Parts<'a> {
 
 /// Ends these parts in their order.
 pub(super) async fn run(parts: Parts<'_>) -> Drained {
-    let Parts { stop, connections, tasks, publisher, metrics, traces } = parts;
+    let Parts { stop, membership, connections, tasks, publisher, metrics, traces } = parts;
     let deadline = Instant::now() + stop.drain.deadline;
     stop.unready.cancel();
+    membership.tell();
     timeout_at(deadline, sleep(stop.drain.delay)).await.ok();
     connections.drain();
     let ended = timeout_at(deadline, connections.tasks().wait()).await.is_ok();
