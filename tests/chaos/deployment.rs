@@ -84,6 +84,13 @@ impl Deployment {
         pod
     }
 
+    /// Removes the newest pod in the same way.
+    pub(crate) fn retire_newest(&mut self) -> Relay {
+        let pod = self.pods.pop().unwrap();
+        self.ports.remove(pod.port());
+        pod
+    }
+
     pub(crate) async fn until_ready(&mut self, limit: Duration) {
         for pod in &mut self.pods {
             pod.until_ready(limit).await;
@@ -92,6 +99,11 @@ impl Deployment {
 
     /// Returns the sum of a metric over all pods.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        join_all(self.pods.iter().map(|pod| pod.metric(name))).await.into_iter().sum()
+        self.metric_of(name, "").await
+    }
+
+    /// Returns the sum over all pods, and over the series that have this label.
+    pub(crate) async fn metric_of(&self, name: &str, label: &str) -> f64 {
+        join_all(self.pods.iter().map(|pod| pod.metric_of(name, label))).await.into_iter().sum()
     }
 }

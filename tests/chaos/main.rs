@@ -31,6 +31,7 @@ mod hops;
 mod oracle;
 mod pods;
 mod postgres;
+mod rebalance;
 mod repeats;
 mod service;
 

@@ -42,10 +42,31 @@ const JITTER: Duration = Duration::from_millis(50);
 /// expired, no init in time.
 const RETRIED: [u16; 6] = [1001, 1006, 1012, 1013, 4403, 4408];
 
+/// How the balancer chooses the pod of a client's next connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Balance {
+    /// Any pod, each with the same chance.
+    #[default]
+    Even,
+    /// One of the pods with the fewest clients.
+    Fewest,
+    /// The pod of the client's last connection, as with session affinity.
+    Affinity,
+}
+
+/// Pod in the balancer's list.
+#[derive(Clone, Copy, Debug)]
+struct Backend {
+    port: u16,
+    /// Number of clients that are connected, or about to be.
+    clients: usize,
+}
+
 /// Ports of the pods that a balancer would use. Clones share one list.
 #[derive(Clone, Default)]
 pub(crate) struct Ports {
-    ports: Arc<Mutex<Vec<u16>>>,
+    list: Arc<Mutex<Vec<Backend>>>,
+    balance: Balance,
     /// Token of a demo user for these pods, if they want one.
     token: Option<fn(&str) -> String>,
 }
@@ -61,16 +82,59 @@ impl Ports {
         self.token.map_or_else(|| user.to_owned(), |token| token(user))
     }
 
+    /// Returns the same list for clients that are balanced in this way.
+    pub(crate) fn balanced(&self, balance: Balance) -> Self {
+        Self { balance, ..self.clone() }
+    }
+
     pub(crate) fn add(&self, port: u16) {
-        self.ports.lock().unwrap().push(port);
+        self.list().push(Backend { port, clients: 0 });
     }
 
     pub(crate) fn remove(&self, port: u16) {
-        self.ports.lock().unwrap().retain(|other| *other != port);
+        self.list().retain(|backend| backend.port != port);
     }
 
     pub(crate) fn any(&self) -> Option<u16> {
-        self.ports.lock().unwrap().choose(&mut rand::rng()).copied()
+        self.list().choose(&mut rand::rng()).map(|backend| backend.port)
+    }
+
+    /// Returns the number of clients of each pod.
+    pub(crate) fn clients(&self) -> Vec<usize> {
+        self.list().iter().map(|backend| backend.clients).collect()
+    }
+
+    /// Chooses the pod of a client's next connection. It counts until the guard is dropped.
+    fn choose(&self, last: Option<u16>) -> Option<Choice> {
+        let mut list = self.list();
+        let same = list.iter().position(|backend| Some(backend.port) == last);
+        let fewest = list.iter().map(|backend| backend.clients).min()?;
+        let fit = |at: &usize| self.balance != Balance::Fewest || list[*at].clients == fewest;
+        let fits: Vec<usize> = (0..list.len()).filter(fit).collect();
+        let same = same.filter(|_| self.balance == Balance::Affinity);
+        let at = same.or_else(|| fits.choose(&mut rand::rng()).copied())?;
+        list[at].clients += 1;
+        Some(Choice { ports: self.clone(), port: list[at].port })
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Backend>> {
+        self.list.lock().unwrap()
+    }
+}
+
+/// Choice of a pod for one connection.
+struct Choice {
+    ports: Ports,
+    port: u16,
+}
+
+impl Drop for Choice {
+    fn drop(&mut self) {
+        let mut list = self.ports.list();
+        if let Some(backend) = list.iter_mut().find(|backend| backend.port == self.port) {
+            // A pod on the port of an earlier one counts its own clients only.
+            backend.clients = backend.clients.saturating_sub(1);
+        }
     }
 }
 
@@ -220,13 +284,17 @@ struct Extensions<'a> {
 
 impl Client {
     async fn run(mut self) {
+        let mut last = None;
         loop {
             if self.behaviour.wait_for(|behaviour| *behaviour != Behaviour::Away).await.is_err() {
                 return;
             }
             sleep(JITTER.mul_f64(rand::random())).await;
-            let Some(port) = self.ports.any() else { continue };
+            let Some(choice) = self.ports.choose(last) else { continue };
+            let port = choice.port;
+            last = Some(port);
             let Ok(Some(mut socket)) = timeout(PATIENCE, self.connect(port)).await else {
+                drop(choice);
                 sleep(JITTER * 2).await;
                 continue;
             };
