@@ -1,4 +1,5 @@
-//! Reads after writes on any pod: 200 clients send each request to another of four pods.
+//! Reads after writes on any pod: 200 clients behind haproxy, which sends each request to another
+//! of four pods. Each adds, edits, deletes and reads notes of its own, at random.
 //!
 //! With the tokens of its writes, no request misses an acknowledged write of its own client. The
 //! control without tokens must miss some, or the test proves nothing.
@@ -6,37 +7,52 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use rand::seq::IndexedRandom as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::support::{PATIENCE, Relay, Setup, Topic, USERS};
+use crate::support::{Haproxy, Http, PATIENCE, Setup, Topic};
 
 const CLIENTS: usize = 200;
 
-const ADD: &str =
-    "mutation($input: AddTemplateInput!) { addTemplate(templateInput: $input) { template { id } } }";
-const EDIT: &str =
-    "mutation($input: EditTemplateInput!) { editTemplate(templateInput: $input) { template { id name } } }";
-const READ: &str = "query($id: ID!) { templateById(id: $id) { id name } }";
+/// Requests of each client.
+const REQUESTS: usize = 13;
 
-/// Client that sends each request to another pod.
-struct Client<'a> {
-    pods: &'a [Relay],
-    number: usize,
-    requests: usize,
-    sends_tokens: bool,
-    token: Option<String>,
+const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/story/notes.graphql");
+
+const ADD: &str = "mutation($text: String!) { done: addNote(text: $text) { id } }";
+const EDIT: &str = "mutation($id: ID!, $text: String!) { done: editNote(id: $id, text: $text) { id } }";
+const DELETE: &str = "mutation($id: ID!) { done: deleteNote(id: $id) { id } }";
+const READ: &str = "query($id: ID!) { note(id: $id) { id text } }";
+
+/// Code of a write that the topic did not acknowledge in time. It may come all the same.
+const UNACKNOWLEDGED: &str = "PUBLISH_FAILED";
+
+/// Note as its owner left it.
+struct Note {
+    id: String,
+    /// `None`: it is deleted.
+    text: Option<String>,
 }
 
-impl Client<'_> {
+/// User behind the balancer.
+struct Client {
+    http: Http,
+    user: String,
+    sends_tokens: bool,
+    token: Option<String>,
+    notes: Vec<Note>,
+    /// Requests that missed a write before them.
+    misses: usize,
+}
+
+impl Client {
     /// Runs an operation on the next pod. Repeats it while the pod has not caught up.
     async fn run(&mut self, query: &str, variables: &Value) -> Value {
-        let (user, deadline) = (USERS[self.number % USERS.len()], Instant::now() + PATIENCE);
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let pod = &self.pods[(self.number + self.requests) % self.pods.len()];
-            self.requests += 1;
             let token = self.token.as_deref().filter(|_| self.sends_tokens);
-            let answer = pod.http.graphql_after(user, query, variables, token).await;
+            let answer = self.http.graphql_after(&self.user, query, variables, token).await;
             if answer.status == 503 {
                 assert!(Instant::now() < deadline, "{query}");
                 sleep(Duration::from_secs(1)).await;
@@ -49,31 +65,70 @@ impl Client<'_> {
         }
     }
 
-    /// Reports whether the next pod has this template.
-    async fn reads(&mut self, id: &str, name: &str) -> bool {
-        let answer = self.run(READ, &json!({ "id": id })).await;
-        answer["data"]["templateById"] == json!({ "id": id, "name": name })
+    async fn add(&mut self, text: String) {
+        let answer = self.run(ADD, &json!({ "text": text })).await;
+        match answer["data"]["done"]["id"].as_str() {
+            Some(id) => self.notes.push(Note { id: id.to_owned(), text: Some(text) }),
+            None => assert_eq!(code(&answer), UNACKNOWLEDGED, "{answer}"),
+        }
     }
 
-    /// Adds a template, reads it, edits it and reads it again. Returns the number of requests that
-    /// missed a write before them.
-    async fn work(&mut self) -> usize {
-        let names = [format!("new {}", self.number), format!("old {}", self.number)];
-        let added = self.run(ADD, &json!({ "input": { "name": names[0] } })).await;
-        let id = added["data"]["addTemplate"]["template"]["id"].as_str().expect("it is added").to_owned();
-        let reads = self.reads(&id, &names[0]).await;
-        let edited = self.run(EDIT, &json!({ "input": { "id": id, "name": names[1] } })).await;
-        let is_edited = edited["data"]["editTemplate"]["template"]["name"] == names[1];
-        // A read after an edit that failed would prove nothing.
-        let reads_edit = !is_edited || self.reads(&id, &names[1]).await;
-        [reads, is_edited, reads_edit].into_iter().filter(|sees| !sees).count()
+    /// Reads a note, and compares it with what it must be.
+    async fn read(&mut self, at: usize) {
+        let Note { id, text } = &self.notes[at];
+        let expected = text.as_ref().map_or(Value::Null, |text| json!({ "id": id, "text": text }));
+        let variables = json!({ "id": id });
+        let answer = self.run(READ, &variables).await;
+        self.misses += usize::from(answer["data"]["note"] != expected);
+    }
+
+    /// Edits or deletes a note. A pod that has all writes finds it, unless it is deleted.
+    async fn change(&mut self, at: usize, text: Option<String>) {
+        let Note { id, text: before } = &self.notes[at];
+        let (variables, is_there) = (json!({ "id": id, "text": text }), before.is_some());
+        let query = if text.is_some() { EDIT } else { DELETE };
+        let answer = self.run(query, &variables).await;
+        let is_found = answer["data"]["done"].is_object();
+        if code(&answer) == UNACKNOWLEDGED {
+            self.notes.remove(at);
+            return;
+        }
+        assert!(is_found || code(&answer) == "NOT_FOUND", "{answer}");
+        self.misses += usize::from(is_found != is_there);
+        if is_found {
+            self.notes[at].text = text;
+        }
+    }
+
+    /// Sends requests at random, the first of which adds a note. Returns how many missed a write.
+    async fn work(mut self) -> usize {
+        for number in 0..REQUESTS {
+            let text = format!("text {number}");
+            if self.notes.is_empty() {
+                self.add(text).await;
+                continue;
+            }
+            let at = rand::random_range(0..self.notes.len());
+            match [0, 1, 2, 3, 3, 3, 3].choose(&mut rand::rng()).unwrap() {
+                0 => self.add(text).await,
+                1 => self.change(at, Some(text)).await,
+                2 => self.change(at, None).await,
+                _ => self.read(at).await,
+            }
+        }
+        self.misses
     }
 }
 
-async fn misses(pods: &[Relay], sends_tokens: bool) -> usize {
-    let clients = (0..CLIENTS).map(async |number| {
-        let mut client = Client { pods, number, requests: 0, sends_tokens, token: None };
-        client.work().await
+fn code(answer: &Value) -> &str {
+    answer["errors"][0]["extensions"]["code"].as_str().unwrap_or_default()
+}
+
+async fn misses(port: u16, sends_tokens: bool) -> usize {
+    let http = Http::new(port);
+    let clients = (0..CLIENTS).map(|number| {
+        let (http, user) = (http.clone(), format!("user-{number}"));
+        Client { http, user, sends_tokens, token: None, notes: vec![], misses: 0 }.work()
     });
     join_all(clients).await.into_iter().sum()
 }
@@ -81,21 +136,23 @@ async fn misses(pods: &[Relay], sends_tokens: bool) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_read_their_writes_on_any_pod() {
     let Some(topic) = Topic::fresh().await else { return };
-    let pods = ["a", "b", "c", "d"].map(|name| {
-        Setup::new(name)
-            .topic(&topic)
-            .set("RELAY_USER_EVENT_RATE", "off")
-            .set("RELAY_USER_EVENT_BYTES", "off")
-    });
-    let pods = join_all(pods.map(|pod| pod.start())).await;
+    let pods = ["a", "b", "c", "d"];
+    let pods = pods.map(|name| Setup::new(name).topic(&topic).set("RELAY_SCHEMA", SCHEMA).start());
+    let pods = join_all(pods).await;
+    let ports = pods.iter().map(|pod| pod.port());
+    let Some(haproxy) = Haproxy::start("reads after writes", ports).await else { return };
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let missed = misses(&pods, false).await;
-        println!("without tokens {missed} of {} reads missed a write", 3 * CLIENTS);
+        let missed = misses(haproxy.port(), false).await;
+        println!("without tokens {missed} of {} requests missed a write", CLIENTS * REQUESTS);
         if missed > 0 {
             break;
         }
         assert!(Instant::now() < deadline, "the control misses nothing");
     }
-    assert_eq!(misses(&pods, true).await, 0, "reads with tokens");
+    assert_eq!(misses(haproxy.port(), true).await, 0, "requests with tokens");
+    for pod in &pods {
+        let answered = pod.metric_of("relay_read_after_requests_total", "outcome").await;
+        assert!(answered > 0.0, "haproxy leaves {} out", pod.name());
+    }
 }

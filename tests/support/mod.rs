@@ -7,6 +7,7 @@
 mod client;
 mod collector;
 mod emulator;
+mod haproxy;
 mod http;
 mod ports;
 pub(crate) mod postgres;
@@ -19,6 +20,7 @@ mod topic;
 pub(crate) use client::{Client, Data, Dialect, End, OpCode, Socket, watchers_on};
 pub(crate) use collector::Collector;
 pub(crate) use emulator::environment;
+pub(crate) use haproxy::Haproxy;
 pub(crate) use http::{Answer, Http};
 pub(crate) use ports::free_ports;
 pub(crate) use relay::{Relay, Setup};
