@@ -45,6 +45,7 @@ mod quickstart;
 mod refusals;
 mod replayed;
 mod revoke;
+mod revoke_load;
 mod rooms;
 mod service;
 mod sse;

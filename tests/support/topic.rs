@@ -21,6 +21,9 @@ use super::{
 
 const NAME: &str = "templates";
 
+/// Name of the subscription that records what is published.
+const RECORD: &str = "record";
+
 /// Attributes of a message and the columns of the outbox that hold them.
 const COLUMNS: [(&str, &str); 6] = [
     ("ce-id", "id"),
@@ -228,6 +231,34 @@ impl Topic {
         let labels = json!({ "app": "pubsub-relay", "pod": pod });
         self.put(&format!("subscriptions/{feed}"), &json!({ "topic": topic, "labels": labels })).await;
         feed
+    }
+
+    /// Records on Pub/Sub what is published from now on, for [`recorded`](Self::recorded).
+    pub(crate) async fn record(&self) {
+        let topic = format!("projects/{}/topics/{NAME}", self.project);
+        self.put(&format!("subscriptions/{RECORD}"), &json!({ "topic": topic })).await;
+    }
+
+    /// Returns the recorded messages of this type, as they can be published again.
+    pub(crate) async fn recorded(&self, kind: &str) -> Vec<Message> {
+        let url = self.url(&format!("projects/{}/subscriptions/{RECORD}:pull", self.project));
+        let client = reqwest::Client::new();
+        let mut recorded = Vec::new();
+        loop {
+            let request = client.post(&url).header("content-type", "application/json");
+            let request =
+                request.body(json!({ "maxMessages": 1_000, "returnImmediately": true }).to_string());
+            let answer = request.send().await.unwrap().error_for_status().unwrap().text().await.unwrap();
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            let Some(messages) = answer["receivedMessages"].as_array() else { return recorded };
+            for received in messages {
+                let (attributes, data) = (&received["message"]["attributes"], &received["message"]["data"]);
+                if attributes["ce-type"] == kind {
+                    let data = BASE64_STANDARD.decode(data.as_str().unwrap()).unwrap();
+                    recorded.push(Message { attributes: attributes.clone(), data });
+                }
+            }
+        }
     }
 
     async fn put(&self, name: &str, settings: &Value) {
