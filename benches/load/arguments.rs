@@ -17,8 +17,18 @@ use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, v
 use super::{baseline::Writes, process::Kind, swarm::Author};
 
 /// Scenarios, in the order in which they run.
-pub(crate) const SCENARIOS: [&str; 9] =
-    ["fan-out", "selectivity", "memory", "storm", "mutations", "cores", "telemetry", "console", "broker"];
+pub(crate) const SCENARIOS: [&str; 10] = [
+    "fan-out",
+    "selectivity",
+    "memory",
+    "storm",
+    "mutations",
+    "reads",
+    "cores",
+    "telemetry",
+    "console",
+    "broker",
+];
 
 /// Task of this process.
 pub(crate) enum Task {

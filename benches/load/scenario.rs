@@ -50,6 +50,7 @@ pub(crate) fn run(bench: &mut Bench, name: &str) -> anyhow::Result<Vec<Sheet>> {
         "memory" => vec![memory(bench, Transport::WebSocket)?, memory(bench, Transport::EventStream)?],
         "storm" => vec![storm(bench)?],
         "mutations" => vec![mutations(bench)?],
+        "reads" => vec![reads(bench)?],
         "cores" => vec![cores(bench)?],
         "telemetry" => vec![telemetry(bench)?],
         "console" => vec![console(bench)?],
@@ -221,6 +222,35 @@ fn mutations(bench: &mut Bench) -> anyhow::Result<Sheet> {
             sheet.add(kind.name(), "cores: load", window.load_share());
         }
     }
+    Ok(sheet)
+}
+
+/// Measures a query without a token of a write, then with one whose event is applied already.
+fn reads(bench: &mut Bench) -> anyhow::Result<Sheet> {
+    let mut sheet = Sheet::new(format!(
+        "reads: templateById over HTTP, {} in flight, without and with the token of a write",
+        bench.options.in_flight
+    ));
+    let server = bench.start(Kind::Relay)?;
+    let mut swarm = bench.swarm(&server, Transport::WebSocket)?;
+    swarm.publishers(bench.options.in_flight as usize)?;
+    let (id, token) = swarm.write()?;
+    for round in 1..=bench.options.alternations {
+        let mut without = None;
+        for (row, token) in [("without", None), ("with a token", Some(&*token))] {
+            progress(&format!("reads, round {round}: {row}"));
+            swarm.ask(&id, token);
+            let window = bench.measure(&server, &mut swarm, Pace::Saturated)?;
+            let cpu = window.cpu_per_event();
+            sheet.add(row, "queries/s", window.events_per_second());
+            add(&mut sheet, row, "CPU µs/query", cpu);
+            let ratio = cpu.map(|cpu| cpu / *without.get_or_insert(cpu));
+            add(&mut sheet, row, "× without (CPU)", ratio);
+            add(&mut sheet, row, "cores: server", window.share());
+            sheet.add(row, "cores: load", window.load_share());
+        }
+    }
+    bench.close(swarm);
     Ok(sheet)
 }
 

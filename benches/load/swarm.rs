@@ -94,8 +94,10 @@ pub(crate) struct Swarm {
     watchers: Vec<Watcher>,
     publishers: Vec<Publisher>,
     pub(crate) tally: Tally,
-    /// Number of mutations that have been answered.
+    /// Number of mutations or queries that have been answered.
     pub(crate) answers: u64,
+    /// Body that the publishers send instead of mutations.
+    query: Option<String>,
     live: usize,
     /// The server's last answer that was wrong.
     pub(crate) complaint: Option<String>,
@@ -115,6 +117,7 @@ impl Swarm {
             publishers: Vec::new(),
             tally: Tally::new(),
             answers: 0,
+            query: None,
             live: 0,
             complaint: None,
         })
@@ -195,6 +198,40 @@ impl Swarm {
         Ok(())
     }
 
+    /// Adds a template, and waits for the answer. Returns the template's id and the token of the
+    /// write.
+    pub(crate) fn write(&mut self) -> anyhow::Result<(String, String)> {
+        let Author { token, location, name_chars } = &self.author;
+        let body = wire::add_template(&wire::name(0, *name_chars), location);
+        let body = body.replace("{ success }", "{ template { id } }");
+        let request = wire::post(&self.host, token, "application/json", &body);
+        let mut stream = std::net::TcpStream::connect(self.address).context("cannot connect to publish")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(&request)?;
+        let mut answer = Vec::new();
+        loop {
+            if let Some((head, end)) = wire::parse_http(&answer) {
+                let answer: serde_json::Value = serde_json::from_slice(&answer[head.len()..end])?;
+                let id = answer["data"]["addTemplate"]["template"]["id"].as_str();
+                let written = answer["extensions"]["written"].as_str();
+                let (id, written) =
+                    id.zip(written).with_context(|| format!("no token of a write: {answer}"))?;
+                return Ok((id.to_owned(), written.to_owned()));
+            }
+            let count = stream.read(&mut self.buffer).context("a mutation was not answered")?;
+            if count == 0 {
+                bail!("the server hung up on a mutation");
+            }
+            answer.extend(&self.buffer[..count]);
+        }
+    }
+
+    /// Lets the publishers ask for the template of this id instead, with the token of a write or
+    /// without.
+    pub(crate) fn ask(&mut self, id: &str, token: Option<&str>) {
+        self.query = Some(wire::template_by_id(id, token));
+    }
+
     /// Publishes one more event, due `at`. Returns false if every publisher waits for an answer.
     pub(crate) fn publish(&mut self, at: Instant) -> anyhow::Result<bool> {
         let Some(publisher) = self.publishers.iter_mut().find(|publisher| !publisher.is_busy) else {
@@ -202,7 +239,8 @@ impl Swarm {
         };
         let number = self.tally.publish(at);
         let Author { token, location, name_chars } = &self.author;
-        let body = wire::add_template(&wire::name(number, *name_chars), location);
+        let mutation = || wire::add_template(&wire::name(number, *name_chars), location);
+        let body = self.query.clone().unwrap_or_else(mutation);
         let request = wire::post(&self.host, token, "application/json", &body);
         publisher.is_busy = true;
         publisher.stream.write_all(&request).context("cannot publish: the server hung up")?;
@@ -280,7 +318,9 @@ impl Swarm {
             let answer: Vec<u8> = publisher.rest.drain(..end).collect();
             publisher.is_busy = false;
             self.answers += 1;
-            if !contains(&answer, br#""success":true"#) {
+            let expected =
+                if self.query.is_some() { &br#""templateById":{"#[..] } else { br#""success":true"# };
+            if !contains(&answer, expected) {
                 self.tally.faults.wrong += 1;
                 self.complaint = Some(String::from_utf8_lossy(&answer).into_owned());
             }

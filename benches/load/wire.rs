@@ -36,6 +36,13 @@ pub(crate) fn add_template(name: &str, location: &str) -> String {
     )
 }
 
+/// Returns the body of a query for a template, which must see the write of this token.
+pub(crate) fn template_by_id(id: &str, token: Option<&str>) -> String {
+    let after = token.map_or_else(String::new, |token| format!(r#","extensions":{{"readAfter":"{token}"}}"#));
+    let query = "query Q($id: ID!) { templateById(id: $id) { id name shareLocationIds } }";
+    format!(r#"{{"query":"{query}","variables":{{"id":"{id}"}}{after}}}"#)
+}
+
 /// The subscription that every watcher runs.
 pub(crate) const WATCH: &str = "subscription W { templateAdded { id name shareLocationIds } }";
 
