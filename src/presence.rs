@@ -230,7 +230,8 @@ impl Notice {
     }
 }
 
-/// Returns how long a pod pauses after this many events, so that all pods together keep to the rate.
+/// Returns how long a pod pauses after this many events, so that all pods together keep to the
+/// rate.
 fn pause(events: usize, pods: u64) -> Duration {
     Duration::from_secs_f64(events as f64 * pods.max(1) as f64 / RATE)
 }
