@@ -89,7 +89,7 @@ type Mutation { place(id: ID!): Order @publish(type: "order.plated.v1") }
 #[test]
 fn key_without_partner_is_found_beside_mistakes() {
     let text = r#"extend schema @interest(key: "user:{sub}") @interest(key: "teams:{teams}")
-  @interest(key: "org:{org}-{sub}") @interst(key: "room:{rooms}")
+  @interest(key: "org:{org}-{sub}") @interests(key: "room:{rooms}")
 type T { id: ID! }
 type Subscription {
   a: T! @event(type: "a.v1") @audience(keys: ["user:{id}"])
@@ -100,7 +100,7 @@ type Subscription {
     let expected = [
         "1:59: no audience or `@allow` can equal `teams:{teams}`; correct it",
         "2:18: `{org}` must fill a whole segment; put `/`, `:` or `|` between it and its neighbours",
-        "2:37: there is no directive `@interst`; correct it, or define or import it",
+        "2:37: there is no directive `@interests`; correct it, or define or import it",
         "5:6: `a` must be nullable, since null announces a gap; leave out the `!`",
         "6:45: no viewer can listen to `team:{id}`; correct it, or add an `@interest`",
         "6:45: no viewer can listen to `users:{id}`; correct it, or add an `@interest`",
