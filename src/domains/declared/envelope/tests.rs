@@ -77,6 +77,25 @@ fn fields_of_data_stand_for_envelope() {
 }
 
 #[test]
+fn record_of_debezium_is_mapped() {
+    let envelope = r#"envelope(type: "{$data.eventType}", author: "{$data.userId}", id: "{$data.eventId}")"#;
+    let file = FILE.replace("ENVELOPE", envelope).replace(
+        "id: ID!  userId: ID!",
+        r#"id: ID! @from(path: "payload.id")  userId: ID! @from(path: "payload.customer.id")"#,
+    );
+    let domain = Declared::new(Arc::new(Rules::parse(&file).unwrap()), Directory::default(), Duration::ZERO);
+    // Debezium Server writes each header as JSON with its schema, so no attribute is a plain text.
+    let id = r#"{"schema":{"type":"string","optional":false},"payload":"7d9c6f7e"}"#;
+    let data = json!({
+        "payload": {"id": "o-1", "customer": {"id": "bob"}},
+        "eventType": "order.placed.v1", "eventId": "7d9c6f7e", "userId": "ann",
+    });
+    let event = read_foreign(&*domain, &message(&json!({ "id": id }), &data)).unwrap();
+    assert_eq!((&*event.id, event.author.as_deref()), ("7d9c6f7e", Some("ann")));
+    assert_eq!(domain.read(&event).unwrap().audience.of("orderUpdated").keys(), ["user:bob".into()]);
+}
+
+#[test]
 fn names_may_have_dots_and_dashes() {
     let envelope = r#"envelope(type: "{event.type}", id: "{message-id}")"#;
     let attributes = json!({"event.type": "order.placed.v1", "message-id": "1"});
