@@ -364,28 +364,23 @@ async fn unread_streams(port: u16) {
 }
 
 async fn restarts(port: u16) {
-    let start =
-        json!({"id": "1", "type": "start", "payload": {"query": "subscription {templateAdded {name}}"}})
-            .to_string();
-    let attacker = async |_| {
-        let mut client = Client::connect(port, Dialect::Legacy, "ZOLO").await;
-        loop {
-            for _ in 0..100 {
-                client.socket.try_send_text(start.clone()).await;
-            }
-            sleep(PAUSE).await;
-        }
-    };
-    join_all((0..50).map(attacker)).await;
+    let query = "subscription {templateAdded {name}}";
+    let start = json!({"id": "1", "type": "start", "payload": {"query": query}});
+    repeats(port, Dialect::Legacy, &start.to_string()).await;
 }
 
 async fn refreshes(port: u16) {
-    let ping = json!({"type": "ping", "payload": {"token": "Bearer ZOLO"}}).to_string();
+    let ping = json!({"type": "ping", "payload": {"token": "Bearer ZOLO"}});
+    repeats(port, Dialect::Transport, &ping.to_string()).await;
+}
+
+/// Sends one message on 50 sockets, again and again.
+async fn repeats(port: u16, dialect: Dialect, message: &str) {
     let attacker = async |_| {
-        let mut client = Client::connect(port, Dialect::Transport, "ZOLO").await;
+        let mut client = Client::connect(port, dialect, "ZOLO").await;
         loop {
             for _ in 0..100 {
-                client.socket.try_send_text(ping.clone()).await;
+                client.socket.try_send_text(message.to_owned()).await;
             }
             sleep(PAUSE).await;
         }
