@@ -33,7 +33,8 @@ const OVERHEAD: usize = mem::size_of::<Delivery>() + 64;
 const ENTRY: usize = 2 * mem::size_of::<Delivery>();
 
 /// Bytes that a connection may hold without a charge: little more than what an idle one takes. So
-/// the delivery to a client that keeps up costs the ledger nothing.
+/// the delivery to a client that keeps up costs the ledger nothing. Half of them are for what is
+/// being written, and half for what comes meanwhile.
 const FREE: usize = 4 << 10;
 
 /// Step in which bytes are charged.
@@ -240,19 +241,18 @@ impl SendQueue {
     pub fn take(&self) -> Deliveries {
         let mut queue = self.queue();
         queue.above_since = None;
-        if queue.charge.is_none() {
-            queue.writing = 0;
-        }
+        queue.forget_written();
         let most = if self.has_room(&mut queue) { MAX_TAKEN } else { FREE / 2 };
         let taken = queue.take(most);
         self.charge_or_end(&mut queue);
         taken
     }
 
-    /// Returns whether all that waits may be written together, and charges it.
+    /// Returns whether all that waits may be written together, and charges it, with room for what
+    /// comes meanwhile.
     fn has_room(&self, queue: &mut Queue) -> bool {
         let bytes = queue.writing + queue.bytes.min(MAX_TAKEN);
-        bytes <= FREE || self.charge(queue, bytes)
+        bytes <= FREE / 2 || self.charge(queue, bytes + FREE / 2)
     }
 
     /// Charges deliveries that the connection writes without the queue. Without room for them the
@@ -325,6 +325,7 @@ impl SendQueue {
     /// Polls for the same as [`changed`](Self::changed), without a future that would need memory.
     pub fn poll_changed(&self, cx: &Context<'_>) -> Poll<()> {
         let mut queue = self.queue();
+        queue.forget_written();
         let is_due = !queue.deliveries.is_empty() || queue.overflow.is_some();
         queue.wait_unless(is_due, false, cx)
     }
@@ -403,6 +404,13 @@ impl Queue {
         }
         (self.bytes, self.writing) = (self.bytes - taken, self.writing + taken);
         self.deliveries.drain(..count).collect()
+    }
+
+    /// Forgets what was taken before and never charged: the connection has written it by now.
+    fn forget_written(&mut self) {
+        if self.charge.is_none() {
+            self.writing = 0;
+        }
     }
 
     /// Returns whether the queue is above `limit` for too long, or by too much.
@@ -569,5 +577,23 @@ mod tests {
             assert!(queue.overflowed().is_none(), "a reader that keeps up goes on");
         }
         assert_eq!(pool.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn connection_beyond_share_goes_on_while_it_writes() {
+        let pool = Pool::new("test", 1 << 20, 64 << 10);
+        let user: Arc<str> = "a".into();
+        let _all = pool.try_charge(&user, 64 << 10).unwrap();
+        let send_queue = SendQueue::new(1 << 20);
+        send_queue.open_account(&pool, &user, false);
+        for _ in 0..100 {
+            (0..10).for_each(|_| send_queue.push(shared_delivery(300)));
+            let mut taken = send_queue.take().len();
+            (0..32).for_each(|_| send_queue.push(shared_delivery(300)));
+            while taken < 42 {
+                assert!(send_queue.overflowed().is_none(), "a reader that keeps up goes on");
+                taken += send_queue.take().len();
+            }
+        }
     }
 }
