@@ -180,6 +180,14 @@ impl Pool {
         Ok(Charge { of_account, of_pool, account })
     }
 
+    /// Returns whether the user's account has room for these bytes now. Charges nothing.
+    #[must_use]
+    pub fn has_room(&self, user: &str, bytes: usize) -> bool {
+        let account = lock(&self.0.accounts).get(user).and_then(Weak::upgrade);
+        let of_account = account.map_or(self.0.share, |account| account.free.available_permits());
+        bytes <= of_account.min(self.0.free.available_permits())
+    }
+
     /// Notes that the user's share had no room for these bytes.
     pub fn note_refusal(&self, user: &Arc<str>, bytes: usize) {
         *lock(&self.account(user).refused) = Some((Instant::now(), bytes));

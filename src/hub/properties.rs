@@ -29,6 +29,8 @@ enum Action {
     /// A part of a replay, which is written without the queue.
     Replay(usize, usize),
     Write(usize),
+    /// The client does not take what is written.
+    Blocked(usize),
     Written(usize),
     Leave(usize),
 }
@@ -47,6 +49,7 @@ fn action() -> impl Strategy<Value = Action> {
         small().prop_map(Action::PushToAll),
         (any(), small()).prop_map(|(at, bytes)| Action::Replay(at, bytes)),
         any().prop_map(Action::Write),
+        any().prop_map(Action::Blocked),
         any().prop_map(Action::Written),
         any().prop_map(Action::Leave),
     ]
@@ -110,6 +113,9 @@ impl World {
                 self.connection(at).inspect(|queue| queue.hold(&[own(bytes)]));
             }
             Action::Write(at) => drop(self.connection(at).map(|queue| queue.take())),
+            Action::Blocked(at) => {
+                self.connection(at).inspect(|queue| queue.blocked());
+            }
             Action::Written(at) => {
                 self.connection(at).inspect(|queue| queue.written());
             }

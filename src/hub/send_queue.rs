@@ -130,8 +130,9 @@ pub struct SendQueue {
     watchers: AtomicUsize,
     /// Account of the user, once there is a watcher.
     account: OnceLock<Account>,
-    /// Whether anything is charged, so that nothing else locks the queue to release nothing.
-    is_charged: AtomicBool,
+    /// Whether the client has not taken all, so that nothing else locks the queue to release
+    /// nothing.
+    is_unwritten: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -157,8 +158,11 @@ struct Queue {
     bytes: usize,
     /// Bytes that wait and that the user is charged for.
     held: usize,
-    /// Bytes of what was taken last, and is being written.
+    /// Bytes of what was taken last, and is being written. Most clients take it at once, so that it
+    /// is not charged.
     writing: usize,
+    /// Bytes that were taken, and that the client has not taken yet.
+    unwritten: usize,
     /// In a box, since most connections have none.
     charge: Option<Box<Charge>>,
     /// Time since which the queue has been above its limit.
@@ -178,8 +182,8 @@ impl SendQueue {
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
         let (queue, account) = (Mutex::default(), OnceLock::new());
-        let (watchers, is_charged) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { queue, limit, watchers, account, is_charged })
+        let (watchers, is_unwritten) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { queue, limit, watchers, account, is_unwritten })
     }
 
     /// Charges what the connection holds to this user. `resumed` is whether the watcher begins with
@@ -237,22 +241,32 @@ impl SendQueue {
     }
 
     /// Takes the deliveries that wait now, or the first of them if they are many, or if the user's
-    /// share has no room to write many together. What was taken before has been written.
+    /// share has no room to write many together. What was taken before has been written, unless
+    /// [`blocked`](Self::blocked) was called since.
     pub fn take(&self) -> Deliveries {
         let mut queue = self.queue();
-        queue.above_since = None;
-        queue.forget_written();
-        let most = if self.has_room(&mut queue) { MAX_TAKEN } else { FREE / 2 };
+        (queue.above_since, queue.writing) = (None, 0);
+        let most = if self.has_room(&queue) { MAX_TAKEN } else { FREE / 2 };
         let taken = queue.take(most);
         self.charge_or_end(&mut queue);
         taken
     }
 
-    /// Returns whether all that waits may be written together, and charges it, with room for what
-    /// comes meanwhile.
-    fn has_room(&self, queue: &mut Queue) -> bool {
-        let bytes = queue.writing + queue.bytes.min(MAX_TAKEN);
-        bytes <= FREE / 2 || self.charge(queue, bytes + FREE / 2)
+    /// Returns whether all that waits may be written together: there is room for it, and for what
+    /// comes meanwhile, should the client not take it at once.
+    fn has_room(&self, queue: &Queue) -> bool {
+        let bytes = queue.unwritten + queue.bytes.min(MAX_TAKEN) + FREE / 2;
+        let more = bytes.saturating_sub(queue.charged());
+        let has_room = |account: &Account| account.pool.has_room(&account.watched.user, more);
+        bytes <= FREE || self.account.get().is_none_or(has_room)
+    }
+
+    /// Charges what was taken and is not written at once. Without room the connection ends.
+    pub fn blocked(&self) {
+        let mut queue = self.queue();
+        queue.unwritten += mem::take(&mut queue.writing);
+        self.is_unwritten.store(true, Ordering::Relaxed);
+        self.charge_or_end(&mut queue);
     }
 
     /// Charges deliveries that the connection writes without the queue. Without room for them the
@@ -260,15 +274,17 @@ impl SendQueue {
     pub fn hold(&self, deliveries: &[Delivery]) {
         let mut queue = self.queue();
         let bytes = deliveries.iter().map(|delivery| Rendered::bytes(&delivery.result.payload));
-        queue.writing += bytes.sum::<usize>();
+        queue.unwritten += bytes.sum::<usize>();
+        self.is_unwritten.store(true, Ordering::Relaxed);
         self.charge_or_end(&mut queue);
     }
 
     /// Releases what the connection has written.
     pub fn written(&self) {
-        if self.is_charged.load(Ordering::Relaxed) {
+        if self.is_unwritten.load(Ordering::Relaxed) {
             let mut queue = self.queue();
-            queue.writing = 0;
+            (queue.unwritten, queue.writing) = (0, 0);
+            self.is_unwritten.store(false, Ordering::Relaxed);
             self.charge_or_end(&mut queue);
         }
     }
@@ -281,17 +297,9 @@ impl SendQueue {
 
     /// Charges what the connection holds. Returns `false` if there is no room.
     fn charge_held(&self, queue: &mut Queue) -> bool {
-        self.charge(queue, queue.held + queue.writing)
-    }
-
-    /// Charges this many bytes. Returns `false` if there is no room.
-    fn charge(&self, queue: &mut Queue, held: usize) -> bool {
-        let charged = queue.charge.as_ref().map_or(0, |charge| charge.bytes());
+        let (held, charged) = (queue.held + queue.unwritten, queue.charged());
         if held <= FREE {
-            if charged > 0 {
-                queue.charge = None;
-                self.is_charged.store(false, Ordering::Relaxed);
-            }
+            queue.charge = None;
             return true;
         }
         if charged >= held && charged - held < 8 * STEP {
@@ -305,7 +313,6 @@ impl SendQueue {
             Some(charge) => charge.resize(bytes),
             None => {
                 queue.charge = pool.try_charge(user, bytes).map(Box::new);
-                self.is_charged.store(queue.charge.is_some(), Ordering::Relaxed);
                 queue.charge.is_some()
             }
         }
@@ -325,7 +332,6 @@ impl SendQueue {
     /// Polls for the same as [`changed`](Self::changed), without a future that would need memory.
     pub fn poll_changed(&self, cx: &Context<'_>) -> Poll<()> {
         let mut queue = self.queue();
-        queue.forget_written();
         let is_due = !queue.deliveries.is_empty() || queue.overflow.is_some();
         queue.wait_unless(is_due, false, cx)
     }
@@ -406,11 +412,9 @@ impl Queue {
         self.deliveries.drain(..count).collect()
     }
 
-    /// Forgets what was taken before and never charged: the connection has written it by now.
-    fn forget_written(&mut self) {
-        if self.charge.is_none() {
-            self.writing = 0;
-        }
+    /// Returns the bytes that are charged.
+    fn charged(&self) -> usize {
+        self.charge.as_ref().map_or(0, |charge| charge.bytes())
     }
 
     /// Returns whether the queue is above `limit` for too long, or by too much.
@@ -549,7 +553,9 @@ mod tests {
         assert_eq!(queues[2].overflowed(), Some(Overflow::NoRoom), "the share of the user is used up");
         let used = pool.used();
         assert_eq!(queues[0].take().len(), 6);
-        assert!(pool.used() >= used, "what is being written counts");
+        assert!(pool.used() < used, "what the client takes at once costs the ledger nothing");
+        queues[0].blocked();
+        assert!(pool.used() >= used, "what it does not take counts");
         queues[0].written();
         assert!(pool.used() < used, "what is written does not");
         assert!(queues[0].take().is_empty());
@@ -565,7 +571,8 @@ mod tests {
         queues.iter().for_each(|queue| queue.open_account(&pool, &user, false));
         let results: Vec<_> = (0..32).map(|_| shared_delivery(300)).collect();
         queues.iter().for_each(|queue| results.iter().for_each(|result| queue.push(result.clone())));
-        let first: Vec<_> = queues.iter().map(|queue| queue.take().len()).collect();
+        let blocked = |queue: &SendQueue| (queue.take().len(), queue.blocked()).0;
+        let first: Vec<_> = queues.iter().map(|queue| blocked(queue)).collect();
         assert!(first[0] == 32 && first[99] < 10 && first[99] > 0, "{first:?}");
         for (queue, first) in queues.iter().zip(first) {
             let mut taken = first;

@@ -71,6 +71,8 @@ pub(in crate::web) struct Stream {
     charges: Option<Box<Charges>>,
     /// Whether something waits in the send queue.
     is_due: bool,
+    /// Whether the kernel did not take all of the last chunk at once.
+    was_blocked: bool,
     /// How long the client has taken nothing although something waits, in whole keep-alive periods.
     stalled: Duration,
     /// How long ago the client received its cursor, in whole keep-alive periods.
@@ -120,6 +122,7 @@ impl Stream {
             chunk: Vec::new(),
             charges: None,
             is_due: false,
+            was_blocked: false,
             stalled: Duration::ZERO,
             since_cursor: Duration::ZERO,
             heartbeat: None,
@@ -255,6 +258,7 @@ impl Stream {
         // Nothing may be written behind the last chunk.
         while self.send_queue.is_behind() {
             let waiting = self.send_queue.take();
+            self.send_queue.blocked();
             self.encode(&waiting);
         }
         self.running = Running::new();
@@ -276,6 +280,9 @@ impl Stream {
 
     /// Writes everything that waits, in one chunk. The kernel has taken the chunks before.
     fn write(&mut self) {
+        if mem::take(&mut self.was_blocked) {
+            self.send_queue.written();
+        }
         let deliveries = self.send_queue.take();
         self.encode(&deliveries);
         (self.is_due, self.stalled) = (false, Duration::ZERO);
@@ -286,7 +293,10 @@ impl Stream {
             writer.send(&chunk);
         }
         let is_blocked = self.writer.as_ref().is_none_or(BodyWriter::is_blocked);
-        if !is_blocked {
+        self.was_blocked = is_blocked;
+        if is_blocked {
+            self.send_queue.blocked();
+        } else {
             self.send_queue.written();
         }
         if let Some(mut charges) = self.charges.take()

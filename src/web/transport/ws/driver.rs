@@ -352,6 +352,9 @@ impl Connection {
             }
         };
         let written = self.socket.write(encode);
+        if self.socket.is_blocked() {
+            self.send_queue.blocked();
+        }
         self.await_write(written).await?;
         self.send_queue.written();
         self.guard.delivered(&deliveries);
