@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use async_graphql::{Request, Response, Value};
 use opentelemetry::{
     KeyValue,
-    metrics::{Counter, Meter},
+    metrics::{BoundCounter, Counter, Meter},
 };
 use tokio::time::timeout;
 
@@ -65,6 +65,8 @@ pub struct ReadAfter {
     topic: Arc<str>,
     pool: Pool,
     requests: Counter<u64>,
+    /// Those whose events were applied, which is the rule: counting them looks no label up.
+    ready: BoundCounter<u64>,
 }
 
 impl ReadAfter {
@@ -79,7 +81,8 @@ impl ReadAfter {
             "outcome",
             [APPLIED, WAITED, NOT_CAUGHT_UP, OVERLOADED, BAD],
         );
-        Self { applied, topic, pool, requests }
+        let ready = requests.bind(&[KeyValue::new("outcome", APPLIED)]);
+        Self { applied, topic, pool, requests, ready }
     }
 
     /// Waits until this pod has applied the events of all tokens, for a request of this user.
@@ -89,11 +92,10 @@ impl ReadAfter {
     /// within 2 s. `OVERLOADED`: too many requests of the user, or of the pod, wait.
     pub(super) async fn wait(&self, tokens: &[String], user: &Arc<str>) -> Result<(), Error> {
         let waited = self.wait_for(tokens, user).await;
-        let outcome = match &waited {
-            Ok(outcome) => outcome,
-            Err((outcome, _)) => outcome,
-        };
-        self.requests.add(1, &[KeyValue::new("outcome", *outcome)]);
+        match &waited {
+            Ok(APPLIED) => self.ready.add(1),
+            Ok(outcome) | Err((outcome, _)) => self.requests.add(1, &[KeyValue::new("outcome", *outcome)]),
+        }
         waited.map(drop).map_err(|(_, error)| error)
     }
 
