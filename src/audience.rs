@@ -109,12 +109,26 @@ pub struct Viewer {
     /// Keys that the user listens to.
     pub interests: Interests,
     details: Option<Arc<str>>,
+    /// Viewer whose interests were narrowed for one watcher.
+    narrowed: Option<Arc<Self>>,
 }
 
 impl Viewer {
     /// Creates a viewer with this id and these interests.
     pub fn new(user: impl Into<Arc<str>>, interests: Interests) -> Self {
-        Self { user: user.into(), interests, details: None }
+        Self { user: user.into(), interests, details: None, narrowed: None }
+    }
+
+    /// Creates the viewer of a watcher that listens to these index keys instead.
+    #[must_use]
+    pub fn narrowed(viewer: &Arc<Self>, interests: Interests) -> Self {
+        Self { narrowed: Some(viewer.clone()), ..Self::new(viewer.user.clone(), interests) }
+    }
+
+    /// Returns the keys that the user listens to, also for the viewer of a watcher.
+    #[must_use]
+    pub fn keys(&self) -> &[Key] {
+        self.narrowed.as_deref().unwrap_or(self).interests.keys()
     }
 
     /// Sets what resolvers need to know of the user beside the id, such as claims, as a text of the

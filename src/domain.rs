@@ -243,6 +243,12 @@ pub trait Domain: Send + Sync + 'static {
     /// ```
     fn apply(&self, event: &Event, fact: &Fact);
 
+    /// Returns whether clients may ask how many viewers listen to a key. Only then are viewers kept
+    /// by their keys. Default: no.
+    fn counts_listeners(&self) -> bool {
+        false
+    }
+
     /// Takes the time at which the topic published a heartbeat: every few seconds, from before each
     /// event that comes after it. State that ages uses it, since this pod's clock may be wrong. The
     /// default ignores it.

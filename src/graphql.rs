@@ -34,11 +34,11 @@ use tracing::Instrument as _;
 
 use self::{
     answer::Room,
-    document::{Documents, turn},
+    document::{Documents, pick, turn},
     error::Code,
     nulls::Nulls,
     operation::{Operations, Subscribed},
-    plan::Copied,
+    plan::{Copied, Operation},
 };
 pub use self::{
     answer::{Answer, Bounded, take_room},
@@ -55,6 +55,7 @@ pub use self::{
 use crate::{
     audience::Viewer,
     budget::Budget,
+    counts::{Counting, Counts, TooMany},
     cursor::Source,
     hub::{Hub, Replay, SendQueue, Watch, Watching},
     telemetry::{Refusals, traces},
@@ -80,6 +81,7 @@ pub struct Engine {
     refusals: Refusals,
     budget: Budget,
     read_after: Option<ReadAfter>,
+    counts: Option<Counts>,
     mutations: AtomicU64,
 }
 
@@ -110,6 +112,7 @@ impl Engine {
             refusals,
             budget,
             read_after: None,
+            counts: None,
             mutations,
         }
     }
@@ -127,6 +130,13 @@ impl Engine {
     #[must_use]
     pub fn with_read_after(mut self, read_after: ReadAfter) -> Self {
         self.read_after = Some(read_after);
+        self
+    }
+
+    /// Counts the viewers who listen to keys, for domains whose clients may ask.
+    #[must_use]
+    pub fn with_counts(mut self, counts: Option<Counts>) -> Self {
+        self.counts = counts;
         self
     }
 
@@ -227,8 +237,7 @@ impl Engine {
             tracing::debug!("mutation began");
         }
         if let Some(planned) = self.api.planned() {
-            let turns = &self.budget.documents;
-            match planned.execute(&prepared, &viewer, &self.event_publisher, space, turns, receipt).await {
+            match self.copy(planned, &prepared, &viewer, space, receipt).await {
                 Ok(Some(copied)) => return Outcome::Copied(copied),
                 Ok(None) => {}
                 Err(refusal) => return Outcome::Executed(*refusal),
@@ -255,6 +264,36 @@ impl Engine {
         Outcome::Executed(error::publicly(self.nulls.fill(response, document.tree(), name.as_deref())))
     }
 
+    /// Runs a query or a mutation by plan. `None`: the executor has to run it.
+    ///
+    /// # Errors
+    /// A response that refuses the request.
+    async fn copy(
+        &self,
+        planned: &Planned,
+        prepared: &Prepared,
+        viewer: &Viewer,
+        space: &Space,
+        receipt: &Receipt,
+    ) -> Result<Option<Copied>, Box<Response>> {
+        let turns = &self.budget.documents;
+        planned.validate(prepared, turns, &viewer.user).await?;
+        let operation = pick(prepared.document.tree(), prepared.request.operation_name.as_deref());
+        let Ok(definition) = operation else { return Ok(None) };
+        let operation = Operation {
+            document: prepared.document.tree(),
+            definition: &definition.node,
+            variables: &prepared.request.variables,
+            viewer,
+            event_publisher: &self.event_publisher,
+            space,
+            receipt,
+            turns: Turns::new(turns, &viewer.user),
+            counts: self.counts.as_ref(),
+        };
+        planned.plans().execute(&operation).await.map_err(|error| error.response().into())
+    }
+
     /// Starts a watcher of a subscription. Its results go to the send queue, marked with `id`,
     /// until the guard is dropped. With a cursor (`after`, or else the request's own), the events
     /// missed since then come first.
@@ -276,9 +315,17 @@ impl Engine {
             Some(Ok(cursor)) => Some(cursor),
             Some(Err(bad)) => return Err(Error::new(Code::BadCursor, bad.to_string()).response().into()),
         };
+        let user = viewer.user.clone();
         let subscribed = self.operations.subscribe(prepared, viewer).await;
-        let Subscribed { field, operation, viewer } =
-            subscribed.inspect_err(|refusal| self.count(refusal))?;
+        let (field, operation, viewer) = match subscribed.inspect_err(|refusal| self.count(refusal))? {
+            Subscribed::Events { field, operation, viewer } => (field, operation, viewer),
+            Subscribed::Count { key, response_key } => {
+                let Some(counts) = &self.counts else { return Err(error::internal().into()) };
+                let counting = counts.watch(&user, key, &response_key, send_queue, id);
+                let refused = |error: TooMany| Error::new(Code::LimitReached, error.to_string()).response();
+                return counting.map(Watched::Counting).map_err(|error| refused(error).into());
+            }
+        };
         let watch = Watch { id, field, viewer, operation, send_queue };
         Ok(match after {
             None => Watched::Live(self.hub.watch(watch)),
@@ -312,6 +359,8 @@ enum Outcome {
 pub enum Watched {
     /// The watcher receives events from now on.
     Live(Watching),
+    /// The watcher receives a count whenever it has changed.
+    Counting(Counting),
     /// The watcher must first receive the events that it missed.
     Behind(Box<Replay>),
 }

@@ -222,6 +222,12 @@ impl Hub {
         state.place().encode_from(&self.0.topic, source)
     }
 
+    /// Creates a result that is of no event, with the present cursor.
+    #[must_use]
+    pub fn result(&self, payload: Arc<str>) -> Rendered {
+        Rendered::old(payload, self.cursor(Source::Result).into())
+    }
+
     /// Reads a cursor that any pod of this topic has given out.
     ///
     /// # Errors
@@ -328,6 +334,19 @@ impl Hub {
     /// it is for operators, not for each event.
     pub fn visit(&self, mut visit: impl FnMut(&Arc<SendQueue>, &Arc<Viewer>)) {
         self.0.state().index.all().for_each(|watcher| visit(&watcher.send_queue, &watcher.viewer));
+    }
+
+    /// Keeps the users who listen to each key, for [`Self::listeners`]. Must be called before there
+    /// is a watcher.
+    pub fn count_listeners(&self) {
+        self.0.state().index.count_listeners();
+    }
+
+    /// Returns the number of users with watchers who listen to the key, and these users if they are
+    /// `most` at most.
+    #[must_use]
+    pub fn listeners(&self, key: &str, most: usize) -> (usize, Vec<Arc<str>>) {
+        self.0.state().index.listeners(key, most)
     }
 
     /// Returns the number of watchers.

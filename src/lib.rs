@@ -123,6 +123,8 @@ mod clock;
 #[doc(hidden)]
 pub mod control;
 #[doc(hidden)]
+pub mod counts;
+#[doc(hidden)]
 pub mod cursor;
 #[doc(hidden)]
 pub mod domain;

@@ -12,13 +12,14 @@ mod balance;
 mod catch_up;
 mod feed_health;
 mod heartbeat;
+mod key_counts;
 mod members;
 mod spared;
 mod status;
 mod tasks;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, OnceLock},
     time::{Duration, SystemTime},
 };
@@ -36,6 +37,7 @@ pub use self::{
     balance::{Balancer, Moves, View},
     catch_up::History,
     heartbeat::{Heartbeat, sender},
+    key_counts::{KeyCounts, Listeners, MAX_TOLD_APART, total},
     members::{Member, Size},
     status::PodStatus,
 };
@@ -45,6 +47,7 @@ use self::{
     spared::Spared,
 };
 use crate::{
+    audience::Key,
     broker::{FeedState, Order},
     clock::TopicClock,
     control::{self, Secrets, Unproven},
@@ -107,11 +110,14 @@ struct Shared {
     unproven_lines: Seldom,
     namesakes: Seldom,
     wrong_clocks: Seldom,
-    status: OnceLock<Report>,
+    status: OnceLock<Report<PodStatus>>,
+    counts: OnceLock<Report<KeyCounts>>,
+    /// Wakes the sender of heartbeats before its time.
+    hasten: Notify,
 }
 
-/// Report of this pod's own status for its heartbeats.
-type Report = Box<dyn Fn() -> Option<PodStatus> + Send + Sync>;
+/// Report of this pod for its heartbeats.
+type Report<T> = Box<dyn Fn() -> Option<T> + Send + Sync>;
 
 struct State {
     members: Members,
@@ -123,6 +129,8 @@ struct State {
     first_own: Option<SystemTime>,
     /// Interval that this pod's last heartbeat announced.
     announced: Duration,
+    /// Keys that this pod's last heartbeat counted; `None`: it had no room for some.
+    counted: Option<BTreeSet<Key>>,
 }
 
 /// Kind of an event, as the membership sees it.
@@ -155,6 +163,7 @@ impl Membership {
                 own_feeds: VecDeque::new(),
                 first_own: None,
                 announced: settings.interval,
+                counted: Some(BTreeSet::new()),
             }),
             settings,
             generation: watch::Sender::new(None),
@@ -171,6 +180,8 @@ impl Membership {
             namesakes: Seldom::new(WARN_EVERY),
             wrong_clocks: Seldom::new(WARN_EVERY),
             status: OnceLock::new(),
+            counts: OnceLock::new(),
+            hasten: Notify::new(),
             heartbeats: telemetry::counter_by(
                 meter,
                 "relay.heartbeats",
@@ -379,6 +390,12 @@ impl Membership {
         if is_newest && !is_known && heartbeat.pod != self.0.settings.pod {
             self.0.joins.send_modify(|count| *count += 1);
         }
+        if is_newest && self.0.counts.get().is_some() && heartbeat.pod != self.0.settings.pod {
+            let mut asked = heartbeat.counts.iter().flat_map(|counts| &counts.asked);
+            if state.counted.as_ref().is_some_and(|counted| asked.any(|key| !counted.contains(key))) {
+                self.hasten();
+            }
+        }
         self.watch_name(&mut state, &heartbeat, published);
         let feed = (is_newest || is_awaited).then_some(&*heartbeat.feed);
         if let Some(skew) = state.feed.hear(event, feed, now) {
@@ -439,6 +456,36 @@ impl Membership {
     /// Publishes a heartbeat at once, since this pod's status has changed for all.
     pub fn tell(&self) {
         self.0.news.notify_one();
+    }
+
+    /// Adds counts to each heartbeat of this pod from now on, unless they are empty. The first call
+    /// counts.
+    pub fn report_counts(&self, counts: impl Fn() -> Option<KeyCounts> + Send + Sync + 'static) {
+        self.0.counts.get_or_init(|| Box::new(counts));
+    }
+
+    /// Returns whether this pod knows the members: its feed has caught up, and it has received
+    /// heartbeats for an interval.
+    #[must_use]
+    pub fn knows_members(&self) -> bool {
+        let state = self.state();
+        let interval = self.judged_interval(&state);
+        let has_heard = state.first_own.is_some_and(|first| self.0.clock.age(first) >= interval);
+        has_heard && state.feed.awaits().is_none()
+    }
+
+    /// Sends the next heartbeat at once, if the last one that came before its time was not just
+    /// now.
+    pub fn hasten(&self) {
+        self.0.hasten.notify_one();
+    }
+
+    /// Passes the counts of each other pod that has sent a heartbeat lately to `read`; `None` for a
+    /// pod that sends none. `read` must not call the membership.
+    pub fn with_counts<T>(&self, read: impl FnOnce(&mut dyn Iterator<Item = Option<&KeyCounts>>) -> T) -> T {
+        let now = self.0.clock.now();
+        let state = self.state();
+        read(&mut state.members.counts(&self.0.settings.pod, now))
     }
 
     /// Returns the live pods, sorted by their names, `most` of them at most.

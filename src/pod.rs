@@ -33,6 +33,7 @@ use crate::{
     auth::Authenticator,
     broker::{Connected, Feed, FeedState, Publish, Reopen, Upkeep},
     budget::{Budget, memory},
+    counts::Counts,
     domain::Domain,
     graphql::{Api, Engine, EventPublisher, ReadAfter},
     health::Health,
@@ -116,6 +117,7 @@ impl Pod {
         let budget = Budget::new(settings.budget, settings.web.queue_bytes);
         budget.observe(&meter);
         let hub = open_hub(&settings, &messaging.topic, retention, &budget, &meter);
+        let counts = begin_counts(&*domain, &hub, &membership, &stop, &tasks, &meter);
         let (questions, inbox) = Questions::new(membership.clone(), publisher.clone(), &meter);
         let relay =
             Relay::new(domain.clone(), hub.clone(), membership.clone(), retention, messaging.clone(), &meter)
@@ -133,7 +135,8 @@ impl Pod {
             port: listeners.address.port(),
             engine: Engine::new(api, event_publisher, hub.clone(), introspection, refusals)
                 .with_budget(budget.clone())
-                .with_read_after(read_after),
+                .with_read_after(read_after)
+                .with_counts(counts),
             budget,
             auth,
             revocations,
@@ -335,6 +338,24 @@ async fn answer_questions(app: Arc<AppState>, inbox: Inbox, stop: CancellationTo
     }
     let answer = |question: &_| web::admin::why::answer(&app, question);
     stop.run_until_cancelled(app.questions.run(inbox, answer)).await;
+}
+
+/// Counts viewers by their keys, if clients of the domain may ask for that.
+fn begin_counts(
+    domain: &dyn Domain,
+    hub: &Hub,
+    membership: &Membership,
+    stop: &Stop,
+    tasks: &TaskTracker,
+    meter: &Meter,
+) -> Option<Counts> {
+    let counts = Counts::new(hub.clone(), membership.clone(), meter);
+    let counts = domain.counts_listeners().then(|| counts.begin())?;
+    let (running, stop) = (counts.clone(), stop.feed.clone());
+    tasks.spawn(async move {
+        stop.run_until_cancelled(running.run()).await;
+    });
+    Some(counts)
 }
 
 async fn log_beginnings(pod: String, app: Arc<AppState>, stop: CancellationToken) {

@@ -14,7 +14,7 @@ use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use pubsub_relay::{
     Domain as _, Event, Interests, Viewer,
     domains::declared::{Declared, directory::Directory, plan::CopyPlans, rules::Rules},
-    graphql::plan::{Plans as _, Subscription as Planned},
+    graphql::plan::{Compiled, Plans as _, Subscription as Planned},
 };
 use serde_json::json;
 
@@ -112,7 +112,7 @@ pub(crate) fn plans(criterion: &mut Criterion) {
             variables: &variables,
             viewer: &viewer,
         };
-        let plan = plans.plan(&subscription).unwrap().plan;
+        let Ok(Compiled::Events { plan, .. }) = plans.plan(&subscription) else { panic!() };
         let mut copied = String::new();
         criterion.bench_function(&format!("{name}/plan, copy"), |bencher| {
             bencher.iter(|| {

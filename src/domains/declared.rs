@@ -14,6 +14,7 @@ pub mod coerce;
 pub mod comparison;
 pub mod constraint;
 pub mod costs;
+pub mod count_rule;
 pub mod definitions;
 pub mod directives;
 pub mod directory;

@@ -13,14 +13,11 @@ use async_graphql::{
 use async_trait::async_trait;
 
 use super::{
-    document::{Prepared, Turns, pick, turn},
+    document::{Prepared, turn},
     error::{Error, publicly},
-    event_publisher::EventPublisher,
-    plan::{Copied, Operation, Plans},
-    receipt::Receipt,
-    space::Space,
+    plan::Plans,
 };
-use crate::{audience::Viewer, budget::Pool};
+use crate::budget::Pool;
 
 /// Most levels of nesting in a document, and most directives on one field. It is deep enough for
 /// the introspection query of every known tool (15), and too shallow to hurt.
@@ -133,35 +130,6 @@ impl Planned {
         }
         prepared.document.set_valid();
         Ok(())
-    }
-
-    /// Runs a query or a mutation by plan. `None`: the executor has to run it.
-    ///
-    /// # Errors
-    /// A response that refuses the request.
-    pub(super) async fn execute(
-        &self,
-        prepared: &Prepared,
-        viewer: &Viewer,
-        event_publisher: &EventPublisher,
-        space: &Space,
-        turns: &Pool,
-        receipt: &Receipt,
-    ) -> Result<Option<Copied>, Box<Response>> {
-        self.validate(prepared, turns, &viewer.user).await?;
-        let operation = pick(prepared.document.tree(), prepared.request.operation_name.as_deref());
-        let Ok(definition) = operation else { return Ok(None) };
-        let operation = Operation {
-            document: prepared.document.tree(),
-            definition: &definition.node,
-            variables: &prepared.request.variables,
-            viewer,
-            event_publisher,
-            space,
-            receipt,
-            turns: Turns::new(turns, &viewer.user),
-        };
-        self.plans.execute(&operation).await.map_err(|error| error.response().into())
     }
 }
 

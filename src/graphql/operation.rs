@@ -33,7 +33,7 @@ use super::{
     subscription::{Results, Source},
 };
 use crate::{
-    audience::Viewer,
+    audience::{self, Viewer},
     budget::{Budget, Charge, Exhausted},
     event::Payload,
     hub::{Relayed, Render},
@@ -69,13 +69,23 @@ pub(super) struct Operations {
 }
 
 /// What a watcher of a subscription needs.
-pub(super) struct Subscribed {
-    /// Name of the subscription's root field.
-    pub(super) field: Arc<str>,
-    /// Renderer of its results.
-    pub(super) operation: Arc<dyn Render>,
-    /// Viewer whose interests decide which events it receives.
-    pub(super) viewer: Arc<Viewer>,
+pub(super) enum Subscribed {
+    /// It watches events.
+    Events {
+        /// Name of the subscription's root field.
+        field: Arc<str>,
+        /// Renderer of its results.
+        operation: Arc<dyn Render>,
+        /// Viewer whose interests decide which events it receives.
+        viewer: Arc<Viewer>,
+    },
+    /// It counts the viewers who listen to a key.
+    Count {
+        /// The key.
+        key: audience::Key,
+        /// Name of the root field in results.
+        response_key: String,
+    },
 }
 
 /// Running operations. Each stays until its last `Arc` is dropped.
@@ -127,7 +137,7 @@ impl Operations {
     ) -> Result<Subscribed, Box<Response>> {
         let Some(planned) = self.api.planned() else {
             let operation = self.get_or_create(prepared, &viewer.user).await?;
-            return Ok(Subscribed { field: operation.field().clone(), operation, viewer });
+            return Ok(Subscribed::Events { field: operation.field().clone(), operation, viewer });
         };
         self.plan(planned, prepared, viewer).await
     }
@@ -146,7 +156,12 @@ impl Operations {
         let Some((definition, field)) = prepared.root() else { return Err(internal().into()) };
         let document = prepared.document.tree();
         let subscription = Subscription { document, field, definition, variables, viewer: &viewer };
-        let Compiled { plan, interests } = planned.plans().plan(&subscription).map_err(Error::response)?;
+        let (plan, interests) = match planned.plans().plan(&subscription).map_err(Error::response)? {
+            Compiled::Events { plan, interests } => (plan, interests),
+            Compiled::Count(key) => {
+                return Ok(Subscribed::Count { key, response_key: prepared.response_key });
+            }
+        };
         let bytes = PLANNED_BYTES + plan.bytes() + variables_bytes(variables);
         let Prepared { field: name, response_key, charge: of_document, .. } = prepared;
         // The plan needs the document no more, which may make room for it.
@@ -156,10 +171,10 @@ impl Operations {
         let limit = self.budget.result_bytes;
         let operation = self.planned.get_or_create(&response_key, plan, limit, charge)?;
         let viewer = match interests {
-            Some(interests) => Arc::new(Viewer::new(viewer.user.clone(), interests)),
+            Some(interests) => Arc::new(Viewer::narrowed(&viewer, interests)),
             None => viewer,
         };
-        Ok(Subscribed { field: name.into(), operation, viewer })
+        Ok(Subscribed::Events { field: name.into(), operation, viewer })
     }
 
     /// Returns the operation of this request. Requests for the same subscription share one.

@@ -19,7 +19,8 @@ use super::{
     space::Space,
 };
 use crate::{
-    audience::{Interests, Viewer},
+    audience::{Interests, Key, Viewer},
+    counts::Counts,
     event::Payload,
 };
 
@@ -41,6 +42,8 @@ pub struct Operation<'a> {
     pub receipt: &'a Receipt,
     /// Turns of the viewer, for work that takes long.
     pub turns: Turns<'a>,
+    /// Counts of viewers; `None`: none is ever known.
+    pub counts: Option<&'a Counts>,
 }
 
 /// Result of a query or a mutation.
@@ -67,11 +70,16 @@ pub struct Subscription<'a> {
 }
 
 /// Compiled subscription.
-pub struct Compiled {
-    /// Plan of its results. It does not depend on the viewer.
-    pub plan: Arc<dyn Plan>,
-    /// Keys that decide which events the watcher receives. `None`: the viewer's interests.
-    pub interests: Option<Interests>,
+pub enum Compiled {
+    /// It delivers events.
+    Events {
+        /// Plan of its results. It does not depend on the viewer.
+        plan: Arc<dyn Plan>,
+        /// Keys that decide which events the watcher receives. `None`: the viewer's interests.
+        interests: Option<Interests>,
+    },
+    /// It counts the viewers who listen to this key.
+    Count(Key),
 }
 
 /// What a selection copies from payloads.

@@ -25,6 +25,8 @@ pub struct Index {
     /// that visits thousands of connections, more than a cache holds, costs a tenth less than in
     /// hash order.
     fields: HashMap<Arc<str>, HashMap<Key, BTreeSet<usize>>>,
+    /// Users by the keys that they listen to, each with the number of watchers; `None`: not kept.
+    listeners: Option<HashMap<Key, HashMap<Arc<str>, usize>>>,
 }
 
 struct Entry {
@@ -35,11 +37,33 @@ struct Entry {
 }
 
 impl Index {
+    /// Keeps the users who listen to each key from now on.
+    pub fn count_listeners(&mut self) {
+        self.listeners.get_or_insert_default();
+    }
+
+    /// Returns the number of users with watchers who listen to the key, and these users if they are
+    /// `most` at most.
+    #[must_use]
+    pub fn listeners(&self, key: &str, most: usize) -> (usize, Vec<Arc<str>>) {
+        let Some(users) = self.listeners.as_ref().and_then(|keys| keys.get(key)) else {
+            return (0, Vec::new());
+        };
+        let few = if users.len() <= most { users.len() } else { 0 };
+        (users.len(), users.keys().take(few).cloned().collect())
+    }
+
     /// Adds the watcher and returns its slot.
     pub fn insert(&mut self, watcher: Watcher) -> usize {
         let entry = self.watchers.vacant_entry();
         let slot = entry.key();
         watcher.send_queue.join();
+        if let Some(listeners) = &mut self.listeners {
+            for key in watcher.viewer.keys() {
+                let users = listeners.entry(key.clone()).or_default();
+                *users.entry(watcher.viewer.user.clone()).or_default() += 1;
+            }
+        }
         if !watcher.viewer.interests.keys().is_empty() {
             let keys = self.fields.entry(watcher.field.clone()).or_default();
             for key in watcher.viewer.interests.keys() {
@@ -54,6 +78,7 @@ impl Index {
     pub fn remove(&mut self, slot: usize) {
         let Some(Entry { watcher, .. }) = self.watchers.try_remove(slot) else { return };
         watcher.send_queue.leave();
+        self.remove_listener(&watcher);
         let Some(keys) = self.fields.get_mut(&watcher.field) else { return };
         for key in watcher.viewer.interests.keys() {
             if let Some(slots) = keys.get_mut(key) {
@@ -65,6 +90,22 @@ impl Index {
         }
         if keys.is_empty() {
             self.fields.remove(&watcher.field);
+        }
+    }
+
+    fn remove_listener(&mut self, watcher: &Watcher) {
+        let Some(listeners) = &mut self.listeners else { return };
+        for key in watcher.viewer.keys() {
+            let Some(users) = listeners.get_mut(key) else { continue };
+            if let Some(watchers) = users.get_mut(&watcher.viewer.user) {
+                *watchers -= 1;
+                if *watchers == 0 {
+                    users.remove(&watcher.viewer.user);
+                }
+            }
+            if users.is_empty() {
+                listeners.remove(key);
+            }
         }
     }
 

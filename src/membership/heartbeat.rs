@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::status::PodStatus;
+use super::{
+    key_counts::{self, KeyCounts},
+    status::PodStatus,
+};
 use crate::event::{Event, HEARTBEAT, PODS};
 
 /// Longest name of a feed, in bytes. A heartbeat with a longer one is refused.
@@ -41,6 +44,10 @@ pub struct Heartbeat {
     /// read.
     #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     pub status: Option<PodStatus>,
+    /// Viewers who listen to keys that clients ask for; `None` if none is asked for, for an older
+    /// release, and for counts that cannot be read.
+    #[serde(default, deserialize_with = "key_counts::readable", skip_serializing_if = "Option::is_none")]
+    pub counts: Option<KeyCounts>,
 }
 
 /// Reads a status. One that cannot be read makes no heartbeat unreadable.
@@ -60,6 +67,7 @@ impl Heartbeat {
             interval: interval.as_secs_f64(),
             probe: false,
             status: None,
+            counts: None,
         }
     }
 
@@ -136,6 +144,18 @@ mod tests {
         let data = r#"{"pod":"p","feed":"f","connections":1,"interval":10,"status":{"a":[1]}}"#;
         let newer = Event::new("/pods/p".into(), HEARTBEAT, None, data.into());
         assert_eq!(Heartbeat::read(&newer).map(|heartbeat| heartbeat.status), Some(None));
+    }
+
+    #[test]
+    fn counts_are_read_or_dropped() {
+        let ten = Duration::from_secs(10);
+        let counts = KeyCounts { asked: ["room:1".into()].into(), ..KeyCounts::default() };
+        let mut heartbeat = Heartbeat::new("pod-1".into(), "f".into(), 7, ten);
+        heartbeat.counts = Some(counts);
+        assert_eq!(Heartbeat::read(&heartbeat.event()), Some(heartbeat));
+        let data = r#"{"pod":"p","feed":"f","connections":1,"interval":10,"counts":[1]}"#;
+        let newer = Event::new("/pods/p".into(), HEARTBEAT, None, data.into());
+        assert_eq!(Heartbeat::read(&newer).map(|heartbeat| heartbeat.counts), Some(None));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Heartbeat, PodStatus, balance::View};
+use super::{Heartbeat, KeyCounts, PodStatus, balance::View};
 
 /// Number of its own intervals for which a pod counts as alive after a heartbeat.
 pub(super) const PATIENCE: u32 = 3;
@@ -29,6 +29,17 @@ const FREQUENT: usize = 50;
 /// Heartbeats after which a pod counts for the interval. One heartbeat costs its sender nothing,
 /// and may be of a pod that does not exist.
 const REPEATED: u32 = 2;
+
+/// Part of its own interval for which the counts of a pod stand after a heartbeat. So a pod that
+/// has crashed is not counted two intervals later.
+const COUNTS: f64 = 1.5;
+
+/// Part of an interval by which the present time may be after the newest heartbeat, so that counts
+/// do not age on in an outage. A smaller part would keep a crashed pod for too long.
+const SILENCE: f64 = 0.7;
+
+/// Most pods whose counts are kept. The counts of further ones are dropped.
+const MAX_COUNTING: usize = 1_000;
 
 /// Longest interval of the settings. With a larger membership a pod may announce a longer one, in
 /// proportion. What it announces beyond that does not keep it alive.
@@ -75,6 +86,7 @@ struct LastHeartbeat {
     connections: u64,
     feed: Arc<str>,
     status: Option<PodStatus>,
+    counts: Option<Box<KeyCounts>>,
     /// Number of the pod's heartbeats, up to [`REPEATED`].
     count: u32,
 }
@@ -103,7 +115,9 @@ impl Members {
         }
         let (interval, connections) = (heartbeat.interval(), heartbeat.connections);
         let (feed, status) = (heartbeat.feed.clone(), heartbeat.status.clone());
-        let last = LastHeartbeat { published, sent, interval, connections, feed, status, count: 1 };
+        let counts = heartbeat.counts.clone().filter(|_| self.has_room_for_counts(&heartbeat.pod));
+        let counts = counts.map(Box::new);
+        let last = LastHeartbeat { published, sent, interval, connections, feed, status, counts, count: 1 };
         match self.pods.entry(heartbeat.pod.clone()) {
             Entry::Vacant(entry) => {
                 entry.insert(last);
@@ -117,6 +131,24 @@ impl Members {
             // A repeat, a late one, or a recorded one.
             Entry::Occupied(_) => false,
         }
+    }
+
+    fn has_room_for_counts(&self, pod: &str) -> bool {
+        let others = self.pods.iter().filter(|(other, last)| ***other != *pod && last.counts.is_some());
+        others.count() < MAX_COUNTING
+    }
+
+    /// Passes the counts of each other pod that has sent a heartbeat lately; `None` for a pod that
+    /// sends none. `now` is the present time by the topic's clock.
+    pub(super) fn counts(&self, own: &str, now: SystemTime) -> impl Iterator<Item = Option<&KeyCounts>> {
+        let longest = self.interval(MAX_INTERVAL);
+        let others = self.pods.iter().filter(move |(pod, _)| ***pod != *own);
+        let is_recent = move |last: &LastHeartbeat| {
+            let interval = last.interval.min(longest);
+            let now = now.min(self.now + interval.mul_f64(SILENCE)).max(self.now);
+            now.duration_since(last.published).is_ok_and(|age| age <= interval.mul_f64(COUNTS))
+        };
+        others.filter(move |(_, last)| is_recent(last)).map(|(_, last)| last.counts.as_deref())
     }
 
     /// Returns whether the pod's last heartbeat was of this feed.

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Heartbeat, Membership};
+use super::{Heartbeat, KeyCounts, Membership};
 use crate::{
     broker::{Publish, Reopen},
     event::Event,
@@ -23,6 +23,11 @@ use crate::{
 
 /// Longest pause after a heartbeat that the topic did not take.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Part of an interval that is at least between two heartbeats that come before their time, and the
+/// largest jitter of one.
+const HASTE: f64 = 0.5;
+const JITTER: f64 = 0.02;
 
 /// Outcomes of publishing a heartbeat, as labels of metrics.
 const ACKNOWLEDGED: &str = "acknowledged";
@@ -38,12 +43,14 @@ impl Membership {
 
     async fn publish_heartbeats(&self, publisher: &dyn Publish, connections: impl Fn() -> usize) {
         let mut generations = self.0.generation.subscribe();
+        let mut hastened = Instant::now();
         loop {
             let Some(generation) = open_generation(&mut generations).await else { return };
             let interval = self.announce();
             let pod = self.0.settings.pod.clone();
             let mut heartbeat = Heartbeat::new(pod, generation, connections(), interval);
             heartbeat.status = self.0.status.get().and_then(|status| status());
+            heartbeat.counts = self.count();
             let mut event = heartbeat.event();
             // Without a secret nothing proves a heartbeat.
             let _ = self.sign(&mut event);
@@ -58,8 +65,23 @@ impl Membership {
                 () = self.0.news.notified() => {}
                 // A new generation needs its first heartbeat at once.
                 _ = generations.changed() => {}
+                () = self.until_hastened(hastened, interval) => hastened = Instant::now(),
             }
         }
+    }
+
+    /// Returns the counts for a heartbeat, and notes their keys.
+    fn count(&self) -> Option<KeyCounts> {
+        let counts = self.0.counts.get().and_then(|counts| counts()).unwrap_or_default();
+        self.state().counted = (!counts.is_partial).then(|| counts.counted.keys().cloned().collect());
+        (!counts.is_empty()).then_some(counts)
+    }
+
+    /// Waits until a heartbeat is wanted before its time. `last` is when that was so before.
+    async fn until_hastened(&self, last: Instant, interval: Duration) {
+        self.0.hasten.notified().await;
+        let jitter = interval.mul_f64(rand::random_range(0.0..JITTER));
+        sleep_until((last + interval.mul_f64(HASTE)).max(Instant::now() + jitter)).await;
     }
 
     async fn publish(&self, event: &Event, publisher: &dyn Publish) -> Result<(), ()> {

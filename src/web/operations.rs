@@ -21,6 +21,7 @@ use super::state::AppState;
 use crate::{
     audience::Viewer,
     budget::Charge,
+    counts::Counting,
     graphql::{Answer, Prepared, Watched},
     hub::{Delivery, Replay, SendQueue, Step, Watching},
 };
@@ -46,6 +47,7 @@ struct Run<L> {
 /// Work of one operation, which stops when this value is dropped.
 enum Work {
     Watching(#[expect(dead_code, reason = "held for its drop")] Watching),
+    Counting(#[expect(dead_code, reason = "held for its drop")] Counting),
     /// The watcher's replay is in [`Running::behind`].
     Behind,
     Job(AbortHandle),
@@ -156,6 +158,7 @@ impl<L> Running<L> {
         }
         match app.engine.watch(prepared, viewer, send_queue, number, after.as_deref()).await {
             Ok(Watched::Live(watching)) => Ok(Some(self.add(label, Work::Watching(watching)))),
+            Ok(Watched::Counting(counting)) => Ok(Some(self.add(label, Work::Counting(counting)))),
             Ok(Watched::Behind(replay)) => {
                 self.behind.push_back(ReplayTurn::new(replay));
                 Ok(Some(self.add(label, Work::Behind)))

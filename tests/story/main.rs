@@ -20,6 +20,7 @@ mod admin;
 mod closes;
 mod cluster;
 mod cookies;
+mod counts;
 mod crowd;
 mod declared;
 mod doctor;

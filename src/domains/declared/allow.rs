@@ -33,6 +33,18 @@ pub fn check(allows: &[KeyRule], arguments: &RootArguments, viewer: &Viewer) -> 
 }
 
 fn is_allowed(rule: &KeyRule, arguments: &RootArguments, viewer: &Viewer, known: &Value) -> bool {
+    let mut keys = Keys::new(MAX_KEYS);
+    if !expand(rule, arguments, known, &mut keys) {
+        return false;
+    }
+    let mut keys = keys.into_keys().peekable();
+    keys.peek().is_some() && keys.all(|key| Audience::new([key], None).includes(viewer))
+}
+
+/// Adds the keys of these arguments to `keys`. `known` is the viewer as a document. Returns `false`
+/// if an argument has no value for a key, or if the keys exceed their bound.
+#[must_use]
+pub fn expand(rule: &KeyRule, arguments: &RootArguments, known: &Value, keys: &mut Keys) -> bool {
     let root = |root| match root {
         Root::Document => Some(arguments.document()),
         Root::Viewer => Some(known),
@@ -40,15 +52,8 @@ fn is_allowed(rule: &KeyRule, arguments: &RootArguments, viewer: &Viewer, known:
     };
     let mut arguments_of =
         rule.template.placeholders().filter(|placeholder| placeholder.root == Root::Document);
-    if !arguments_of.all(|placeholder| has_texts(arguments.document(), &placeholder.steps)) {
-        return false;
-    }
-    let mut keys = Keys::new(MAX_KEYS);
-    if rule.template.expand(root, &mut keys).is_err() {
-        return false;
-    }
-    let mut keys = keys.into_keys().peekable();
-    keys.peek().is_some() && keys.all(|key| Audience::new([key], None).includes(viewer))
+    arguments_of.all(|placeholder| has_texts(arguments.document(), &placeholder.steps))
+        && rule.template.expand(root, keys).is_ok()
 }
 
 /// Returns whether every value behind these steps has a text for a key, so that none escapes the

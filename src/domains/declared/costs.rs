@@ -29,5 +29,9 @@ pub fn costs(rules: &Rules) -> String {
             names(false)
         );
     }
+    for field in &rules.counts {
+        let of = if field.is_everyone { "any key of its template" } else { "a key of the viewer" };
+        let _ = writeln!(text, "{}: counts the viewers who listen to {of}", field.definition.name.node);
+    }
     text
 }

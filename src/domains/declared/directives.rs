@@ -55,7 +55,7 @@ pub const DIRECTIVES: &str = include_str!("directives.graphql");
 /// Comparisons of `@filter`.
 pub const OPS: [&str; 5] = ["EQUALS", "ABOVE", "AT_LEAST", "BELOW", "AT_MOST"];
 
-const SHAPES: [Shape; 12] = [
+const SHAPES: [Shape; 13] = [
     Shape {
         name: "interest",
         places: &[Place::Schema],
@@ -95,6 +95,12 @@ const SHAPES: [Shape; 12] = [
         places: &[Place::Query, Place::Mutation, Place::Subscription],
         is_repeatable: true,
         arguments: &[("key", Kind::Text, true)],
+    },
+    Shape {
+        name: "listeners",
+        places: &[Place::Query, Place::Subscription],
+        is_repeatable: false,
+        arguments: &[("key", Kind::Text, true), ("everyone", Kind::Flag, false)],
     },
     Shape {
         name: "publish",

@@ -147,6 +147,10 @@ impl Domain for Declared {
         self.fact(&event.kind, Payload { data: Arc::new(data), envelope })
     }
 
+    fn counts_listeners(&self) -> bool {
+        !self.rules.counts.is_empty()
+    }
+
     fn hear(&self, published: SystemTime) {
         self.values.hear(published);
     }

@@ -12,6 +12,7 @@ use async_graphql::{
 
 use super::{
     coerce,
+    count_rule::CountRule,
     domain::Declared,
     mutation_rule::MutationRule,
     payload::Object,
@@ -57,6 +58,10 @@ pub async fn run(domain: &Declared, operation: &Operation<'_>) -> Result<Option<
             && root_name == "Query"
         {
             Rule::Query(rule)
+        } else if let Some(rule) = rules.counts.iter().find(|rule| rule.definition.name.node == name)
+            && root_name == rule.root
+        {
+            Rule::Count(rule)
         } else if let Some(rule) = rules.mutations.iter().find(|rule| rule.definition.name.node == name)
             && root_name == "Mutation"
         {
@@ -96,6 +101,7 @@ fn has_arguments(field: &Field, other: &Field) -> bool {
 enum Rule<'a> {
     Typename,
     Query(&'a QueryRule),
+    Count(&'a CountRule),
     Mutation(&'a MutationRule),
 }
 
@@ -104,13 +110,14 @@ impl Rule<'_> {
         match self {
             Rule::Typename => None,
             Rule::Query(rule) => Some(&rule.definition),
+            Rule::Count(rule) => Some(&rule.definition),
             Rule::Mutation(rule) => Some(&rule.definition),
         }
     }
 
     fn trims(&self) -> &[Trim] {
         match self {
-            Rule::Typename => &[],
+            Rule::Typename | Rule::Count(_) => &[],
             Rule::Query(rule) => &rule.trims,
             Rule::Mutation(rule) => &rule.trims,
         }
@@ -167,6 +174,7 @@ impl Writer<'_> {
                     Ok(())
                 }
                 Rule::Query(rule) => self.query(rule, &step).await,
+                Rule::Count(rule) => self.count(rule, &step).map_err(Failed::Field),
                 Rule::Mutation(rule) => self.mutation(rule, &step).await,
             };
             if let Err(failed) = ran {
@@ -219,6 +227,16 @@ impl Writer<'_> {
             let name = &self.domain.rules().types.get(rule.of).name;
             return Err(Error::not_found(format!("there is no such {name}")).into());
         }
+        Ok(())
+    }
+
+    /// Writes a count; null while it is not known.
+    fn count(&mut self, rule: &CountRule, step: &Step<'_>) -> Result<(), Error> {
+        let Operation { viewer, counts, .. } = *self.operation;
+        let key = rule.key(&step.arguments, viewer)?;
+        let count = counts.map_or(Ok(None), |counts| counts.ask(&viewer.user, &key));
+        let count = count.map_err(|error| Error::new(Code::LimitReached, error.to_string()))?;
+        self.data.push_str(&count.map_or_else(|| "null".to_owned(), |count| count.to_string()));
         Ok(())
     }
 

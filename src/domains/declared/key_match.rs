@@ -7,6 +7,7 @@ use async_graphql::{Pos, Positioned, parser::types::ConstDirective};
 
 use super::{
     arguments,
+    count_rule::LISTENERS,
     problem::Problems,
     sdl::{File, ROOTS},
     template::{SEPARATORS, Template},
@@ -28,8 +29,9 @@ pub fn check(file: &File, problems: &mut Problems) {
     for root in ROOTS.iter().filter_map(|root| file.get(root)) {
         for field in root.fields() {
             let directives = &field.node.directives;
-            has_all_audiences &=
-                root.name.node == "Mutation" || arguments::find(directives, "audience").is_some();
+            let has_audience =
+                ["audience", LISTENERS].iter().any(|name| arguments::find(directives, name).is_some());
+            has_all_audiences &= root.name.node == "Mutation" || has_audience;
             wanted.extend(keys(directives));
         }
     }
@@ -48,7 +50,7 @@ pub fn check(file: &File, problems: &mut Problems) {
 fn keys(directives: &[Positioned<ConstDirective>]) -> Vec<Key<'_>> {
     let mut keys = Vec::new();
     for directive in directives.iter().map(|directive| &directive.node) {
-        let is_ours = matches!(directive.name.node.as_str(), "interest" | "audience" | "allow");
+        let is_ours = ["interest", "audience", "allow", LISTENERS].contains(&directive.name.node.as_str());
         let mut texts: Vec<_> = ["key", "keys"]
             .into_iter()
             .flat_map(|name| {

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use super::{
     allow, cells, coerce,
     comparison::{self, Comparison},
+    count_rule::CountRule,
     domain::Declared,
     execution,
     payload::Payload,
@@ -91,6 +92,15 @@ impl CopyPlans {
         self.len() == 0
     }
 
+    fn count(&self, count: &CountRule, subscription: &Subscription<'_>) -> Result<Compiled, Error> {
+        let rules = self.domain.rules();
+        let Subscription { field, definition, variables, viewer, .. } = *subscription;
+        let variables = coerce::variables(rules, definition, variables)?;
+        let room = coerce::Room::default();
+        let arguments = coerce::arguments(rules, field, &count.definition, &variables, &room)?;
+        Ok(Compiled::Count(count.key(&arguments, viewer)?))
+    }
+
     fn intern(&self, work: Work) -> Arc<CopyPlan> {
         let mut table = lock(&self.table);
         if let Some(plan) = table.get(&work).and_then(Weak::upgrade) {
@@ -108,6 +118,11 @@ impl Plans for CopyPlans {
     fn plan(&self, subscription: &Subscription<'_>) -> Result<Compiled, Error> {
         let name = &subscription.field.name.node;
         let rules = self.domain.rules();
+        let is_count =
+            |count: &&CountRule| count.root == "Subscription" && count.definition.name.node == *name;
+        if let Some(count) = rules.counts.iter().find(is_count) {
+            return self.count(count, subscription);
+        }
         let rule = rules.subscriptions.iter().find(|rule| *rule.name == **name);
         let rule = rule.ok_or_else(|| Error::bad_input(format!("there is no field `{name}`")))?;
         let Subscription { document, field, definition, variables, .. } = *subscription;
@@ -120,7 +135,7 @@ impl Plans for CopyPlans {
         let comparisons = comparison::comparisons(&rule.filters, &arguments);
         let compiler = Compiler { types: &rules.types, document, variables: &variables };
         let copied = compiler.copied(rule.of, &[&field.selection_set.node])?;
-        Ok(Compiled { plan: self.intern(Work { comparisons, copied }), interests })
+        Ok(Compiled::Events { plan: self.intern(Work { comparisons, copied }), interests })
     }
 
     async fn execute(&self, operation: &Operation<'_>) -> Result<Option<plan::Copied>, Error> {

@@ -8,6 +8,7 @@ use async_graphql::{
 use super::{
     arguments,
     audience_rule::{self, AudienceRule},
+    count_rule,
     directives::Place,
     filter::{self, Filter, Op},
     key_rule::KeyRule,
@@ -59,6 +60,7 @@ pub fn queries(
     problems: &mut Problems,
 ) -> Vec<QueryRule> {
     let fields = file.get("Query").into_iter().flat_map(|root| root.fields());
+    let fields = fields.filter(|field| !count_rule::is_count(&field.node));
     fields.filter_map(|field| read(&field.node, file, types, states, audiences, problems)).collect()
 }
 

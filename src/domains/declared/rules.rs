@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use async_graphql::Pos;
 
 use super::{
+    count_rule::{self, CountRule},
     definitions,
     directives::{self, Place},
     envelope::{self, EnvelopeRule},
@@ -47,6 +48,8 @@ pub struct Rules {
     pub queries: Vec<QueryRule>,
     /// Fields of `Mutation`.
     pub mutations: Vec<MutationRule>,
+    /// Fields that count viewers.
+    pub counts: Vec<CountRule>,
     /// Audiences of the values that queries and mutations read.
     pub row_audiences: RowAudiences,
     /// Meaning of each event type.
@@ -87,6 +90,7 @@ impl Rules {
         let queries = query_rule::queries(&file, &types, &states, &mut row_audiences, &mut problems);
         let context = Context { file: &file, types: &types, states: &states, events: &event_types };
         let mutations = mutation_rule::mutations(&context, &mut row_audiences, &mut problems);
+        let counts = count_rule::counts(&file, &types, &mut problems);
         key_match::check(&file, &mut problems);
 
         if !file.types.iter().any(|ty| super::sdl::ROOTS.contains(&ty.name.node.as_str()))
@@ -107,6 +111,7 @@ impl Rules {
             subscriptions,
             queries,
             mutations,
+            counts,
             row_audiences,
             events,
             envelope,

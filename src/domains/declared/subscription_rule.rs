@@ -7,6 +7,7 @@ use async_graphql::parser::types::{BaseType, ConstDirective, FieldDefinition};
 use super::{
     arguments,
     audience_rule::{self, AudienceRule},
+    count_rule,
     directives::Place,
     filter::{self, Filter},
     key_rule::{self, KeyRule},
@@ -53,7 +54,8 @@ pub fn subscriptions(file: &File, types: &Types, problems: &mut Problems) -> Vec
         let text = format!("`Subscription` has more than {MAX_FIELDS} fields; join some");
         problems.add(field.node.name.pos, text);
     }
-    root.fields().iter().filter_map(|field| read(&field.node, types, problems)).collect()
+    let fields = root.fields().iter().filter(|field| !count_rule::is_count(&field.node));
+    fields.filter_map(|field| read(&field.node, types, problems)).collect()
 }
 
 fn read(field: &FieldDefinition, types: &Types, problems: &mut Problems) -> Option<SubscriptionRule> {

@@ -74,6 +74,7 @@ impl Pod {
     async fn live(&self, token: &str, document: &str) -> Watching {
         match self.watch(token, document, json!({})).await {
             Ok(Watched::Live(watching)) => watching,
+            Ok(Watched::Counting(_)) => panic!("it delivers events"),
             Ok(Watched::Behind(_)) => panic!("there is no cursor"),
             Err(error) => panic!("{error}"),
         }

@@ -525,6 +525,7 @@ async fn long_answer_is_charged_before_it_is_written() {
             space: &space,
             receipt: &Receipt::default(),
             turns: Turns::new(&turns, &viewer.user),
+            counts: None,
         };
         let copied = run(&pod.domain, &operation).await.unwrap().unwrap();
         assert_eq!(copied.data.err(), expected, "{room} {limit}");

@@ -70,7 +70,10 @@ impl Bench {
         let (field, definition) = (&field.node, &operation.node);
         let subscription =
             Subscription { document: &parsed, field, definition, variables: &variables, viewer: &viewer };
-        self.plans.plan(&subscription).map(|compiled| compiled.plan)
+        self.plans.plan(&subscription).map(|compiled| match compiled {
+            Compiled::Events { plan, .. } => plan,
+            Compiled::Count(key) => panic!("{key} is counted"),
+        })
     }
 
     fn copied(&self, document: &str, variables: &Json, payload: &event::Payload) -> Json {
