@@ -238,6 +238,8 @@ fn is_peer_fault(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use axum::{Extension, routing::get};
     use opentelemetry::metrics::MeterProvider as _;
     use opentelemetry_sdk::metrics::SdkMeterProvider;
@@ -263,7 +265,7 @@ mod tests {
     fn serve_on(listener: TcpListener, places: usize) {
         let router = Router::new()
             .route("/", get(async || "answer").post(async |body: String| body))
-            .route("/user", get(async |Extension(peer): Extension<Peer>| peer.is_of(&"user".into())))
+            .route("/user", get(async |Extension(peer): Extension<Peer>| peer.is_of(&another_user())))
             .route("/slow", get(async || sleep(Duration::from_secs(60)).await));
         let (stop, meter) = (CancellationToken::new(), SdkMeterProvider::default().meter("test"));
         let bounds = Bounds {
@@ -272,6 +274,10 @@ mod tests {
             trusted: TrustedProxies::default(),
         };
         TaskTracker::new().spawn(serve_with_places(listener, router, stop, bounds, places));
+    }
+
+    fn another_user() -> Arc<str> {
+        uuid::Uuid::now_v7().to_string().into()
     }
 
     async fn ask(socket: &mut TcpStream) {
