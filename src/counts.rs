@@ -25,6 +25,10 @@ use crate::{
 /// Most keys that a user asks for on this pod at a time.
 const MAX_OF_USER: usize = 16;
 
+/// Most subscriptions of a user to counts on this pod at a time. Each is looked at ten times a
+/// heartbeat interval.
+const MAX_WATCHERS_OF_USER: usize = 256;
+
 /// Most users who ask on this pod at a time.
 const MAX_USERS: usize = 10_000;
 
@@ -97,6 +101,9 @@ pub enum TooMany {
     /// The user asks for as many keys as it may.
     #[error("you ask for the counts of {MAX_OF_USER} keys, as many as you may; end some first")]
     OfUser,
+    /// The user has as many subscriptions as it may.
+    #[error("you have {MAX_WATCHERS_OF_USER} subscriptions to counts, as many as you may; end some first")]
+    Subscriptions,
     /// All users of this pod ask for as many keys as they may.
     #[error("this pod counts as many keys as it may; try again later")]
     OfPod,
@@ -154,6 +161,10 @@ impl Counts {
         id: u64,
     ) -> Result<Counting, TooMany> {
         let mut state = self.state();
+        let held = state.by_user.get(user).into_iter().flat_map(HashMap::values);
+        if held.map(|hold| hold.watchers).sum::<usize>() >= MAX_WATCHERS_OF_USER {
+            return Err(TooMany::Subscriptions);
+        }
         self.hold(&mut state, user, &key)?.watchers += 1;
         let (user, response_key) = (user.clone(), response_key.into());
         let mut watcher = Watcher { user, key, id, response_key, send_queue, last: None };

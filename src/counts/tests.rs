@@ -260,6 +260,20 @@ async fn asked_keys_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn subscriptions_of_user_are_bounded() {
+    let topic = Topic::new();
+    let pod = Pod::start(&topic, "pod-1");
+    let watch = |user: &str, key: usize| {
+        pod.counts.watch(&user.into(), format!("room:{key}").into(), "n", SendQueue::new(1 << 16), 1)
+    };
+    let mut held: Vec<_> = (0..MAX_WATCHERS_OF_USER).map(|n| watch("a", n % 2).ok().unwrap()).collect();
+    assert_eq!(watch("a", 0).err(), Some(TooMany::Subscriptions));
+    assert!(watch("b", 0).is_ok(), "others have their own");
+    held.pop();
+    assert!(watch("a", 1).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn new_keys_hasten_few_heartbeats() {
     let topic = Topic::new();
     let pods = start(&topic, 2);
