@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     audience::Key,
-    hub::{Delivery, Hub, SendQueue},
+    hub::{Delivery, Hub, Rendered, SendQueue},
     lock::lock,
     membership::{KeyCounts, Listeners, MAX_TOLD_APART, Membership, total},
 };
@@ -169,7 +169,7 @@ impl Counts {
         let (user, response_key) = (user.clone(), response_key.into());
         let mut watcher = Watcher { user, key, id, response_key, send_queue, last: None };
         if let Some(count) = self.count(&state, &watcher.key) {
-            watcher.give(count, &self.0.hub);
+            watcher.give(count, self.result(&watcher.response_key, count));
         }
         Ok(Counting { counts: self.clone(), slot: state.watchers.insert(watcher) })
     }
@@ -188,11 +188,22 @@ impl Counts {
         let watched: BTreeSet<Key> = state.watchers.iter().map(|(_, watcher)| watcher.key.clone()).collect();
         let count = |key: Key| self.count(&state, &key).map(|count| (key, count));
         let known: HashMap<Key, u64> = watched.into_iter().filter_map(count).collect();
+        // Many watch the same key, and share its result.
+        let mut results = HashMap::new();
         for (_, watcher) in &mut state.watchers {
-            if let Some(count) = known.get(&watcher.key).filter(|count| watcher.last != Some(**count)) {
-                watcher.give(*count, &self.0.hub);
+            if let Some(&count) = known.get(&watcher.key).filter(|count| watcher.last != Some(**count)) {
+                let name = &watcher.response_key;
+                let result = results.entry((name.clone(), count)).or_insert_with(|| self.result(name, count));
+                watcher.give(count, result.clone());
             }
         }
+    }
+
+    /// Makes the result of a count under this name.
+    fn result(&self, response_key: &str, count: u64) -> Arc<Rendered> {
+        // A name of GraphQL has nothing to escape.
+        let payload = format!("{{\"data\":{{\"{response_key}\":{count}}}}}");
+        Arc::new(self.0.hub.result(payload.into()))
     }
 
     /// Notes that a user asks for a key.
@@ -294,11 +305,8 @@ impl State {
 }
 
 impl Watcher {
-    /// Queues a result.
-    fn give(&mut self, count: u64, hub: &Hub) {
-        // A name of GraphQL has nothing to escape.
-        let payload = format!("{{\"data\":{{\"{}\":{count}}}}}", self.response_key);
-        let result = hub.result(payload.into()).into();
+    /// Queues the result of a count.
+    fn give(&mut self, count: u64, result: Arc<Rendered>) {
         self.send_queue.push(Delivery { watcher: self.id, result });
         self.last = Some(count);
     }
