@@ -146,7 +146,10 @@ locals {
       title    = "the database is nearly full of connections"
       severity = "CRITICAL"
       seconds  = 600
-      # The pods' own are three for each, twice during a rollout.
+      # The pods' own are three for each, twice during a rollout. In PromQL the first "/" of
+      # cloudsql.googleapis.com/database/postgresql/num_backends is ":", all other signs are "_"
+      # (https://cloud.google.com/monitoring/promql/promql-mapping). The resource's label database_id
+      # is PROJECT:INSTANCE. The metric has a series for each database, so they are added up.
       query = "sum(cloudsql_googleapis_com:database_postgresql_num_backends{monitored_resource='cloudsql_database',database_id='${var.project_id}:${local.name}-postgres'}) > ${floor(var.postgres == null ? 0 : var.postgres.max_connections * 0.8)}"
       help  = "Above max_connections no new pod gets a feed, and pods that lose a connection stay unready. See pg_stat_activity by usename. Raise postgres.max_connections, or end what other programs hold."
     }
