@@ -176,13 +176,19 @@ export async function freePort() {
   return (await freePorts(1))[0];
 }
 
+/** Ports that each process of tests has for itself, so that files may run side by side. */
+const PORTS = 100;
+let given = 0;
+
 /**
  * Returns free ports that follow one another. They are below those that the system gives to outgoing
  * connections, one of which could take a port before its pod does.
  */
 export async function freePorts(count) {
   for (;;) {
-    const first = 20_000 + Math.floor(Math.random() * 10_000);
+    if (given + count > PORTS) given = 0;
+    const first = 20_000 + (process.pid % 100) * PORTS + given;
+    given += count;
     const ports = Array.from({ length: count }, (_, n) => first + n);
     const free = await Promise.all(ports.map(isFree));
     if (free.every(Boolean)) return ports;
