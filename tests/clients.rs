@@ -3,6 +3,9 @@
 //!
 //! Only the real libraries show that they are served as they expect. Without npm, Python or the
 //! emulator a test prints what it skips; with `CI=true` it must never skip.
+//!
+//! The tests wait more than they compute, so each runs several files side by side. They start in
+//! the order of their names, and the longest has the first.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
@@ -16,10 +19,10 @@ use pubsub_relay::cli::emulator::{Emulator, Search};
 use tokio::runtime::Runtime;
 
 #[test]
-fn relay_serves_stock_clients_as_they_expect() {
+fn all_stock_clients_are_served_as_they_expect() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     if !has("npm") {
-        return skip("npm is missing: install Node 20 or later");
+        return skip("npm is missing: install Node 20.10 or later");
     }
     install(&project);
     let emulator = Started::new();
@@ -41,7 +44,7 @@ fn relay_serves_stock_clients_as_they_expect() {
 fn javascript_package_resumes_on_any_pod() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/js");
     if !has("npm") {
-        return skip("npm is missing: install Node 20 or later");
+        return skip("npm is missing: install Node 20.10 or later");
     }
     install(&project);
     let emulator = Started::new();
