@@ -208,8 +208,12 @@ impl Engine {
     ) -> Outcome {
         let (span, client) =
             (prepared.span(&self.event_publisher.messaging.pod), traces::client(prepared.client()));
-        let executed = AssertUnwindSafe(self.run(prepared, viewer, space, receipt)).catch_unwind();
-        let executed = executed.instrument(span.clone()).with_context(client).await;
+        // One expression: a future that is moved takes its room in this one twice.
+        let executed = AssertUnwindSafe(self.run(prepared, viewer, space, receipt))
+            .catch_unwind()
+            .instrument(span.clone())
+            .with_context(client)
+            .await;
         let outcome = executed.unwrap_or_else(|_| Outcome::Executed(error::internal()));
         let is_failed = match &outcome {
             Outcome::Executed(response) => {
@@ -243,16 +247,26 @@ impl Engine {
                 Err(refusal) => return Outcome::Executed(*refusal),
             }
         }
+        // Boxed: the executor's futures are large, and most requests run by plan.
+        Outcome::Executed(Box::pin(self.run_by_executor(prepared, viewer, receipt)).await)
+    }
+
+    async fn run_by_executor(
+        &self,
+        prepared: Prepared,
+        viewer: Arc<Viewer>,
+        receipt: &Arc<Receipt>,
+    ) -> Response {
         // The executor has a document of its own.
         let bytes = prepared.document.bytes();
         let Some(_charge) = self.budget.requests.try_charge(&viewer.user, bytes) else {
-            return Outcome::Executed(error::overloaded());
+            return error::overloaded();
         };
         // The answer of the schema takes long, and the executor makes it without a pause.
         let _turn = match prepared.document.asks_for_schema() {
             true => match turn(&self.budget.documents, &viewer.user).await {
                 Ok(turn) => Some(turn),
-                Err(error) => return Outcome::Executed(error.response()),
+                Err(error) => return error.response(),
             },
             false => None,
         };
@@ -261,7 +275,7 @@ impl Engine {
         let (document, name) = (prepared.document, request.operation_name.clone());
         request.set_parsed_query(document.tree().clone());
         let response = self.api.execute(request).await;
-        Outcome::Executed(error::publicly(self.nulls.fill(response, document.tree(), name.as_deref())))
+        error::publicly(self.nulls.fill(response, document.tree(), name.as_deref()))
     }
 
     /// Runs a query or a mutation by plan. `None`: the executor has to run it.

@@ -119,6 +119,16 @@ impl Planned {
         if prepared.document.is_valid() {
             return Ok(());
         }
+        // Boxed: a document is validated once, but the future of every request would have its size.
+        Box::pin(self.validate_now(prepared, turns, user)).await
+    }
+
+    async fn validate_now(
+        &self,
+        prepared: &Prepared,
+        turns: &Pool,
+        user: &Arc<str>,
+    ) -> Result<(), Box<Response>> {
         let turn = turn(turns, user).await.map_err(Error::response)?;
         let mut request = Request::new(prepared.request.query.as_str()).data(ValidateOnly);
         request.operation_name.clone_from(&prepared.request.operation_name);

@@ -42,8 +42,8 @@ pub const PERSISTED_QUERY: &str = "persistedQuery";
 
 /// A request with a parsed document, and the operation in it that will run.
 pub struct Prepared {
-    /// Request, without the parsed document.
-    pub request: Request,
+    /// Request, without the parsed document. It is boxed, since what runs it is moved often.
+    pub request: Box<Request>,
     /// Query, mutation or subscription.
     pub kind: OperationType,
     pub(super) document: Arc<Document>,
@@ -180,7 +180,16 @@ impl Documents {
             self.kept.insert(&request.query, &mut held, user);
         }
         let Held { document, charge } = held;
-        Ok(Prepared { request, kind, document, field, response_key, after, read_after, charge })
+        Ok(Prepared {
+            request: request.into(),
+            kind,
+            document,
+            field,
+            response_key,
+            after,
+            read_after,
+            charge,
+        })
     }
 
     /// Returns the document, and whether it is kept already. A new one is parsed when it is the

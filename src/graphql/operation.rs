@@ -187,7 +187,7 @@ impl Operations {
         prepared: Prepared,
         user: &Arc<str>,
     ) -> Result<Arc<Operation>, Box<Response>> {
-        let Request { query, operation_name: name, variables, .. } = prepared.request;
+        let Request { query, operation_name: name, variables, .. } = *prepared.request;
         let key = Key { query, name, variables: serde_json::to_string(&variables).map_err(|_| internal())? };
         if key.variables.len() > MAX_VARIABLES_BYTES {
             return too_many_variables();

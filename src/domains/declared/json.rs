@@ -5,10 +5,18 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 /// Most levels of objects and lists. Deeper data is refused.
 const MAX_DEPTH: usize = 64;
+
+/// Returns a value as JSON text. It is for texts and [`serde_json::Value`]s, which always have one.
+#[must_use]
+pub fn written<T: Serialize + ?Sized>(value: &T) -> String {
+    // `Display` of a value gives the same text, and takes several times as long.
+    serde_json::to_string(value).unwrap_or_default()
+}
 
 /// Value of a JSON text.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt};
 
 use super::{
     constraint::{Bounds, Constraint},
-    json::{self, Json, Kind as JsonKind},
+    json::{self, Json, Kind as JsonKind, written},
     payload::{Envelope, Object, Value},
     types::{Field, Kind, Scalar, Source, TypeId, Types, Wrapping},
 };
@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
 
     /// Returns a text of the envelope as the value of a field.
     fn text(&self, field: &'a Field, text: Option<&str>) -> Result<Value, Found<'a>> {
-        let text = text.map(quoted);
+        let text = text.map(written);
         let json = text.as_deref().map(|text| Json { text, kind: JsonKind::Text });
         self.value(field, &field.wrapping, json.as_ref())
     }
@@ -168,7 +168,7 @@ impl<'a> Reader<'a> {
             Kind::Enum(values) => {
                 let value = (json.kind == JsonKind::Text).then(|| json::unquote(json.text)).flatten();
                 match value.filter(|value| values.iter().any(|known| **known == **value)) {
-                    Some(value) => Ok(leaf(&quoted(&value))),
+                    Some(value) => Ok(leaf(&written(&*value))),
                     None => Err(Found::new("a value of the enum is expected")),
                 }
             }
@@ -214,7 +214,7 @@ fn text_value<'a>(text: &str, is_id: bool, constraint: &Constraint) -> Result<Va
         return Err(Found::new("an id without control characters is expected"));
     }
     within(text.chars().count() as u64, &constraint.length, "characters")?;
-    Ok(leaf(&quoted(text)))
+    Ok(leaf(&written(text)))
 }
 
 /// Checks a length, a number of elements or a value against its bounds.
@@ -243,11 +243,6 @@ fn is_whole(text: &str) -> bool {
 
 fn leaf(text: &str) -> Value {
     Value::Leaf(text.into())
-}
-
-/// Returns the text as JSON, with its quotes.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Values are JSON texts, so that no digit is lost. Fields of the envelope are never written.
 
 use super::{
+    json::written,
     payload::{Object, Value},
     types::{Source, Types},
 };
@@ -59,7 +60,7 @@ impl Wire {
             if place > 0 {
                 into.push(',');
             }
-            into.push_str(&serde_json::Value::from(&**name).to_string());
+            into.push_str(&written(&**name));
             into.push(':');
             match node {
                 Node::Text(text) => into.push_str(text),

@@ -202,5 +202,5 @@ pub(super) fn pong(payload: Option<&RawValue>) -> String {
 }
 
 fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
+    serde_json::to_string(text).unwrap_or_default()
 }
