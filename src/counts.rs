@@ -20,6 +20,7 @@ use crate::{
     hub::{Delivery, Hub, Rendered, SendQueue},
     lock::lock,
     membership::{KeyCounts, Listeners, MAX_TOLD_APART, Membership, total},
+    telemetry::Refusals,
 };
 
 /// Most keys that a user asks for on this pod at a time.
@@ -43,6 +44,9 @@ const PENDING: f64 = 2.5;
 /// for which the counts of a crashed pod stand, it takes less than two intervals.
 const LOOK: f64 = 0.1;
 
+/// Name of all limits here in the metric of refusals.
+const LIMIT: &str = "counts";
+
 /// Counts of one pod's clients. Clones share them.
 #[derive(Clone)]
 pub struct Counts(Arc<Shared>);
@@ -50,6 +54,7 @@ pub struct Counts(Arc<Shared>);
 struct Shared {
     hub: Hub,
     membership: Membership,
+    refusals: Refusals,
     state: Mutex<State>,
 }
 
@@ -110,10 +115,11 @@ pub enum TooMany {
 }
 
 impl Counts {
-    /// Creates counts that nothing asks for, and registers their metric.
+    /// Creates counts that nothing asks for, and registers their metrics.
     #[must_use]
     pub fn new(hub: Hub, membership: Membership, meter: &Meter) -> Self {
-        let counts = Self(Arc::new(Shared { hub, membership, state: Mutex::default() }));
+        let refusals = Refusals::new(meter);
+        let counts = Self(Arc::new(Shared { hub, membership, refusals, state: Mutex::default() }));
         let observed = counts.clone();
         meter
             .u64_observable_gauge("relay.counts.keys")
@@ -141,7 +147,7 @@ impl Counts {
     pub fn ask(&self, user: &Arc<str>, key: &Key) -> Result<Option<u64>, TooMany> {
         let mut state = self.state();
         let until = Instant::now() + self.0.membership.interval() * KEPT;
-        let hold = self.hold(&mut state, user, key)?;
+        let hold = self.hold(&mut state, user, key).inspect_err(|_| self.0.refusals.count(LIMIT))?;
         hold.until = hold.until.max(until);
         Ok(self.count(&state, key))
     }
@@ -162,10 +168,11 @@ impl Counts {
     ) -> Result<Counting, TooMany> {
         let mut state = self.state();
         let held = state.by_user.get(user).into_iter().flat_map(HashMap::values);
-        if held.map(|hold| hold.watchers).sum::<usize>() >= MAX_WATCHERS_OF_USER {
-            return Err(TooMany::Subscriptions);
-        }
-        self.hold(&mut state, user, &key)?.watchers += 1;
+        let hold = match held.map(|hold| hold.watchers).sum::<usize>() {
+            MAX_WATCHERS_OF_USER.. => Err(TooMany::Subscriptions),
+            _ => self.hold(&mut state, user, &key),
+        };
+        hold.inspect_err(|_| self.0.refusals.count(LIMIT))?.watchers += 1;
         let (user, response_key) = (user.clone(), response_key.into());
         let mut watcher = Watcher { user, key, id, response_key, send_queue, last: None };
         if let Some(count) = self.count(&state, &watcher.key) {

@@ -13,6 +13,7 @@ use crate::{
     event::Event,
     hub::{Relayed, Render, Watch, Watching, window::Bounds},
     membership::{Heartbeat, Settings},
+    telemetry::Metrics,
 };
 
 const TEN: Duration = Duration::from_secs(10);
@@ -74,7 +75,10 @@ struct Pod {
 
 impl Pod {
     fn start(topic: &Arc<Topic>, name: &str) -> Self {
-        let meter = opentelemetry::global::meter("test");
+        Self::measured(topic, name, &opentelemetry::global::meter("test"))
+    }
+
+    fn measured(topic: &Arc<Topic>, name: &str, meter: &Meter) -> Self {
         let settings = Settings {
             pod: name.into(),
             interval: TEN,
@@ -82,9 +86,9 @@ impl Pod {
             orphan_after: TEN * 18,
             secrets: None,
         };
-        let membership = Membership::new(settings, &meter);
+        let membership = Membership::new(settings, meter);
         let hub = Hub::new("t", Bounds { span: TEN * 60, bytes: 1 << 20 }, SystemTime::now());
-        let counts = Counts::new(hub.clone(), membership.clone(), &meter).begin();
+        let counts = Counts::new(hub.clone(), membership.clone(), meter).begin();
         let (feed, mut events) = mpsc::channel(1 << 10);
         lock(&topic.feeds).push(feed);
         membership.follow(&FeedState::Open(format!("{name}.1").into()), Order::Lanes);
@@ -271,6 +275,28 @@ async fn subscriptions_of_user_are_bounded() {
     assert!(watch("b", 0).is_ok(), "others have their own");
     held.pop();
     assert!(watch("a", 1).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_refusal_is_in_metric() {
+    let (topic, metrics) = (Topic::new(), Metrics::new("pod-1", false).unwrap());
+    let pod = Pod::measured(&topic, "pod-1", &metrics.meter());
+    let refusals = || {
+        let text = String::from_utf8(metrics.text().unwrap()).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("relay_refusals_total{limit=\"counts\"} "));
+        line.map_or(0, |count| count.parse::<u64>().unwrap())
+    };
+    let ask = |key: usize| pod.counts.ask(&"a".into(), &format!("room:{key}").into()).map(drop);
+    let watch = |key: usize| {
+        pod.counts.watch(&"a".into(), format!("room:{key}").into(), "n", SendQueue::new(1 << 16), 1)
+    };
+    for key in 0..MAX_OF_USER {
+        assert_eq!(ask(key), Ok(()));
+    }
+    let _held: Vec<_> = (0..MAX_WATCHERS_OF_USER).map(|_| watch(0).ok().unwrap()).collect();
+    assert_eq!(refusals(), 0);
+    assert_eq!((ask(MAX_OF_USER), refusals()), (Err(TooMany::OfUser), 1));
+    assert_eq!((watch(0).err(), refusals()), (Some(TooMany::Subscriptions), 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,9 +27,13 @@ fn token(user: usize) -> String {
 }
 
 async fn start(topic: &Topic, name: &str) -> Relay {
+    start_with(Setup::new(name).topic(topic)).await
+}
+
+async fn start_with(setup: Setup) -> Relay {
     let file = std::env::temp_dir().join(format!("relay-{}.graphql", uuid::Uuid::now_v7()));
     std::fs::write(&file, FILE).unwrap();
-    let setup = Setup::new(name).topic(topic).set("RELAY_SCHEMA", file.to_str().unwrap());
+    let setup = setup.set("RELAY_SCHEMA", file.to_str().unwrap());
     let setup = setup.set("RELAY_HEARTBEAT_INTERVAL", format!("{}s", INTERVAL.as_secs()));
     let pod = setup.set("RELAY_DRAIN_DELAY", "0s").set("RELAY_DRAIN_SPREAD", "1s").start().await;
     std::fs::remove_file(file).unwrap();
@@ -121,6 +125,28 @@ async fn counts_are_right_after_crash_and_rollout() {
         pods[1].listen(&old.users).await;
         expect_count(&pods, 8, replaced).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_count_is_in_metric_of_refusals() {
+    // As many keys as a user may ask for.
+    const MOST: usize = 16;
+    let pod = start_with(Setup::new("pod")).await;
+    let rooms: Vec<String> = (0..=MOST).map(|n| format!("r{n}")).collect();
+    let token = json!({ "sub": "ann", "rooms": rooms }).to_string();
+    let query = |room: &str| format!("{{ viewers(room: \"{room}\") }}");
+    let refused = async || pod.metric_of("relay_refusals_total", r#"limit="counts""#).await.round();
+    for room in &rooms[..MOST] {
+        let answer = pod.http.graphql(&token, &query(room), Value::Null).await;
+        assert_eq!((answer.status, &answer.json()["errors"]), (200, &Value::Null), "{}", answer.text);
+    }
+    let answer = pod.http.graphql(&token, &query(&rooms[MOST]), Value::Null).await;
+    assert_eq!((&*answer.code(), refused().await), ("LIMIT_REACHED", 1.0), "{}", answer.text);
+    let mut client = Client::connect(pod.port(), Dialect::Transport, &token).await;
+    client.start("count", &format!("subscription {}", query(&rooms[MOST]))).await;
+    let error = client.socket.receive().await.unwrap();
+    assert_eq!(error["payload"][0]["extensions"]["code"], "LIMIT_REACHED", "{error}");
+    assert_eq!(refused().await, 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
