@@ -114,11 +114,19 @@ impl Authenticator {
     /// # Errors
     /// [`AuthError`] states why the client is refused.
     pub async fn authenticate(&self, authorization: Option<&str>) -> Result<Session, AuthError> {
-        let session = self.check(authorization).await;
-        if let Err(error) = &session {
-            self.failures.add(1, &[KeyValue::new("reason", error.reason())]);
-        }
-        session
+        self.check(authorization).await.inspect_err(|error| self.count(error))
+    }
+
+    /// Checks that the token was not revoked after it was accepted.
+    ///
+    /// # Errors
+    /// [`AuthError::Revoked`], or [`AuthError::Expired`] if a fresh token may have other rights.
+    pub fn check_again(&self, session: &Session) -> Result<(), AuthError> {
+        self.check_revoked(session).inspect_err(|error| self.count(error))
+    }
+
+    fn count(&self, error: &AuthError) {
+        self.failures.add(1, &[KeyValue::new("reason", error.reason())]);
     }
 
     /// Returns the text of a refusal for the client: with the place of the token if there was none,
@@ -162,8 +170,13 @@ impl Authenticator {
             }
             Scheme::Jwt(verifier) => verifier.verify(token, &*self.domain).await,
         }?;
+        self.check_revoked(&session)?;
+        Ok(session)
+    }
+
+    fn check_revoked(&self, session: &Session) -> Result<(), AuthError> {
         let refused = self.revocations.as_ref().and_then(|them| them.refusal(&session.credentials));
-        refused.map_or(Ok(session), |refused| Err(refused.into()))
+        refused.map_or(Ok(()), |refused| Err(refused.into()))
     }
 }
 

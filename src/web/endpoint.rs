@@ -118,7 +118,7 @@ async fn execute(app: Arc<AppState>, request: Request, accept: &Accept) -> Resul
     let heartbeat = sse::heartbeat(request.uri())?;
     let user = &session.viewer.user;
     let (request, held) = request::read(request, &app.budget.requests, user).await?;
-    let _place = app.run(user)?;
+    let _place = app.run(&session)?;
     let prepared = match app.engine.prepare(request, user).await {
         Ok(prepared) => prepared,
         Err(response) => {

@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::support::{
     Client, Dialect, EVENTS, Http, Message, PARTS, PATIENCE, Relay, Setup, Streamed, Topic, WATCH,
@@ -162,6 +166,62 @@ async fn revoked_token_leaves_other_tokens_alone() {
     assert_eq!(query(&pod, &tokens[1]).await.0, 200);
     clients[1].start("still", "{ __typename }").await;
     assert_eq!(clients[1].socket.receive().await.unwrap()["id"], "still");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refreshed_connection_depends_on_its_new_token() {
+    let (pod, admin) = start("pod", None).await;
+    let [one, two, three] = ["one", "two", "three"].map(|id| token("4", &json!({ "jti": id })));
+    let mut client = Client::connect(pod.port(), Dialect::Transport, &one).await;
+    let refresh = async |client: &mut Client, token: &str| {
+        client.socket.send(json!({ "type": "ping", "payload": { "token": token } })).await;
+        client.socket.receive().await.unwrap()["payload"]["refresh"].clone()
+    };
+    let accepted = refresh(&mut client, &two).await;
+    assert!(accepted["accepted"]["expires"].is_string(), "{accepted}");
+    for id in ["one", "three"] {
+        revoke(&admin, json!({ "token": id })).await;
+    }
+    for revoked in [&one, &three] {
+        let refused = refresh(&mut client, revoked).await;
+        assert_eq!(refused["refused"]["code"], "TOKEN_REVOKED", "{refused}");
+    }
+    revoke(&admin, json!({ "token": "two" })).await;
+    let (_, end) = client.socket.receive_to_end().await;
+    assert_eq!((end.code, &*end.reason), (4403, "TOKEN_REVOKED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_revoked_during_body_runs_nothing() {
+    let (pod, admin) = start("pod", None).await;
+    let (old, other) = (token("4", &json!({})), token("3", &json!({})));
+    let add =
+        r#"mutation { addTemplate(templateInput: { name: "late", shareLocationIds: [] }) { success } }"#;
+    let mut sockets = Vec::new();
+    for (accept, query) in [("application/json", add), (EVENTS, WATCH), (PARTS, WATCH)] {
+        let body = json!({ "query": query }).to_string();
+        let (begin, rest) = body.split_at(10);
+        let mut socket = TcpStream::connect(("127.0.0.1", pod.port())).await.unwrap();
+        let head = format!(
+            "POST /graphql HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {old}\r\naccept: {accept}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{begin}",
+            body.len()
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        sockets.push((socket, rest.to_owned()));
+    }
+    // The heads are read, and their tokens accepted, before the topic has the record.
+    assert_eq!(query(&pod, &old).await.0, 200);
+    revoke(&admin, json!({ "user": "4" })).await;
+    for (mut socket, rest) in sockets {
+        socket.write_all(rest.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(PATIENCE, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("TOKEN_REVOKED"), "{answer}");
+    }
+    let names = "{ templates { name } }";
+    let answer = pod.http.graphql_with(Some(&format!("Bearer {other}")), names, Value::Null).await;
+    assert_eq!(answer.json()["data"]["templates"], json!([]), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,6 @@
 //!
 //! It must never let a request through without a token or from a page of a foreign origin.
 
-use std::sync::Arc;
-
 use axum::http::{
     HeaderMap, StatusCode, Uri, Version,
     header::{AUTHORIZATION, HOST, ORIGIN},
@@ -11,7 +9,12 @@ use axum::http::{
 };
 
 use super::{super::http::refusal::Refusal, AppState};
-use crate::{auth::Session, budget::Charge, graphql::error::Code, web::server::Peer};
+use crate::{
+    auth::{AuthError, Session},
+    budget::Charge,
+    graphql::error::Code,
+    web::server::Peer,
+};
 
 /// Place of the token, for a client that sent none.
 const TOKEN_PLACE: &str = "send it in the header `Authorization: Bearer <token>`";
@@ -32,14 +35,18 @@ impl AppState {
     /// 401 if the token is not valid, 403 if the domain refuses its user, 503 if tokens cannot be
     /// checked.
     pub(in crate::web) async fn authenticate(&self, headers: &HeaderMap) -> Result<Session, Refusal> {
+        self.auth.authenticate(self.token(headers)).await.map_err(|error| self.refuse(&error))
+    }
+
+    /// Refuses a request whose token was not accepted.
+    fn refuse(&self, error: &AuthError) -> Refusal {
         let place = match &self.settings.cookie {
             None => TOKEN_PLACE.to_owned(),
             Some(cookie) => {
                 format!("{TOKEN_PLACE}, or from a listed origin in the cookie `{}`", cookie.as_str())
             }
         };
-        let refuse = |error| Refusal::of_viewer(&error, self.auth.explain(&error, &place));
-        self.auth.authenticate(self.token(headers)).await.map_err(refuse)
+        Refusal::of_viewer(error, self.auth.explain(error, &place))
     }
 
     /// Authenticates the viewer of a request. Its socket counts for the viewer from then on.
@@ -60,9 +67,10 @@ impl AppState {
     /// back. A request whose body has not come needs none: its socket may be closed.
     ///
     /// # Errors
-    /// 503 if the user has no place left.
-    pub(in crate::web) fn run(&self, user: &Arc<str>) -> Result<Charge, Refusal> {
-        self.budget.running.try_charge(user, 1).ok_or_else(Refusal::no_room)
+    /// 401 if the token was revoked while the body came, 503 if the user has no place left.
+    pub(in crate::web) fn run(&self, session: &Session) -> Result<Charge, Refusal> {
+        self.auth.check_again(session).map_err(|error| self.refuse(&error))?;
+        self.budget.running.try_charge(&session.viewer.user, 1).ok_or_else(Refusal::no_room)
     }
 
     /// Checks the parts of a request's head that say from where it comes: `Host`, `Origin` and

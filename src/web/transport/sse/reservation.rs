@@ -234,7 +234,7 @@ pub(in crate::web) async fn submit(
     let commands = reservations.find(token, &session).ok_or_else(unknown)?;
     let after = stream::last_event_id(request.headers()).map(str::to_owned);
     let (request, held) = request::read(request, &app.budget.requests, &session.viewer.user).await?;
-    let _place = app.run(&session.viewer.user)?;
+    let _place = app.run(&session)?;
     let id = request.extensions.get("operationId").cloned().and_then(|id| id.into_json().ok());
     let id = id.as_ref().and_then(operation_id).ok_or_else(no_operation_id)?;
     let refused = |refusal: Box<_>| Refusal::at_present(&refusal).map_or_else(|| Ok(bad(&refusal)), Err);
