@@ -350,12 +350,17 @@ impl Guard {
         self.slot = Some(self.registry.insert(self.transport, send_queue));
     }
 
-    /// Stores the credentials of the connection's token, in place of those of an earlier one.
-    pub fn identify(&mut self, credentials: Arc<Credentials>) {
+    /// Stores the credentials of the connection's token, in place of those of an earlier one. Ends
+    /// the connection if they are refused by now.
+    pub fn identify(
+        &mut self,
+        credentials: Arc<Credentials>,
+        refusal: impl Fn(&Credentials) -> Option<Overflow>,
+    ) {
         if let Some(visit) = &mut self.visit {
             visit.identify(&credentials.user);
         }
-        self.registry.identify(self.slot, credentials);
+        self.registry.identify(self.slot, credentials, refusal);
     }
 
     /// Counts the connection from now on.

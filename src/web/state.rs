@@ -21,7 +21,7 @@ use crate::{
     budget::Budget,
     graphql::Engine,
     health::Health,
-    hub::{Hub, Overflow, SendQueue},
+    hub::{Hub, Overflow},
     question::Questions,
     revocations::{Credentials, Refused, Revocations},
     telemetry::Metrics,
@@ -110,11 +110,8 @@ pub struct AppState {
 impl AppState {
     /// Stores the credentials of a connection, so that a revocation ends it. One that came while
     /// the token was checked ends it now.
-    pub(in crate::web) fn identify(&self, guard: &mut Guard, send_queue: &SendQueue, session: &Session) {
-        guard.identify(session.credentials.clone());
-        if let Some(end) = self.refusal(&session.credentials) {
-            send_queue.end(end);
-        }
+    pub(in crate::web) fn identify(&self, guard: &mut Guard, session: &Session) {
+        guard.identify(session.credentials.clone(), |credentials| self.refusal(credentials));
     }
 
     /// Ends the connections of tokens that are refused by now. Returns their number.

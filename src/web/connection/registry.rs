@@ -113,12 +113,21 @@ impl Registry {
         self.entries().insert(Entry { transport, send_queue, since, credentials, cursor })
     }
 
-    /// Stores the credentials of a connection, in place of earlier ones.
-    pub(super) fn identify(&self, slot: Option<usize>, credentials: Arc<Credentials>) {
+    /// Stores the credentials of a connection, in place of earlier ones, and ends it if they are
+    /// refused. A revocation that comes at the same time either finds them here, or is found.
+    pub(super) fn identify(
+        &self,
+        slot: Option<usize>,
+        credentials: Arc<Credentials>,
+        refusal: impl Fn(&Credentials) -> Option<Overflow>,
+    ) {
         let mut entries = self.entries();
         if let Some(entry) = slot.and_then(|slot| entries.get_mut(slot)) {
             if entry.credentials.is_none() {
                 crate::lock::lock(&self.moved).begin(&credentials.user);
+            }
+            if let Some(end) = refusal(&credentials) {
+                entry.send_queue.end(end);
             }
             entry.credentials = Some(credentials);
         }
@@ -231,7 +240,7 @@ mod tests {
     /// Begins a connection of this user. Returns its place.
     fn begin(registry: &Registry, queue: &Arc<SendQueue>, user: &str) -> usize {
         let slot = registry.insert(Transport::WebSocket, queue.clone());
-        registry.identify(Some(slot), credentials(user));
+        registry.identify(Some(slot), credentials(user), |_| None);
         slot
     }
 
@@ -247,7 +256,7 @@ mod tests {
         begin(&registry, &queues[1], "ann");
         assert!(registry.move_one() && registry.move_one());
         begin(&registry, &queues[2], "bob");
-        registry.identify(Some(ann), credentials("ann"));
+        registry.identify(Some(ann), credentials("ann"), |_| None);
         assert_eq!(registry.moves(), Moves { ended: 2, returned: 0 }, "a fresh token is no return");
         for returned in [1, 2, 2] {
             begin(&registry, &queues[3], "ann");
@@ -255,6 +264,51 @@ mod tests {
         }
         registry.forget_moves();
         assert_eq!(registry.moves(), Moves::default());
+    }
+
+    /// Refuses the tokens of this user.
+    fn refuses(user: &str) -> impl Fn(&Credentials) -> Option<Overflow> {
+        move |credentials| (*credentials.user == *user).then_some(Overflow::Revoked)
+    }
+
+    #[test]
+    fn revocation_ends_connections_of_its_user_only() {
+        let registry = Registry::new(None);
+        let queues: Vec<_> = (0..4).map(|_| SendQueue::new(1_000)).collect();
+        for (queue, user) in queues.iter().zip(["ann", "bob", "ann"]) {
+            begin(&registry, queue, user);
+        }
+        registry.insert(Transport::Sse, queues[3].clone());
+        assert_eq!(registry.end_refused(refuses("ann")), 2);
+        let ends: Vec<_> = queues.iter().map(|queue| queue.overflowed()).collect();
+        assert_eq!(ends, [Some(Overflow::Revoked), None, Some(Overflow::Revoked), None]);
+    }
+
+    #[test]
+    fn token_revoked_during_check_gets_no_connection() {
+        let registry = Registry::new(None);
+        let queue = SendQueue::new(1_000);
+        let slot = registry.insert(Transport::WebSocket, queue.clone());
+        // The revocation has ended what it found, and the token was checked before.
+        assert_eq!(registry.end_refused(refuses("ann")), 0);
+        registry.identify(Some(slot), credentials("ann"), refuses("ann"));
+        assert_eq!(queue.overflowed(), Some(Overflow::Revoked));
+    }
+
+    #[test]
+    fn fresh_token_takes_place_of_earlier_one() {
+        let registry = Registry::new(None);
+        let queue = SendQueue::new(1_000);
+        let slot = begin(&registry, &queue, "ann");
+        let of_token = |id: &str| Credentials { id: Some(id.into()), ..(*credentials("ann")).clone() };
+        let refuses = |id: &'static str| {
+            move |token: &Credentials| (token.id.as_deref() == Some(id)).then_some(Overflow::Revoked)
+        };
+        for id in ["old", "new"] {
+            registry.identify(Some(slot), of_token(id).into(), |_| None);
+        }
+        assert_eq!((registry.end_refused(refuses("old")), queue.overflowed()), (0, None));
+        assert_eq!(registry.end_refused(refuses("new")), 1);
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Stream {
     ) -> Self {
         let send_queue = SendQueue::new(app.settings.queue_bytes);
         guard.attach(send_queue.clone());
-        app.identify(&mut guard, &send_queue, session);
+        app.identify(&mut guard, session);
         let expires = expiry(session.expires);
         Self {
             send_queue,

@@ -67,7 +67,7 @@ impl Connection {
         match self.app.auth.authenticate(token).await {
             Ok(session) => {
                 self.deadline = expiry(session.expires);
-                self.app.identify(&mut self.guard, &self.send_queue, &session);
+                self.app.identify(&mut self.guard, &session);
                 self.viewer = Some(session.viewer);
                 self.socket().set_limit(request::MAX_REQUEST_BYTES);
                 let cursor = json!({"cursor": self.app.engine.cursor(Source::Start)});
@@ -100,7 +100,7 @@ impl Connection {
             }
             Ok(session) => {
                 self.deadline = expiry(session.expires);
-                self.app.identify(&mut self.guard, &self.send_queue, &session);
+                self.app.identify(&mut self.guard, &session);
                 self.viewer = Some(session.viewer);
                 let expires = session.expires.and_then(rfc3339::write);
                 json!({ "accepted": { "expires": expires } })
