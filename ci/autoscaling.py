@@ -49,7 +49,7 @@ def rust(path, name):
 
 
 BALANCE = "src/membership/balance.rs"
-INTERVALS, ABOVE, STEP = (rust(BALANCE, name) for name in ("QUIET", "TOLERANCE", "STEP"))
+INTERVALS, ABOVE, STEP, MOST = (rust(BALANCE, name) for name in ("QUIET", "TOLERANCE", "STEP", "MOST"))
 HEARTBEAT = int(re.search(r'"RELAY_HEARTBEAT_INTERVAL",\s*Is\("(\d+)s"\)', (ROOT / "src/cli/config/table.rs").read_text())[1])
 QUIET = INTERVALS * HEARTBEAT  # s
 ROUND = int(rust("src/pod/rebalance.rs", "INTERVALS")) * HEARTBEAT  # s
@@ -63,7 +63,7 @@ class Pod:
 
     def __init__(self, revision, ready_at):
         self.revision, self.ready_at, self.held, self.drain_at = revision, ready_at, 0.0, None
-        self.arrivals, self.moving = 0.0, 0.0
+        self.arrivals, self.moving, self.first = 0.0, 0.0, 0.0
         self.past = collections.deque(maxlen=METRIC_AGE)
 
     def remember(self):
@@ -204,7 +204,9 @@ class Deployment:
         may = self.has_grown and is_calm and self.now - self.changed >= QUIET
         if self.now % ROUND == 0 or not may:
             for pod in self.pods:
-                pod.moving = math.ceil((pod.held - mean) * STEP) if may and pod.held > mean * (1 + ABOVE) else 0
+                surplus = pod.held - mean if may and pod.held > mean * (1 + ABOVE) else 0.0
+                pod.first = max(pod.first, surplus) if surplus else 0.0
+                pod.moving = math.ceil(min(surplus * STEP, pod.first * MOST))
         moved = 0.0
         for pod in serving:
             part = min(pod.held, pod.moving / ROUND)
