@@ -1,5 +1,7 @@
 //! The relay's loop, on a feed that the test controls; time is paused.
 
+use std::sync::{Mutex, OnceLock};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use opentelemetry::metrics::{MeterProvider as _, noop::NoopMeterProvider};
@@ -62,6 +64,55 @@ impl Render for Echo {
     }
 }
 
+/// Domain and operation that look whether the event that they process counts as applied.
+#[derive(Default)]
+struct Onlooker {
+    applied: OnceLock<Applied>,
+    seen: Mutex<Vec<(&'static str, bool)>>,
+}
+
+impl Onlooker {
+    fn look(&self, at: &'static str, event: &Event) {
+        let applied = self.applied.get().unwrap();
+        let written = Written {
+            time: event.published.unwrap(),
+            source: (*event.source).into(),
+            id: (*event.id).into(),
+        };
+        self.seen.lock().unwrap().push((at, applied.shows(&written)));
+    }
+}
+
+impl Domain for Onlooker {
+    fn viewer(&self, identity: Identity<'_>) -> Option<Viewer> {
+        Anything.viewer(identity)
+    }
+
+    fn read(&self, event: &Event) -> Result<Fact, Unreadable> {
+        Anything.read(event)
+    }
+
+    fn apply(&self, event: &Event, _: &Fact) {
+        self.look("apply", event);
+    }
+}
+
+#[async_trait]
+impl Render for Onlooker {
+    async fn render(&self, relayed: &Relayed) -> Option<Arc<str>> {
+        self.look("render", &relayed.event);
+        Echo.render(relayed).await
+    }
+
+    async fn render_again(&self, relayed: &Relayed) -> Option<Arc<str>> {
+        Echo.render_again(relayed).await
+    }
+
+    fn gap(&self, reason: &str, cursor: &str) -> Arc<str> {
+        Echo.gap(reason, cursor)
+    }
+}
+
 /// Feed that brings what the test sends.
 struct TestFeed {
     events: mpsc::Receiver<Result<Event, Undecodable>>,
@@ -102,6 +153,10 @@ struct Pod {
 
 impl Pod {
     fn new(began: SystemTime, reaches_back: bool) -> Self {
+        Self::of(Arc::new(Anything), began, reaches_back)
+    }
+
+    fn of(domain: Arc<dyn Domain>, began: SystemTime, reaches_back: bool) -> Self {
         let meter = NoopMeterProvider::new().meter("test");
         let hub = Hub::new("t", Bounds { span: WINDOW, bytes: 1 << 20 }, began);
         let (interval, orphan_after) = (SECOND * 10, SECOND * 180);
@@ -117,7 +172,7 @@ impl Pod {
         );
         let messaging = Messaging { pod: "pod".into(), system: "memory", topic: "t".into() };
         let retention = Retention { began, window: WINDOW, may_come_late: false, least: SECOND * 600 };
-        let mut relay = Relay::new(Arc::new(Anything), hub.clone(), membership, retention, messaging, &meter);
+        let mut relay = Relay::new(domain, hub.clone(), membership, retention, messaging, &meter);
         let applied = relay.applied().clone();
         let (events, received) = mpsc::channel(16);
         let state = watch::Sender::new(FeedState::Opening(None));
@@ -308,4 +363,18 @@ async fn write_is_shown_once_it_is_applied() {
     sleep(SECOND * 30).await;
     assert!(shows("lost", topic + SECOND * 8));
     assert!(!shows("next", topic + SECOND * 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn event_counts_as_applied_after_its_dispatch() {
+    let (topic, onlooker) = (SystemTime::now(), Arc::new(Onlooker::default()));
+    let (pod, send_queue) = (Pod::of(onlooker.clone(), topic, true), SendQueue::new(1 << 16));
+    onlooker.applied.set(pod.applied.clone()).unwrap();
+    let _watching = pod.hub.watch(Watch { operation: onlooker.clone(), ..pod.watch(&send_queue) });
+    pod.set_open("one").await;
+    pod.heartbeat("one", topic).await;
+    pod.event("a", topic + SECOND).await;
+    assert_eq!(*onlooker.seen.lock().unwrap(), [("apply", false), ("render", false)]);
+    assert_eq!(payloads(&send_queue), ["a"]);
+    assert!(pod.applied.shows(&Written { time: topic + SECOND, source: "/test".into(), id: "a".into() }));
 }

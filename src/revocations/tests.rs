@@ -3,12 +3,15 @@
 use std::{sync::Mutex, time::Duration};
 
 use async_trait::async_trait;
-use tokio::time::advance;
+use tokio::{
+    select,
+    time::{advance, timeout},
+};
 
 use super::*;
 use crate::{
     control::Secrets,
-    membership::{self, Membership},
+    membership::{self, Heartbeat, Membership},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -61,6 +64,116 @@ async fn start(pod: &Revocations) {
     pod.caught_up();
     advance(FIRST_PIECE).await;
     assert_eq!(pod.lack(), None);
+}
+
+/// Lets the pod hear that this one has opened a feed.
+fn join(pod: &Revocations, secrets: &Secrets, name: &str) {
+    let heartbeat = Heartbeat::new(name.into(), format!("{name}.1").into(), 0, Duration::from_secs(10));
+    let (mut event, now) = (heartbeat.event(), pod.now());
+    secrets.sign(&mut event, now);
+    event.published = Some(now);
+    pod.0.membership.hear(&event);
+}
+
+/// Publishes a record with this moment as the pod does it.
+async fn publish(pod: &Revocations, user: &str, before: SystemTime) {
+    let record = Record { subject: self::user(user), before: millis(before), retry: false };
+    pod.publish(Piece { records: vec![record], whole: None }).await.unwrap();
+}
+
+/// Returns the users of the records in these events.
+fn users(events: &[Event]) -> Vec<String> {
+    let pieces = events.iter().map(|event| serde_json::from_slice::<Piece>(&event.data).unwrap());
+    let records = pieces.flat_map(|piece| piece.records);
+    let mut users: Vec<_> = records.map(|record| record.subject.name().unwrap().to_string()).collect();
+    users.sort();
+    users
+}
+
+#[tokio::test(start_paused = true)]
+async fn record_of_later_moment_is_ignored() {
+    let secrets = Secrets::random();
+    let ((a, topic), (b, _)) = (pod("a", Some(&secrets)), pod("b", Some(&secrets)));
+    publish(&a, "ann", a.now() + MAX_AHEAD - Duration::from_secs(5)).await;
+    publish(&a, "bob", a.now() + MAX_AHEAD + Duration::from_secs(5)).await;
+    publish(&a, "eve", a.now() + DAY * 365).await;
+    topic.take().iter().for_each(|event| assert!(b.hear(event)));
+    assert_eq!(refusal(&b, "ann", Issued::Unknown), Some(Refused::Revoked), "clocks differ a little");
+    for user in ["bob", "eve"] {
+        assert_eq!(refusal(&b, user, Issued::Unknown), None, "{user}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_record_is_neither_kept_nor_repeated() {
+    let secrets = Secrets::random();
+    let (a, topic) = pod("a", Some(&secrets));
+    start(&a).await;
+    a.revoke(user("ann"), false).await.unwrap();
+    let old = topic.take().remove(0);
+    advance(DAY / 2).await;
+    a.revoke(user("bob"), false).await.unwrap();
+    advance(DAY / 2 + Duration::from_secs(1)).await;
+    topic.take();
+    timeout(PERIOD * 2, a.run()).await.unwrap_err();
+    let published = topic.take();
+    assert!(!published.is_empty() && users(&published).iter().all(|user| user == "bob"), "{published:?}");
+    assert!(a.hear(&old), "a replay of the topic");
+    assert_eq!(refusal(&a, "ann", Issued::Unknown), None);
+    assert_eq!(refusal(&a, "bob", Issued::Unknown), Some(Refused::Revoked));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_all_pods_repeats_the_set() {
+    let secrets = Secrets::random();
+    let (a, topic) = pod("a", Some(&secrets));
+    start(&a).await;
+    a.revoke(user("ann"), false).await.unwrap();
+    topic.take();
+    for pods in [1, 4] {
+        (0..pods).for_each(|n| join(&a, &secrets, &format!("pod-{n}")));
+        timeout(PERIOD * 1_000, a.run()).await.unwrap_err();
+        let repeats = topic.take().len();
+        // Six standard deviations of the fourth part, and nearly all of one pod.
+        let expected = if pods == 1 { 950..=1_050 } else { 168..=332 };
+        assert!(expected.contains(&repeats), "{repeats} repeats by one of {pods}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pod_that_joins_is_given_the_set_once() {
+    let secrets = Secrets::random();
+    let [(a, topic), (other, of_other), (lacking, of_lacking)] =
+        ["a", "other", "lacking"].map(|name| pod(name, Some(&secrets)));
+    for pod in [&a, &other, &lacking] {
+        start(pod).await;
+    }
+    a.revoke(user("ann"), false).await.unwrap();
+    topic.take().iter().for_each(|event| assert!(other.hear(event)));
+    other.publish_all().await;
+    let same = of_other.take();
+    lacking.revoke(user("bob"), false).await.unwrap();
+    of_lacking.take();
+    lacking.publish_all().await;
+    let different = of_lacking.take();
+    let welcomed = async |name: &str, heard: &[Event]| {
+        join(&a, &secrets, name);
+        sleep(Duration::ZERO).await;
+        heard.iter().for_each(|event| assert!(a.hear(event)));
+        sleep(WELCOME + Duration::from_millis(10)).await;
+        users(&topic.take())
+    };
+    let joins = async {
+        sleep(Duration::from_millis(10)).await;
+        assert_eq!(welcomed("b", &[]).await, ["ann"]);
+        assert!(welcomed("b", &[]).await.is_empty(), "it is known");
+        assert!(welcomed("c", &same).await.is_empty(), "another pod was first");
+        assert_eq!(welcomed("d", &different).await, ["ann", "bob"], "with another set");
+    };
+    select! {
+        () = a.run() => {}
+        () = joins => {}
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,6 +94,39 @@ async fn ping_with_fresh_token_extends_connection() {
 }
 
 #[tokio::test]
+async fn ping_with_other_rights_changes_nothing() {
+    let pod = Setup::new("pod").set("RELAY_AUTH", "jwt").set("RELAY_JWT_SECRET", SECRET);
+    let pod = pod.set("RELAY_SCHEMA", "examples/chat/schema.graphql").start().await;
+    let soon = get_current_timestamp() + 4;
+    let token = |user: &str, rooms: &[&str], expires: u64| {
+        let claims = json!({ "sub": user, "rooms": rooms, "exp": expires });
+        encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
+    };
+    let first = token("ann", &["tea"], soon);
+    let mut client = Client::connect(pod.port(), Dialect::Transport, &first).await;
+    client.start("w", "subscription { messagePosted { text } }").await;
+    pod.until_metric("relay_watchers", 1.0).await;
+    for rooms in [&["tea", "gin"][..], &[]] {
+        let payload = json!({ "token": token("ann", rooms, soon + 600) });
+        client.socket.send(json!({ "type": "ping", "payload": payload })).await;
+        let answer = client.socket.receive().await.unwrap();
+        assert_eq!(answer["payload"]["refresh"]["refused"]["code"], "RIGHTS_CHANGED", "{answer}");
+    }
+    let bob = token("bob", &["tea", "gin"], soon + 600);
+    for room in ["gin", "tea"] {
+        let query = format!(r#"mutation {{ postMessage(room: "{room}", text: "{room}") {{ id }} }}"#);
+        let answer = pod.http.graphql(&bob, &query, Value::Null).await;
+        assert_eq!(answer.json()["errors"], Value::Null, "{answer:?}");
+    }
+    let (messages, end) = client.socket.receive_to_end().await;
+    let texts: Vec<_> =
+        messages.iter().map(|message| &message["payload"]["data"]["messagePosted"]["text"]).collect();
+    assert_eq!(texts, ["tea"], "the interests of the first token");
+    assert_eq!(end.code, 4403, "the life of the first token");
+    assert!(get_current_timestamp() <= soon + 2);
+}
+
+#[tokio::test]
 async fn expired_token_gets_no_ack() {
     let pod = pod().await;
     let token = token("4", get_current_timestamp() - LEEWAY - 5, SECRET);
