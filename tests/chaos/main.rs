@@ -25,6 +25,7 @@ mod proxy;
 mod resuming;
 
 mod broker;
+mod counts;
 mod crowds;
 mod deployment;
 mod hops;
