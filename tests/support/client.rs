@@ -8,7 +8,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_tungstenite::{
@@ -28,6 +28,8 @@ use super::{PATIENCE, Relay};
 
 /// Subscription of every watcher.
 pub(crate) const WATCH: &str = "subscription { templateAdded { id name shareLocationIds } }";
+/// Size of a small receive buffer: two segments of the loopback device.
+const NARROW: u32 = 128 << 10;
 /// Id of that subscription.
 const ID: &str = "watch";
 
@@ -80,7 +82,10 @@ pub(crate) struct Socket {
 impl Socket {
     /// Connects by hand, since libraries reject some of the answers that tests examine.
     pub(crate) async fn open(port: u16, subprotocol: Option<&str>) -> Self {
-        let mut tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        Self::over(TcpStream::connect(("127.0.0.1", port)).await.unwrap(), port, subprotocol).await
+    }
+
+    async fn over(mut tcp: TcpStream, port: u16, subprotocol: Option<&str>) -> Self {
         let wanted =
             subprotocol.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
         let request = format!(
@@ -213,7 +218,25 @@ pub(crate) struct Client {
 impl Client {
     /// Connects as this demo user and waits for the ack.
     pub(crate) async fn connect(port: u16, dialect: Dialect, user: &str) -> Self {
-        let mut socket = Socket::open(port, Some(dialect.subprotocol())).await;
+        Self::greet(Socket::open(port, Some(dialect.subprotocol())).await, dialect, user).await
+    }
+
+    /// Watches with a small receive buffer. For a client that does not read, the kernel may
+    /// otherwise receive tens of megabytes. Returns once the pod counts the watcher.
+    pub(crate) async fn watch_narrowly(pod: &Relay, user: &str) -> Self {
+        let before = pod.metric("relay_watchers").await;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(NARROW).unwrap();
+        let tcp = socket.connect(([127, 0, 0, 1], pod.port()).into()).await.unwrap();
+        let dialect = Dialect::Transport;
+        let socket = Socket::over(tcp, pod.port(), Some(dialect.subprotocol())).await;
+        let mut client = Self::greet(socket, dialect, user).await;
+        client.watch().await;
+        pod.until_metric("relay_watchers", before + 1.0).await;
+        client
+    }
+
+    async fn greet(mut socket: Socket, dialect: Dialect, user: &str) -> Self {
         assert_eq!(socket.subprotocol.as_deref(), Some(dialect.subprotocol()));
         socket
             .send(json!({ "type": "connection_init", "payload": { "token": format!("Bearer {user}") } }))
