@@ -117,7 +117,7 @@ async fn test_event_obeys_the_schema_file() {
         "{received}"
     );
     assert_eq!(received["payload"]["extensions"]["eventId"], answer.json()["published"]["event"]);
-    let asked = pod.output();
+    let asked = pod.until_output("an operator asks").await;
     let line = asked.lines().find(|line| line.contains("an operator asks")).unwrap_or_default();
     assert!(line.contains("/publish") && line.contains("127.0.0.1") && !line.contains(ADMIN), "{asked}");
 }

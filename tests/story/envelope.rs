@@ -40,7 +40,7 @@ fn data(name: &str, locations: &[&str], meta: Value) -> Message {
 async fn assert_rejected(pod: &Relay, reason: &str, count: f64, text: &str) {
     let counted = pod.metric_of("relay_events_rejected_total", &format!("reason=\"{reason}\"")).await;
     assert!((counted - count).abs() < 0.5, "{reason}: {counted}");
-    assert!(pod.output().contains(text), "no line with {text}");
+    pod.until_output(text).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

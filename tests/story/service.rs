@@ -218,7 +218,7 @@ async fn refused_publishes_share_log_lines() {
     for _ in 0..50 {
         assert!(!publishes(&pod).await);
     }
-    let output = pod.output();
+    let output = pod.until_output("publishing failed").await;
     let lines: Vec<&str> = output.lines().filter(|line| line.contains("publishing failed")).collect();
     assert!((1..=5).contains(&lines.len()), "{lines:#?}");
     for word in ["permission denied to publish", "cure: grant", "event=", "count="] {
@@ -235,7 +235,7 @@ async fn wrong_clock_is_measured_and_warned_of() {
         let pod = service.pod("p").start().await;
         let skew = pod.metric("relay_clock_skew_seconds").await;
         assert!((skew - ahead).abs() < 3.0, "{skew}");
-        assert!(pod.output().contains("this clock is ahead of the topic's"), "{}", pod.output());
+        pod.until_output("this clock is ahead of the topic's").await;
     }
 }
 
@@ -266,7 +266,7 @@ async fn topic_without_retention_is_warned_of() {
     let service = Service::start().await;
     service.state().retention = Some("0s");
     let pod = service.pod("p").start().await;
-    assert!(pod.output().contains("the topic retains nothing"), "{}", pod.output());
+    pod.until_output("the topic retains nothing").await;
 }
 
 /// Returns the names of the templates that this pod knows.

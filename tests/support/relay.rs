@@ -8,7 +8,7 @@ use std::{
     io::{self, Read, Write as _},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex},
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -89,9 +89,11 @@ impl Setup {
     pub(crate) fn launch(self) -> Relay {
         let mut child = self.command().spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
-        drain(child.stdout.take().unwrap(), Arc::clone(&log));
-        drain(child.stderr.take().unwrap(), Arc::clone(&log));
-        Relay { http: Http::new(self.port), name: self.name, child, log }
+        let readers = vec![
+            drain(child.stdout.take().unwrap(), Arc::clone(&log)),
+            drain(child.stderr.take().unwrap(), Arc::clone(&log)),
+        ];
+        Relay { http: Http::new(self.port), name: self.name, child, log, readers }
     }
 
     /// Starts the process with a log that nothing reads while the returned pipe is open, and waits
@@ -99,7 +101,8 @@ impl Setup {
     pub(crate) async fn start_with_unread_log(self) -> (Relay, io::PipeReader) {
         let (reader, writer) = io::pipe().unwrap();
         let child = self.command().stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
-        let mut relay = Relay { http: Http::new(self.port), name: self.name, child, log: Arc::default() };
+        let (http, log, readers) = (Http::new(self.port), Arc::default(), Vec::new());
+        let mut relay = Relay { http, name: self.name, child, log, readers };
         relay.until_ready(PATIENCE).await;
         (relay, reader)
     }
@@ -132,6 +135,8 @@ pub(crate) struct Relay {
     name: String,
     child: Child,
     log: Arc<Mutex<Vec<u8>>>,
+    /// Threads that read its output into the log.
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Relay {
@@ -150,6 +155,12 @@ impl Relay {
     /// Returns its output so far.
     pub(crate) fn output(&self) -> String {
         String::from_utf8_lossy(&self.log.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until its output contains this text. Returns the output so far.
+    pub(crate) async fn until_output(&self, text: &str) -> String {
+        let what = format!("{} writes {text}", self.name);
+        eventually(&what, PATIENCE, async || Some(self.output()).filter(|output| output.contains(text))).await
     }
 
     pub(crate) async fn until_ready(&mut self, limit: Duration) {
@@ -174,11 +185,16 @@ impl Relay {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
-    /// Waits until the process ends, for 60 s at most.
+    /// Waits until the process ends, for 60 s at most, and until its output is read.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         // Longer than the default of RELAY_DRAIN_DEADLINE
         let limit = Duration::from_secs(60);
-        eventually("it ends", limit, async || self.child.try_wait().unwrap()).await
+        let status = eventually("it ends", limit, async || self.child.try_wait().unwrap()).await;
+        eventually("its output is read", limit, async || {
+            self.readers.iter().all(JoinHandle::is_finished).then_some(())
+        })
+        .await;
+        status
     }
 
     /// Kills the process as `kill -9` does and waits until it is gone.
@@ -253,11 +269,11 @@ impl Drop for Relay {
 }
 
 /// Reads a pipe to its end, so that the process never blocks on a full pipe.
-fn drain(mut from: impl Read + Send + 'static, log: Arc<Mutex<Vec<u8>>>) {
+fn drain(mut from: impl Read + Send + 'static, log: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             log.lock().unwrap().extend_from_slice(&buffer[..length]);
         }
-    });
+    })
 }
