@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Dialect, EVENTS, Relay, Setup, Socket, Streamed, WATCH, post};
+use crate::support::{Dialect, EVENTS, Relay, Setup, Socket, Streamed, WATCH, post, watchers_on};
 
 /// Opens a WebSocket as ZOLO. Returns it with the cursor of its start.
 async fn connect(pod: &Relay) -> (Socket, String) {
@@ -31,12 +31,19 @@ async fn add(pod: &Relay, name: &str) {
     pod.add_template("ZOWI", name, Some(&["3"])).await;
 }
 
+/// Adds templates, and returns when the pod has dispatched them.
+async fn add_old(pod: &Relay) {
+    let mut other = watchers_on(pod, Dialect::Transport, &["ZEWI"]).await.pop().unwrap();
+    for n in 0..7 {
+        add(pod, &format!("old {n}")).await;
+    }
+    other.before("old 6").await;
+}
+
 #[tokio::test]
 async fn connection_gets_nothing_from_before_its_start() {
     let pod = Setup::new("pod").start().await;
-    for n in 0..7 {
-        add(&pod, &format!("old {n}")).await;
-    }
+    add_old(&pod).await;
     let (lost, cursor) = connect(&pod).await;
     drop(lost);
     add(&pod, "missed").await;
@@ -52,9 +59,7 @@ async fn connection_gets_nothing_from_before_its_start() {
 #[tokio::test]
 async fn fresh_event_source_gets_nothing_old() {
     let pod = Setup::new("pod").start().await;
-    for n in 0..7 {
-        add(&pod, &format!("old {n}")).await;
-    }
+    add_old(&pod).await;
     let mut lost = Streamed::open(EVENTS, post(&pod, "ZOLO", WATCH)).await;
     assert_eq!(lost.block().await.unwrap(), ":");
     let block = lost.block().await.unwrap();
