@@ -44,6 +44,17 @@ export async function open(browser, url, { hosts = [new URL(url).host], ...setti
   return page;
 }
 
+/** Watches the text of an element from now on. Returns a function that waits until it has matched for a moment. */
+export async function watchText(element, pattern) {
+  const record = await element.evaluateHandle((node, source) => {
+    const record = { isMatched: false };
+    const note = () => (record.isMatched ||= new RegExp(source).test(node.textContent));
+    new MutationObserver(note).observe(node, { childList: true, characterData: true, subtree: true });
+    return record;
+  }, pattern.source);
+  return () => element.page().waitForFunction(({ isMatched }) => isMatched, record);
+}
+
 /** Returns what axe-core finds wrong in the page that is serious or worse. */
 export async function inaccessible(page, within = 'body') {
   const { source } = createRequire(import.meta.url)('axe-core');

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
-import { inaccessible, launch, open, screenshot, skipped } from './browser.js';
+import { inaccessible, launch, open, screenshot, skipped, watchText } from './browser.js';
 import { Cluster, addTemplate, eventually } from './pod.js';
 
 const LOCATIONS = { ZOWI: ['1', '2'], ZOLO: ['3'], ZEWI: ['3', '4'], ZELO: ['1'] };
@@ -209,13 +209,10 @@ describe('the story of a cluster', { skip, timeout: 300_000 }, () => {
       await list.getByText('eventId').first().waitFor();
 
       // The client may be without its pod for a moment only.
-      await state.evaluate((status) => {
-        const note = () => (globalThis.wasAway ||= /connecting$/.test(status.textContent));
-        new MutationObserver(note).observe(status, { childList: true, characterData: true, subtree: true });
-      });
+      const wasAway = await watchText(state, /connecting$/);
       const restart = await fetch(`${host}/cluster/restart/pod-2`, { method: 'POST', headers: { origin: host } });
       assert.equal(restart.status, 202, await restart.text());
-      await page.waitForFunction(() => globalThis.wasAway);
+      await wasAway();
       await addTemplate(cluster.http, `away ${width}`);
       await state.getByText('pod-2 as ZOLO, live').waitFor();
       await list
