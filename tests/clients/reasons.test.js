@@ -138,7 +138,8 @@ describe('the console of four processes', { skip, timeout: 300_000 }, () => {
       return (await asked.json()).events.find((row) => row.queue_full === 1)?.event;
     };
     // At once: a queue that is only a little too long for a second ends its connection without an event.
-    const flood = () => Promise.all(Array.from({ length: 20 }, () => add(pods[0], 'large', locations)));
+    // A busy broker may refuse some of them.
+    const flood = () => Promise.allSettled(Array.from({ length: 20 }, () => add(pods[0], 'large', locations)));
     let large;
     for (let n = 0; n < 30 && !large; n += 1) {
       await flood();
