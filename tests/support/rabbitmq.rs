@@ -79,6 +79,10 @@ pub(crate) struct Node {
     guard: Option<Child>,
 }
 
+/// Keeps Erlang from writing a dump into the project's folder, when a test ends before a program
+/// that it started.
+const NO_DUMP: (&str, &str) = ("ERL_CRASH_DUMP_SECONDS", "0");
+
 /// Access to a node for what AMQP cannot do.
 #[derive(Clone)]
 pub(crate) struct Control {
@@ -101,7 +105,7 @@ impl Control {
 
     async fn run(&self, arguments: &[&str]) -> String {
         let mut command = tokio::process::Command::new(CONTROL);
-        command.arg("--quiet").args(arguments).envs(self.environment.clone());
+        command.arg("--quiet").args(arguments).envs(self.environment.clone()).envs([NO_DUMP]);
         let output = command.output().await.unwrap();
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
@@ -233,6 +237,7 @@ impl Node {
             // Makes the launcher become the node, so that its pid is the node's.
             .env("RUNNING_UNDER_SYSTEMD", "true")
             .env("HOME", &self.folder)
+            .envs([NO_DUMP])
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("ERL_EPMD_PORT", epmd)
             .env("RABBITMQ_NODENAME", format!("relay-{}@localhost", self.port))
