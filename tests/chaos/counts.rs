@@ -5,7 +5,6 @@
 //! go on with a wrong count once two heartbeat intervals have passed.
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -44,14 +43,7 @@ const AWAY: usize = 12;
 /// Events of the room in a second.
 const EVENTS_PER_SECOND: u32 = 20;
 
-const FILE: &str = r#"
-    extend schema @interest(key: "room:{rooms}")
-    type Message { room: ID! }
-    type Query { viewers(room: ID!): Int @listeners(key: "room:{room}") }
-    type Subscription {
-        posted: Message @event(type: "posted.v1") @audience(keys: ["room:{room}"])
-        viewers(room: ID!): Int @listeners(key: "room:{room}")
-    }"#;
+const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/story/counted-rooms.graphql");
 
 const POSTED: &str = "subscription { posted { room } }";
 const VIEWERS_OF_ROOM: &str = "subscription { viewers(room: \"tea\") }";
@@ -109,33 +101,24 @@ type Last = Arc<Mutex<Option<u64>>>;
 /// Pods under load, viewers who connect again, and readers of the count.
 struct Scene {
     deployment: Deployment,
-    file: PathBuf,
     /// Viewers from this number on stay away once their connection has ended.
     stay: Arc<AtomicUsize>,
     readers: Vec<(Over, Last)>,
     tasks: JoinSet<()>,
 }
 
-impl Drop for Scene {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.file).ok();
-    }
-}
-
 impl Scene {
     async fn open(topic: &Topic) -> Self {
-        let file = std::env::temp_dir().join(format!("relay-{}.graphql", uuid::Uuid::now_v7()));
-        std::fs::write(&file, FILE).unwrap();
         let interval = format!("{}s", INTERVAL.as_secs());
         let settings = [
-            ("RELAY_SCHEMA", file.to_str().unwrap()),
+            ("RELAY_SCHEMA", SCHEMA),
             ("RELAY_HEARTBEAT_INTERVAL", &*interval),
             ("RELAY_DRAIN_DELAY", "0s"),
             ("RELAY_DRAIN_SPREAD", "1s"),
         ];
         let deployment = Deployment::start(topic, PODS, &settings).await;
         let (stay, readers, tasks) = (Arc::new(AtomicUsize::new(VIEWERS)), Vec::new(), JoinSet::new());
-        let mut scene = Self { deployment, file, stay, readers, tasks };
+        let mut scene = Self { deployment, stay, readers, tasks };
         for number in 0..VIEWERS {
             let over = if number % 2 == 0 { Over::WebSocket } else { Over::Sse };
             let first = scene.deployment.pods[number % PODS].port();

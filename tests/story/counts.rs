@@ -12,14 +12,7 @@ use crate::support::{Client, Dialect, PATIENCE, Relay, Setup, Topic, eventually}
 const INTERVAL: Duration = Duration::from_secs(4);
 const TWO_INTERVALS: Duration = Duration::from_millis(8_500);
 
-const FILE: &str = r#"
-    extend schema @interest(key: "room:{rooms}")
-    type Message { room: ID! }
-    type Query { viewers(room: ID!): Int @listeners(key: "room:{room}") }
-    type Subscription {
-        posted: Message @event(type: "posted.v1") @audience(keys: ["room:{room}"])
-        viewers(room: ID!): Int @listeners(key: "room:{room}")
-    }"#;
+const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/story/counted-rooms.graphql");
 
 /// Returns the demo token of a user in the room `tea`.
 fn token(user: usize) -> String {
@@ -31,13 +24,9 @@ async fn start(topic: &Topic, name: &str) -> Relay {
 }
 
 async fn start_with(setup: Setup) -> Relay {
-    let file = std::env::temp_dir().join(format!("relay-{}.graphql", uuid::Uuid::now_v7()));
-    std::fs::write(&file, FILE).unwrap();
-    let setup = setup.set("RELAY_SCHEMA", file.to_str().unwrap());
+    let setup = setup.set("RELAY_SCHEMA", SCHEMA);
     let setup = setup.set("RELAY_HEARTBEAT_INTERVAL", format!("{}s", INTERVAL.as_secs()));
-    let pod = setup.set("RELAY_DRAIN_DELAY", "0s").set("RELAY_DRAIN_SPREAD", "1s").start().await;
-    std::fs::remove_file(file).unwrap();
-    pod
+    setup.set("RELAY_DRAIN_DELAY", "0s").set("RELAY_DRAIN_SPREAD", "1s").start().await
 }
 
 /// Pod with the clients of these users.
