@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -53,7 +54,10 @@ async fn unfinished_bodies_use_up_only_their_user() {
     assert_others_go_on(&pod).await;
     let grown = pod.memory().saturating_sub(before);
     assert!(grown < 24 << 20, "{} MiB", grown >> 20);
-    assert!(bodies.pop().unwrap().is_overloaded().await);
+    // Which of them are refused depends on the order in which the pod reads them.
+    let answers = bodies.iter_mut().map(|body| body.is_overloaded_within(Duration::from_secs(1)));
+    let refused = join_all(answers).await.into_iter().filter(|refused| *refused).count();
+    assert!(refused > 40, "{refused} of 64");
     drop(bodies);
     assert_released(&pod).await;
 }
@@ -69,8 +73,9 @@ async fn unfinished_messages_end_only_their_sockets() {
         sockets.push(client);
     }
     pod.until_metric_is("relay_connection_ends_total", "reason=\"overloaded\"", |count| count > 16.0).await;
-    let end = sockets.pop().unwrap().socket.receive().await.unwrap_err();
-    assert_eq!((end.code, &*end.reason), (1013, "overloaded"));
+    let ends = sockets.iter_mut().map(|client| timeout(Duration::from_secs(1), client.socket.receive()));
+    let ends = join_all(ends).await.into_iter().flatten().map(Result::unwrap_err);
+    assert!(ends.inspect(|end| assert_eq!((end.code, &*end.reason), (1013, "overloaded"))).count() > 16);
     assert_others_go_on(&pod).await;
     honest.start("1", "{templates {name}}").await;
     assert_eq!(honest.socket.receive().await.unwrap()["payload"]["data"]["templates"][0]["name"], "honest");
