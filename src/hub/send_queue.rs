@@ -44,6 +44,9 @@ const STEP: usize = 8 << 10;
 /// encodes them for itself, and they are written together.
 const MAX_TAKEN: usize = 64 << 10;
 
+/// Deliveries for which a queue makes room once a second one waits: one allocation, not three.
+const LEAST_ROOM: usize = 15;
+
 /// How long a send queue may be above its limit. A reader that keeps up has taken a burst by then.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -217,6 +220,10 @@ impl SendQueue {
         } else if !self.charge_held(&mut queue) {
             queue.end(Overflow::NoRoom);
         } else {
+            if queue.deliveries.len() == queue.deliveries.capacity() {
+                let more = queue.deliveries.len().max(LEAST_ROOM);
+                queue.deliveries.reserve_exact(more);
+            }
             queue.deliveries.push(delivery);
         }
         let is_due = queue.overflow.is_some() || !queue.only_overflow;
@@ -296,12 +303,19 @@ impl SendQueue {
     }
 
     /// Charges what the connection holds. Returns `false` if there is no room.
+    #[inline]
     fn charge_held(&self, queue: &mut Queue) -> bool {
-        let (held, charged) = (queue.held + queue.unwritten, queue.charged());
+        let held = queue.held + queue.unwritten;
         if held <= FREE {
             queue.charge = None;
             return true;
         }
+        self.charge_bytes(queue, held)
+    }
+
+    /// Charges that many bytes, which are more than the free ones.
+    fn charge_bytes(&self, queue: &mut Queue, held: usize) -> bool {
+        let charged = queue.charged();
         if charged >= held && charged - held < 8 * STEP {
             return true;
         }

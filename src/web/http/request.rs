@@ -12,6 +12,7 @@ use axum::{
     http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header::CONTENT_ENCODING},
 };
 use futures_util::StreamExt as _;
+use memchr::memchr2;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
@@ -52,17 +53,23 @@ pub(in crate::web) fn due(began: Instant, bytes: usize) -> Instant {
 
 /// Returns the bytes that a request takes as text and as values. `None` if it has too many values.
 pub(in crate::web) fn weight(text: &[u8]) -> Option<usize> {
-    let (mut values, mut is_string, mut is_escaped) = (1, false, false);
-    for byte in text {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' => is_escaped = is_string,
-            b'"' => is_string = !is_string,
-            b',' | b':' | b'[' | b'{' if !is_string => values += 1,
-            _ => {}
-        }
+    let (mut values, mut rest) = (1, text);
+    while let [byte, behind @ ..] = rest {
+        values += usize::from(matches!(byte, b',' | b':' | b'[' | b'{'));
+        rest = if *byte == b'"' { behind_string(behind) } else { behind };
     }
     (values <= MAX_VALUES).then(|| text.len() + values * VALUE_BYTES)
+}
+
+/// Returns what stands behind the string that has begun.
+fn behind_string(mut text: &[u8]) -> &[u8] {
+    while let Some(at) = memchr2(b'"', b'\\', text) {
+        if text[at] == b'"' {
+            return &text[at + 1..];
+        }
+        text = text.get(at + 2..).unwrap_or_default();
+    }
+    &[]
 }
 
 /// Request headers that pages of allowed origins may send (CORS).
@@ -319,6 +326,10 @@ mod tests {
         let of = |text: &str| weight(text.as_bytes());
         assert_eq!(of("7"), Some(1 + VALUE_BYTES));
         assert_eq!(of(r#"{"a\",[":[1,2]}"#), Some(15 + 5 * VALUE_BYTES));
+        assert_eq!(of(r#"["\\",1]"#), Some(8 + 3 * VALUE_BYTES));
+        for unfinished in [r#"["a,"#, r#"["a\"#, r#"["a\","#] {
+            assert_eq!(of(unfinished), Some(unfinished.len() + 2 * VALUE_BYTES));
+        }
         assert_eq!(of(&"[".repeat(MAX_VALUES)), None);
         let text = format!("\"{}\"", ",".repeat(MAX_REQUEST_BYTES));
         assert!(of(&text).is_some());

@@ -323,7 +323,10 @@ impl Connection {
     /// Writes everything that waits, together.
     async fn deliver(&mut self) -> Result<(), End> {
         let deliveries = self.send_queue.take();
-        if let Some(overflow) = self.send_queue.overflowed() {
+        // A queue that has overflowed is empty.
+        if deliveries.is_empty()
+            && let Some(overflow) = self.send_queue.overflowed()
+        {
             return Err(overflow.into());
         }
         self.write_deliveries(deliveries).await
@@ -341,15 +344,14 @@ impl Connection {
     }
 
     async fn write_deliveries(&mut self, mut deliveries: Deliveries) -> Result<(), End> {
-        // Results for an operation that the client has ended meanwhile are dropped.
-        deliveries.retain(|delivery| self.running.label(delivery.watcher).is_some());
         let running = &self.running;
         let encode = |frames: &mut Vec<u8>| {
-            for Delivery { watcher, result } in &deliveries {
-                if let Some(label) = running.label(*watcher) {
-                    frame::text(frames, [&label.head, &result.payload, protocol::TAIL]);
-                }
-            }
+            // Results for an operation that the client has ended meanwhile are dropped.
+            deliveries.retain(|Delivery { watcher, result }| {
+                let Some(label) = running.label(*watcher) else { return false };
+                frame::text(frames, [&label.head, &result.payload, protocol::TAIL]);
+                true
+            });
         };
         let written = self.socket.write(encode);
         if self.socket.is_blocked() {

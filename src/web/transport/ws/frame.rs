@@ -93,6 +93,7 @@ impl Opcode {
 ///
 /// Every delivery comes this way. The parts are copied once, straight into the buffer that the
 /// socket writes.
+#[inline]
 pub fn text<const N: usize>(frames: &mut Vec<u8>, parts: [&str; N]) {
     encode(frames, Opcode::Text, parts.map(str::as_bytes));
 }
@@ -120,18 +121,19 @@ pub fn close(frames: &mut Vec<u8>, close: &Close) {
     }
 }
 
+#[inline]
 fn encode<const N: usize>(frames: &mut Vec<u8>, opcode: Opcode, parts: [&[u8]; N]) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     frames.reserve(length + MAX_HEADER);
-    frames.push(0x80 | opcode as u8);
+    let first = 0x80 | opcode as u8;
     match (u8::try_from(length), u16::try_from(length)) {
-        (Ok(short @ ..=125), _) => frames.push(short),
+        (Ok(short @ ..=125), _) => frames.extend_from_slice(&[first, short]),
         (_, Ok(medium)) => {
-            frames.push(126);
-            frames.extend_from_slice(&medium.to_be_bytes());
+            let [high, low] = medium.to_be_bytes();
+            frames.extend_from_slice(&[first, 126, high, low]);
         }
         _ => {
-            frames.push(127);
+            frames.extend_from_slice(&[first, 127]);
             frames.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }
