@@ -154,6 +154,12 @@ fn refused(name: &'static str, plant: fn(&Service), reason: &'static str) -> Sce
     Scenario { name, before: NOTHING, plant, cure: |service| service.state().faults.clear(), reason }
 }
 
+/// Deletes all feeds, and refuses new ones: what is published meanwhile must come later.
+fn take_feeds(service: &Service) {
+    service.state().faults.insert("create", Fault::exhausted());
+    service.state().delete_feeds();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_of_credentials_lose_nothing() {
     let _turn = shared_turn().await;
@@ -177,14 +183,7 @@ async fn refusals_of_service_lose_nothing() {
             },
             "permission denied to seek a feed",
         ),
-        refused(
-            "administrative quota",
-            |service| {
-                service.state().faults.insert("create", Fault::exhausted());
-                service.state().delete_feeds();
-            },
-            "Quota exceeded",
-        ),
+        refused("administrative quota", take_feeds, "Quota exceeded"),
         refused(
             "quota of streams",
             |service| {
@@ -239,16 +238,16 @@ async fn lateness_of_service_loses_nothing() {
         Scenario {
             name: "pods an hour ahead",
             before: |service| service.state().clock = -3_600,
-            plant: |service| service.state().delete_feeds(),
-            cure: NOTHING,
-            reason: "",
+            plant: take_feeds,
+            cure: |service| service.state().faults.clear(),
+            reason: "Quota exceeded",
         },
         Scenario {
             name: "pods an hour behind",
             before: |service| service.state().clock = 3_600,
-            plant: |service| service.state().delete_feeds(),
-            cure: NOTHING,
-            reason: "",
+            plant: take_feeds,
+            cure: |service| service.state().faults.clear(),
+            reason: "Quota exceeded",
         },
     ];
     run(&scenarios, 0).await;
