@@ -45,6 +45,7 @@ async fn distinct_subscriptions_use_up_only_their_user() {
         (all - operations < 0.5 && operations < 100e3).then_some(())
     })
     .await;
+    pod.until_metric("relay_watchers", 0.0).await;
     drop(watchers_on(&pod, Dialect::Transport, &["ZOLO"]).await);
 }
 

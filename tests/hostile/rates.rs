@@ -57,6 +57,7 @@ async fn burst_ends_no_reader_and_flushes_nothing() {
     pod.add_template("ZEWI", "first", Some(&["3"])).await;
     let cursor = away.socket.receive().await.unwrap()["payload"]["extensions"]["cursor"].clone();
     away.socket.abort();
+    pod.until_metric("relay_watchers", 0.0).await;
     pod.add_template("ZEWI", "missed", Some(&["3"])).await;
     let mut readers = watchers_on(&pod, Dialect::Transport, &["ZOLO"; 10]).await;
 
