@@ -5,6 +5,7 @@
 //! full send queue ends its own connection only. Index and window change under one lock. So no
 //! event is missing or repeated between a replay and the live events after it.
 
+mod delivery;
 mod delivery_log;
 mod dispatch;
 pub mod index;
@@ -27,6 +28,15 @@ use opentelemetry::{KeyValue, metrics::Meter};
 use smallvec::SmallVec;
 use tokio::{sync::watch, time::Instant};
 
+pub use self::{
+    delivery::{Deliveries, Delivery, Rendered},
+    delivery_log::{Answer, DeliveryRecord, GapNotice},
+    relayed::{Relayed, Render},
+    replay::{Replay, Step},
+    send_queue::{Overflow, SendQueue, Watched},
+    watcher::Watch,
+    watching::Watching,
+};
 use self::{
     delivery_log::DeliveryLog,
     index::Index,
@@ -34,14 +44,6 @@ use self::{
     turns::{Sharing, Turns},
     watcher::{Start, Watcher},
     window::{Bounds, Window},
-};
-pub use self::{
-    delivery_log::{Answer, DeliveryRecord, GapNotice},
-    relayed::{Relayed, Render},
-    replay::{Replay, Step},
-    send_queue::{Deliveries, Delivery, Overflow, Rendered, SendQueue, Watched},
-    watcher::Watch,
-    watching::Watching,
 };
 use crate::{
     audience::Viewer,

@@ -10,8 +10,9 @@ use tokio::{task::yield_now, time::Instant};
 use tracing::Instrument as _;
 
 use super::{
+    delivery::Rendered,
     relayed::Relayed,
-    send_queue::{Overflow, Rendered},
+    send_queue::Overflow,
     shared::Shared,
     turns::{Sharing, Turn},
     watcher::Watcher,

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use proptest::{collection::vec, prelude::*};
 
-use super::send_queue::{Delivery, Rendered, SendQueue};
+use super::{
+    delivery::{Delivery, Rendered},
+    send_queue::SendQueue,
+};
 use crate::budget::{Budget, Charge, Pool, Settings};
 
 const USERS: [&str; 3] = ["a", "b", "c"];

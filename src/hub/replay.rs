@@ -17,9 +17,9 @@ use tokio::{
 };
 
 use super::{
+    delivery::{Delivery, Rendered},
     delivery_log::GapNotice,
     relayed::Relayed,
-    send_queue::{Delivery, Rendered},
     shared::{Shared, State, WINDOW_EXCEEDED},
     watcher::{Start, Watch},
     watching::Watching,

@@ -12,25 +12,13 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::relayed::Relayed;
-use crate::{
-    budget::{Charge, Pool, SharedCharge},
-    telemetry::traces::Trace,
-};
-
-/// Cost of an entry besides its payload, in bytes: the entry itself and the frame around the
-/// payload.
-const OVERHEAD: usize = mem::size_of::<Delivery>() + 64;
-
-/// Cost of an entry of a result that several connections share, in bytes. The queue may have room
-/// for twice its entries.
-const ENTRY: usize = 2 * mem::size_of::<Delivery>();
+use super::delivery::{Deliveries, Delivery, Rendered};
+use crate::budget::{Charge, Pool};
 
 /// Bytes that a connection may hold without a charge: little more than what an idle one takes. So
 /// the delivery to a client that keeps up costs the ledger nothing. Half of them are for what is
@@ -52,61 +40,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Number of times that a send queue may reach its limit before it overflows at once.
 const BURST: usize = 8;
-
-/// One result on its way to one watcher.
-#[derive(Clone, Debug)]
-pub struct Delivery {
-    /// Number of the watcher, which is unique on its connection.
-    pub watcher: u64,
-    /// Result for the watcher. A delivery adds only this pointer and the number above to an event.
-    pub result: Arc<Rendered>,
-}
-
-/// Deliveries that were queued together. One delivery, as for a client that keeps up, needs no heap
-/// memory.
-pub type Deliveries = SmallVec<[Delivery; 1]>;
-
-/// Result that an operation renders from an event, shared by all watchers that receive it.
-#[derive(Debug)]
-pub struct Rendered {
-    /// JSON of the execution result.
-    pub payload: Arc<str>,
-    /// Cursor from which the client resumes once it has this result.
-    pub cursor: Arc<str>,
-    /// Time at which the topic took the event; `None` for a replayed result and for a gap notice.
-    pub published: Option<SystemTime>,
-    /// Trace that the deliveries belong to, if it is sampled.
-    pub trace: Option<Box<Trace>>,
-    /// Charge of a result that several connections share. Any other is charged to its user by the
-    /// connection that holds it.
-    pub(super) charge: Option<SharedCharge>,
-}
-
-impl Rendered {
-    /// Creates the result of a live event.
-    pub(super) fn live(relayed: &Relayed, payload: Arc<str>, charge: Option<SharedCharge>) -> Self {
-        let (trace, cursor) = (Trace::of_current_span(), relayed.cursor.clone());
-        Self { payload, cursor, published: relayed.event.published, trace, charge }
-    }
-
-    /// Returns the bytes that are charged for a result of this length.
-    pub(super) const fn bytes(payload: &str) -> usize {
-        payload.len() + mem::size_of::<Self>()
-    }
-
-    /// Returns the bytes that its delivery is charged to its user.
-    fn held(&self) -> usize {
-        match self.charge {
-            Some(_) => ENTRY,
-            None => Self::bytes(&self.payload) + ENTRY,
-        }
-    }
-
-    /// Creates a replayed result or a gap notice.
-    pub(super) const fn old(payload: Arc<str>, cursor: Arc<str>) -> Self {
-        Self { payload, cursor, published: None, trace: None, charge: None }
-    }
-}
 
 /// Why a send queue accepts nothing more, so that its connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +144,7 @@ impl SendQueue {
         if queue.overflow.is_some() {
             return;
         }
-        queue.bytes += delivery.result.payload.len() + OVERHEAD;
+        queue.bytes += delivery.bytes();
         queue.held += delivery.result.held();
         // A single delivery always fits: a client that has read everything is not slow, however
         // large the event.
@@ -302,7 +235,8 @@ impl SendQueue {
         }
     }
 
-    /// Charges what the connection holds. Returns `false` if there is no room.
+    /// Charges what the connection holds. Returns `false` if there is no room. Mostly there is
+    /// nothing to charge, so that this part is inlined into each delivery.
     #[inline]
     fn charge_held(&self, queue: &mut Queue) -> bool {
         let held = queue.held + queue.unwritten;
@@ -310,11 +244,11 @@ impl SendQueue {
             queue.charge = None;
             return true;
         }
-        self.charge_bytes(queue, held)
+        self.charge_in_steps(queue, held)
     }
 
-    /// Charges that many bytes, which are more than the free ones.
-    fn charge_bytes(&self, queue: &mut Queue, held: usize) -> bool {
+    /// Charges `held` bytes, which are more than [`FREE`], in steps.
+    fn charge_in_steps(&self, queue: &mut Queue, held: usize) -> bool {
         let charged = queue.charged();
         if charged >= held && charged - held < 8 * STEP {
             return true;
@@ -414,13 +348,13 @@ impl Queue {
             return mem::take(&mut self.deliveries);
         }
         let (mut count, mut taken) = (0, 0);
-        for Delivery { result, .. } in &self.deliveries {
-            let bytes = result.payload.len() + OVERHEAD;
+        for delivery in &self.deliveries {
+            let bytes = delivery.bytes();
             if count > 0 && taken + bytes > most {
                 break;
             }
             (count, taken) = (count + 1, taken + bytes);
-            self.held -= result.held();
+            self.held -= delivery.result.held();
         }
         (self.bytes, self.writing) = (self.bytes - taken, self.writing + taken);
         self.deliveries.drain(..count).collect()

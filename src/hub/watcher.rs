@@ -5,8 +5,9 @@
 use std::{sync::Arc, time::SystemTime};
 
 use super::{
+    delivery::{Delivery, Rendered},
     relayed::Render,
-    send_queue::{Delivery, Rendered, SendQueue},
+    send_queue::SendQueue,
 };
 use crate::{audience::Viewer, cursor::Cursor};
 
