@@ -236,18 +236,12 @@ async fn lateness_of_service_loses_nothing() {
             reason: "",
         },
         Scenario {
-            name: "pods an hour ahead",
             before: |service| service.state().clock = -3_600,
-            plant: take_feeds,
-            cure: |service| service.state().faults.clear(),
-            reason: "Quota exceeded",
+            ..refused("pods an hour ahead", take_feeds, "Quota exceeded")
         },
         Scenario {
-            name: "pods an hour behind",
             before: |service| service.state().clock = 3_600,
-            plant: take_feeds,
-            cure: |service| service.state().faults.clear(),
-            reason: "Quota exceeded",
+            ..refused("pods an hour behind", take_feeds, "Quota exceeded")
         },
     ];
     run(&scenarios, 0).await;

@@ -222,7 +222,8 @@ impl Client {
     }
 
     /// Watches with a small receive buffer. For a client that does not read, the kernel may
-    /// otherwise receive tens of megabytes. Returns once the pod counts the watcher.
+    /// otherwise receive tens of megabytes. Returns once the pod counts the watcher; no other one
+    /// may come or go meanwhile.
     pub(crate) async fn watch_narrowly(pod: &Relay, user: &str) -> Self {
         let before = pod.metric("relay_watchers").await;
         let socket = TcpSocket::new_v4().unwrap();
@@ -308,7 +309,8 @@ impl Client {
     }
 }
 
-/// Connects these users to this pod and returns once the pod counts all of them as watchers.
+/// Connects these users to this pod and returns once the pod counts all of them as watchers. No
+/// other watcher may come or go meanwhile.
 pub(crate) async fn watchers_on(pod: &Relay, dialect: Dialect, users: &[&str]) -> Vec<Client> {
     let before = pod.metric("relay_watchers").await;
     let mut clients = Vec::new();
