@@ -202,8 +202,12 @@ describe('the story of a cluster', { skip, timeout: 300_000 }, () => {
       await state.getByText('pod-2 as ZOLO, live', { exact: true }).waitFor();
       await addTemplate(cluster.http, `first ${width}`);
       await addTemplate(cluster.http, `second ${width}`);
-      for (const name of [`first ${width}`, `second ${width}`]) await list.getByText(`"${name}"`).waitFor();
-      assert.equal(await list.getByText(/^\d\d:\d\d:\d\d\.\d{3}$/).count(), 2);
+      const time = /^\d\d:\d\d:\d\d\.\d{3}$/;
+      for (const name of [`first ${width}`, `second ${width}`]) {
+        const listed = list.getByRole('listitem').filter({ hasText: `"${name}"` });
+        await listed.first().waitFor();
+        assert.equal(await listed.getByText(time).count(), 1, await list.innerText());
+      }
       assert.equal(await list.getByText('eventId').first().isVisible(), false);
       await list.getByText('cursor and event id').first().click();
       await list.getByText('eventId').first().waitFor();
